@@ -1,0 +1,39 @@
+# Everything people do here, each one command.
+.PHONY: demo install dev test lint format params ui clean
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+RUN := . $(VENV)/bin/activate &&
+
+demo: install            ## the whole pipeline on drawn pictures, then the two phases side by side
+	$(RUN) dvc repro && frostline compare
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	python3 -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+test: install            ## the whole test suite
+	$(RUN) pytest
+
+lint: install            ## style and types
+	$(RUN) ruff check . && ruff format --check . && mypy
+
+format: install
+	$(RUN) ruff check --fix . && ruff format .
+
+params: install          ## write conf/'s composition to params.yaml; ARGS="data=kaggle weights=imagenet" overrides
+	$(PYTHON) -m frostline.config $(ARGS) > .params.tmp && mv .params.tmp params.yaml
+
+ui: install              ## browse the runs at http://127.0.0.1:5000
+	$(RUN) mlflow ui --host 127.0.0.1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlruns/mlflow.db}"
+
+lock:                    ## pin what pyproject.toml allows, with hashes (needs uv)
+	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	    --no-header --no-annotate --output-file requirements.lock
+
+clean:                   ## caches only; results and runs stay
+	rm -rf .frostline .mypy_cache .ruff_cache .hypothesis

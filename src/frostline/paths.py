@@ -1,0 +1,23 @@
+"""Where the stages leave what they make, relative to the project's root (see dvc.yaml)."""
+
+from pathlib import Path
+
+PARAMS = Path("params.yaml")
+
+ARCHIVE = Path("data/raw/archive.zip")
+PROCESSED = Path("data/processed")
+BACKBONE_WEIGHTS = Path("models/backbone.h5")
+MODELS = {"transfer": Path("models/transfer.keras"), "finetune": Path("models/finetune.keras")}
+
+DATA_SUMMARY = Path("reports/data.json")
+CONTACT_SHEET = Path("reports/contact_sheet.png")
+CURVES = {"transfer": Path("reports/curves/transfer.csv"), "finetune": Path("reports/curves/finetune.csv")}
+TRAINING = {"transfer": Path("reports/transfer.json"), "finetune": Path("reports/finetune.json")}
+METRICS = Path("reports/metrics.json")
+EVALUATION = Path("reports/evaluation")
+REPORT = Path("reports/report.html")
+
+WORK = Path(".frostline")
+"""Caches and unfinished downloads: safe to delete, never tracked, never part of a result."""
+DOWNLOADS = WORK / "downloads"
+FEATURES = WORK / "features"

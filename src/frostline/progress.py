@@ -1,0 +1,48 @@
+"""Progress for people: a bar with rate and time left on a terminal, one plain line elsewhere."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+
+@contextmanager
+def track(name: str, total: int, unit: str, start: int = 0) -> Iterator[Callable[[int], None]]:
+    """Yield a function that reports that so many more `unit`s of `total` are done; `start` were done before."""
+    console = Console(file=sys.stderr)
+    begun, done = time.monotonic(), 0
+    progress = Progress(
+        TextColumn("{task.description:<12}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+    task = progress.add_task(name, total=total, completed=start, rate="")
+
+    def rate() -> str:
+        return f"{done / max(time.monotonic() - begun, 1e-9):,.0f} {unit}/s"
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        progress.update(task, advance=count, rate=rate())
+
+    with progress:
+        yield advance
+    console.print(f"{name}: {done:,} {unit} in {time.monotonic() - begun:.1f} s ({rate()})", highlight=False)

@@ -1,0 +1,60 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from frostline import files
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / "a.txt"
+    files.write_text(path, "old")
+    with pytest.raises(RuntimeError), files.replacing(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    path = tmp_path / "folder"
+    for name in ("one", "two"):
+        with files.replacing(path) as temporary:
+            temporary.mkdir()
+            (temporary / name).touch()
+    assert [entry.name for entry in path.iterdir()] == ["two"]
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
+    path = tmp_path / "folder"
+    code = f"""
+import os, signal
+from pathlib import Path
+from frostline.files import replacing
+with replacing(Path({str(path)!r})) as temporary:
+    temporary.mkdir()
+    (temporary / "half").touch()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 1
+    alive = tmp_path / f".folder.{os.getppid()}.part"  # a process that still writes keeps its own
+    alive.touch()
+    with files.replacing(path) as temporary:
+        temporary.mkdir()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted([alive.name, "folder"])
+
+
+def test_json_and_csv_have_one_form(tmp_path):
+    files.write_json(tmp_path / "a.json", {"b": 1, "a": "é"})
+    files.write_json(tmp_path / "b.json", {"a": "é", "b": 1})
+    assert (tmp_path / "a.json").read_bytes() == (tmp_path / "b.json").read_bytes()
+    with pytest.raises(ValueError, match="JSON"):
+        files.write_json(tmp_path / "c.json", float("nan"))
+    assert not (tmp_path / "c.json").exists()
+
+    files.write_csv(tmp_path / "a.csv", ("x", "y"), [{"y": "2", "x": "1,5"}])
+    assert (tmp_path / "a.csv").read_bytes() == b'x,y\n"1,5",2\n'
+    assert files.read_csv(tmp_path / "a.csv") == [{"x": "1,5", "y": "2"}]
