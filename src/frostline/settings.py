@@ -1,0 +1,113 @@
+"""Every setting with its type: plain dataclasses that the whole package may know (see conf/ for values and meaning)."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Data:
+    source: str
+    depends_on: str
+    """What DVC watches for this source: the user's folder, or the code that makes or fetches the data."""
+
+
+@dataclass
+class SampleData(Data):
+    seed: int
+    pictures: int
+    unlabelled: int
+
+
+@dataclass
+class FilteredData(Data):
+    url: str
+    size: int
+
+
+@dataclass
+class KaggleData(Data):
+    competition: str
+
+
+@dataclass
+class FolderData(Data):
+    path: str
+
+
+@dataclass
+class Weights:
+    source: str
+    depends_on: str
+
+
+@dataclass
+class RandomWeights(Weights):
+    seed: int
+
+
+@dataclass
+class ImagenetWeights(Weights):
+    url: str
+    size: int
+    md5: str
+
+
+@dataclass
+class FileWeights(Weights):
+    path: str
+
+
+@dataclass
+class Preprocess:
+    picture_size: int
+    train: float
+    validation: float
+    test: float
+    max_rejected: float
+
+
+@dataclass
+class Model:
+    backbone: str
+    cut_layer: str
+    dense_units: int
+    dropout: float
+
+
+@dataclass
+class Phase:
+    epochs: int
+    learning_rate: float
+    batch_size: int
+
+
+@dataclass
+class Finetune(Phase):
+    thaw_from: str
+
+
+@dataclass
+class Evaluate:
+    threshold: float
+    bootstrap: int
+    calibration_bins: int
+
+
+@dataclass
+class Tracking:
+    uri: str
+    experiment: str
+    log_models: bool
+
+
+@dataclass
+class Config:
+    name: str
+    seed: int
+    data: Data
+    weights: Weights
+    preprocess: Preprocess
+    model: Model
+    transfer: Phase
+    finetune: Finetune
+    evaluate: Evaluate
+    tracking: Tracking
