@@ -1,0 +1,236 @@
+"""Kaggle's real client, in a process and a home of its own, against its API's part on loopback.
+
+KAGGLE_API_ENVIRONMENT=LOCALHOST makes the client speak to http://localhost (kaggle 2.2 does not honour TEST).
+The server is the proxy for that address, so that it needs no fixed port.
+"""
+
+import base64
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from frostline.errors import FrostlineError
+from frostline.kaggle_competition import download_competition
+from servers import Answer, KaggleServer, running, wait_until
+
+NAME = "dogs-vs-cats-redux-kernels-edition"
+TOKEN, KEY = "token-that-nobody-may-see", "key-that-nobody-may-see"
+BEARER = f"Bearer {TOKEN}"
+BASIC = f"Basic {base64.b64encode(f'someone:{KEY}'.encode()).decode()}"
+MEBIBYTE = 1 << 20  # the client's chunk
+
+COMMAND = """
+import sys
+from pathlib import Path
+from frostline.errors import FrostlineError
+from frostline.kaggle_competition import download_competition
+try:
+    download_competition(sys.argv[1], Path("data/raw/archive.zip"))
+except FrostlineError as error:
+    sys.exit(f"error: {error}")
+"""
+
+
+def zipped(**members: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+ARCHIVE = zipped(**{"train.zip": random.Random(0).randbytes(3 * MEBIBYTE), "sample_submission.csv": b"id,label\n"})
+
+Start = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Start the download in `tmp_path`, with no settings of Kaggle but those given."""
+    (tmp_path / "home").mkdir()
+    started = []
+
+    def start(server: KaggleServer, name: str = NAME, **settings: str) -> subprocess.Popen[str]:
+        env = {
+            **{key: value for key, value in os.environ.items() if not key.upper().startswith(("KAGGLE", "NO_PROXY"))},
+            "HOME": str(tmp_path / "home"),
+            "XDG_CONFIG_HOME": str(tmp_path / "home/.config"),
+            "KAGGLE_API_ENVIRONMENT": "LOCALHOST",
+            "http_proxy": f"http://127.0.0.1:{server.server_port}",
+            **settings,
+        }
+        command = [sys.executable, "-c", COMMAND, name]
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, cwd=tmp_path, env=env, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def finish(process: subprocess.Popen[str], folder: Path) -> tuple[int, str]:
+    """Return the exit code and what was printed; nothing may be on stdout, and no secret anywhere."""
+    out, err = process.communicate(timeout=60)
+    assert out == ""
+    written = [
+        path for path in folder.rglob("*") if path.is_file() and path.name not in ("kaggle.json", "access_token")
+    ]
+    for secret in (TOKEN, KEY, BASIC.removeprefix("Basic "), KaggleServer.signature):
+        assert secret not in err
+        assert not [path for path in written if secret.encode() in path.read_bytes()]
+    return process.returncode, err
+
+
+def assert_whole(folder: Path) -> None:
+    assert (folder / "data/raw/archive.zip").read_bytes() == ARCHIVE
+    assert not list((folder / ".frostline/downloads").iterdir())
+
+
+def write_key(folder: Path, mode: int = 0o600) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "kaggle.json"
+    file.write_text(json.dumps({"username": "someone", "key": KEY}))
+    file.chmod(mode)
+
+
+def test_downloads_with_a_token_and_keeps_it_from_the_storage(start: Start, tmp_path: Path) -> None:
+    with running(KaggleServer(ARCHIVE, credentials=BEARER)) as server:
+        # VERBOSE makes the bare client print every request with its headers
+        code, err = finish(start(server, KAGGLE_API_TOKEN=TOKEN, VERBOSE="1"), tmp_path)
+    assert (code, err) == (0, f"downloading {NAME} from Kaggle\n")
+    assert_whole(tmp_path)
+    assert [headers.get("Authorization") for headers in server.downloads] == [None]
+
+
+@pytest.mark.parametrize("place", ["home", "config", "environment", "token file"])
+def test_finds_credentials(start: Start, tmp_path: Path, place: str) -> None:
+    settings = {}
+    match place:
+        case "home":
+            write_key(tmp_path / "home/.kaggle")
+        case "config":
+            write_key(tmp_path / "elsewhere")
+            settings = {"KAGGLE_CONFIG_DIR": str(tmp_path / "elsewhere")}
+        case "environment":
+            settings = {"KAGGLE_USERNAME": "someone", "KAGGLE_KEY": KEY}
+        case "token file":
+            (tmp_path / "home/.kaggle").mkdir()
+            (tmp_path / "home/.kaggle/access_token").write_text(f"{TOKEN}\n")
+    with running(KaggleServer(ARCHIVE, credentials=BEARER if place == "token file" else BASIC)) as server:
+        assert finish(start(server, **settings), tmp_path) == (0, f"downloading {NAME} from Kaggle\n")
+    assert_whole(tmp_path)
+
+
+def test_warns_of_a_key_that_others_can_read(start: Start, tmp_path: Path) -> None:
+    write_key(tmp_path / "home/.kaggle", 0o644)
+    with running(KaggleServer(ARCHIVE, credentials=BASIC)) as server:
+        code, err = finish(start(server), tmp_path)
+    assert code == 0
+    assert err.count("readable by other users") == 1
+    assert "chmod 600" in err
+
+
+def test_without_credentials_says_how_to_get_them(start: Start, tmp_path: Path) -> None:
+    with running(KaggleServer(ARCHIVE, credentials=BEARER)) as server:
+        code, err = finish(start(server), tmp_path)
+    assert code == 1
+    for part in (
+        "Settings > API > Generate New Token",
+        "KAGGLE_API_TOKEN",
+        "~/.kaggle/access_token",
+        "~/.kaggle/kaggle.json",
+        f"https://www.kaggle.com/competitions/{NAME}/rules",
+    ):
+        assert part in err
+    assert err.count("\n") == 3  # what is done, and two lines of error
+    assert server.downloads == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "message"),
+    [
+        ({"KAGGLE_API_TOKEN": "expired"}, 200, "refused the token of KAGGLE_API_TOKEN"),
+        ({"KAGGLE_USERNAME": "someone", "KAGGLE_KEY": "wrong"}, 200, "refused the credentials (401)"),
+        (
+            {"KAGGLE_API_TOKEN": TOKEN},
+            403,
+            "(403): its rules must be accepted first.\nDo so at https://www.kaggle.com/",
+        ),
+        ({"KAGGLE_API_TOKEN": TOKEN}, 404, f"no competition '{NAME}'"),
+        ({"KAGGLE_API_TOKEN": TOKEN}, 503, "answered 503"),
+    ],
+)
+def test_says_why_kaggle_refuses(
+    start: Start, tmp_path: Path, settings: dict[str, str], status: int, message: str
+) -> None:
+    with running(KaggleServer(ARCHIVE, credentials=BEARER, status=status)) as server:
+        code, err = finish(start(server, **settings), tmp_path)
+    assert code == 1
+    assert message in err
+    assert not (tmp_path / "data").exists()
+
+
+def test_without_a_connection(start: Start, tmp_path: Path) -> None:
+    with running(KaggleServer(ARCHIVE, credentials=BASIC)) as server:
+        pass
+    code, err = finish(start(server, KAGGLE_USERNAME="someone", KAGGLE_KEY=KEY), tmp_path)
+    assert code == 1
+    assert "Kaggle cannot be reached (ProxyError)" in err
+
+
+def test_goes_on_after_a_dropped_connection(start: Start, tmp_path: Path) -> None:
+    with running(KaggleServer(ARCHIVE, Answer(stop_after=MEBIBYTE + 9), credentials=BEARER)) as server:
+        code, err = finish(start(server, KAGGLE_API_TOKEN=TOKEN), tmp_path)
+    assert (code, err) == (0, f"downloading {NAME} from Kaggle\n")
+    assert_whole(tmp_path)
+    assert server.ranges == [None, f"bytes={MEBIBYTE}-"]
+
+
+def test_resumes_what_a_killed_process_left(start: Start, tmp_path: Path) -> None:
+    partial = tmp_path / f".frostline/downloads/{NAME}.zip"
+    with running(KaggleServer(ARCHIVE, Answer(hang_after=2 * MEBIBYTE + 9), credentials=BEARER)) as server:
+        process = start(server, KAGGLE_API_TOKEN=TOKEN)
+        wait_until(lambda: partial.exists() and partial.stat().st_size >= 2 * MEBIBYTE)
+        process.send_signal(signal.SIGKILL)
+        assert finish(process, tmp_path)[0] == -signal.SIGKILL
+        assert not (tmp_path / "data").exists()
+        assert finish(start(server, KAGGLE_API_TOKEN=TOKEN), tmp_path)[0] == 0
+    assert_whole(tmp_path)
+    assert server.ranges == [None, None, f"bytes={2 * MEBIBYTE}-"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"<html>Log in</html>", "is no whole zip file"),
+        (ARCHIVE[:-1000], "is no whole zip file"),
+        (ARCHIVE[:5000] + b"damage" + ARCHIVE[5006:], "is no whole zip file (train.zip)"),
+        (zipped(**{"labels.csv": b"1"}), "has no train.zip, but labels.csv"),
+    ],
+)
+def test_an_archive_that_is_not_what_is_needed(start: Start, tmp_path: Path, content: bytes, message: str) -> None:
+    with running(KaggleServer(content, credentials=BEARER)) as server:
+        code, err = finish(start(server, KAGGLE_API_TOKEN=TOKEN), tmp_path)
+    assert code == 1
+    assert message in err
+    assert not (tmp_path / "data").exists()
+    assert not list((tmp_path / ".frostline/downloads").iterdir())
+
+
+@pytest.mark.parametrize("name", ["", "../escape", "https://www.kaggle.com/competitions/titanic"])
+def test_a_name_that_is_none(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FrostlineError, match="which is no competition's name"):
+        download_competition(name, Path("archive.zip"))
