@@ -1,0 +1,310 @@
+"""From the archive to data/processed: every picture decoded once by all cores, checked, split and written."""
+
+import functools
+import hashlib
+import multiprocessing
+import os
+import re
+import signal
+import tempfile
+import threading
+import zipfile
+from collections import Counter, deque
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from frostline.archive import Member, UnreadableMemberError, list_pictures, read_member
+from frostline.dataset import (
+    CLASSES_FILE,
+    MANIFEST_COLUMNS,
+    MANIFEST_FILE,
+    UNLABELLED,
+    labels_file,
+    pictures_file,
+)
+from frostline.errors import FrostlineError
+from frostline.files import replacing, sha256_of, write_csv, write_json
+from frostline.pictures import UnreadablePictureError, decode_picture
+from frostline.progress import track
+from frostline.splitting import SPLITS, assign_splits
+
+OK = "ok"
+_SPLIT_ORDER = (*SPLITS, UNLABELLED, "")
+_CHUNK_BYTES = 4 << 20  # workers send decoded pictures in chunks of about this size
+
+
+@dataclass(frozen=True)
+class Summary:
+    classes: list[str]
+    counts: dict[str, dict[str, int]]
+    """Pictures per split and class."""
+    unlabelled: int
+    rejected: dict[str, int]
+    """Pictures per reason, labelled or not."""
+    duplicates: dict[str, int]
+    """`groups` of labelled pictures that decode to the same pixels, and the `pictures` in them."""
+    ignored: int
+    """Files of the archive outside its layout."""
+    digest: str
+    """SHA-256 of the manifest."""
+
+
+@dataclass
+class Entry:
+    """One line of the manifest."""
+
+    path: str
+    label: str | None
+    """None: unlabelled."""
+    sha256: str = ""
+    size: int | None = None
+    pixels: str = ""
+    verdict: str = OK
+    split: str = ""
+    row: int = -1
+    """Where the decoded picture lies in the staging file."""
+
+
+def preprocess(
+    archive: Path,
+    folder: Path,
+    *,
+    size: int,
+    seed: int,
+    shares: Mapping[str, float],
+    max_rejected: float,
+    processes: int | None = None,
+) -> Summary:
+    """Write the pictures of `archive` to `folder`, whole or not at all, and say what they are.
+
+    Per split, `folder` gets ``<split>.npy``, (N, size, size, 3) uint8 RGB, and ``<split>_labels.npy``, (N,)
+    uint8, with splits train, validation and test by `assign_splits`; ``unlabelled.npy`` if there are such
+    pictures; ``classes.json``; and ``manifest.csv``, whose rows stand in the order of the arrays. Pictures
+    that cannot be read, and those whose pixels occur in both classes, are rejected: they are only in the
+    manifest, with the reason. The bytes do not depend on `processes` (default: all cores).
+
+    Raises FrostlineError if the archive is unusable, if there are not exactly two classes, if a class has no
+    picture left, or if more than the share `max_rejected` of the labelled pictures is rejected.
+    """
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        with tempfile.TemporaryDirectory(dir=temporary) as scratch:
+            listing = list_pictures(archive, Path(scratch))
+            classes = _two_classes(listing.members, archive)
+            staging = Path(scratch) / "decoded"
+            entries = _decode_all(listing.members, staging, size, processes)
+            _reject_contradictions(entries)
+            _check_losses(entries, classes, max_rejected)
+            _assign(entries, seed, shares)
+            entries.sort(key=_manifest_order)
+            _write_arrays(entries, staging, temporary, size, classes)
+        write_json(temporary / CLASSES_FILE, classes)
+        write_csv(temporary / MANIFEST_FILE, MANIFEST_COLUMNS, map(_manifest_row, entries))
+        digest = sha256_of(temporary / MANIFEST_FILE)
+    return _summary(entries, classes, listing.ignored, digest)
+
+
+def _two_classes(members: Sequence[Member], archive: Path) -> list[str]:
+    classes = sorted({member.label for member in members if member.label})
+    if len(classes) != 2:
+        shown = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
+        raise FrostlineError(
+            f"{archive} has {len(classes)} class{'es' * (len(classes) != 1)}: {shown}.\nExactly two are supported."
+        )
+    return classes
+
+
+# Decoding
+
+
+def _decode_all(members: Sequence[Member], staging: Path, size: int, processes: int | None) -> list[Entry]:
+    """Decode every member, in order; good ones become rows of the file `staging`, (size, size, 3) uint8."""
+    length = max(1, min(32, _CHUNK_BYTES // (size * size * 3)))
+    chunks = [members[start : start + length] for start in range(0, len(members), length)]
+    processes = max(1, min(processes or _cores(), len(chunks), 61))  # 61: the most that Windows can wait for
+    entries: list[Entry] = []
+    rows = 0
+    with (
+        staging.open("wb") as file,
+        track("preprocess", len(members), "pictures") as advance,
+        closing(_decoded(chunks, size, processes)) as results,
+    ):
+        for chunk, pixels in results:
+            for entry in chunk:
+                if entry.verdict == OK:
+                    entry.row = rows
+                    rows += 1
+            file.write(pixels)
+            entries += chunk
+            advance(len(chunk))
+    return entries
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+Chunk = tuple[list[Entry], bytes]
+"""Manifest lines, and the pixels of the good ones, one after the other."""
+
+
+def _decoded(chunks: Sequence[Sequence[Member]], size: int, processes: int) -> Generator[Chunk]:
+    """Decode `chunks` in a pool of processes, a few ahead of what is asked for: memory stays bounded."""
+    # spawn: forking a process that has threads (a progress bar's) may deadlock
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_worker)
+    waiting: deque[Future[Chunk]] = deque()
+    try:
+        for chunk in chunks:
+            waiting.append(pool.submit(_decode_chunk, chunk, size))
+            if len(waiting) >= 3 * processes:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except (BrokenProcessPool, MemoryError) as error:
+        raise FrostlineError(
+            f"A decoding process died, probably for want of memory ({processes} were running).\n"
+            "Free some memory, or use fewer cores: `taskset -c 0 dvc repro preprocess`."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C, once
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End when the parent was killed: a pool's workers would wait for its next task for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+@functools.lru_cache(maxsize=2)
+def _zip_file(path: Path) -> zipfile.ZipFile:
+    return zipfile.ZipFile(path)  # a worker opens each zip once, for its lifetime
+
+
+def _decode_chunk(members: Sequence[Member], size: int) -> Chunk:
+    entries, pixels = zip(*(_decode_member(member, size) for member in members), strict=True)
+    return list(entries), b"".join(pixels)
+
+
+def _decode_member(member: Member, size: int) -> tuple[Entry, bytes]:
+    entry = Entry(member.name, member.label, verdict=member.refusal or OK)
+    pixels = b""
+    if not member.refusal:
+        try:
+            data = read_member(_zip_file(member.source), member.index)
+            entry.sha256, entry.size = hashlib.sha256(data).hexdigest(), len(data)
+            pixels = decode_picture(data, size).tobytes()
+            entry.pixels = hashlib.sha256(pixels).hexdigest()
+        except (UnreadableMemberError, UnreadablePictureError) as error:
+            entry.verdict = str(error)
+    return entry, pixels
+
+
+# Judging
+
+
+def _reject_contradictions(entries: Sequence[Entry]) -> None:
+    """Reject labelled pictures whose pixels occur in both classes: nobody can say which label is right."""
+    labelled = [entry for entry in entries if entry.label and entry.verdict == OK]
+    classes_of: dict[str, set[str]] = {}
+    for entry in labelled:
+        classes_of.setdefault(entry.pixels, set()).add(entry.label or "")
+    for entry in labelled:
+        classes = sorted(classes_of[entry.pixels])
+        if len(classes) > 1:
+            entry.verdict = f"same picture in classes {' and '.join(classes)}"
+
+
+def _check_losses(entries: Sequence[Entry], classes: Sequence[str], max_rejected: float) -> None:
+    labelled = [entry for entry in entries if entry.label is not None]
+    rejected = [entry for entry in labelled if entry.verdict != OK]
+    counts = Counter(entry.verdict for entry in rejected).most_common(5)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in counts)
+    first = "First: " + "; ".join(f"{entry.path} ({entry.verdict})" for entry in rejected[:5])
+    kept = {entry.label for entry in labelled if entry.verdict == OK}
+    for name in classes:
+        if name not in kept:
+            raise FrostlineError(f"No picture of class {name!r} is usable; rejected: {reasons}.\n{first}")
+    if len(rejected) > max_rejected * len(labelled):
+        raise FrostlineError(
+            f"{len(rejected)} of {len(labelled)} labelled pictures are rejected ({reasons}): more than "
+            f"preprocess.max_rejected={max_rejected:g} allows; mend or remove them, or raise it.\n{first}"
+        )
+
+
+def _assign(entries: Sequence[Entry], seed: int, shares: Mapping[str, float]) -> None:
+    """Set the splits by the decoded pixels: a picture that was copied into another file is still the same."""
+    good = [entry for entry in entries if entry.verdict == OK]
+    labelled = [entry for entry in good if entry.label is not None]
+    labels = [entry.label or "" for entry in labelled]
+    splits = assign_splits(labels, [entry.pixels for entry in labelled], seed, shares)
+    for entry in good:
+        entry.split = UNLABELLED
+    for entry, split in zip(labelled, splits, strict=True):
+        entry.split = split
+
+
+def _manifest_order(entry: Entry) -> tuple[int, list[tuple[str, int, str]], str]:
+    """By split, then by path with cat.2.jpg before cat.10.jpg: numbers compare by length, then by digits."""
+    pieces = [*re.split(r"([0-9]+)", entry.path), ""]
+    numbers = [number.lstrip("0") for number in pieces[1::2]]
+    natural = [(text, len(number), number) for text, number in zip(pieces[::2], numbers, strict=True)]
+    return _SPLIT_ORDER.index(entry.split), natural, entry.path
+
+
+# Writing
+
+
+def _write_arrays(entries: Sequence[Entry], staging: Path, folder: Path, size: int, classes: Sequence[str]) -> None:
+    """Copy the rows of `staging` into one file per split, in the order of `entries`.
+
+    Plain reads and writes: a memory map counts as resident memory, and a full disk kills its process.
+    """
+    row_bytes = size * size * 3
+    with staging.open("rb") as source:
+        for split in (*SPLITS, UNLABELLED):
+            chosen = [entry for entry in entries if entry.split == split]
+            if not chosen:
+                continue
+            with (folder / pictures_file(split)).open("wb") as target:
+                header = {"descr": "|u1", "fortran_order": False, "shape": (len(chosen), size, size, 3)}
+                np.lib.format.write_array_header_1_0(target, header)
+                for entry in chosen:
+                    source.seek(entry.row * row_bytes)
+                    target.write(source.read(row_bytes))
+            if split != UNLABELLED:
+                labels = np.array([classes.index(entry.label or "") for entry in chosen], np.uint8)
+                np.save(folder / labels_file(split), labels, allow_pickle=False)
+
+
+def _manifest_row(entry: Entry) -> dict[str, str | int | None]:
+    values = (entry.path, entry.label, entry.split, entry.sha256, entry.size, entry.pixels, entry.verdict)
+    return dict(zip(MANIFEST_COLUMNS, values, strict=True))
+
+
+def _summary(entries: Sequence[Entry], classes: list[str], ignored: int, digest: str) -> Summary:
+    good = [entry for entry in entries if entry.verdict == OK]
+    counts = Counter((entry.split, entry.label) for entry in good)
+    occurrences = Counter(entry.pixels for entry in good if entry.label is not None)
+    copies = [count for count in occurrences.values() if count > 1]
+    return Summary(
+        classes=classes,
+        counts={split: {name: counts[split, name] for name in classes} for split in SPLITS},
+        unlabelled=counts[UNLABELLED, None],
+        rejected=dict(Counter(entry.verdict for entry in entries if entry.verdict != OK)),
+        duplicates={"groups": len(copies), "pictures": sum(copies)},
+        ignored=ignored,
+        digest=digest,
+    )

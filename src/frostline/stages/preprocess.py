@@ -1,0 +1,52 @@
+"""Stage preprocess: the archive becomes pictures of one size in three splits, with a summary."""
+
+import sys
+from dataclasses import asdict
+
+import numpy as np
+
+from frostline import paths
+from frostline.dataset import Dataset, load_dataset
+from frostline.files import write_json
+from frostline.pictures import contact_sheet
+from frostline.preprocessing import Summary, preprocess
+from frostline.seeds import generator
+from frostline.settings import Config
+from frostline.splitting import SPLITS
+from frostline.stages import run_stage
+
+_PER_CLASS = 20  # pictures on the contact sheet
+
+
+def main(config: Config) -> None:
+    settings = config.preprocess
+    summary = preprocess(
+        paths.ARCHIVE,
+        paths.PROCESSED,
+        size=settings.picture_size,
+        seed=config.seed,
+        shares={"train": settings.train, "validation": settings.validation, "test": settings.test},
+        max_rejected=settings.max_rejected,
+    )
+    write_json(paths.DATA_SUMMARY, asdict(summary))
+    _write_contact_sheet(load_dataset(paths.PROCESSED), config.seed)
+    sys.stdout.write(_line(summary) + "\n")
+
+
+def _write_contact_sheet(dataset: Dataset, seed: int) -> None:
+    """Show some training pictures of every class, mixed: a wrong label or a broken decoder meets the eye."""
+    labels, rng = dataset.labels("train"), generator(seed, "contact-sheet")
+    rows = [rng.permutation(np.flatnonzero(labels == index))[:_PER_CLASS] for index in range(len(dataset.classes))]
+    chosen = rng.permutation(np.concatenate(rows))
+    captions = [dataset.classes[label] for label in labels[chosen]]
+    contact_sheet(dataset.pictures("train")[chosen], captions, paths.CONTACT_SHEET)
+
+
+def _line(summary: Summary) -> str:
+    counts = [f"{split} {sum(summary.counts[split].values()):,}" for split in SPLITS]
+    counts += [f"unlabelled {summary.unlabelled:,}", f"rejected {sum(summary.rejected.values()):,}"]
+    return f"{' and '.join(summary.classes)}: {', '.join(counts)}"
+
+
+if __name__ == "__main__":
+    run_stage(main)

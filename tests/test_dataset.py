@@ -1,0 +1,86 @@
+"""Opening what preprocessing wrote, and saying what to do when it is not all there."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from frostline.dataset import MANIFEST_COLUMNS, load_dataset
+from frostline.errors import FrostlineError
+from frostline.files import sha256_of, write_csv, write_json
+
+NAMES = {
+    "train": ["cats/1.jpg", "cats/10.jpg", 'dogs/with "quotes", commas.jpg'],
+    "validation": ["dogs/2.jpg"],
+    "test": ["cats/3.jpg", "dogs/Ö.jpg"],
+    "unlabelled": ["test/1.jpg"],
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rows = []
+    for split, names in NAMES.items():
+        shape = (len(names), 4, 4, 3)
+        np.save(tmp_path / f"{split}.npy", np.arange(np.prod(shape), dtype=np.uint8).reshape(shape))
+        if split != "unlabelled":
+            np.save(tmp_path / f"{split}_labels.npy", np.array(["dogs" in name for name in names], np.uint8))
+        rows += [{"path": name, "split": split, "verdict": "ok"} for name in names]
+    rows.append({"path": "cats/broken.jpg", "verdict": "truncated"})
+    write_csv(tmp_path / "manifest.csv", MANIFEST_COLUMNS, rows)
+    write_json(tmp_path / "classes.json", ["cats", "dogs"])
+    return tmp_path
+
+
+def test_load(folder: Path) -> None:
+    dataset = load_dataset(folder)
+    assert dataset.classes == ("cats", "dogs")
+    assert dataset.digest == sha256_of(folder / "manifest.csv")
+    for split, names in NAMES.items():
+        assert dataset.has(split) and dataset.names(split) == names
+        pictures = dataset.pictures(split)
+        assert isinstance(pictures, np.memmap) and not pictures.flags.writeable
+        assert pictures.shape == (len(names), 4, 4, 3) and pictures.dtype == np.uint8
+    assert dataset.labels("train").tolist() == [0, 0, 1]
+    assert dataset.labels("test").dtype == np.uint8
+
+
+def test_without_unlabelled_pictures(folder: Path) -> None:
+    manifest = (folder / "manifest.csv").read_text().replace("test/1.jpg,,unlabelled", "test/1.jpg,,")
+    (folder / "manifest.csv").write_text(manifest)
+    (folder / "unlabelled.npy").unlink()
+    assert not load_dataset(folder).has("unlabelled")
+
+
+@pytest.mark.parametrize("name", ["classes.json", "manifest.csv", "train.npy", "test_labels.npy", "unlabelled.npy"])
+def test_a_missing_file(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(FrostlineError, match=rf"no complete data set \({name} is missing\)") as caught:
+        load_dataset(folder)
+    assert "dvc repro preprocess" in str(caught.value)
+
+
+def test_a_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(FrostlineError, match="dvc repro preprocess"):
+        load_dataset(tmp_path / "processed")
+
+
+@pytest.mark.parametrize("name", ["classes.json", "manifest.csv", "train.npy", "test_labels.npy"])
+def test_a_truncated_file(folder: Path, name: str) -> None:
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(FrostlineError, match="dvc repro preprocess"):
+        load_dataset(folder)
+
+
+def test_files_that_do_not_belong_together(folder: Path) -> None:
+    np.save(folder / "validation.npy", np.zeros((3, 4, 4, 3), np.uint8))
+    with pytest.raises(FrostlineError, match=r"validation\.npy does not have the manifest's 1 rows"):
+        load_dataset(folder)
+
+
+def test_a_pickle_is_not_loaded(folder: Path) -> None:
+    np.save(folder / "train_labels.npy", np.array([json, json, json], dtype=object).astype(str).astype(object))
+    with pytest.raises(FrostlineError, match="no complete data set"):
+        load_dataset(folder)

@@ -1,0 +1,222 @@
+"""From archives of good and bad pictures to the prepared data set."""
+
+import csv
+import io
+import multiprocessing
+import signal
+import subprocess
+import sys
+import threading
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from frostline.dataset import load_dataset
+from frostline.errors import FrostlineError
+from frostline.files import sha256_of
+from frostline.pictures import decode_picture
+from frostline.preprocessing import Summary, preprocess
+
+SIZE = 20
+SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
+
+
+def picture(number: int, kind: str = "JPEG") -> bytes:
+    """A picture of its own for every number."""
+    pixels = np.random.default_rng(number).integers(0, 256, (4, 5, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).resize((50, 40), Image.Resampling.BICUBIC).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def archive_of(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def good(count: int) -> dict[str, bytes]:
+    cats = {f"cats/{number}.jpg": picture(number) for number in range(count)}
+    return cats | {f"dogs/{number}.jpg": picture(1000 + number) for number in range(count)}
+
+
+def prepare(archive: Path, folder: Path, **changes: Any) -> Summary:
+    settings: dict[str, Any] = {
+        "size": SIZE,
+        "seed": 7,
+        "shares": SHARES,
+        "max_rejected": 0.5,
+        "processes": 1,
+    } | changes
+    return preprocess(archive, folder, **settings)
+
+
+def manifest(folder: Path) -> dict[str, dict[str, str]]:
+    with (folder / "manifest.csv").open(encoding="utf-8", newline="") as file:
+        return {row["path"]: row for row in csv.DictReader(file)}
+
+
+def test_whole_data_set(tmp_path: Path) -> None:
+    members = good(30)
+    train = {f"train/{name[:3]}.{name[5:]}": content for name, content in members.items()}
+    test = {f"test/{number}.jpg": picture(2000 + number) for number in range(1, 13)}
+    inner = [archive_of(tmp_path / name, content).read_bytes() for name, content in (("a", train), ("b", test))]
+    archive = archive_of(tmp_path / "archive.zip", {"train.zip": inner[0], "test.zip": inner[1], "x.csv": b""})
+
+    summary = prepare(archive, tmp_path / "out", processes=2)
+    dataset = load_dataset(tmp_path / "out")
+    assert dataset.classes == ("cat", "dog")
+    assert summary.counts == {
+        "train": {"cat": 18, "dog": 18},
+        "validation": {"cat": 6, "dog": 6},
+        "test": {"cat": 6, "dog": 6},
+    }
+    assert (summary.unlabelled, summary.rejected, summary.ignored) == (12, {}, 1)
+    assert summary.duplicates == {"groups": 0, "pictures": 0}
+    assert summary.digest == dataset.digest == sha256_of(tmp_path / "out/manifest.csv")
+
+    rows = manifest(tmp_path / "out")
+    assert list(rows) == [name for split in (*SHARES, "unlabelled") for name in dataset.names(split)]
+    for split in (*SHARES, "unlabelled"):
+        for name, pixels in zip(dataset.names(split), dataset.pictures(split), strict=True):
+            content = (train | test)[name]
+            assert (pixels == decode_picture(content, SIZE)).all()
+            assert rows[name]["split"] == split and int(rows[name]["size"]) == len(content)
+    for split in SHARES:
+        assert dataset.labels(split).tolist() == ["dog" in name for name in dataset.names(split)]
+    assert dataset.names("unlabelled") == [f"test/{number}.jpg" for number in range(1, 13)]  # 2 before 10
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "classes.json", "manifest.csv", "test.npy", "test_labels.npy", "train.npy", "train_labels.npy",
+        "unlabelled.npy", "validation.npy", "validation_labels.npy",
+    ]  # fmt: skip
+
+
+def test_same_bytes_whatever_the_processes_and_the_order_of_the_archive(tmp_path: Path) -> None:
+    members = good(40) | {"cats/bad.jpg": b"bad"}
+    backwards = dict(reversed(members.items()))
+    prepare(archive_of(tmp_path / "a.zip", members), tmp_path / "a", processes=1)
+    prepare(archive_of(tmp_path / "b.zip", backwards), tmp_path / "b", processes=2)
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert [sha256_of(tmp_path / "a" / name) for name in names] == [sha256_of(tmp_path / "b" / name) for name in names]
+
+
+def test_bad_pictures_are_listed_and_copies_kept_together(tmp_path: Path) -> None:
+    whole = picture(5000)
+    png = picture(5001, "PNG")
+    odd = {
+        "cats/truncated.jpg": whole[: len(whole) // 2],
+        "cats/empty.jpg": b"",
+        "dogs/page.jpg": b"<html>404</html>",
+        "dogs/phone.jpg": b"\0\0\0\x18ftypheic" + bytes(64),
+        "dogs/really a png.jpg": png,
+        "cats/both.jpg": picture(5002),
+        "dogs/both too.jpg": picture(5002) + b"another file, but the same picture",
+        "../dogs/climbing.jpg": picture(5003),
+        **{f"cats/copy {number}.jpg": picture(5004) for number in range(5)},
+    }
+    summary = prepare(archive_of(tmp_path / "a.zip", good(10) | odd), tmp_path / "out")
+    rows = manifest(tmp_path / "out")
+    rejected = {name: row["verdict"] for name, row in rows.items() if row["verdict"] != "ok"}
+    assert rejected == {
+        "cats/truncated.jpg": "truncated",
+        "cats/empty.jpg": "empty file",
+        "dogs/page.jpg": "not a JPEG, PNG, GIF, WebP, BMP or TIFF picture",
+        "dogs/phone.jpg": "HEIC is not supported",
+        "cats/both.jpg": "same picture in classes cats and dogs",
+        "dogs/both too.jpg": "same picture in classes cats and dogs",
+        "../dogs/climbing.jpg": "unsafe name in the archive",
+    }
+    assert all(rows[name]["split"] == "" for name in rejected)
+    assert list(rows)[-len(rejected) :] == sorted(rejected)
+    assert summary.rejected["same picture in classes cats and dogs"] == 2
+    assert rows["../dogs/climbing.jpg"]["sha256"] == ""  # it was not read
+    assert rows["dogs/really a png.jpg"]["verdict"] == "ok"
+    assert summary.duplicates == {"groups": 1, "pictures": 5}
+    assert len({rows[f"cats/copy {number}.jpg"]["split"] for number in range(5)}) == 1
+    assert sum(count["cats"] for count in summary.counts.values()) == 15
+
+
+def test_too_many_bad_pictures(tmp_path: Path) -> None:
+    archive = archive_of(tmp_path / "a.zip", good(10) | {f"cats/bad{n}.jpg": b"x" for n in range(3)})
+    prepare(archive, tmp_path / "out", max_rejected=3 / 23)  # just allowed
+    before = sha256_of(tmp_path / "out/manifest.csv")
+    with pytest.raises(FrostlineError, match="3 of 23 labelled pictures are rejected") as caught:
+        prepare(archive, tmp_path / "out", max_rejected=0.1)
+    message = str(caught.value)
+    assert "preprocess.max_rejected=0.1" in message and "cats/bad0.jpg (not a JPEG" in message
+    assert sha256_of(tmp_path / "out/manifest.csv") == before  # what stood there still stands
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "out"]
+
+
+def test_a_class_without_a_usable_picture(tmp_path: Path) -> None:
+    cats = {name: content for name, content in good(10).items() if "cats" in name}
+    with pytest.raises(FrostlineError, match=r"No picture of class 'dogs' is usable.*\n.*dogs/1.jpg \(truncated\)"):
+        prepare(archive_of(tmp_path / "a.zip", cats | {"dogs/1.jpg": picture(1)[:-100]}), tmp_path / "out")
+
+
+def test_a_class_with_too_few_pictures(tmp_path: Path) -> None:
+    archive = archive_of(tmp_path / "a.zip", good(10) | {"cats/x.jpg": b""})
+    members = {name: content for name, content in good(10).items() if "cats" in name or name in ("dogs/1.jpg",)}
+    prepare(archive, tmp_path / "out")
+    with pytest.raises(FrostlineError, match="'dogs' has only 1 distinct readable picture"):
+        prepare(archive_of(tmp_path / "b.zip", members), tmp_path / "out")
+
+
+@pytest.mark.parametrize("classes", [("cats",), ("birds", "cats", "dogs")])
+def test_other_numbers_of_classes(tmp_path: Path, classes: tuple[str, ...]) -> None:
+    archive = archive_of(tmp_path / "a.zip", {f"{name}/1.jpg": picture(1) for name in classes})
+    with pytest.raises(FrostlineError, match=f"{len(classes)} class.*{', '.join(classes)}"):
+        prepare(archive, tmp_path / "out")
+
+
+def test_a_killed_worker_is_an_error_and_no_hang(tmp_path: Path) -> None:
+    archive = archive_of(tmp_path / "a.zip", good(10))
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            prepare(archive, tmp_path / "out")
+        except FrostlineError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    while not (workers := multiprocessing.active_children()) and thread.is_alive():
+        pass
+    workers[0].kill()  # before it has imported what it needs to work
+    thread.join()
+    assert "A decoding process died" in str(raised[0])
+    assert not (tmp_path / "out").exists()
+
+
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    """Nobody else would end them: they wait for a next task for ever."""
+    code = (
+        "import os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from frostline import preprocessing\n"
+        "if __name__ == '__main__':\n"
+        "    members = preprocessing.list_pictures(Path(sys.argv[1]), Path()).members\n"
+        "    chunks = preprocessing._decoded([members] * 9, 20, 2)\n"
+        "    next(chunks)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    archive = archive_of(tmp_path / "a.zip", good(3))
+    # the workers inherit the pipe: it ends when the last of them has ended
+    with subprocess.Popen([sys.executable, script, archive], stdout=subprocess.PIPE) as process:
+        assert process.communicate(timeout=25)[0] == b""
+    assert process.returncode == -signal.SIGKILL
+
+
+def test_nothing_heavy_is_imported() -> None:
+    modules = ("archive", "dataset", "pictures", "preprocessing", "splitting")
+    code = "".join(f"import frostline.{name}\n" for name in modules)
+    code += "import sys; assert not {'tensorflow', 'mlflow', 'hydra'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
