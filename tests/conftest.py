@@ -1,0 +1,57 @@
+"""What several tests need: a small data set drawn and prepared for real, and a small untrained backbone."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from frostline.dataset import Dataset, load_dataset
+
+SIZE = 75
+"""InceptionV3's smallest picture: a quarter of the work of the default 150."""
+
+
+@pytest.fixture(autouse=True)
+def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test sees the user's MLflow store or Kaggle account, or leaves anything in the project."""
+    for name in [name for name in os.environ if name.startswith(("MLFLOW_TRACKING", "KAGGLE_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from frostline.sample import draw_archive
+
+    path = tmp_path_factory.mktemp("archive") / "archive.zip"
+    draw_archive(path, pictures=80, unlabelled=6, seed=1)
+    return path
+
+
+@pytest.fixture(scope="session")
+def prepared(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    from frostline.preprocessing import preprocess
+
+    folder = tmp_path_factory.mktemp("prepared") / "processed"
+    shares = {"train": 0.6, "validation": 0.2, "test": 0.2}
+    preprocess(archive, folder, size=SIZE, seed=1, shares=shares, max_rejected=0)
+    return load_dataset(folder)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from frostline.random_weights import write_random_weights
+
+    path = tmp_path_factory.mktemp("weights") / "backbone.h5"
+    write_random_weights(path, SIZE, seed=1)
+    return path
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder with the project's configuration, where commands can be run; the current directory."""
+    root = Path(__file__).parents[1]
+    shutil.copytree(root / "conf", tmp_path / "conf")
+    shutil.copy(root / "params.yaml", tmp_path)
+    return tmp_path

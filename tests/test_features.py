@@ -1,0 +1,125 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from conftest import SIZE
+from frostline import backbone, features
+from frostline.quiet_tensorflow import keras
+
+LAYERS = ["mixed6", "mixed7"]
+
+
+@pytest.fixture(scope="module")
+def base(weights):
+    return backbone.build_backbone(SIZE, weights)
+
+
+@pytest.fixture
+def counted(base, monkeypatch):
+    """Counts the pictures that go through the backbone."""
+    seen = []
+    compute = features._compute
+    monkeypatch.setattr(
+        features, "_compute", lambda model, p, missing: (seen.append(len(p)), compute(model, p, missing))
+    )
+    return seen
+
+
+def test_features_equal_the_layers_outputs(base, prepared, tmp_path):
+    pictures = prepared.pictures("test")
+    arrays = features.extract(base, pictures, LAYERS, tmp_path)
+    outputs = keras.Model(base.input, [base.get_layer(name).output for name in LAYERS])([pictures.astype(np.float32)])
+    for array, output in zip(arrays, outputs, strict=True):
+        assert array.dtype == np.float16
+        assert isinstance(array, np.memmap)
+        np.testing.assert_allclose(array, output, rtol=2e-3, atol=2e-3)
+
+
+def test_one_pass_serves_every_later_reader(base, prepared, tmp_path, counted):
+    pictures = prepared.pictures("test")
+    both = features.extract(base, pictures, LAYERS, tmp_path)
+    again = features.extract(base, pictures, ["mixed7"], tmp_path)
+    assert counted == [len(pictures)]
+    np.testing.assert_array_equal(again[0], both[1])
+
+
+def test_other_pictures_weights_or_layers_are_other_entries(base, prepared, tmp_path, counted):
+    pictures = np.array(prepared.pictures("test"))
+    features.extract(base, pictures, ["mixed6"], tmp_path)
+    features.extract(base, pictures[::-1], ["mixed6"], tmp_path)
+    features.extract(base, pictures, ["mixed5"], tmp_path)
+    kernel = base.get_layer("conv2d_3").kernel
+    before = kernel.numpy()
+    try:
+        kernel.assign(before * 1.01)
+        features.extract(base, pictures, ["mixed6"], tmp_path)
+    finally:
+        kernel.assign(before)
+    assert len(counted) == 4
+    assert len(features.entries(tmp_path)) == 4
+
+
+def test_weights_above_the_layer_do_not_matter(base, prepared, tmp_path, counted):
+    pictures = prepared.pictures("test")
+    features.extract(base, pictures, ["mixed6"], tmp_path)
+    kernel = base.get_layer("conv2d_70").kernel  # in the block of mixed7
+    before = kernel.numpy()
+    try:
+        kernel.assign(before * 2)
+        features.extract(base, pictures, ["mixed6"], tmp_path)
+    finally:
+        kernel.assign(before)
+    assert len(counted) == 1
+
+
+_KILLED = """
+import sys, numpy as np
+from pathlib import Path
+from frostline import backbone, features
+features.BATCH, features.FLUSH = 2, 1
+base = backbone.build_backbone({size}, Path({weights!r}))
+features.extract(base, np.load({pictures!r}), ["mixed6", "mixed7"], Path({cache!r}))
+"""
+
+
+def test_a_killed_pass_leaves_nothing_that_looks_complete_and_goes_on(base, prepared, weights, tmp_path, monkeypatch):
+    pictures = np.concatenate([prepared.pictures("train")] * 8)
+    np.save(tmp_path / "pictures.npy", pictures)
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    code = _KILLED.format(size=SIZE, weights=str(weights), pictures=str(tmp_path / "pictures.npy"), cache=str(killed))
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
+    while not list(killed.glob("*/rows")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
+    assert features.entries(killed) == []
+    done = min(int(path.read_text()) for path in killed.glob("*/rows"))
+    assert 0 < done < len(pictures)
+
+    monkeypatch.setattr(features, "BATCH", 2)
+    resumed = features.extract(base, pictures, LAYERS, killed)
+    uninterrupted = features.extract(base, pictures, LAYERS, whole)
+    for left, right in zip(resumed, uninterrupted, strict=True):
+        assert left.tobytes() == right.tobytes()
+
+
+def test_prune_deletes_the_least_recently_used(base, prepared, tmp_path):
+    pictures = prepared.pictures("test")
+    for age, layer in enumerate(["mixed5", "mixed6", "mixed7"]):
+        features.extract(base, pictures, [layer], tmp_path)
+        newest = max(features.entries(tmp_path), key=lambda entry: entry.last_used)
+        os.utime(newest.folder, (age, age))
+    features.extract(base, pictures, ["mixed5"], tmp_path)  # used again: now the newest
+    size = features.entries(tmp_path)[0].bytes
+
+    deleted = features.prune(2 * size, tmp_path)
+    assert [entry.layer for entry in deleted] == ["mixed6"]
+    assert [entry.layer for entry in features.entries(tmp_path)] == ["mixed7", "mixed5"]
+    assert len(features.prune(0, tmp_path)) == 2
+    assert features.prune(0, tmp_path / "nowhere") == []

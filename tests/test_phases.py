@@ -1,0 +1,63 @@
+"""The two phases on a real (untrained) InceptionV3: cached training equals training from pixels."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from frostline import backbone, phases
+from frostline.config import compose_conf
+from frostline.quiet_tensorflow import keras
+from frostline.training import Examples, score, train
+
+
+@pytest.fixture
+def settings(project):
+    return compose_conf(
+        ["preprocess.picture_size=75", "model.dense_units=16", "finetune.learning_rate=1e-4", "transfer.batch_size=16"]
+    )
+
+
+def from_pixels(model, data, split):
+    return Examples([data.pictures(split)], data.labels(split))
+
+
+def test_both_phases_from_cached_features_equal_training_from_pixels(settings, prepared, weights):
+    model, first = phases.transfer(prepared, weights, settings, on_epoch=lambda epoch: None)
+    second = phases.finetune(model, prepared, settings, on_epoch=lambda epoch: None)
+
+    base = backbone.build_backbone(75, weights)
+    plain = phases.add_head(base, "mixed7", dense_units=16, dropout=0.2, seed=phases.derive_seed(settings.seed, "head"))
+    pixels = [from_pixels(plain, prepared, split) for split in ("train", "validation")]
+    backbone.freeze(plain, base)
+    expected_first = train(
+        plain, *pixels, phase="transfer", seed=settings.seed, **dataclasses.asdict(settings.transfer)
+    )
+    backbone.thaw(plain, "mixed6")
+    options = dataclasses.asdict(settings.finetune)
+    del options["thaw_from"]
+    expected_second = train(plain, *pixels, phase="finetune", seed=settings.seed, **options)
+
+    for got, expected in zip(first + second, expected_first + expected_second, strict=True):
+        assert got == pytest.approx(expected, rel=0.02, abs=0.005)
+    for left, right in zip(first[1:] + second, first[:-1] + second, strict=False):
+        assert left["train/loss"] <= right["train/loss"] * 1.2
+    # The saved, whole model gives what its trained part gave.
+    probabilities = phases.predict(model, prepared.pictures("test"), settings)
+    whole = model(prepared.pictures("test").astype(np.float32)).numpy()[:, 0]
+    np.testing.assert_allclose(probabilities, whole, atol=2e-3)
+    assert score(prepared.labels("test"), probabilities)[0] < 1.5
+
+
+def test_finetune_leaves_what_lies_below_the_frost_line(settings, prepared, weights):
+    model, _ = phases.transfer(prepared, weights, settings, on_epoch=lambda epoch: None)
+    before = {layer.name: [np.array(w) for w in layer.get_weights()] for layer in model.layers}
+    phases.finetune(model, prepared, settings, on_epoch=lambda epoch: None)
+    names = [layer.name for layer in model.layers]
+    line = names.index("mixed6")
+    for position, layer in enumerate(model.layers):
+        same = all(np.array_equal(a, b) for a, b in zip(before[layer.name], layer.get_weights(), strict=True))
+        if position <= line:
+            assert same, f"{layer.name} is frozen"
+        elif isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
+            assert not same, f"{layer.name} did not learn"

@@ -1,0 +1,59 @@
+import hashlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from frostline.errors import FrostlineError
+from frostline.quiet_tensorflow import keras
+from frostline.saving import load_classes, load_model, save_model
+
+_SAVE = """
+import sys, time
+from pathlib import Path
+from frostline.quiet_tensorflow import keras
+from frostline.saving import save_model
+init = keras.initializers.GlorotUniform(seed=1)
+ballast = [object() for _ in range(int(sys.argv[2]))]  # moves later objects to other addresses
+inputs = keras.Input((4,))
+x = keras.layers.Dense(8, kernel_initializer=init)(inputs)
+save_model(keras.Model(inputs, keras.layers.Dense(1, kernel_initializer=init)(x)), Path(sys.argv[1]), ["cat", "dog"])
+"""
+
+
+def test_two_processes_save_the_same_bytes(tmp_path):
+    digests = set()
+    for number in range(2):
+        path = tmp_path / f"{number}.keras"
+        subprocess.run([sys.executable, "-c", _SAVE, str(path), str(1000 * number)], check=True)
+        digests.add(hashlib.sha256(path.read_bytes()).hexdigest())
+    assert len(digests) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.keras", "1.keras"]
+
+
+def test_what_is_loaded_is_what_was_saved_here_and_in_plain_keras(tmp_path):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, keras.layers.Dense(1)(keras.layers.Dense(3)(inputs)))
+    path = tmp_path / "model.keras"
+    save_model(model, path, ["cat", "dog"])
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    for loaded in (load_model(path), keras.models.load_model(path)):
+        np.testing.assert_array_equal(loaded(x), model(x))
+    assert load_classes(path) == ["cat", "dog"]
+
+
+def test_a_missing_or_broken_model_is_named(tmp_path):
+    with pytest.raises(FrostlineError, match=r"gone\.keras not found"):
+        load_model(tmp_path / "gone.keras")
+    (tmp_path / "broken.keras").write_bytes(b"not a model")
+    with pytest.raises(FrostlineError, match=r"broken\.keras is not a model"):
+        load_model(tmp_path / "broken.keras")
+
+
+def test_code_from_a_model_file_is_not_run(tmp_path):
+    inputs = keras.Input((4,))
+    path = tmp_path / "lambda.keras"
+    keras.Model(inputs, keras.layers.Lambda(lambda x: x * 2)(inputs)).save(path)
+    with pytest.raises(FrostlineError, match=r"lambda\.keras is not a model"):
+        load_model(path)

@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+
+from frostline.quiet_tensorflow import keras
+from frostline.training import EPOCH_COLUMNS, Examples, predict, score, train
+
+
+def make_model(seed=1):
+    init = keras.initializers.GlorotUniform(seed=seed)
+    inputs = keras.Input((6,))
+    x = keras.layers.Dense(16, activation="relu", kernel_initializer=init)(inputs)
+    x = keras.layers.Dropout(0.1, seed=seed)(x)
+    return keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid", kernel_initializer=init)(x))
+
+
+@pytest.fixture
+def examples():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(203, 6)).astype(np.float16)
+    labels = (features[:, 0] + 0.2 * rng.normal(size=203) > 0).astype(np.uint8)
+    return Examples([features[:150]], labels[:150]), Examples([features[150:]], labels[150:])
+
+
+def run(model, examples, **changes):
+    settings = {"phase": "transfer", "epochs": 3, "learning_rate": 0.01, "batch_size": 32, "seed": 1} | changes
+    return train(model, *examples, **settings)
+
+
+def test_it_learns(examples):
+    history = run(make_model(), examples, epochs=8)
+    assert history[-1]["train/loss"] < 0.7 * history[0]["train/loss"]
+    assert history[-1]["validation/accuracy"] > 0.85
+    assert [epoch["epoch"] for epoch in history] == list(range(1, 9))
+    assert all(tuple(epoch) == EPOCH_COLUMNS for epoch in history)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_one_others(examples):
+    first, second, other = make_model(), make_model(), make_model()
+    assert run(first, examples) == run(second, examples)
+    run(other, examples, seed=2)
+    for left, right in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert not np.array_equal(first.get_weights()[0], other.get_weights()[0])
+
+
+def test_one_epoch_is_one_pass_of_keras_own_training_in_that_order(examples):
+    """The same batches through `fit` without shuffling give the same losses: nothing is dropped or seen twice."""
+    from frostline.seeds import generator
+
+    model, reference = make_model(), make_model()
+    for each in (model, reference):
+        each.layers[2].rate = 0
+    history = run(model, examples, epochs=1)
+    order = generator(1, "shuffle", "transfer", 1).permutation(150)
+    rows = np.concatenate([np.sort(order[start : start + 32]) for start in range(0, 150, 32)])
+    reference.compile(keras.optimizers.Adam(0.01), "binary_crossentropy", metrics=["accuracy"])
+    inputs, targets = examples[0].batch(rows)
+    fitted = reference.fit(inputs, targets, batch_size=32, shuffle=False, verbose=0).history
+    assert history[0]["train/loss"] == pytest.approx(fitted["loss"][0], rel=1e-4)
+    assert history[0]["train/accuracy"] == pytest.approx(fitted["accuracy"][0], abs=1e-6)
+    assert history[0]["validation/loss"] == pytest.approx(
+        reference.evaluate(*examples[1].batch(slice(None)), verbose=0)[0], rel=1e-4
+    )
+
+
+def test_epochs_are_reported_as_they_come(examples):
+    seen = []
+    history = run(make_model(), examples, on_epoch=seen.append)
+    assert seen == history
+
+
+def test_predict_is_the_models_output_whatever_the_batch(examples):
+    model, (training, _) = make_model(), examples
+    expected = model(training.features[0].astype(np.float32)).numpy()[:, 0]
+    np.testing.assert_allclose(predict(model, training.features, batch_size=7), expected, rtol=1e-5)
+    assert predict(model, [training.features[0][:0]]).shape == (0,)
+
+
+def test_score_by_hand():
+    loss, accuracy = score(np.array([1, 0, 1]), np.array([0.8, 0.4, 0.3]))
+    assert loss == pytest.approx(-(np.log(0.8) + np.log(0.6) + np.log(0.3)) / 3)
+    assert accuracy == pytest.approx(2 / 3)
+    assert score(np.array([1]), np.array([0.0]))[0] == pytest.approx(-np.log(1e-7))
