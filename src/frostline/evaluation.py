@@ -1,0 +1,372 @@
+"""The two phases on the same test set: which is better, by how much, and whether that could be chance.
+
+Both phases predict P(second class). Every interval is a 95% percentile interval of the paired bootstrap
+(Efron & Tibshirani 1993, "An Introduction to the Bootstrap", ch. 13). It covers which pictures the test set
+happens to hold, not the luck of training: another seed gives another model.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy.stats import binomtest
+from sklearn import metrics
+
+from frostline.errors import FrostlineError
+from frostline.seeds import generator
+
+Phase = Literal["transfer", "finetune"]
+Outcome = Literal["better", "worse", "indistinguishable"]
+
+INTERVAL_FIGURES = ("log_loss", "accuracy", "roc_auc", "brier")
+"""The figures that get a 95% interval; the first decides the verdict."""
+
+_CLIP = 1e-7  # keras.config.epsilon(), which Keras' binary cross-entropy keeps from 0 and 1
+_BOOTSTRAP_CELLS = 2_000_000  # resamples x pictures held at once: about 100 MB
+
+
+@dataclass(frozen=True)
+class Interval:
+    low: float
+    high: float
+
+    def excludes_zero(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+Intervals = dict[str, dict[str, Interval]]
+"""``intervals["transfer" | "finetune" | "difference"][figure]``; undefined figures are absent."""
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Decisions that fine-tuning changed: `n_better` wrong → right, `n_worse` right → wrong."""
+
+    n_better: int
+    n_worse: int
+    p_value: float
+
+    @property
+    def n_changed(self) -> int:
+        return self.n_better + self.n_worse
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`outcome` of fine-tuning, the `winner` by test log loss, and both in words.
+
+    `title` answers in one clause, `detail` gives the numbers, `choice` says why `winner` wins.
+    """
+
+    outcome: Outcome
+    winner: Phase
+    title: str
+    detail: str
+    choice: str
+
+    @property
+    def headline(self) -> str:
+        return f"{self.title}: {self.detail}"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that the test set says; `figures` and `confusion` by phase, `difference` is finetune - transfer."""
+
+    pictures: int
+    threshold: float
+    figures: dict[str, dict[str, float]]
+    confusion: dict[str, np.ndarray]
+    difference: dict[str, float]
+    intervals: Intervals
+    decisions: McNemar
+    verdict: Verdict
+
+    def as_metrics(self) -> dict[str, dict[str, Any]]:
+        """Return plain numbers, six significant digits, nested as reports/metrics.json is.
+
+        The ends of a 95% interval are ``<figure>_low`` and ``<figure>_high``.
+        """
+        parts: dict[str, dict[str, Any]] = {}
+        for name, values in (*self.figures.items(), ("difference", self.difference)):
+            parts[name] = {figure: _rounded(value) for figure, value in values.items()}
+            for figure, interval in self.intervals[name].items():
+                parts[name][f"{figure}_low"] = _rounded(interval.low)
+                parts[name][f"{figure}_high"] = _rounded(interval.high)
+        parts["verdict"] = {
+            "outcome": self.verdict.outcome,
+            "winner": self.verdict.winner,
+            "decisions_better": self.decisions.n_better,
+            "decisions_worse": self.decisions.n_worse,
+            "mcnemar_p": _rounded(self.decisions.p_value),
+            "pictures": self.pictures,
+        }
+        return parts
+
+
+def evaluate(
+    labels: np.ndarray,
+    transfer: np.ndarray,
+    finetune: np.ndarray,
+    *,
+    threshold: float,
+    bins: int,
+    resamples: int,
+    seed: int,
+) -> Evaluation:
+    """Compare the phases' probabilities of the second class, both (N,), on `labels` (N,) 0 or 1.
+
+    A picture is decided to be of the second class above `threshold`, as Keras' accuracy decides.
+    Raises FrostlineError for an empty test set and for probabilities that are not numbers from 0 to 1.
+    """
+    labels = np.asarray(labels).astype(np.int64)
+    phases = {"transfer": np.asarray(transfer, np.float64), "finetune": np.asarray(finetune, np.float64)}
+    _check(labels, phases)
+    by_phase = {phase: figures(labels, p, threshold, bins) for phase, p in phases.items()}
+    before, after = by_phase["transfer"], by_phase["finetune"]
+    intervals = bootstrap_intervals(labels, **phases, threshold=threshold, resamples=resamples, seed=seed)
+    decisions = mcnemar(labels, **phases, threshold=threshold)
+    return Evaluation(
+        pictures=len(labels),
+        threshold=threshold,
+        figures=by_phase,
+        confusion={phase: confusion_matrix(labels, p, threshold) for phase, p in phases.items()},
+        difference={name: after[name] - before[name] for name in before if name in after},
+        intervals=intervals,
+        decisions=decisions,
+        verdict=verdict(before, after, intervals["difference"]["log_loss"], decisions),
+    )
+
+
+def _check(labels: np.ndarray, phases: Mapping[str, np.ndarray]) -> None:
+    if not len(labels):
+        raise FrostlineError("The test set is empty.\nAdd labelled pictures or raise preprocess.test.")
+    for phase, probabilities in phases.items():
+        if probabilities.shape != labels.shape:
+            raise ValueError(f"{phase}: {probabilities.shape} probabilities for {labels.shape} labels")
+        bad = int(np.sum(~((probabilities >= 0) & (probabilities <= 1))))
+        if bad:
+            raise FrostlineError(
+                f"The {phase} model's prediction is no probability for {bad} of {len(labels)} test pictures: "
+                f"training diverged.\nLower {phase}.learning_rate and run again."
+            )
+
+
+def figures(labels: np.ndarray, probabilities: np.ndarray, threshold: float, bins: int) -> dict[str, float]:
+    """Return log_loss, accuracy, roc_auc, average_precision, f1, brier and ece; inputs are (N,).
+
+    roc_auc and average_precision are absent where `labels` holds one class only, f1 where the second class is
+    neither present nor decided. log_loss clips to [1e-7, 1 - 1e-7] as Keras does. ece is the expected
+    calibration error of P(second class) (Naeini, Cooper & Hauskrecht 2015, "Obtaining well calibrated
+    probabilities using Bayesian binning") over `bins` equal-width bins (Guo et al. 2017, "On calibration of
+    modern neural networks"): it does not depend on `threshold`, and is what the reliability diagram shows.
+    """
+    decided = decide(probabilities, threshold)
+    found = {
+        "log_loss": float(np.mean(_log_losses(labels, probabilities))),
+        "accuracy": float(np.mean(decided == labels)),
+    }
+    if 0 < np.sum(labels) < len(labels):
+        found["roc_auc"] = float(metrics.roc_auc_score(labels, probabilities))
+        found["average_precision"] = float(metrics.average_precision_score(labels, probabilities))
+    if np.any(labels) or np.any(decided):
+        found["f1"] = float(metrics.f1_score(labels, decided))
+    found["brier"] = float(np.mean((probabilities - labels) ** 2))
+    predicted, observed, counts = reliability(labels, probabilities, bins)
+    found["ece"] = float(np.sum(counts * np.abs(observed - predicted)) / len(labels))
+    return found
+
+
+def decide(probabilities: np.ndarray, threshold: float) -> np.ndarray:
+    """The decided class of each picture, (N,) int64: 1 above `threshold`, else 0."""
+    return (probabilities > threshold).astype(np.int64)
+
+
+def _log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    clipped = np.clip(probabilities, _CLIP, 1 - _CLIP)
+    losses: np.ndarray = -np.where(labels == 1, np.log(clipped), np.log1p(-clipped))
+    return losses
+
+
+def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return mean predicted probability, observed share of the second class and count of each filled bin.
+
+    `bins` bins of equal width over [0, 1], open below and closed above (Guo et al. 2017), the first closed.
+    """
+    edges = np.linspace(0, 1, bins + 1)
+    index = np.searchsorted(edges[1:-1], probabilities)
+    counts = np.bincount(index, minlength=bins)
+    filled = counts > 0
+    predicted = np.bincount(index, probabilities, minlength=bins)[filled] / counts[filled]
+    observed = np.bincount(index, labels, minlength=bins)[filled] / counts[filled]
+    return predicted, observed, counts[filled]
+
+
+def confusion_matrix(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> np.ndarray:
+    """Count pictures, (2, 2) int64: rows are the actual class, columns the decided one."""
+    decided = decide(probabilities, threshold)
+    return np.bincount(2 * np.asarray(labels, np.int64) + decided, minlength=4).reshape(2, 2)
+
+
+def bootstrap_intervals(
+    labels: np.ndarray,
+    transfer: np.ndarray,
+    finetune: np.ndarray,
+    *,
+    threshold: float,
+    resamples: int,
+    seed: int,
+) -> Intervals:
+    """Return 95% percentile intervals of INTERVAL_FIGURES for each phase and for finetune - transfer.
+
+    Each resample draws N pictures with replacement, the same for both phases: the difference is paired.
+    roc_auc leaves out resamples that hold one class only, and is absent where `labels` does.
+    """
+    count, two_classes = len(labels), 0 < np.sum(labels) < len(labels)
+    per_picture = {
+        phase: np.stack(
+            [_log_losses(labels, p), decide(p, threshold) == labels, (p - labels) ** 2],
+            axis=1,
+            dtype=np.float64,
+        )
+        for phase, p in (("transfer", transfer), ("finetune", finetune))
+    }
+    # The difference is taken per picture: equal predictions then differ by exactly 0, free of rounding.
+    per_picture["difference"] = per_picture["finetune"] - per_picture["transfer"]
+    columns = np.concatenate(list(per_picture.values()), axis=1)
+
+    rng, means, areas = generator(seed, "bootstrap"), [], []
+    chunk = max(1, _BOOTSTRAP_CELLS // count)
+    for start in range(0, resamples, chunk):
+        size = min(chunk, resamples - start)
+        cells = rng.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
+        times = np.bincount(cells.ravel(), minlength=size * count).reshape(size, count).astype(np.float64)
+        means.append(times @ columns / count)
+        if two_classes:
+            areas.append([_roc_aucs(times, labels, p) for p in (transfer, finetune)])
+
+    mean = np.concatenate(means).reshape(resamples, 3, 3)
+    samples = {
+        part: dict(zip(("log_loss", "accuracy", "brier"), mean[:, i].T, strict=True))
+        for i, part in enumerate(per_picture)
+    }
+    if two_classes:
+        before, after = np.concatenate(areas, axis=1)
+        for part, area in (("transfer", before), ("finetune", after), ("difference", after - before)):
+            samples[part]["roc_auc"] = area[~np.isnan(area)]
+    return {
+        part: {name: _interval(drawn[name]) for name in INTERVAL_FIGURES if name in drawn}
+        for part, drawn in samples.items()
+    }
+
+
+def _roc_aucs(times: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Areas under the ROC curve, (R,), of R resamples that hold picture i `times` (R, N) [:, i] times.
+
+    The Mann-Whitney form: the share of (first, second) class pairs that are in order, ties count half
+    (Hanley & McNeil 1982). NaN where a resample holds one class only.
+    """
+    order = np.argsort(probabilities, kind="stable")
+    starts = np.flatnonzero(np.diff(probabilities[order], prepend=-1.0))  # of each run of equal probabilities
+    sorted_times, second = times[:, order], labels[order] == 1
+    positives = np.add.reduceat(sorted_times * second, starts, axis=1)
+    negatives = np.add.reduceat(sorted_times * ~second, starts, axis=1)
+    below = np.cumsum(negatives, axis=1) - negatives / 2
+    pairs = positives.sum(axis=1) * negatives.sum(axis=1)
+    ordered: np.ndarray = np.einsum("rg,rg->r", positives, below)
+    areas = np.full(len(pairs), np.nan)
+    np.divide(ordered, pairs, out=areas, where=pairs > 0)
+    return areas
+
+
+def _interval(samples: np.ndarray) -> Interval:
+    low, high = np.percentile(samples, [2.5, 97.5])
+    return Interval(float(low), float(high))
+
+
+def mcnemar(labels: np.ndarray, transfer: np.ndarray, finetune: np.ndarray, threshold: float) -> McNemar:
+    """The exact two-sided McNemar test of the two phases' decisions (McNemar 1947; the binomial form).
+
+    Under chance alone a changed decision is as likely for the better as for the worse.
+    """
+    better, worse = changed_decisions(labels, transfer, finetune, threshold)
+    changed = len(better) + len(worse)
+    p_value = float(binomtest(len(better), changed, 0.5).pvalue) if changed else 1.0
+    return McNemar(len(better), len(worse), p_value)
+
+
+def changed_decisions(
+    labels: np.ndarray, transfer: np.ndarray, finetune: np.ndarray, threshold: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows that fine-tuning set right and those it got wrong, the largest change first."""
+    before, after = decide(transfer, threshold) == labels, decide(finetune, threshold) == labels
+    order = np.argsort(-np.abs(finetune - transfer), kind="stable")
+    return order[(after & ~before)[order]], order[(before & ~after)[order]]
+
+
+def surest_mistakes(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> np.ndarray:
+    """Return the rows of wrong decisions, the least probable actual class first."""
+    order = np.argsort(-np.abs(probabilities - labels), kind="stable")
+    mistakes: np.ndarray = order[(decide(probabilities, threshold) != labels)[order]]
+    return mistakes
+
+
+def verdict(
+    transfer: Mapping[str, float], finetune: Mapping[str, float], difference: Interval, decisions: McNemar
+) -> Verdict:
+    """Judge fine-tuning by the phases' `figures` and the 95% interval of the log-loss `difference`.
+
+    Better or worse where the interval excludes 0, else indistinguishable from chance. The winner has the
+    lower test log loss; a tie goes to transfer, the simpler model.
+    """
+    before, after = transfer["log_loss"], finetune["log_loss"]
+    outcome: Outcome = "indistinguishable"
+    if difference.excludes_zero():
+        outcome = "better" if difference.high < 0 else "worse"
+    title = {
+        "better": "Fine-tuning was worth it",
+        "worse": "Fine-tuning made it worse",
+        "indistinguishable": "No difference that could not be chance",
+    }[outcome]
+
+    digits = decimals(after - before, difference.low, difference.high)
+    n_changed = decisions.n_changed
+    changes = f"{decisions.n_better} of {n_changed} changed decision{'s' * (n_changed > 1)} for the better"
+    changes += f" (McNemar {p_text(decisions.p_value)})"
+    detail = (
+        f"log loss {before:.{digits}f} → {after:.{digits}f} (difference {signed(after - before, digits)}, "
+        f"95% CI {signed(difference.low, digits)} to {signed(difference.high, digits)}); "
+        f"accuracy {transfer['accuracy']:.3f} → {finetune['accuracy']:.3f}; "
+        f"{changes if n_changed else 'no decision changed'}."
+    )
+
+    winner: Phase = "finetune" if after < before else "transfer"
+    if after == before:
+        choice = "Both phases have the same test log loss; a tie goes to transfer, the simpler model."
+    else:
+        choice = f"The {'fine-tuned' if winner == 'finetune' else winner} model has the lower test log loss"
+        choice += ", but that could be chance." if outcome == "indistinguishable" else "."
+    return Verdict(outcome, winner, title, detail, choice)
+
+
+def decimals(*values: float) -> int:
+    """Decimals, 3 to 6, with which no value but 0 looks like 0."""
+    return next((d for d in (3, 4, 5) if all(v == 0 or abs(round(v, d)) > 0 for v in values)), 6)
+
+
+def signed(value: float, digits: int) -> str:
+    """Return `value` with its sign, which is a true minus where negative and absent where it reads as 0."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
+
+
+def p_text(p_value: float) -> str:
+    """A p value as a clause: ``p = 0.06``, ``p < 0.001``."""
+    if p_value < 0.001:
+        return "p < 0.001"
+    return f"p = {p_value:.3f}" if p_value < 0.01 else f"p = {p_value:.2f}"
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}") + 0.0  # + 0.0: no negative zero

@@ -1,0 +1,246 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+from sklearn import metrics
+from sklearn.calibration import calibration_curve
+
+from frostline.errors import FrostlineError
+from frostline.evaluation import (
+    Interval,
+    McNemar,
+    _roc_aucs,
+    bootstrap_intervals,
+    changed_decisions,
+    confusion_matrix,
+    evaluate,
+    figures,
+    mcnemar,
+    reliability,
+    surest_mistakes,
+    verdict,
+)
+from frostline.files import read_json, write_json
+from frostline.seeds import generator
+
+
+def noisy(count: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Labels, and probabilities that know them up to `noise`."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, count)
+    return labels, 1 / (1 + np.exp(-(4 * labels - 2 + rng.normal(0, noise, count))))
+
+
+def test_figures_equal_scikit_learns() -> None:
+    labels, probabilities = noisy(500, 2.5)
+    probabilities = probabilities.round(2)  # ties
+    decided = probabilities > 0.4
+    found = figures(labels, probabilities, threshold=0.4, bins=10)
+    expected = {
+        "log_loss": metrics.log_loss(labels, np.clip(probabilities, 1e-7, 1 - 1e-7)),
+        "accuracy": metrics.accuracy_score(labels, decided),
+        "roc_auc": metrics.roc_auc_score(labels, probabilities),
+        "average_precision": metrics.average_precision_score(labels, probabilities),
+        "f1": metrics.f1_score(labels, decided),
+        "brier": metrics.brier_score_loss(labels, probabilities),
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-12)
+    assert list(found) == [*expected, "ece"]
+    assert confusion_matrix(labels, probabilities, 0.4).tolist() == (metrics.confusion_matrix(labels, decided).tolist())
+
+
+def test_expected_calibration_error_by_hand() -> None:
+    # Two bins: {0.1, 0.5} with 0 of 2 of the second class, {0.6, 0.8} with 1 of 2; an edge counts below.
+    labels, probabilities = np.array([0, 0, 1, 0]), np.array([0.1, 0.5, 0.6, 0.8])
+    expected = (2 * abs(0 - 0.3) + 2 * abs(0.5 - 0.7)) / 4
+    assert figures(labels, probabilities, 0.5, bins=2)["ece"] == pytest.approx(expected)
+
+
+def test_reliability_has_the_bins_of_scikit_learns_calibration_curve() -> None:
+    labels, probabilities = noisy(40, 2)
+    observed, predicted = calibration_curve(labels, probabilities, n_bins=15, strategy="uniform")
+    found = reliability(labels, probabilities, 15)
+    np.testing.assert_allclose(found[0], predicted)
+    np.testing.assert_allclose(found[1], observed)
+    assert found[2].sum() == 40
+    assert found[2].min() > 0
+
+
+def test_sure_and_wrong_costs_what_keras_says() -> None:
+    found = figures(np.array([1, 0]), np.array([0.0, 1.0]), 0.5, 15)
+    assert found["log_loss"] == pytest.approx(-math.log(1e-7), rel=1e-6)
+    assert found["brier"] == 1
+    assert (found["accuracy"], found["roc_auc"]) == (0, 0)
+
+
+def test_a_probability_at_the_threshold_is_decided_as_the_first_class() -> None:
+    assert confusion_matrix(np.array([0, 1]), np.array([0.5, 0.5]), 0.5).tolist() == [[1, 0], [1, 0]]
+
+
+@pytest.mark.parametrize(("label", "absent"), [(0, {"roc_auc", "average_precision", "f1"}), (1, set())])
+def test_undefined_figures_are_absent(label: int, absent: set[str]) -> None:
+    labels, low = np.full(5, label), np.full(5, 0.2)
+    found = figures(labels, low, 0.5, 15)
+    assert not found.keys() & (absent | {"roc_auc", "average_precision"})
+    assert ("f1" in found) == (label == 1)
+    result = evaluate(labels, low, low / 2, threshold=0.5, bins=15, resamples=100, seed=1)
+    for part in result.as_metrics().values():
+        assert all(not isinstance(value, float) or math.isfinite(value) for value in part.values())
+    assert "roc_auc" not in result.intervals["difference"]
+
+
+def test_weighted_areas_equal_scikit_learns_on_the_resampled_rows() -> None:
+    labels, probabilities = noisy(60, 3)
+    probabilities = probabilities.round(1)  # many ties
+    rows = np.random.default_rng(1).integers(60, size=(20, 60))
+    times = np.stack([np.bincount(r, minlength=60) for r in rows]).astype(float)
+    expected = [metrics.roc_auc_score(labels[r], probabilities[r]) for r in rows]
+    np.testing.assert_allclose(_roc_aucs(times, labels, probabilities), expected)
+    one_class = (labels == 1).astype(float)[None]
+    assert np.isnan(_roc_aucs(one_class, labels, probabilities)).all()
+
+
+def test_intervals_equal_a_plain_loop_with_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels, transfer = noisy(50, 3)
+    finetune = noisy(50, 2)[1]
+    whole = bootstrap_intervals(labels, transfer, finetune, threshold=0.5, resamples=100, seed=7)
+    monkeypatch.setattr("frostline.evaluation._BOOTSTRAP_CELLS", 1000)  # in chunks of 20 resamples
+    chunked = bootstrap_intervals(labels, transfer, finetune, threshold=0.5, resamples=100, seed=7)
+
+    rng, drawn = generator(7, "bootstrap"), []
+    for _ in range(100):
+        rows = rng.integers(50, size=50)
+        before, after = (figures(labels[rows], p[rows], 0.5, 15) for p in (transfer, finetune))
+        drawn.append({name: after[name] - before[name] for name in ("log_loss", "accuracy", "roc_auc", "brier")})
+    for intervals in (whole, chunked):
+        for name, interval in intervals["difference"].items():
+            expected = np.percentile([row[name] for row in drawn], [2.5, 97.5])
+            assert (interval.low, interval.high) == pytest.approx(tuple(expected), abs=1e-12)
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+    truth, hits, trials = norm.cdf(2 / 2.0), 0, 200
+    for seed in range(trials):
+        labels, probabilities = noisy(200, 2.0, seed)
+        found = bootstrap_intervals(labels, probabilities, probabilities, threshold=0.5, resamples=200, seed=seed)
+        interval = found["transfer"]["accuracy"]
+        hits += interval.low <= truth <= interval.high
+    assert 0.88 <= hits / trials <= 0.99
+
+
+def test_the_paired_difference_is_narrower_than_the_phases_suggest() -> None:
+    labels, transfer = noisy(400, 3)
+    finetune = np.clip(transfer + 0.05 * (2 * labels - 1), 0, 1)
+    found = bootstrap_intervals(labels, transfer, finetune, threshold=0.5, resamples=500, seed=1)
+    width = {part: found[part]["brier"].high - found[part]["brier"].low for part in found}
+    assert width["difference"] < width["transfer"] / 3
+    assert found["difference"]["brier"].high < 0
+
+
+def test_mcnemar_by_hand() -> None:
+    # 8 set right, 2 got wrong: 2 * (C(10,0) + C(10,1) + C(10,2)) / 2^10 = 112 / 1024.
+    labels = np.ones(12)
+    transfer = np.array([0.1] * 8 + [0.9] * 4)
+    finetune = np.array([0.9] * 8 + [0.1] * 2 + [0.9] * 2)
+    found = mcnemar(labels, transfer, finetune, 0.5)
+    assert (found.n_better, found.n_worse) == (8, 2)
+    assert found.p_value == pytest.approx(112 / 1024)
+    assert mcnemar(labels, transfer, transfer, 0.5) == McNemar(0, 0, 1.0)
+
+
+def test_rows_for_the_galleries() -> None:
+    labels = np.array([1, 1, 0, 0, 1])
+    transfer = np.array([0.4, 0.1, 0.2, 0.4, 0.9])
+    finetune = np.array([0.6, 0.9, 0.7, 0.3, 0.8])
+    better, worse = changed_decisions(labels, transfer, finetune, 0.5)
+    assert (better.tolist(), worse.tolist()) == ([1, 0], [2])
+    assert surest_mistakes(labels, transfer, 0.5).tolist() == [1, 0]
+
+
+BASE = {"log_loss": 0.071, "accuracy": 0.95}
+
+
+def test_verdict_worth_it() -> None:
+    found = verdict(BASE, {"log_loss": 0.052, "accuracy": 0.97}, Interval(-0.027, -0.010), McNemar(14, 5, 0.0636))
+    assert (found.outcome, found.winner) == ("better", "finetune")
+    assert found.headline == (
+        "Fine-tuning was worth it: log loss 0.071 → 0.052 (difference −0.019, 95% CI −0.027 to −0.010); "
+        "accuracy 0.950 → 0.970; 14 of 19 changed decisions for the better (McNemar p = 0.06)."
+    )
+    assert found.choice == "The fine-tuned model has the lower test log loss."
+
+
+def test_verdict_worse() -> None:
+    found = verdict(BASE, {"log_loss": 0.09, "accuracy": 0.91}, Interval(0.00004, 0.04), McNemar(0, 1, 0.00001))
+    assert (found.outcome, found.winner) == ("worse", "transfer")
+    assert found.headline == (  # as many decimals as the interval's end needs
+        "Fine-tuning made it worse: log loss 0.07100 → 0.09000 (difference +0.01900, 95% CI +0.00004 to +0.04000); "
+        "accuracy 0.950 → 0.910; 0 of 1 changed decision for the better (McNemar p < 0.001)."
+    )
+
+
+def test_verdict_chance_and_tie() -> None:
+    ahead = verdict(BASE, {"log_loss": 0.07, "accuracy": 0.95}, Interval(-0.01, 0.008), McNemar(2, 2, 1.0))
+    assert (ahead.outcome, ahead.winner) == ("indistinguishable", "finetune")
+    assert ahead.headline.startswith("No difference that could not be chance: log loss 0.071 → 0.070")
+    assert ahead.choice == "The fine-tuned model has the lower test log loss, but that could be chance."
+    tie = verdict(BASE, BASE, Interval(0, 0), McNemar(0, 0, 1.0))
+    assert (tie.outcome, tie.winner) == ("indistinguishable", "transfer")
+    assert "(difference 0.000, 95% CI 0.000 to 0.000)" in tie.headline
+    assert tie.headline.endswith("; no decision changed.")
+    assert tie.choice.endswith("a tie goes to transfer, the simpler model.")
+
+
+@pytest.mark.parametrize("count", [2, 86, 3750])
+def test_identical_predictions_differ_by_exactly_nothing(count: int) -> None:
+    labels, probabilities = noisy(count, 3, seed=3)
+    labels[:2] = 0, 1
+    result = evaluate(labels, probabilities, probabilities.copy(), threshold=0.5, bins=15, resamples=200, seed=42)
+    assert set(result.difference.values()) == {0}
+    assert all(interval == Interval(0, 0) for interval in result.intervals["difference"].values())
+    assert (result.verdict.outcome, result.verdict.winner) == ("indistinguishable", "transfer")
+
+
+def test_a_real_difference_is_found_and_one_of_the_wrong_sign_too() -> None:
+    labels, transfer = noisy(300, 4)
+    finetune = noisy(300, 1)[1]
+    settings: dict[str, Any] = {"threshold": 0.5, "bins": 15, "resamples": 500, "seed": 42}
+    assert evaluate(labels, transfer, finetune, **settings).verdict.outcome == "better"
+    assert evaluate(labels, finetune, transfer, **settings).verdict.outcome == "worse"
+
+
+def test_metrics_are_plain_numbers_of_both_phases_and_the_seed_decides_them(tmp_path: Path) -> None:
+    labels, transfer = noisy(90, 3)
+    finetune = noisy(90, 2)[1]
+
+    def found(seed: int) -> dict[str, dict[str, Any]]:
+        return evaluate(
+            labels.astype(np.uint8), transfer, finetune, threshold=0.5, bins=15, resamples=200, seed=seed
+        ).as_metrics()
+
+    result = found(1)
+    assert list(result) == ["transfer", "finetune", "difference", "verdict"]
+    before, after, difference = (result[part] for part in ("transfer", "finetune", "difference"))
+    assert before["accuracy_low"] <= before["accuracy"] <= before["accuracy_high"]
+    assert after["brier"] - before["brier"] == pytest.approx(difference["brier"], rel=1e-4)
+    assert result["verdict"]["winner"] == "finetune"
+    assert result["verdict"]["pictures"] == 90
+    write_json(tmp_path / "metrics.json", result)
+    assert read_json(tmp_path / "metrics.json") == result
+    np.random.seed(3)  # global state must not matter
+    assert found(1) == result
+    assert found(2) != result
+
+
+def test_unusable_predictions_say_which_phase_and_what_to_do() -> None:
+    labels, probabilities = noisy(10, 1)
+    diverged = probabilities.copy()
+    diverged[:3] = np.nan, 1.5, -0.1
+    settings: dict[str, Any] = {"threshold": 0.5, "bins": 15, "resamples": 100, "seed": 1}
+    with pytest.raises(FrostlineError, match=r"finetune model.* for 3 of 10 .*\n.*finetune\.learning_rate"):
+        evaluate(labels, probabilities, diverged, **settings)
+    with pytest.raises(FrostlineError, match="test set is empty"):
+        evaluate(labels[:0], probabilities[:0], probabilities[:0], **settings)
