@@ -1,0 +1,100 @@
+import hashlib
+import io
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from frostline.files import sha256_of
+from frostline.sample import draw_archive, draw_pictures
+
+PICTURES, UNLABELLED = 31, 12
+
+
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sample") / "raw" / "archive.zip"
+    draw_archive(path, PICTURES, UNLABELLED, seed=1)
+    return path
+
+
+def members(archive: Path, inner: str) -> dict[str, bytes]:
+    with zipfile.ZipFile(archive) as outer, zipfile.ZipFile(io.BytesIO(outer.read(inner))) as file:
+        return {name: file.read(name) for name in file.namelist()}
+
+
+def test_archive_has_kaggles_layout_and_half_of_each_class(archive: Path) -> None:
+    with zipfile.ZipFile(archive) as outer:
+        assert sorted(outer.namelist()) == ["sample_submission.csv", "test.zip", "train.zip"]
+        answers = outer.read("sample_submission.csv").decode().splitlines()
+    assert answers == ["id,label", *(f"{n},0.5" for n in range(1, UNLABELLED + 1))]
+    cats = [f"train/cat.{n}.jpg" for n in range(16)]
+    dogs = [f"train/dog.{n}.jpg" for n in range(15)]
+    assert list(members(archive, "train.zip")) == cats + dogs
+    assert list(members(archive, "test.zip")) == [f"test/{n}.jpg" for n in range(1, UNLABELLED + 1)]
+    assert [file.name for file in archive.parent.iterdir()] == ["archive.zip"]
+
+
+def test_every_picture_is_a_jpeg_of_its_own_with_sides_from_150_to_600(archive: Path) -> None:
+    pictures = members(archive, "train.zip") | members(archive, "test.zip")
+    sizes = set()
+    for content in pictures.values():
+        with Image.open(io.BytesIO(content)) as picture:
+            picture.load()
+            assert (picture.format, picture.mode) == ("JPEG", "RGB")
+            assert all(150 <= side <= 600 for side in picture.size)
+            sizes.add(picture.size)
+    assert len({hashlib.sha256(content).digest() for content in pictures.values()}) == len(pictures)
+    assert len(sizes) > len(pictures) / 2
+    assert any(width > height for width, height in sizes)
+    assert any(width < height for width, height in sizes)
+
+
+def test_same_seed_gives_the_same_bytes_in_another_process(archive: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again.zip"
+    code = (
+        "import pathlib, sys; from frostline.sample import draw_archive; "
+        f"draw_archive(pathlib.Path(sys.argv[1]), {PICTURES}, {UNLABELLED}, seed=1)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(again)], check=True)
+    assert sha256_of(again) == sha256_of(archive)
+
+
+def test_another_seed_gives_other_pictures(archive: Path, tmp_path: Path) -> None:
+    draw_archive(tmp_path / "other.zip", 4, 0, seed=2)
+    other, same = members(tmp_path / "other.zip", "train.zip"), members(archive, "train.zip")
+    assert other.keys() < same.keys()
+    assert all(other[name] != same[name] for name in other)
+    assert members(tmp_path / "other.zip", "test.zip") == {}
+
+
+def test_a_picture_does_not_depend_on_how_many_are_drawn(archive: Path, tmp_path: Path) -> None:
+    draw_archive(tmp_path / "few.zip", 4, 1, seed=1)
+    few = members(tmp_path / "few.zip", "train.zip") | members(tmp_path / "few.zip", "test.zip")
+    assert few.items() <= (members(archive, "train.zip") | members(archive, "test.zip")).items()
+
+
+def test_colour_alone_does_not_tell_the_classes_apart() -> None:
+    pictures = draw_pictures(120, 64, seed=5)
+    colours = pictures.mean(axis=(1, 2))
+    cats, dogs = colours[0::2], colours[1::2]
+    gap = np.abs(cats.mean(axis=0) - dogs.mean(axis=0))
+    assert (gap < 0.5 * colours.std(axis=0)).all()
+
+
+def test_drawn_pictures_have_the_stated_shape_and_repeat() -> None:
+    pictures = draw_pictures(3, 75, seed=1)
+    assert pictures.shape == (3, 75, 75, 3)
+    assert pictures.dtype == np.uint8
+    np.testing.assert_array_equal(pictures, draw_pictures(3, 75, seed=1))
+    assert (pictures != draw_pictures(3, 75, seed=2)).any(axis=(1, 2, 3)).all()
+
+
+def test_importing_the_fetch_stages_modules_loads_no_tensorflow() -> None:
+    code = "import sys, frostline.sample, frostline.random_weights; print({'tensorflow', 'keras'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert result.stdout.strip() == "set()"
