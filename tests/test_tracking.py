@@ -1,0 +1,183 @@
+"""Runs in a real SQLite store."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from frostline import tracking
+from frostline.config import compose_conf
+from frostline.errors import FrostlineError
+
+EPOCHS = [{"epoch": n, "train/loss": 1 / n, "validation/loss": 2 / n} for n in (1, 2)]
+
+
+@pytest.fixture
+def settings(project, monkeypatch):
+    # MLflow keeps one store per address and process, so each test needs an address of its own.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlruns/mlflow.db")
+    return compose_conf()
+
+
+@pytest.fixture
+def model(tmp_path):
+    path = tmp_path / "model.keras"
+    path.write_bytes(b"a model")
+    return path
+
+
+def runs(pipeline):
+    found = mlflow.MlflowClient().search_runs([pipeline.experiment_id], order_by=["attributes.start_time ASC"])
+    return {run.info.run_name: run for run in found} if len({r.info.run_name for r in found}) == len(found) else found
+
+
+def test_a_pipelines_phases_lie_below_one_parent_with_the_same_metric_names(settings, model):
+    pipeline = tracking.open_pipeline(settings, "data digest")
+    for phase in ("transfer", "finetune"):
+        with tracking.phase_run(phase, pipeline):
+            tracking.log_data("sample", "drawn", "0" * 64, context="training")
+            for epoch in EPOCHS:
+                tracking.log_epoch(epoch)
+            tracking.tag_model(model)
+            tracking.log_files(model)
+    found = runs(pipeline)
+    assert set(found) == {"sample-random", "sample-random transfer", "sample-random finetune"}
+    parent = found["sample-random"]
+    for phase in ("transfer", "finetune"):
+        run = found[f"sample-random {phase}"]
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.info.status == "FINISHED"
+        assert run.data.metrics == {"train/loss": 0.5, "validation/loss": 1.0}
+        assert run.data.params["transfer.learning_rate"] == "0.001"
+        assert run.data.params["model.cut_layer"] == "mixed7"
+        assert run.data.tags["frostline.phase"] == phase
+        assert run.data.tags["frostline.experiment"] == "sample-random"
+        assert run.inputs.dataset_inputs[0].dataset.digest == "0" * 32
+        history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "train/loss")
+        assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5)]
+    assert Path("mlruns/mlflow.db").is_file()
+    assert list(Path("mlruns/artifacts").rglob("model.keras"))
+
+
+def test_the_commit_is_a_tag(settings):
+    subprocess.run(["git", "init", "-q", "."], check=True)
+    subprocess.run(
+        ["git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "x"], check=True
+    )
+    head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+    pipeline = tracking.open_pipeline(settings, "data")
+    with tracking.phase_run("transfer", pipeline) as run_id:
+        pass
+    assert mlflow.get_run(run_id).data.tags["frostline.git_commit"] == head
+
+
+def test_a_second_run_of_the_same_settings_is_a_new_pipeline(settings):
+    pipeline = tracking.open_pipeline(settings, "data")
+    parents = []
+    for phase in ("transfer", "finetune", "transfer", "finetune"):
+        with tracking.phase_run(phase, pipeline) as run_id:
+            parents.append(mlflow.get_run(run_id).data.tags["mlflow.parentRunId"])
+    assert parents[0] == parents[1]
+    assert parents[2] == parents[3]
+    assert parents[0] != parents[2]
+
+
+def test_other_settings_or_data_are_another_pipeline(settings, project):
+    one = tracking.open_pipeline(settings, "data")
+    assert one.key == tracking.open_pipeline(settings, "data").key
+    assert one.key != tracking.open_pipeline(settings, "other data").key
+    assert one.key != tracking.open_pipeline(compose_conf(["transfer.epochs=3"]), "data").key
+    assert tracking.open_pipeline(settings, "data", group="sweep").key != one.key
+
+
+def test_a_failed_run_is_failed_and_an_interrupted_one_killed(settings):
+    pipeline = tracking.open_pipeline(settings, "data")
+    ids = []
+    for error in (RuntimeError, KeyboardInterrupt):
+        with pytest.raises(error), tracking.phase_run("transfer", pipeline) as run_id:
+            ids.append(run_id)
+            raise error
+    assert [mlflow.get_run(run_id).info.status for run_id in ids] == ["FAILED", "KILLED"]
+
+
+_KILLED = """
+import os, signal
+from frostline import tracking
+from frostline.config import compose_conf
+with tracking.phase_run("transfer", tracking.open_pipeline(compose_conf(), "data")):
+    tracking.log_epoch({"epoch": 1, "train/loss": 1.0})
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_a_killed_process_left_running_is_closed_and_not_taken_for_a_result(settings):
+    assert subprocess.run([sys.executable, "-c", _KILLED]).returncode == -signal.SIGKILL
+    pipeline = tracking.open_pipeline(settings, "data")
+    with tracking.phase_run("transfer", pipeline):
+        pass
+    children = [run for run in runs(pipeline) if run.data.tags["frostline.phase"] == "transfer"]
+    assert sorted(run.info.status for run in children) == ["FINISHED", "KILLED"]
+    assert len({run.data.tags["mlflow.parentRunId"] for run in children}) == 1
+
+
+def test_a_phase_is_found_by_its_model_or_logged_as_restored(settings, model, tmp_path):
+    pipeline = tracking.open_pipeline(settings, "data")
+    with tracking.phase_run("transfer", pipeline) as made:
+        tracking.tag_model(model)
+    assert tracking.find_or_restore("transfer", pipeline, model, EPOCHS) == made
+
+    restored = tracking.find_or_restore("finetune", pipeline, model, EPOCHS)
+    run = mlflow.get_run(restored)
+    assert run.data.tags["frostline.restored"] == "true"
+    assert run.data.tags["mlflow.parentRunId"] == mlflow.get_run(made).data.tags["mlflow.parentRunId"]
+    assert run.data.metrics["validation/loss"] == 1.0
+    assert run.info.status == "FINISHED"
+    assert tracking.find_or_restore("finetune", pipeline, model, EPOCHS) == restored
+
+    model.write_bytes(b"another model")
+    assert tracking.find_or_restore("transfer", pipeline, model, EPOCHS) != made
+
+
+def test_no_credential_reaches_the_store(settings, monkeypatch, tmp_path):
+    secrets = ["s3cret-user", "s3cret-password", "s3cret-token", "s3cret-kaggle"]
+    monkeypatch.setenv("KAGGLE_USERNAME", "s3cret-user")
+    monkeypatch.setenv("KAGGLE_KEY", "s3cret-kaggle")
+    settings = compose_conf(
+        [
+            "data=filtered",
+            "data.url='https://s3cret-user:s3cret-password@example.com/a.zip?token=s3cret-token'",
+            "tracking.experiment=one",
+        ]
+    )
+    pipeline = tracking.open_pipeline(settings, "data")
+    with tracking.phase_run("transfer", pipeline) as run_id:
+        tracking.log_data(settings.data.source, settings.data.depends_on, "0" * 64, context="training")
+        tracking.describe(run_id, "text")
+    assert mlflow.get_run(run_id).data.params["data.url"] == "https://example.com/a.zip"
+    for path in Path("mlruns").rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert not [secret for secret in secrets if secret.encode() in content], path
+
+
+def test_an_unreachable_server_is_one_clear_error_without_its_password(settings, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:s3cret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(FrostlineError) as raised:
+        tracking.open_pipeline(settings, "data")
+    message = str(raised.value)
+    assert "http://127.0.0.1:9 cannot be used" in message
+    assert "MLFLOW_TRACKING_URI" in message
+    assert "s3cret" not in message
+    assert len(message.splitlines()) == 2
+
+
+def test_the_environments_store_wins(settings, monkeypatch, tmp_path):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/elsewhere/runs.db")
+    with tracking.phase_run("transfer", tracking.open_pipeline(settings, "data")):
+        pass
+    assert (tmp_path / "elsewhere" / "runs.db").is_file()
+    assert not Path("mlruns").exists()
