@@ -37,7 +37,7 @@ def write_all(folder: Path) -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (5, 20, 20, 3), dtype=np.uint8)
     captions = [plots.picture_caption(f"train/cat.{n}.jpg", 0, 0.1, 0.9, CLASSES) for n in range(5)]
     plots.picture_grid(folder / "grid.png", pictures, captions)
-    plots.write_dvc_plots(folder, *both, threshold=0.5, bins=15, classes=CLASSES)
+    plots.write_dvc_plots(folder, *both[:2], threshold=0.5, bins=15, classes=CLASSES)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -82,36 +82,30 @@ def test_each_phase_has_its_colour_in_every_chart(tmp_path: Path) -> None:
 
 def test_dvc_curves_enclose_scikit_learns_areas_with_few_points(tmp_path: Path) -> None:
     labels, *both = predictions(20_000)
-    plots.write_dvc_plots(tmp_path, labels, *both, threshold=0.5, bins=15, classes=CLASSES)
-    roc, precision_recall = rows(tmp_path / "roc.csv"), rows(tmp_path / "precision_recall.csv")
-    assert len(roc) <= 1000
-    assert len(precision_recall) <= 1000
-    for phase, probabilities in zip(("transfer", "finetune"), both, strict=True):
+    for probabilities in both:
+        plots.write_dvc_plots(tmp_path, labels, probabilities, threshold=0.5, bins=15, classes=CLASSES)
         for table, x, y, expected in (
-            (roc, "fpr", "tpr", metrics.roc_auc_score(labels, probabilities)),
-            (precision_recall, "recall", "precision", metrics.average_precision_score(labels, probabilities)),
+            (rows(tmp_path / "roc.csv"), "fpr", "tpr", metrics.roc_auc_score(labels, probabilities)),
+            (
+                rows(tmp_path / "precision_recall.csv"),
+                "recall",
+                "precision",
+                metrics.average_precision_score(labels, probabilities),
+            ),
         ):
-            points = np.array([(float(row[x]), float(row[y])) for row in table if row["phase"] == phase])
+            assert len(table) <= 1000
+            points = np.array([(float(row[x]), float(row[y])) for row in table])
             assert (points[0, 0], points[-1, 0]) == (0, 1)
             assert np.trapezoid(points[:, 1], points[:, 0]) == pytest.approx(expected, abs=2e-3)
 
 
-def test_dvc_confusion_has_one_row_per_phase_and_picture(tmp_path: Path) -> None:
-    labels, transfer, finetune = np.array([0, 1, 1]), np.array([0.2, 0.7, 0.4]), np.array([0.9, 0.7, 0.6])
-    classes = ("고양이", 'a "dog", <b>')
-    plots.write_dvc_plots(tmp_path, labels, transfer, finetune, threshold=0.5, bins=2, classes=classes)
+def test_dvc_confusion_has_one_row_per_picture(tmp_path: Path) -> None:
+    labels, probabilities = np.array([0, 1, 1]), np.array([0.2, 0.7, 0.4])
+    cat, dog = classes = ("고양이", 'a "dog", <b>')
+    plots.write_dvc_plots(tmp_path, labels, probabilities, threshold=0.5, bins=2, classes=classes)
     found = [tuple(row.values()) for row in rows(tmp_path / "confusion.csv")]
-    cat, dog = classes
-    assert found == [
-        *(("transfer", cat, cat), ("transfer", dog, dog), ("transfer", dog, cat)),
-        *(("finetune", cat, dog), ("finetune", dog, dog), ("finetune", dog, dog)),
-    ]
-    assert rows(tmp_path / "reliability.csv")[0] == {
-        "phase": "transfer",
-        "predicted": "0.3",
-        "observed": "0.5",
-        "count": "2",
-    }
+    assert found == [(cat, cat), (dog, dog), (dog, cat)]
+    assert rows(tmp_path / "reliability.csv")[0] == {"predicted": "0.3", "observed": "0.5", "count": "2"}
 
 
 def test_one_class_only_leaves_out_the_undefined_curves(tmp_path: Path) -> None:
@@ -121,9 +115,9 @@ def test_one_class_only_leaves_out_the_undefined_curves(tmp_path: Path) -> None:
     found = plots.write_figures(tmp_path, *both, curves=curves, threshold=0.5, bins=15, classes=CLASSES)
     assert set(found) == {"learning_curves", "reliability", "confusion"}
     assert all(path.is_file() for path in found.values())
-    plots.write_dvc_plots(tmp_path, *both, threshold=0.5, bins=15, classes=CLASSES)
+    plots.write_dvc_plots(tmp_path, *both[:2], threshold=0.5, bins=15, classes=CLASSES)
     assert rows(tmp_path / "roc.csv") == []
-    assert len(rows(tmp_path / "confusion.csv")) == 4
+    assert len(rows(tmp_path / "confusion.csv")) == 2
 
 
 def test_names_that_matplotlib_would_read_as_mathematics_are_drawn(tmp_path: Path) -> None:

@@ -72,16 +72,24 @@ def load_params(overrides: Sequence[str] = (), path: Path = PARAMS) -> Config:
     """
     if not path.is_file():
         raise FrostlineError(f"{path} not found in {Path.cwd()}.\nRun this from the root of a Frostline project.")
-    try:
-        yaml.compose(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise FrostlineError(f"{path} is not valid YAML: {_one_line(error)}") from error
+    if not overrides:
+        return parse(_load(path), str(path))  # no composition, so that this also works within a Hydra job
     return parse(_compose(path.resolve().parent, path.stem, overrides), str(path))
 
 
 def compose_conf(overrides: Sequence[str] = (), folder: Path = Path("conf")) -> Config:
     """Compose `folder`/config.yaml with Hydra `overrides` and check the result; errors as in load_params."""
     return parse(_compose(folder.resolve(), "config", overrides), f"{folder}/")
+
+
+def _load(path: Path) -> DictConfig:
+    try:
+        raw = OmegaConf.load(path)
+    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+        raise FrostlineError(f"{path} is not valid YAML: {_one_line(error)}") from error
+    if not isinstance(raw, DictConfig):
+        raise FrostlineError(f"{path} holds a list; valid: sections with settings, as `make params` writes them.")
+    return raw
 
 
 def _compose(folder: Path, name: str, overrides: Sequence[str]) -> DictConfig:

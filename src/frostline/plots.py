@@ -236,38 +236,27 @@ def write_figures(
 
 
 def write_dvc_plots(
-    folder: Path,
-    labels: np.ndarray,
-    transfer: np.ndarray,
-    finetune: np.ndarray,
-    *,
-    threshold: float,
-    bins: int,
-    classes: Sequence[str],
+    folder: Path, labels: np.ndarray, probabilities: np.ndarray, *, threshold: float, bins: int, classes: Sequence[str]
 ) -> None:
-    """Write roc.csv, precision_recall.csv, reliability.csv and confusion.csv, both phases in each.
+    """Write one phase's roc.csv, precision_recall.csv, reliability.csv and confusion.csv, the tables of `dvc plots`.
 
     The curves hold at most 1,000 points, and none where `labels` (N,) holds one class only; confusion.csv has
-    one row per phase and picture.
+    one row per picture.
     """
-    tables: dict[str, tuple[tuple[str, ...], list[tuple[Any, ...]]]] = {
-        "roc": (("phase", "fpr", "tpr"), []),
-        "precision_recall": (("phase", "recall", "precision"), []),
-        "reliability": (("phase", "predicted", "observed", "count"), []),
-        "confusion": (("phase", "actual", "predicted"), []),
+    two_classes = 0 < np.sum(labels) < len(labels)
+    curves: dict[tuple[str, ...], Sequence[np.ndarray]] = {
+        ("fpr", "tpr"): _roc(labels, probabilities) if two_classes else (),
+        ("recall", "precision"): _precision_recall(labels, probabilities) if two_classes else (),
+        ("predicted", "observed", "count"): reliability(labels, probabilities, bins),
     }
-    for phase, probabilities in (("transfer", transfer), ("finetune", finetune)):
-        columns: dict[str, Sequence[Any]] = {"reliability": reliability(labels, probabilities, bins)}
-        if 0 < np.sum(labels) < len(labels):
-            columns["roc"] = _roc(labels, probabilities)
-            columns["precision_recall"] = _precision_recall(labels, probabilities)
-        for name, values in columns.items():
-            rounded = (np.round(column, 6).tolist() for column in values)
-            tables[name][1].extend((phase, *row) for row in zip(*rounded, strict=True))
-        decided = decide(probabilities, threshold)
-        tables["confusion"][1].extend((phase, classes[a], classes[d]) for a, d in zip(labels, decided, strict=True))
-    for name, (header, rows) in tables.items():
-        write_csv(folder / f"{name}.csv", header, (dict(zip(header, row, strict=True)) for row in rows))
+    for name, (header, columns) in zip(("roc", "precision_recall", "reliability"), curves.items(), strict=True):
+        rounded = (np.round(column, 6).tolist() for column in columns)
+        write_csv(
+            folder / f"{name}.csv", header, (dict(zip(header, row, strict=True)) for row in zip(*rounded, strict=True))
+        )
+    pairs = zip(labels, decide(probabilities, threshold), strict=True)
+    decisions = ({"actual": classes[actual], "predicted": classes[decided]} for actual, decided in pairs)
+    write_csv(folder / "confusion.csv", ("actual", "predicted"), decisions)
 
 
 def _roc(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

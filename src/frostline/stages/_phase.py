@@ -1,0 +1,31 @@
+"""What the two training stages share: train, leave the model and its curve, log to MLflow."""
+
+from collections.abc import Callable
+
+from frostline import tracking
+from frostline.dataset import Dataset, load_dataset
+from frostline.files import write_csv, write_json
+from frostline.paths import CURVES, MODELS, PROCESSED, TRAINING
+from frostline.phases import OnEpoch
+from frostline.quiet_tensorflow import keras
+from frostline.saving import save_model
+from frostline.settings import Config
+from frostline.training import EPOCH_COLUMNS, Epoch
+
+Train = Callable[[Dataset, OnEpoch], tuple[keras.Model, list[Epoch]]]
+
+
+def run_phase(phase: str, config: Config, train: Train) -> None:
+    """Run `train` as the stage `phase` ("transfer" or "finetune")."""
+    data = load_dataset(PROCESSED)
+    pipeline = tracking.open_pipeline(config, data.digest)
+    with tracking.phase_run(phase, pipeline):
+        tracking.log_data(config.data.source, config.data.depends_on, data.digest, context="training")
+        model, history = train(data, tracking.log_epoch)
+        save_model(model, MODELS[phase], data.classes)
+        write_csv(CURVES[phase], EPOCH_COLUMNS, history)
+        write_json(TRAINING[phase], history[-1])
+        tracking.log_files(CURVES[phase])
+        tracking.tag_model(MODELS[phase])
+        if config.tracking.log_models:
+            tracking.log_model(model, example=data.pictures("train")[:1])

@@ -1,0 +1,125 @@
+"""evaluate: both phases on the same test set; figures, report, predictions, submission."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from frostline import plots, tracking
+from frostline.dataset import UNLABELLED, Dataset, load_dataset
+from frostline.evaluation import Evaluation, changed_decisions, evaluate, surest_mistakes
+from frostline.files import read_csv, read_json, replacing, sha256_of, write_csv, write_json, write_text
+from frostline.paths import (
+    BACKBONE_WEIGHTS,
+    CURVES,
+    DATA_SUMMARY,
+    EVALUATION,
+    METRICS,
+    MODELS,
+    PROCESSED,
+    REPORT,
+)
+from frostline.phases import predict
+from frostline.report import Gallery, write_report
+from frostline.saving import load_model
+from frostline.settings import Config
+from frostline.stages import run_stage
+from frostline.training import Epoch
+
+_SHOWN = 8
+"""Pictures per gallery of the report."""
+
+
+def main(config: Config) -> None:
+    data = load_dataset(PROCESSED)
+    models = {phase: load_model(path) for phase, path in MODELS.items()}
+    curves = {phase: _read_curve(path) for phase, path in CURVES.items()}
+    pipeline = tracking.open_pipeline(config, data.digest)
+    with tracking.phase_run("evaluate", pipeline) as run_id:
+        labels, settings = data.labels("test"), config.evaluate
+        both = {phase: predict(model, data.pictures("test"), config) for phase, model in models.items()}
+        compared = (labels, both["transfer"], both["finetune"])
+        result = evaluate(
+            *compared,
+            threshold=settings.threshold,
+            bins=settings.calibration_bins,
+            resamples=settings.bootstrap,
+            seed=config.seed,
+        )
+        winner = result.verdict.winner
+
+        drawing: dict[str, Any] = {
+            "threshold": settings.threshold,
+            "bins": settings.calibration_bins,
+            "classes": data.classes,
+        }
+        with replacing(EVALUATION) as folder:
+            folder.mkdir()
+            for phase, probabilities in both.items():
+                plots.write_dvc_plots(folder / phase, labels, probabilities, **drawing)
+            plots.write_figures(folder, *compared, curves=curves, **drawing)
+            _write_predictions(folder, data, both)
+            if data.has(UNLABELLED):
+                _write_submission(folder, data, predict(models[winner], data.pictures(UNLABELLED), config))
+            write_text(folder / "verdict.md", f"**{result.verdict.title}**: {result.verdict.detail}\n")
+        write_json(METRICS, result.as_metrics())
+        write_report(
+            REPORT,
+            settings=config,
+            data=read_json(DATA_SUMMARY),
+            evaluation=result,
+            figures={path.stem: path for path in EVALUATION.glob("*.png")},
+            galleries=_galleries(data, both, result),
+            command="dvc repro",
+            weights_digest=sha256_of(BACKBONE_WEIGHTS),
+        )
+
+        for phase, figures in result.figures.items():
+            phase_run = tracking.find_or_restore(phase, pipeline, MODELS[phase], curves[phase])
+            tracking.log_metrics(phase_run, {f"test/{name}": value for name, value in figures.items()})
+        tracking.log_metrics(run_id, {f"difference/{name}": value for name, value in result.difference.items()})
+        tracking.log_data(config.data.source, config.data.depends_on, data.digest, context="testing")
+        tracking.log_files(REPORT, EVALUATION)
+        tracking.describe(run_id, f"**{result.verdict.title}**: {result.verdict.detail}")
+    print(result.verdict.headline)
+
+
+def _read_curve(path: Path) -> list[Epoch]:
+    return [{name: float(value) for name, value in row.items()} for row in read_csv(path)]
+
+
+def _write_predictions(folder: Path, data: Dataset, both: dict[str, np.ndarray]) -> None:
+    """predictions.csv: each test picture's path, class and both phases' probability of the second class."""
+    names, labels = data.names("test"), data.labels("test")
+    rows = (
+        {"path": name, "class": data.classes[label], "transfer": f"{first:.6f}", "finetune": f"{second:.6f}"}
+        for name, label, first, second in zip(names, labels, both["transfer"], both["finetune"], strict=True)
+    )
+    write_csv(folder / "predictions.csv", ("path", "class", "transfer", "finetune"), rows)
+
+
+def _write_submission(folder: Path, data: Dataset, probabilities: np.ndarray) -> None:
+    """submission.csv in Kaggle's form: the file's number and the probability of the second class (dog)."""
+    ids = [Path(name).stem for name in data.names(UNLABELLED)]
+    rows = ({"id": name, "label": f"{value:.6f}"} for name, value in zip(ids, probabilities, strict=True))
+    write_csv(folder / "submission.csv", ("id", "label"), rows)
+
+
+def _galleries(data: Dataset, both: dict[str, np.ndarray], result: Evaluation) -> dict[str, Gallery]:
+    labels, names, pictures = data.labels("test"), data.names("test"), data.pictures("test")
+    set_right, got_wrong = changed_decisions(labels, **both, threshold=result.threshold)
+    mistakes = surest_mistakes(labels, both[result.verdict.winner], result.threshold)
+
+    def gallery(rows: np.ndarray) -> Gallery:
+        shown = rows[:_SHOWN]
+        captions = [
+            plots.picture_caption(names[row], labels[row], both["transfer"][row], both["finetune"][row], data.classes)
+            for row in shown
+        ]
+        return pictures[shown], captions
+
+    return {"mistakes": gallery(mistakes), "set_right": gallery(set_right), "got_wrong": gallery(got_wrong)}
+
+
+if __name__ == "__main__":
+    run_stage(main)
