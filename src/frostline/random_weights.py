@@ -28,7 +28,7 @@ def write_random_weights(path: Path, picture_size: int, seed: int) -> None:
     statistics are those of one training-mode pass over drawn pictures of `picture_size` pixels (75 or more), in
     [-1, 1], so every layer's input to its shift has mean 0 and variance 1 on such pictures.
     """
-    import keras  # here, so that importing this module stays quick
+    from frostline.quiet_tensorflow import keras  # here, so that importing this module stays quick
 
     shape = (picture_size, picture_size, 3)
     backbone = keras.applications.InceptionV3(input_shape=shape, include_top=False, weights=None)
@@ -65,7 +65,7 @@ def _save(path: Path, model: Any) -> None:
     Keras matches layers by order, so they are named by position: its automatic names depend on what else was
     built in the process. HDF5 stores no times here (h5py's default), so equal weights give equal bytes.
     """
-    import keras
+    from frostline.quiet_tensorflow import keras
 
     with replacing(path) as temporary, h5py.File(temporary, "w") as file:
         layers = {f"layer_{n:03d}": layer for n, layer in enumerate(model.layers) if layer.weights}
