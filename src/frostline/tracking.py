@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -26,7 +27,7 @@ import numpy as np
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import Param, Run
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
@@ -34,8 +35,8 @@ from frostline.errors import FrostlineError
 from frostline.files import sha256_of
 from frostline.settings import Config
 
-logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it tells of every table it makes
-logging.getLogger("alembic").setLevel(logging.WARNING)
+for name in ("mlflow.store.db.utils", "alembic", "mlflow.pyfunc"):  # they tell of every table made, example checked
+    logging.getLogger(name).setLevel(logging.WARNING)
 
 PHASE, PIPELINE, MODEL, RESTORED = (
     "frostline.phase",
@@ -181,21 +182,35 @@ def tag_model(path: Path) -> None:
     mlflow.set_tag(MODEL, sha256_of(path))
 
 
-def log_model(model: Any, example: np.ndarray) -> None:
-    """Log the Keras `model` on the active run, ready to be loaded and served.
+def log_model(path: Path, example: np.ndarray) -> None:
+    """Log the model file at `path` on the active run, ready to be loaded and served.
 
     `example`: pictures (1, size, size, 3) uint8, which also give the signature.
     """
+    package = Path(__file__).parent
     pictures = Schema([TensorSpec(np.dtype(np.uint8), (-1, *example.shape[1:]))])
     probabilities = Schema([TensorSpec(np.dtype(np.float32), (-1, 1))])
-    mlflow.tensorflow.log_model(
-        model,
+    needed = ("tensorflow", "keras", "numpy", "rich")
+    Model.log(
+        artifact_path=None,
         name="model",
+        flavor=sys.modules[__name__],  # its save_model is called
+        loader_module="frostline.serving",
+        data_path=str(path),
+        code_paths=[str(package)],
         signature=ModelSignature(pictures, probabilities),
-        input_example=example,
-        keras_model_kwargs={"save_format": "keras"},
-        pip_requirements=[f"{package}=={version(package)}" for package in ("tensorflow", "keras", "numpy")],
+        input_example=np.asarray(example),
+        pip_requirements=[f"{name}=={version(name)}" for name in needed],
+        validate_serving_input=False,
     )
+
+
+def save_model(path: str, mlflow_model: Model, *, validate_serving_input: bool, **details: Any) -> None:
+    """Save as mlflow.pyfunc does, called by `Model.log`.
+
+    mlflow.pyfunc.log_model would also load the model again to try the example, 3 s a phase; it knows no switch for it.
+    """
+    mlflow.pyfunc.save_model(path, mlflow_model=mlflow_model, **details)
 
 
 def describe(run_id: str, text: str) -> None:

@@ -144,6 +144,8 @@ def test_the_logged_model_is_served_by_pyfunc(clone, monkeypatch):
     from frostline.saving import load_model
 
     monkeypatch.chdir(clone.root)
+    import frostline
+
     store = f"sqlite:///{clone.root}/mlruns/mlflow.db"
     mlflow.set_tracking_uri(store)
     run = clone.phases("finetune")[0]
@@ -154,6 +156,7 @@ def test_the_logged_model_is_served_by_pyfunc(clone, monkeypatch):
     pictures = np.load("data/processed/test.npy")[:3]
     expected = load_model(Path("models/finetune.keras"))(pictures.astype(np.float32)).numpy()
     np.testing.assert_allclose(served.predict(pictures), expected, atol=1e-5)
+    assert frostline.__file__.startswith(str(ROOT)), "loading a model must not replace this package"
     (taken,) = served.metadata.signature.inputs.inputs
     assert (taken.type, taken.shape) == (np.dtype("uint8"), (-1, 75, 75, 3))
 

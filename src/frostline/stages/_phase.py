@@ -28,4 +28,4 @@ def run_phase(phase: str, config: Config, train: Train) -> None:
         tracking.log_files(CURVES[phase])
         tracking.tag_model(MODELS[phase])
         if config.tracking.log_models:
-            tracking.log_model(model, example=data.pictures("train")[:1])
+            tracking.log_model(MODELS[phase], example=data.pictures("train")[:1])
