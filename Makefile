@@ -1,5 +1,5 @@
 # Everything people do here, each one command.
-.PHONY: demo install dev test lint format params ui clean
+.PHONY: demo install test lint format params ui bench lock clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -17,7 +17,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	touch $@
 
 test: install            ## the whole test suite
-	$(RUN) pytest
+	$(RUN) pytest -n auto --dist loadfile
 
 lint: install            ## style and types
 	$(RUN) ruff check . && ruff format --check . && mypy
@@ -30,6 +30,10 @@ params: install          ## write conf/'s composition to params.yaml; ARGS="data
 
 ui: install              ## browse the runs at http://127.0.0.1:5000
 	$(RUN) mlflow ui --host 127.0.0.1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlruns/mlflow.db}"
+
+bench: install           ## side by side with a plain Keras script, and against the machine's limits
+	$(PYTHON) benchmarks/vs_keras.py
+	$(PYTHON) benchmarks/roofline.py
 
 lock:                    ## pin what pyproject.toml allows, with hashes (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \

@@ -6,6 +6,7 @@ Settings come from conf/ and the command line; the sections data, weights and pr
 since these made what lies in data/processed. The test set is never looked at: points are chosen by validation loss.
 """
 
+import gc
 import hashlib
 import json
 import math
@@ -60,7 +61,10 @@ def run_point(config: Config, name: str, group: str) -> dict[str, "Epoch"]:
         tracking,
     )  # TensorFlow and MLflow: once per sweep, and not for a mistyped key
     from frostline.dataset import load_dataset
+    from frostline.quiet_tensorflow import keras
 
+    keras.utils.clear_session()  # the last point's models and graphs
+    gc.collect()
     data = load_dataset(PROCESSED)
     pipeline = tracking.open_pipeline(config, data.digest, group)
     with tracking.phase_run(name, pipeline):
