@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -91,7 +92,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     if not METRICS.is_file():
         raise FrostlineError(f"{METRICS} not found.\nRun `dvc repro` first.")
     metrics = read_json(METRICS)
-    table = Table(title=f"Test set: {metrics['verdict']['pictures']} pictures, 95% intervals")
+    table = Table(title=f"Test set: {metrics['verdict']['pictures']} pictures, 95% intervals", box=box.SIMPLE_HEAD)
     for column in ("", "transfer", "finetune", "difference"):
         table.add_column(column, justify="right" if column else "left")
     for name in metrics["difference"]:
@@ -109,10 +110,10 @@ _COMPARED = (("transfer", ""), ("finetune", ""), ("difference", "+"))
 
 
 def _with_interval(figures: dict[str, float], name: str, sign: str) -> str:
-    value = f"{figures[name]:{sign}.4f}"
+    value = f"{figures[name]:{sign}.3f}"
     if f"{name}_low" not in figures:
-        return value
-    return f"{value} ({figures[f'{name}_low']:{sign}.3f} to {figures[f'{name}_high']:{sign}.3f})"
+        return f"{value}            "
+    return f"{value} {figures[f'{name}_low']:{sign}.2f}…{figures[f'{name}_high']:{sign}.2f}"
 
 
 def _cache_ls(arguments: argparse.Namespace) -> int:

@@ -7,11 +7,12 @@ features that one pass over the pictures left on disk. An entry is named by all 
 
 import fcntl
 import hashlib
+import io
 import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +25,9 @@ from frostline.quiet_tensorflow import keras, tf
 
 BATCH = 64
 """Pictures in one forward pass; larger ones were no faster on 2 cores."""
-FLUSH = 32
-"""Batches after which the rows computed are known to be on disk: what a killed pass loses at most."""
 DTYPE = np.float16
 """On disk. Half of float32's size; features are read back with a relative error of at most 2**-11."""
+ARRAY, ENTRY = "features.npy", "entry.json"
 
 
 @dataclass(frozen=True)
@@ -42,69 +42,79 @@ class Entry:
 
 
 def extract(
-    model: keras.Model, pictures: np.ndarray, layers: Sequence[str], cache: Path = FEATURES
+    model: keras.Model, pictures: np.ndarray, digest: str, layers: Sequence[str], cache: Path = FEATURES
 ) -> list[np.ndarray]:
     """Return the outputs of `layers` for `pictures` as read-only memory-mapped float16 arrays (N, …), one per layer.
 
-    `model` takes float32 pictures (N, size, size, 3) from 0 to 255; `pictures` is uint8 of that shape. What is missing
-    from `cache` is computed in one pass for all layers. A pass that is cut off goes on from its last batch.
+    `model` takes float32 pictures (N, size, size, 3) from 0 to 255; `pictures` is uint8 of that shape, and `digest`
+    names their content. What is missing from `cache` is computed in one pass for all layers; a pass that is cut off
+    goes on from its last whole batch.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    digest = _digest(np.ascontiguousarray(pictures))
     folders = [cache / _key(model, layer, digest) for layer in layers]
     with _lock(cache):
         missing = [(layer, folder) for layer, folder in zip(layers, folders, strict=True) if not _complete(folder)]
         if missing:
             _compute(model, pictures, missing)
-    arrays = []
     for folder in folders:
-        os.utime(folder)
-        arrays.append(np.load(folder / "features.npy", mmap_mode="r"))
-    return arrays
+        os.utime(folder)  # used now
+    return [np.load(folder / ARRAY, mmap_mode="r") for folder in folders]
 
 
 def _compute(model: keras.Model, pictures: np.ndarray, missing: Sequence[tuple[str, Path]]) -> None:
     part = keras.Model(model.input, [model.get_layer(layer).output for layer, _ in missing])
-    shape = (None, *pictures.shape[1:])
-    forward = tf.function(lambda x: part(x, training=False), input_signature=[tf.TensorSpec(shape, tf.float32)])
-
-    outputs = [
-        _open_output(folder, (len(pictures), *model.get_layer(layer).output.shape[1:])) for layer, folder in missing
-    ]
-    done = min(_rows_done(folder) for _, folder in missing)
+    signature = [tf.TensorSpec((None, *pictures.shape[1:]), tf.float32)]
+    forward = tf.function(lambda x: part(x, training=False), input_signature=signature)
     limit = float(np.finfo(DTYPE).max)
-    with track("features", total=len(pictures), start=done, unit="pictures") as advance:
+    with ExitStack() as stack:
+        outputs = [
+            stack.enter_context(_Output(folder / ARRAY, (len(pictures), *model.get_layer(layer).output.shape[1:])))
+            for layer, folder in missing
+        ]
+        done = min(output.rows for output in outputs) // BATCH * BATCH
+        for output in outputs:
+            output.go_to(done)
+        advance = stack.enter_context(track("features", total=len(pictures), start=done, unit="pictures"))
         for start in range(done, len(pictures), BATCH):
-            stop = min(start + BATCH, len(pictures))
-            values = keras.tree.flatten(forward(pictures[start:stop].astype(np.float32)))
-            for output, value, (_, folder) in zip(outputs, values, missing, strict=True):
-                output[start:stop] = np.clip(value.numpy(), -limit, limit)
-                if stop % (BATCH * FLUSH) == 0:
-                    output.flush()
-                    (folder / "rows").write_text(str(stop))
-            advance(stop - start)
-    for output, (layer, folder) in zip(outputs, missing, strict=True):
-        output.flush()
-        (folder / "rows").unlink(missing_ok=True)
-        write_json(folder / "entry.json", {"layer": layer, "count": len(pictures)})  # last: it makes the entry complete
+            batch = pictures[start : start + BATCH]
+            values = keras.tree.flatten(forward(batch.astype(np.float32)))
+            for output, value in zip(outputs, values, strict=True):
+                output.append(np.clip(value.numpy(), -limit, limit).astype(DTYPE))
+            advance(len(batch))
+    for layer, folder in missing:
+        write_json(folder / ENTRY, {"layer": layer, "count": len(pictures)})  # last: it makes the entry complete
 
 
-def _open_output(folder: Path, shape: tuple[int, ...]) -> np.memmap:
-    folder.mkdir(exist_ok=True)
-    path = folder / "features.npy"
-    if _rows_done(folder):
-        return np.lib.format.open_memmap(path, mode="r+")
-    return np.lib.format.open_memmap(path, mode="w+", dtype=DTYPE, shape=shape)
+class _Output:
+    """A .npy file that grows by rows. Plain writes: pages of a writable memory map would count as memory in use."""
 
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        path.parent.mkdir(exist_ok=True)
+        header = io.BytesIO()
+        descr = np.lib.format.dtype_to_descr(np.dtype(DTYPE))
+        np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
+        self._start, self._row = header.tell(), int(np.prod(shape[1:])) * np.dtype(DTYPE).itemsize
+        self._file = path.open("r+b" if path.is_file() else "w+b")
+        self._file.write(header.getvalue())
+        self.rows = max(self._file.seek(0, os.SEEK_END) - self._start, 0) // self._row
 
-def _rows_done(folder: Path) -> int:
-    """Rows of an unfinished entry that are known to be on disk."""
-    path = folder / "rows"
-    return int(path.read_text()) if path.is_file() and (folder / "features.npy").is_file() else 0
+    def __enter__(self) -> "_Output":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def go_to(self, row: int) -> None:
+        self._file.truncate(self._start + row * self._row)
+        self._file.seek(0, os.SEEK_END)
+
+    def append(self, rows: np.ndarray) -> None:
+        self._file.write(rows.data)
+        self._file.flush()  # so that a killed process loses no whole batch
 
 
 def _complete(folder: Path) -> bool:
-    return (folder / "entry.json").is_file()
+    return (folder / ENTRY).is_file()
 
 
 def _key(model: keras.Model, layer: str, pictures: str) -> str:
@@ -124,10 +134,6 @@ def _key(model: keras.Model, layer: str, pictures: str) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _digest(array: np.ndarray) -> str:
-    return hashlib.sha256(f"{array.dtype}{array.shape}".encode() + hashlib.sha256(array.data).digest()).hexdigest()
-
-
 @contextmanager
 def _lock(cache: Path) -> Iterator[None]:
     """One process at a time computes or prunes; a second one waits and then finds the features there."""
@@ -139,9 +145,9 @@ def _lock(cache: Path) -> Iterator[None]:
 def entries(cache: Path = FEATURES) -> list[Entry]:
     """The complete entries of `cache`, least recently used first."""
     found = []
-    for path in cache.glob("*/entry.json"):
+    for path in cache.glob(f"*/{ENTRY}"):
         fact, folder = json.loads(path.read_text()), path.parent
-        size = (folder / "features.npy").stat().st_size
+        size = (folder / ARRAY).stat().st_size
         found.append(Entry(folder, fact["layer"], fact["count"], size, folder.stat().st_mtime))
     return sorted(found, key=lambda entry: entry.last_used)
 

@@ -1,6 +1,6 @@
 """The two-phase recipe: transfer trains a new head on the frozen backbone, finetune thaws the top of the backbone."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +35,7 @@ def transfer(data: Dataset, weights: Path, settings: Config, on_epoch: OnEpoch) 
     layers = list(dict.fromkeys([cut, *backbone.frontier(model, thaw_from)]))
     examples = {}
     for split in ("train", "validation"):
-        at_cut = features.extract(model, data.pictures(split), layers)[:1]
+        at_cut = _features(model, data, split, layers)[:1]
         examples[split] = Examples(at_cut, data.labels(split))
     backbone.freeze(model, backbone=base)
     history = _train(backbone.part(model, [cut]), examples, "transfer", settings.transfer, settings.seed, on_epoch)
@@ -47,8 +47,7 @@ def finetune(model: keras.Model, data: Dataset, settings: Config, on_epoch: OnEp
     thaw_from = backbone.resolve_thaw_from(model, settings.model.cut_layer, settings.finetune.thaw_from)
     layers = backbone.frontier(model, thaw_from)
     examples = {
-        split: Examples(features.extract(model, data.pictures(split), layers), data.labels(split))
-        for split in ("train", "validation")
+        split: Examples(_features(model, data, split, layers), data.labels(split)) for split in ("train", "validation")
     }
     backbone.thaw(model, thaw_from)
     return _train(backbone.part(model, layers), examples, "finetune", settings.finetune, settings.seed, on_epoch)
@@ -75,11 +74,15 @@ def _train(
     )
 
 
-def predict(model: keras.Model, pictures: np.ndarray, settings: Config) -> np.ndarray:
-    """Probabilities of the second class, (N,) float64, for `pictures` (N, size, size, 3) uint8, through the cache.
+def predict(model: keras.Model, data: Dataset, split: str, settings: Config) -> np.ndarray:
+    """Probabilities of the second class, (N,) float64, for the pictures of `split`, through the cache.
 
     Both phases' models are the same below the frost line, so the second one finds its features computed.
     """
     thaw_from = backbone.resolve_thaw_from(model, settings.model.cut_layer, settings.finetune.thaw_from)
     layers = backbone.frontier(model, thaw_from)
-    return training.predict(backbone.part(model, layers), features.extract(model, pictures, layers))
+    return training.predict(backbone.part(model, layers), _features(model, data, split, layers))
+
+
+def _features(model: keras.Model, data: Dataset, split: str, layers: Sequence[str]) -> list[np.ndarray]:
+    return features.extract(model, data.pictures(split), f"{data.digest}/{split}", layers)

@@ -37,7 +37,7 @@ def main(config: Config) -> None:
     pipeline = tracking.open_pipeline(config, data.digest)
     with tracking.phase_run("evaluate", pipeline) as run_id:
         labels, settings = data.labels("test"), config.evaluate
-        both = {phase: predict(model, data.pictures("test"), config) for phase, model in models.items()}
+        both = {phase: predict(model, data, "test", config) for phase, model in models.items()}
         compared = (labels, both["transfer"], both["finetune"])
         result = evaluate(
             *compared,
@@ -60,7 +60,7 @@ def main(config: Config) -> None:
             plots.write_figures(folder, *compared, curves=curves, **drawing)
             _write_predictions(folder, data, both)
             if data.has(UNLABELLED):
-                _write_submission(folder, data, predict(models[winner], data.pictures(UNLABELLED), config))
+                _write_submission(folder, data, predict(models[winner], data, UNLABELLED, config))
             write_text(folder / "verdict.md", f"**{result.verdict.title}**: {result.verdict.detail}\n")
         write_json(METRICS, result.as_metrics())
         write_report(
