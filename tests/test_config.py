@@ -65,6 +65,7 @@ def test_the_recipe_is_the_default(project):
         ("preprocess.train=0.5", ["0.5 + 0.15 + 0.15 = 0.8", "sum to 1"]),
         ("preprocess.picture_size=50", ["preprocess.picture_size is 50", "75 to 1024"]),
         ("data.path=x", ["data.path", "data=folder only"]),
+        ("augment=rotate", ["augment is 'rotate'", "none, flip, full"]),
         ("data.source=url", ["data.source is 'url'", "sample, filtered, kaggle, folder"]),
         ("seed='한글'", ["seed is '한글'", "Integer"]),
         ("a b", ["'a b'", "key=value"]),

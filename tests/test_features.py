@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from conftest import SIZE
-from frostline import backbone, features
+from frostline import backbone, feature_cache, features
 from frostline.quiet_tensorflow import keras
 
 LAYERS = ["mixed6", "mixed7"]
@@ -67,7 +67,7 @@ def test_other_pictures_weights_or_layers_are_other_entries(base, prepared, tmp_
     finally:
         kernel.assign(before)
     assert len(counted) == 4
-    assert len(features.entries(tmp_path)) == 4
+    assert len(feature_cache.entries(tmp_path)) == 4
 
 
 def test_weights_above_the_layer_do_not_matter(base, prepared, tmp_path, counted):
@@ -86,7 +86,7 @@ def test_weights_above_the_layer_do_not_matter(base, prepared, tmp_path, counted
 _KILLED = """
 import sys, numpy as np
 from pathlib import Path
-from frostline import backbone, features
+from frostline import backbone, feature_cache, features
 features.BATCH = 2
 base = backbone.build_backbone({size}, Path({weights!r}))
 features.extract(base, np.load({pictures!r}), "digest", ["mixed6", "mixed7"], Path({cache!r}))
@@ -104,7 +104,7 @@ def test_a_killed_pass_leaves_nothing_that_looks_complete_and_goes_on(base, prep
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL, "it ended before it could be killed"
-    assert features.entries(killed) == []
+    assert feature_cache.entries(killed) == []
     left = list(killed.glob("*/*.npy"))
     assert len(left) == 2
     os.truncate(left[0], left[0].stat().st_size - 7)  # as if one layer's last write had been cut off
@@ -120,13 +120,13 @@ def test_prune_deletes_the_least_recently_used(base, prepared, tmp_path):
     pictures = prepared.pictures("test")
     for age, layer in enumerate(["mixed5", "mixed6", "mixed7"]):
         extract(base, pictures, [layer], tmp_path)
-        newest = max(features.entries(tmp_path), key=lambda entry: entry.last_used)
+        newest = max(feature_cache.entries(tmp_path), key=lambda entry: entry.last_used)
         os.utime(newest.folder, (age, age))
     extract(base, pictures, ["mixed5"], tmp_path)  # used again: now the newest
-    size = features.entries(tmp_path)[0].bytes
+    size = feature_cache.entries(tmp_path)[0].bytes
 
-    deleted = features.prune(2 * size, tmp_path)
+    deleted = feature_cache.prune(2 * size / 2**30, tmp_path)
     assert [entry.layer for entry in deleted] == ["mixed6"]
-    assert [entry.layer for entry in features.entries(tmp_path)] == ["mixed7", "mixed5"]
-    assert len(features.prune(0, tmp_path)) == 2
-    assert features.prune(0, tmp_path / "nowhere") == []
+    assert [entry.layer for entry in feature_cache.entries(tmp_path)] == ["mixed7", "mixed5"]
+    assert len(feature_cache.prune(0, tmp_path)) == 2
+    assert feature_cache.prune(0, tmp_path / "nowhere") == []

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from frostline import backbone, phases
+from frostline import backbone, features, phases
 from frostline.config import compose_conf
 from frostline.quiet_tensorflow import keras
 from frostline.training import Examples, score, train
@@ -61,3 +61,41 @@ def test_finetune_leaves_what_lies_below_the_frost_line(settings, prepared, weig
             assert same, f"{layer.name} is frozen"
         elif isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
             assert not same, f"{layer.name} did not learn"
+
+
+def test_flip_trains_on_both_views_from_the_cache(settings, prepared, weights, monkeypatch):
+    computed = []
+    compute = features._compute
+
+    def count(model, pictures, missing):
+        computed.append(len(pictures))
+        compute(model, pictures, missing)
+
+    monkeypatch.setattr(features, "_compute", count)
+    settings = dataclasses.replace(settings, augment="flip")
+    model, first = phases.transfer(prepared, weights, settings, on_epoch=lambda epoch: None)
+    phases.finetune(model, prepared, settings, on_epoch=lambda epoch: None)
+    rows = {split: len(prepared.labels(split)) for split in ("train", "validation")}
+    assert sorted(computed) == sorted([rows["validation"], rows["train"], rows["train"]])
+    settings = dataclasses.replace(settings, augment="none")
+    _, plain = phases.transfer(prepared, weights, settings, on_epoch=lambda epoch: None)
+    assert first[0]["train/loss"] != plain[0]["train/loss"]
+
+
+def test_mirrored_rows_are_taken_from_the_mirrored_features():
+    own, other = np.zeros((4, 2), np.float16), np.ones((4, 2), np.float16)
+    examples = Examples([own], np.zeros(4), mirrored=[other])
+    inputs, _ = examples.batch(np.array([0, 2, 3]), mirror=np.array([False, True, False]))
+    assert inputs.tolist() == [[0, 0], [1, 1], [0, 0]]
+    assert own.sum() == 0
+
+
+def test_full_augmentation_learns_without_touching_frozen_layers(settings, prepared, weights):
+    settings = dataclasses.replace(settings, augment="full")
+    model, first = phases.transfer(prepared, weights, settings, on_epoch=lambda epoch: None)
+    before = model.get_layer("conv2d_3").kernel.numpy(), model.get_layer("batch_normalization_3").moving_mean.numpy()
+    phases.finetune(model, prepared, settings, on_epoch=lambda epoch: None)
+    np.testing.assert_array_equal(model.get_layer("conv2d_3").kernel, before[0])
+    np.testing.assert_array_equal(model.get_layer("batch_normalization_3").moving_mean, before[1])
+    _, again = phases.transfer(prepared, weights, settings, on_epoch=lambda epoch: None)
+    assert again == first

@@ -117,7 +117,7 @@ def _with_interval(figures: dict[str, float], name: str, sign: str) -> str:
 
 
 def _cache_ls(arguments: argparse.Namespace) -> int:
-    from frostline.features import entries
+    from frostline.feature_cache import entries
 
     rows = entries()
     _print_entries(f"{entry.layer:<20} {entry.count:>8} pictures {entry.bytes / 2**20:>9.1f} MiB" for entry in rows)
@@ -126,9 +126,9 @@ def _cache_ls(arguments: argparse.Namespace) -> int:
 
 
 def _cache_prune(arguments: argparse.Namespace) -> int:
-    from frostline.features import prune
+    from frostline.feature_cache import prune
 
-    deleted = prune(int(arguments.keep_gib * 2**30))
+    deleted = prune(arguments.keep_gib)
     print(f"deleted {len(deleted)} entries, {sum(entry.bytes for entry in deleted) / 2**20:.1f} MiB")
     return 0
 

@@ -5,20 +5,17 @@ features that one pass over the pictures left on disk. An entry is named by all 
 (pictures, weights below the layer, layer, library versions), so nothing stale is ever read.
 """
 
-import fcntl
 import hashlib
 import io
 import json
 import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
-from frostline.files import write_json
+from frostline.feature_cache import ARRAY, complete, is_complete, lock
 from frostline.paths import FEATURES
 from frostline.progress import track
 from frostline.quiet_tensorflow import keras, tf
@@ -27,18 +24,6 @@ BATCH = 64
 """Pictures in one forward pass; larger ones were no faster on 2 cores."""
 DTYPE = np.float16
 """On disk. Half of float32's size; features are read back with a relative error of at most 2**-11."""
-ARRAY, ENTRY = "features.npy", "entry.json"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One complete array of features: of `layer`, for `count` pictures."""
-
-    folder: Path
-    layer: str
-    count: int
-    bytes: int
-    last_used: float
 
 
 def extract(
@@ -52,8 +37,8 @@ def extract(
     """
     cache.mkdir(parents=True, exist_ok=True)
     folders = [cache / _key(model, layer, digest) for layer in layers]
-    with _lock(cache):
-        missing = [(layer, folder) for layer, folder in zip(layers, folders, strict=True) if not _complete(folder)]
+    with lock(cache):
+        missing = [(layer, folder) for layer, folder in zip(layers, folders, strict=True) if not is_complete(folder)]
         if missing:
             _compute(model, pictures, missing)
     for folder in folders:
@@ -82,7 +67,7 @@ def _compute(model: keras.Model, pictures: np.ndarray, missing: Sequence[tuple[s
                 output.append(np.clip(value.numpy(), -limit, limit).astype(DTYPE))
             advance(len(batch))
     for layer, folder in missing:
-        write_json(folder / ENTRY, {"layer": layer, "count": len(pictures)})  # last: it makes the entry complete
+        complete(folder, layer, len(pictures))
 
 
 class _Output:
@@ -113,10 +98,6 @@ class _Output:
         self._file.flush()  # so that a killed process loses no whole batch
 
 
-def _complete(folder: Path) -> bool:
-    return (folder / ENTRY).is_file()
-
-
 def _key(model: keras.Model, layer: str, pictures: str) -> str:
     below = keras.Model(model.input, model.get_layer(layer).output)
     weights = hashlib.sha256()
@@ -132,37 +113,3 @@ def _key(model: keras.Model, layer: str, pictures: str) -> str:
         "devices": [device.device_type for device in tf.config.list_physical_devices()],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-@contextmanager
-def _lock(cache: Path) -> Iterator[None]:
-    """One process at a time computes or prunes; a second one waits and then finds the features there."""
-    with (cache / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def entries(cache: Path = FEATURES) -> list[Entry]:
-    """The complete entries of `cache`, least recently used first."""
-    found = []
-    for path in cache.glob(f"*/{ENTRY}"):
-        fact, folder = json.loads(path.read_text()), path.parent
-        size = (folder / ARRAY).stat().st_size
-        found.append(Entry(folder, fact["layer"], fact["count"], size, folder.stat().st_mtime))
-    return sorted(found, key=lambda entry: entry.last_used)
-
-
-def prune(limit: int, cache: Path = FEATURES) -> list[Entry]:
-    """Delete least recently used entries until at most `limit` bytes are left; return what was deleted."""
-    if not cache.is_dir():
-        return []
-    with _lock(cache):
-        kept = entries(cache)
-        total, deleted = sum(entry.bytes for entry in kept), []
-        for entry in kept:
-            if total <= limit:
-                break
-            shutil.rmtree(entry.folder)
-            deleted.append(entry)
-            total -= entry.bytes
-    return deleted

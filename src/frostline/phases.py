@@ -1,14 +1,17 @@
 """The two-phase recipe: transfer trains a new head on the frozen backbone, finetune thaws the top of the backbone."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
 from frostline import backbone, features, training
+from frostline.augmentation import build_augmentation
 from frostline.dataset import Dataset
 from frostline.head import add_head
-from frostline.quiet_tensorflow import keras
+from frostline.quiet_tensorflow import keras, tf
 from frostline.seeds import derive_seed
 from frostline.settings import Config, Phase
 from frostline.training import Epoch, Examples
@@ -32,46 +35,72 @@ def transfer(data: Dataset, weights: Path, settings: Config, on_epoch: OnEpoch) 
         seed=derive_seed(settings.seed, "head"),
     )
     # The second phase's features come from the same pass over the pictures.
-    layers = list(dict.fromkeys([cut, *backbone.frontier(model, thaw_from)]))
-    examples = {}
-    for split in ("train", "validation"):
-        at_cut = _features(model, data, split, layers)[:1]
-        examples[split] = Examples(at_cut, data.labels(split))
+    also = backbone.frontier(model, thaw_from)
     backbone.freeze(model, backbone=base)
-    history = _train(backbone.part(model, [cut]), examples, "transfer", settings.transfer, settings.seed, on_epoch)
-    return model, history
+    return model, _train(model, [cut], data, "transfer", settings.transfer, settings, on_epoch, also)
 
 
 def finetune(model: keras.Model, data: Dataset, settings: Config, on_epoch: OnEpoch) -> list[Epoch]:
     """Thaw the classifier `model` from the frost line on and train it on, in place; return each epoch's figures."""
     thaw_from = backbone.resolve_thaw_from(model, settings.model.cut_layer, settings.finetune.thaw_from)
-    layers = backbone.frontier(model, thaw_from)
-    examples = {
-        split: Examples(_features(model, data, split, layers), data.labels(split)) for split in ("train", "validation")
-    }
     backbone.thaw(model, thaw_from)
-    return _train(backbone.part(model, layers), examples, "finetune", settings.finetune, settings.seed, on_epoch)
+    layers = backbone.frontier(model, thaw_from)
+    return _train(model, layers, data, "finetune", settings.finetune, settings, on_epoch)
 
 
 def _train(
     model: keras.Model,
-    examples: Mapping[str, Examples],
+    layers: Sequence[str],
+    data: Dataset,
     phase: str,
-    settings: Phase,
-    seed: int,
+    options: Phase,
+    settings: Config,
     on_epoch: OnEpoch,
+    also: Sequence[str] = (),
 ) -> list[Epoch]:
+    """Train the part of `model` above `layers`, whose features (and those of the layers `also`) are computed once."""
+    wanted = list(dict.fromkeys([*layers, *also]))
+
+    def examples(split: str) -> Examples:
+        return Examples(_features(model, data, split, wanted)[: len(layers)], data.labels(split))
+
+    validation, prepare = examples("validation"), None
+    if settings.augment == "full":
+        training_examples = Examples([data.pictures("train")], data.labels("train"))
+        prepare = _augmented_features(model, layers)
+    else:
+        training_examples = examples("train")
+        if settings.augment == "flip":
+            mirrored = _features(model, data, "train", wanted, mirrored=True)[: len(layers)]
+            training_examples = replace(training_examples, mirrored=mirrored)
     return training.train(
-        model,
-        examples["train"],
-        examples["validation"],
+        backbone.part(model, layers),
+        training_examples,
+        validation,
         phase=phase,
-        epochs=settings.epochs,
-        learning_rate=settings.learning_rate,
-        batch_size=settings.batch_size,
-        seed=seed,
+        epochs=options.epochs,
+        learning_rate=options.learning_rate,
+        batch_size=options.batch_size,
+        seed=settings.seed,
         on_epoch=on_epoch,
+        prepare=prepare,
     )
+
+
+def _augmented_features(model: keras.Model, layers: Sequence[str]) -> Callable[[int], training.Prepare]:
+    """Changed pictures cannot be cached: their features are computed anew, in inference mode and without gradients."""
+    frozen = keras.Model(model.input, [model.get_layer(name).output for name in layers])
+
+    def prepare(seed: int) -> training.Prepare:
+        augment = build_augmentation(seed)
+
+        def features_of(pictures: tf.Tensor) -> Any:
+            found = keras.tree.flatten(frozen(augment(pictures, training=True), training=False))
+            return found if len(found) > 1 else found[0]
+
+        return cast(training.Prepare, tf.function(features_of, reduce_retracing=True))
+
+    return prepare
 
 
 def predict(model: keras.Model, data: Dataset, split: str, settings: Config) -> np.ndarray:
@@ -84,5 +113,10 @@ def predict(model: keras.Model, data: Dataset, split: str, settings: Config) -> 
     return training.predict(backbone.part(model, layers), _features(model, data, split, layers))
 
 
-def _features(model: keras.Model, data: Dataset, split: str, layers: Sequence[str]) -> list[np.ndarray]:
-    return features.extract(model, data.pictures(split), f"{data.digest}/{split}", layers)
+def _features(
+    model: keras.Model, data: Dataset, split: str, layers: Sequence[str], mirrored: bool = False
+) -> list[np.ndarray]:
+    pictures, digest = data.pictures(split), f"{data.digest}/{split}"
+    if mirrored:
+        pictures, digest = pictures[:, :, ::-1], f"{digest}/mirrored"
+    return features.extract(model, pictures, digest, layers)

@@ -103,6 +103,8 @@ class Tracking:
 class Config:
     name: str
     seed: int
+    augment: str
+    feature_cache_gib: float
     data: Data
     weights: Weights
     preprocess: Preprocess

@@ -26,6 +26,7 @@ from omegaconf import DictConfig
 
 from frostline.config import compose_conf, load_params, parse
 from frostline.errors import FrostlineError
+from frostline.feature_cache import prune
 from frostline.files import read_json, sha256_of, write_json
 from frostline.paths import BACKBONE_WEIGHTS, PROCESSED, WORK
 from frostline.settings import Config
@@ -77,6 +78,7 @@ def run_point(config: Config, name: str, group: str) -> dict[str, "Epoch"]:
             tracking.log_epoch({**epoch, "epoch": epoch["epoch"] + len(first)})
 
         second = phases.finetune(model, data, config, log_after_transfer)
+    prune(config.feature_cache_gib)
     return {"transfer": first[-1], "finetune": second[-1]}
 
 
@@ -89,6 +91,7 @@ def _transfer_once(data: "Dataset", config: Config) -> tuple["keras.Model", list
         asdict(config.model),
         asdict(config.transfer),
         config.seed,
+        config.augment,
         data.digest,
         sha256_of(BACKBONE_WEIGHTS),
     ]

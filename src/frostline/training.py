@@ -17,23 +17,38 @@ EPOCH_COLUMNS = ("epoch", "train/loss", "train/accuracy", "validation/loss", "va
 
 @dataclass(frozen=True)
 class Examples:
-    """What one split trains or validates on: `features`, the model's inputs (N, …) each; `labels` (N,) 0 or 1."""
+    """What one split trains or validates on."""
 
     features: Sequence[np.ndarray]
+    """The model's inputs, (N, …) each."""
     labels: np.ndarray
+    """(N,) 0 or 1."""
+    mirrored: Sequence[np.ndarray] = ()
+    """The features of the mirrored pictures: where given, each epoch takes one of the two views at random."""
 
-    def batch(self, rows: np.ndarray | slice) -> tuple[Any, np.ndarray]:
-        """Rows as the model's float32 input(s) and (n, 1) float32 targets; only these rows are read from disk."""
-        return _inputs(self.features, rows), self.labels[rows].astype(np.float32)[:, None]
+    def batch(self, rows: np.ndarray | slice, mirror: np.ndarray | None = None) -> tuple[Any, np.ndarray]:
+        """Rows as the model's float32 input(s) and (n, 1) float32 targets; only these rows are read from disk.
+
+        `mirror` (n,) bool: which of the rows are taken from the mirrored pictures.
+        """
+        arrays = _read(self.features, rows)
+        if mirror is not None:
+            for array, other in zip(arrays, _read(self.mirrored, rows), strict=True):
+                array[mirror] = other[mirror]
+        return _inputs(arrays), self.labels[rows].astype(np.float32)[:, None]
 
 
-def _inputs(features: Sequence[np.ndarray], rows: np.ndarray | slice) -> Any:
-    """`rows` of `features` as float32: an array for a model of one input, a list for one of several."""
-    arrays = [np.asarray(array[rows], dtype=np.float32) for array in features]
-    return arrays if len(arrays) > 1 else arrays[0]
+def _read(features: Sequence[np.ndarray], rows: np.ndarray | slice) -> list[np.ndarray]:
+    return [np.array(array[rows], dtype=np.float32) for array in features]
+
+
+def _inputs(arrays: Sequence[Any]) -> Any:
+    """One per input of a model: as such for a model of one input, as a list for one of several."""
+    return list(arrays) if len(arrays) > 1 else arrays[0]
 
 
 Step = Callable[[Any, Any], tuple[tf.Tensor, tf.Tensor]]
+Prepare = Callable[[Any], Any]
 
 
 def train(
@@ -47,22 +62,28 @@ def train(
     batch_size: int,
     seed: int,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    prepare: Callable[[int], Prepare] | None = None,
 ) -> list[Epoch]:
     """Train `model`'s trainable weights with Adam on binary cross-entropy; return the figures of each epoch.
 
     Every epoch's order is a permutation seeded by (seed, phase, epoch). `train/…` figures are means over the
     epoch while the weights change, as in `keras.Model.fit`; `validation/…` figures are taken after it.
+    `prepare`, given an epoch's seed, returns what turns a batch of `training` into the model's inputs (default:
+    the batch is the inputs).
     """
     keras.utils.set_random_seed(derive_seed(seed, phase))
     step = _training_step(model, learning_rate)
     count, history = len(training.labels), []
     for number in range(1, epochs + 1):
         order = generator(seed, "shuffle", phase, number).permutation(count)
+        mirror = generator(seed, "mirror", phase, number).random(count) < 0.5 if training.mirrored else None
+        prepared = prepare(derive_seed(seed, "augment", phase, number)) if prepare else lambda inputs: inputs
         loss_sum = correct = 0.0
         with track(f"{phase} {number}/{epochs}", total=count, unit="pictures") as advance:
             for start in range(0, count, batch_size):
                 rows = np.sort(order[start : start + batch_size])  # sorted: the memory map is read forwards
-                batch_loss, batch_correct = step(*training.batch(rows))
+                inputs, targets = training.batch(rows, mirror[rows] if mirror is not None else None)
+                batch_loss, batch_correct = step(prepared(inputs), targets)
                 loss_sum += float(batch_loss) * len(rows)
                 correct += float(batch_correct)
                 advance(len(rows))
@@ -110,8 +131,7 @@ def _training_step(model: keras.Model, learning_rate: float) -> Step:
 
 def _signature(inputs: Sequence[Any]) -> Any:
     """`inputs` (anything with a shape, rows first) as tf.function sees what `_inputs` makes of them."""
-    specs = [tf.TensorSpec((None, *item.shape[1:]), tf.float32) for item in inputs]
-    return specs if len(specs) > 1 else specs[0]
+    return _inputs([tf.TensorSpec((None, *item.shape[1:]), tf.float32) for item in inputs])
 
 
 def predict(model: keras.Model, features: Sequence[np.ndarray], batch_size: int = 64) -> np.ndarray:
@@ -119,7 +139,7 @@ def predict(model: keras.Model, features: Sequence[np.ndarray], batch_size: int 
     forward = tf.function(lambda inputs: model(inputs, training=False), input_signature=[_signature(features)])
     parts = []
     for start in range(0, len(features[0]), batch_size):
-        parts.append(forward(_inputs(features, slice(start, start + batch_size))).numpy()[:, 0])
+        parts.append(forward(_inputs(_read(features, slice(start, start + batch_size)))).numpy()[:, 0])
     return np.concatenate(parts).astype(np.float64) if parts else np.empty(0)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from frostline import tracking
 from frostline.dataset import Dataset, load_dataset
+from frostline.feature_cache import prune
 from frostline.files import write_csv, write_json
 from frostline.paths import CURVES, MODELS, PROCESSED, TRAINING
 from frostline.phases import OnEpoch
@@ -29,3 +30,4 @@ def run_phase(phase: str, config: Config, train: Train) -> None:
         tracking.tag_model(MODELS[phase])
         if config.tracking.log_models:
             tracking.log_model(MODELS[phase], example=data.pictures("train")[:1])
+    prune(config.feature_cache_gib)
