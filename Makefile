@@ -29,7 +29,7 @@ params: install          ## write conf/'s composition to params.yaml; ARGS="data
 	$(PYTHON) -m frostline.config $(ARGS) > .params.tmp && mv .params.tmp params.yaml
 
 ui: install              ## browse the runs at http://127.0.0.1:5000
-	$(RUN) mlflow ui --host 127.0.0.1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlruns/mlflow.db}"
+	$(RUN) MLFLOW_DISABLE_TELEMETRY=true mlflow ui --host 127.0.0.1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlruns/mlflow.db}"
 
 bench: install           ## side by side with a plain Keras script, and against the machine's limits
 	$(PYTHON) benchmarks/vs_keras.py

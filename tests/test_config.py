@@ -1,3 +1,4 @@
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,11 @@ from frostline.settings import FolderData, KaggleData, SampleData
 ROOT = Path(__file__).parents[1]
 
 
-def test_params_yaml_is_confs_composition(project):
+def test_params_yaml_as_committed_is_confs_composition(project):
+    """As committed, since `dvc exp run -S` and people change the file at hand."""
+    committed = subprocess.run(["git", "show", "HEAD:params.yaml"], cwd=ROOT, capture_output=True, text=True)
+    if committed.returncode == 0:
+        (project / "params.yaml").write_text(committed.stdout)
     assert load_params() == compose_conf()
 
 

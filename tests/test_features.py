@@ -22,7 +22,7 @@ def base(weights):
 
 def extract(base, pictures, layers, cache):
     digest = hashlib.sha256(pictures.tobytes()).hexdigest()
-    return features.extract(base, pictures, digest, layers, cache)
+    return features.extract(base, pictures, digest, layers, cache=cache)
 
 
 @pytest.fixture
@@ -30,9 +30,7 @@ def counted(base, monkeypatch):
     """Counts the pictures that go through the backbone."""
     seen = []
     compute = features._compute
-    monkeypatch.setattr(
-        features, "_compute", lambda model, p, missing: (seen.append(len(p)), compute(model, p, missing))
-    )
+    monkeypatch.setattr(features, "_compute", lambda model, p, *rest: (seen.append(len(p)), compute(model, p, *rest)))
     return seen
 
 
@@ -89,7 +87,7 @@ from pathlib import Path
 from frostline import backbone, feature_cache, features
 features.BATCH = 2
 base = backbone.build_backbone({size}, Path({weights!r}))
-features.extract(base, np.load({pictures!r}), "digest", ["mixed6", "mixed7"], Path({cache!r}))
+features.extract(base, np.load({pictures!r}), "digest", ["mixed6", "mixed7"], cache=Path({cache!r}))
 """
 
 
@@ -110,8 +108,8 @@ def test_a_killed_pass_leaves_nothing_that_looks_complete_and_goes_on(base, prep
     os.truncate(left[0], left[0].stat().st_size - 7)  # as if one layer's last write had been cut off
 
     monkeypatch.setattr(features, "BATCH", 2)
-    resumed = features.extract(base, pictures, "digest", LAYERS, killed)
-    uninterrupted = features.extract(base, pictures, "digest", LAYERS, whole)
+    resumed = features.extract(base, pictures, "digest", LAYERS, cache=killed)
+    uninterrupted = features.extract(base, pictures, "digest", LAYERS, cache=whole)
     for left, right in zip(resumed, uninterrupted, strict=True):
         assert left.tobytes() == right.tobytes()
 
@@ -130,3 +128,13 @@ def test_prune_deletes_the_least_recently_used(base, prepared, tmp_path):
     assert [entry.layer for entry in feature_cache.entries(tmp_path)] == ["mixed7", "mixed5"]
     assert len(feature_cache.prune(0, tmp_path)) == 2
     assert feature_cache.prune(0, tmp_path / "nowhere") == []
+
+
+def test_bfloat16_is_close_and_an_entry_of_its_own(base, prepared, tmp_path):
+    pictures = prepared.pictures("test")
+    exact = features.extract(base, pictures, "digest", LAYERS, cache=tmp_path)
+    close = features.extract(base, pictures, "digest", LAYERS, "bfloat16", cache=tmp_path)
+    assert len(feature_cache.entries(tmp_path)) == 4
+    for left, right in zip(exact, close, strict=True):
+        assert not np.array_equal(left, right)
+        assert np.corrcoef(left.ravel(), right.ravel())[0, 1] > 0.98

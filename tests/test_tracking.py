@@ -44,10 +44,10 @@ def test_a_pipelines_phases_lie_below_one_parent_with_the_same_metric_names(sett
             tracking.tag_model(model)
             tracking.log_files(model)
     found = runs(pipeline)
-    assert set(found) == {"sample-random", "sample-random transfer", "sample-random finetune"}
+    assert set(found) == {"sample-random", "transfer sample-random", "finetune sample-random"}
     parent = found["sample-random"]
     for phase in ("transfer", "finetune"):
-        run = found[f"sample-random {phase}"]
+        run = found[f"{phase} sample-random"]
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert run.info.status == "FINISHED"
         assert run.data.metrics == {"train/loss": 0.5, "validation/loss": 1.0}

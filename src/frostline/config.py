@@ -45,6 +45,7 @@ _RULES: dict[str, Rule] = {
     "seed": _SEED,
     "augment": (lambda v: v in ("none", "flip", "full"), "none, flip, full"),
     "feature_cache_gib": (lambda v: 0 <= v < math.inf, "a number of GiB, 0 or more"),
+    "feature_precision": (lambda v: v in ("float32", "bfloat16"), "float32, bfloat16"),
     "data.pictures": (lambda v: v >= 20, "a whole number, 20 or more"),
     "data.unlabelled": (lambda v: v >= 0, "a whole number, 0 or more"),
     "preprocess.picture_size": (lambda v: 75 <= v <= 1024, "75 to 1024 pixels"),

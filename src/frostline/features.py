@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from frostline.backbone import inference_copy
 from frostline.feature_cache import ARRAY, complete, is_complete, lock
 from frostline.paths import FEATURES
 from frostline.progress import track
@@ -27,29 +28,37 @@ DTYPE = np.float16
 
 
 def extract(
-    model: keras.Model, pictures: np.ndarray, digest: str, layers: Sequence[str], cache: Path = FEATURES
+    model: keras.Model,
+    pictures: np.ndarray,
+    digest: str,
+    layers: Sequence[str],
+    precision: str = "float32",
+    cache: Path = FEATURES,
 ) -> list[np.ndarray]:
     """Return the outputs of `layers` for `pictures` as read-only memory-mapped float16 arrays (N, …), one per layer.
 
     `model` takes float32 pictures (N, size, size, 3) from 0 to 255; `pictures` is uint8 of that shape, and `digest`
-    names their content. What is missing from `cache` is computed in one pass for all layers; a pass that is cut off
-    goes on from its last whole batch.
+    names their content. `precision`: what the layers compute in, "float32" or "bfloat16". What is missing from `cache`
+    is computed in one pass for all layers; a pass that is cut off goes on from its last whole batch.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    folders = [cache / _key(model, layer, digest) for layer in layers]
+    folders = [cache / _key(model, layer, digest, precision) for layer in layers]
     with lock(cache):
         missing = [(layer, folder) for layer, folder in zip(layers, folders, strict=True) if not is_complete(folder)]
         if missing:
-            _compute(model, pictures, missing)
+            _compute(model, pictures, missing, precision)
     for folder in folders:
         os.utime(folder)  # used now
     return [np.load(folder / ARRAY, mmap_mode="r") for folder in folders]
 
 
-def _compute(model: keras.Model, pictures: np.ndarray, missing: Sequence[tuple[str, Path]]) -> None:
-    part = keras.Model(model.input, [model.get_layer(layer).output for layer, _ in missing])
-    signature = [tf.TensorSpec((None, *pictures.shape[1:]), tf.float32)]
-    forward = tf.function(lambda x: part(x, training=False), input_signature=signature)
+def _compute(model: keras.Model, pictures: np.ndarray, missing: Sequence[tuple[str, Path]], precision: str) -> None:
+    part = inference_copy(model, [layer for layer, _ in missing], precision)
+
+    def outputs_of(batch: tf.Tensor) -> list[tf.Tensor]:
+        return [tf.cast(output, tf.float32) for output in keras.tree.flatten(part([batch], training=False))]
+
+    forward = tf.function(outputs_of, input_signature=[tf.TensorSpec((None, *pictures.shape[1:]), tf.float32)])
     limit = float(np.finfo(DTYPE).max)
     with ExitStack() as stack:
         outputs = [
@@ -62,7 +71,7 @@ def _compute(model: keras.Model, pictures: np.ndarray, missing: Sequence[tuple[s
         advance = stack.enter_context(track("features", total=len(pictures), start=done, unit="pictures"))
         for start in range(done, len(pictures), BATCH):
             batch = pictures[start : start + BATCH]
-            values = keras.tree.flatten(forward(batch.astype(np.float32)))
+            values = forward(batch.astype(np.float32))
             for output, value in zip(outputs, values, strict=True):
                 output.append(np.clip(value.numpy(), -limit, limit).astype(DTYPE))
             advance(len(batch))
@@ -98,13 +107,14 @@ class _Output:
         self._file.flush()  # so that a killed process loses no whole batch
 
 
-def _key(model: keras.Model, layer: str, pictures: str) -> str:
+def _key(model: keras.Model, layer: str, pictures: str, precision: str) -> str:
     below = keras.Model(model.input, model.get_layer(layer).output)
     weights = hashlib.sha256()
     for variable in below.weights:
         weights.update(np.ascontiguousarray(variable.numpy()).data)
     facts = {
-        "format": 1,
+        "format": 2,
+        "precision": precision,
         "pictures": pictures,
         "weights": weights.hexdigest(),
         "layer": layer,

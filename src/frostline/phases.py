@@ -61,8 +61,11 @@ def _train(
     """Train the part of `model` above `layers`, whose features (and those of the layers `also`) are computed once."""
     wanted = list(dict.fromkeys([*layers, *also]))
 
+    def features_of(split: str, mirrored: bool = False) -> list[np.ndarray]:
+        return _features(model, data, split, wanted, settings.feature_precision, mirrored)[: len(layers)]
+
     def examples(split: str) -> Examples:
-        return Examples(_features(model, data, split, wanted)[: len(layers)], data.labels(split))
+        return Examples(features_of(split), data.labels(split))
 
     validation, prepare = examples("validation"), None
     if settings.augment == "full":
@@ -71,8 +74,7 @@ def _train(
     else:
         training_examples = examples("train")
         if settings.augment == "flip":
-            mirrored = _features(model, data, "train", wanted, mirrored=True)[: len(layers)]
-            training_examples = replace(training_examples, mirrored=mirrored)
+            training_examples = replace(training_examples, mirrored=features_of("train", mirrored=True))
     return training.train(
         backbone.part(model, layers),
         training_examples,
@@ -106,17 +108,18 @@ def _augmented_features(model: keras.Model, layers: Sequence[str]) -> Callable[[
 def predict(model: keras.Model, data: Dataset, split: str, settings: Config) -> np.ndarray:
     """Probabilities of the second class, (N,) float64, for the pictures of `split`, through the cache.
 
-    Both phases' models are the same below the frost line, so the second one finds its features computed.
+    Both phases' models are the same below the frost line, so the second one finds its features computed. In float32
+    whatever the phases were trained in, as the saved model computes.
     """
     thaw_from = backbone.resolve_thaw_from(model, settings.model.cut_layer, settings.finetune.thaw_from)
     layers = backbone.frontier(model, thaw_from)
-    return training.predict(backbone.part(model, layers), _features(model, data, split, layers))
+    return training.predict(backbone.part(model, layers), _features(model, data, split, layers, "float32"))
 
 
 def _features(
-    model: keras.Model, data: Dataset, split: str, layers: Sequence[str], mirrored: bool = False
+    model: keras.Model, data: Dataset, split: str, layers: Sequence[str], precision: str, mirrored: bool = False
 ) -> list[np.ndarray]:
     pictures, digest = data.pictures(split), f"{data.digest}/{split}"
     if mirrored:
         pictures, digest = pictures[:, :, ::-1], f"{digest}/mirrored"
-    return features.extract(model, pictures, digest, layers)
+    return features.extract(model, pictures, digest, layers, precision)

@@ -36,5 +36,6 @@ with _stderr_held_back():
     import keras
     import tensorflow as tf
 
-logging.getLogger("absl").setLevel(logging.ERROR)
+for name in ("absl", "tensorflow"):  # of retraced functions, of deprecated options
+    logging.getLogger(name).setLevel(logging.ERROR)
 keras.config.disable_interactive_logging()  # progress is Frostline's own (see progress.py)

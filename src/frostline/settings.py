@@ -104,6 +104,7 @@ class Config:
     name: str
     seed: int
     augment: str
+    feature_precision: str
     feature_cache_gib: float
     data: Data
     weights: Weights

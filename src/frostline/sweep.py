@@ -92,6 +92,7 @@ def _transfer_once(data: "Dataset", config: Config) -> tuple["keras.Model", list
         asdict(config.transfer),
         config.seed,
         config.augment,
+        config.feature_precision,
         data.digest,
         sha256_of(BACKBONE_WEIGHTS),
     ]
@@ -122,7 +123,7 @@ def check_points(overrides: Sequence[str]) -> None:
         if override.key_or_group.split(".")[0] in _PREPARED:
             raise FrostlineError(
                 f"{override.input_line}: a sweep runs on the data that is prepared in {PROCESSED}.\n"
-                f"Change it first: dvc exp run -S {override.input_line}"
+                f"Change it first: dvc exp run -S {override.key_or_group}=..."
             )
     if all(not item.is_sweep_override() or item.is_discrete_sweep() for item in parsed):
         for point in BasicSweeper.split_arguments(parsed, None)[0]:

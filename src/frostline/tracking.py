@@ -233,7 +233,7 @@ def _create(phase: str, pipeline: Pipeline, parent: str | None, tags: Mapping[st
         **({MLFLOW_PARENT_RUN_ID: parent} if parent else {}),
         **(tags or {}),
     }
-    name = pipeline.name if parent is None else f"{pipeline.name} {phase}"
+    name = pipeline.name if parent is None else f"{phase} {pipeline.name}"
     run = client.create_run(pipeline.experiment_id, tags=all_tags, run_name=name)
     client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in pipeline.settings.items()])
     return str(run.info.run_id)

@@ -272,7 +272,7 @@ def test_exp_run_with_an_experiment_changes_what_runs(clone):
     output = clone.dvc("exp", "run", "-S", "experiment=other", "transfer")
     assert ran(output) == ["transfer"]
     assert clone.phases("transfer")[-1].data.params["model.cut_layer"] == "mixed5"
-    assert clone.phases("transfer")[-1].info.run_name == "other transfer"
+    assert clone.phases("transfer")[-1].info.run_name == "transfer other"
 
 
 def test_a_folder_of_ones_own_is_followed_and_left_untouched(clone):
