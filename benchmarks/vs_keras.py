@@ -1,0 +1,189 @@
+"""The pipeline's two training stages against the plain Keras script of the same recipe, on the same pictures.
+
+    python benchmarks/vs_keras.py [--pairs 3] [--data FOLDER] [--weights FILE.h5] [--sweep]
+
+Each side runs as processes of its own, in turn, with nothing left from before: the pipeline's feature cache, models
+and MLflow store are removed before each of its runs. Whole processes are timed, imports and all; of the plain
+script's time its two evaluations on the test set are taken off, since the pipeline has a stage of its own for them.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from measuring import Measured, measure, new_project, stage
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from frostline.dataset import load_dataset
+from frostline.files import read_json
+from frostline.paths import BACKBONE_WEIGHTS, METRICS, PROCESSED
+from frostline.splitting import SPLITS
+
+PHASES = ("transfer", "finetune")
+SWEEP = {"model.cut_layer": "mixed5,mixed6,mixed7", "finetune.learning_rate": "3e-6,1e-5,3e-5,1e-4"}
+POINTS = 12
+_LEFT_BY_TRAINING = (".frostline", "models/transfer.keras", "models/finetune.keras", "mlruns", "reports/curves")
+
+Scores = dict[str, dict[str, float]]
+"""Per phase, `log_loss` and `accuracy` on the test set."""
+
+
+def prepare(project: Path, arguments: argparse.Namespace) -> list[str]:
+    """Fetch and preprocess the pictures and the weights in `project`; return the overrides that it was made with."""
+    if arguments.data:
+        data = ["data=folder", f"data.path='{arguments.data.resolve()}'"]
+    else:
+        total = arguments.pictures + arguments.test
+        test = arguments.test / total
+        rest = 1 - test  # divided as in the recipe, 0.7 to 0.15
+        shares = {"train": rest * 0.7 / 0.85, "validation": rest * 0.15 / 0.85, "test": test}
+        data = [f"data.pictures={total}", "data.unlabelled=0"]
+        data += [f"preprocess.{split}={share}" for split, share in shares.items()]
+    weights = ["weights=file", f"weights.path='{arguments.weights.resolve()}'"] if arguments.weights else []
+    epochs = [f"{phase}.epochs={arguments.epochs}" for phase in PHASES]
+    new_project(project, *data, *weights, *epochs)
+    for name in ("fetch_data", "fetch_weights", "preprocess"):
+        stage(name, project)
+    return epochs
+
+
+def export(processed: Path, folder: Path) -> None:
+    """Write the prepared pictures as PNG files, split/class/row.png: small and of the final size, which favours the
+    plain script, as it decodes them in every epoch and need not resize them."""
+    data = load_dataset(processed)
+    for split in SPLITS:
+        for name in data.classes:
+            (folder / split / name).mkdir(parents=True)
+        for row, (pixels, label) in enumerate(zip(data.pictures(split), data.labels(split), strict=True)):
+            Image.fromarray(pixels).save(folder / split / data.classes[label] / f"{row:06}.png", compress_level=1)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one side, both phases, without evaluations on the test set."""
+
+    seconds: float
+    cpu: float
+    others: float
+    memory: int
+    """Bytes; of several processes, the largest."""
+    scores: Scores
+
+
+def run_plain(folder: Path, weights: Path, arguments: argparse.Namespace) -> Run:
+    script = Path(__file__).with_name("plain_keras.py")
+    options = ["--epochs", str(arguments.epochs), *(["--cache"] if arguments.cache else [])]
+    measured = measure([sys.executable, script, folder, weights, *options], folder)
+    figures = json.loads(measured.output.splitlines()[-1])
+    seconds, cpu = (sum(figures[clock][f"{phase} test"] for phase in PHASES) for clock in ("seconds", "cpu"))
+    return Run(measured.seconds - seconds, measured.cpu - cpu, measured.others, measured.resident, figures["test"])
+
+
+def run_pipeline(project: Path) -> Run:
+    remove_training(project)
+    stages = [stage(phase, project) for phase in PHASES]
+    stage("evaluate", project)  # after the timing
+    metrics = read_json(project / METRICS)
+    return Run(
+        sum(measured.seconds for measured in stages),
+        sum(measured.cpu for measured in stages),
+        sum(measured.others for measured in stages),
+        max(measured.resident for measured in stages),
+        {phase: metrics[phase] for phase in PHASES},
+    )
+
+
+def remove_training(project: Path) -> None:
+    for name in _LEFT_BY_TRAINING:
+        path = project / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def run_sweep(project: Path, epochs: list[str]) -> Measured:
+    remove_training(project)
+    points = [f"{key}={values}" for key, values in SWEEP.items()]
+    return measure([sys.executable, "-m", "frostline.sweep", "-m", *points, *epochs], project)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=3, help="runs of each side")
+    parser.add_argument("--pictures", type=int, default=2048, help="training and validation pictures, drawn")
+    parser.add_argument("--test", type=int, default=256, help="test pictures, drawn")
+    parser.add_argument("--data", type=Path, help="a folder of pictures, one subfolder per class, instead")
+    parser.add_argument("--weights", type=Path, help="the backbone's weights (default: seeded random ones)")
+    parser.add_argument("--epochs", type=int, default=2, help="of each phase")
+    parser.add_argument("--cache", action="store_true", help="the plain script keeps decoded pictures in memory")
+    parser.add_argument("--sweep", action="store_true", help=f"also a sweep of {POINTS} points")
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments, console = parse_arguments(), Console(width=110)
+    with tempfile.TemporaryDirectory() as temporary:
+        project, pictures = Path(temporary) / "project", Path(temporary) / "pictures"
+        epochs = prepare(project, arguments)
+        export(project / PROCESSED, pictures)
+        data = load_dataset(project / PROCESSED)
+        counts = ", ".join(f"{split} {len(data.names(split)):,}" for split in SPLITS)
+        console.print(f"{counts}; {arguments.epochs} epochs per phase; plain script first in each pair")
+
+        plain, ours = [], []
+        for pair in range(1, arguments.pairs + 1):
+            plain.append(run_plain(pictures, project / BACKBONE_WEIGHTS, arguments))
+            ours.append(run_pipeline(project))
+            console.print(f"pair {pair}: {text(plain[-1])} against {text(ours[-1])}")
+        print_time(console, plain, ours)
+        print_scores(console, plain[-1].scores, ours[-1].scores)
+        if arguments.sweep:
+            sweep, alone = run_sweep(project, epochs), POINTS * statistics.median(run.seconds for run in plain)
+            console.print(sweep.output, highlight=False)
+            console.print(
+                f"Sweep of {POINTS} points: {sweep.seconds:.0f} s. {POINTS} plain scripts: {alone:.0f} s, reckoned as "
+                f"{POINTS} times the measured one, which is cut at mixed7. {alone / sweep.seconds:.1f} times as fast."
+            )
+
+
+def text(run: Run) -> str:
+    return f"{run.seconds:.1f} s ({run.cpu:.1f} s of cores, other jobs {run.others:.1f})"
+
+
+def print_time(console: Console, plain: list[Run], ours: list[Run]) -> None:
+    columns = ("", "seconds, least", "median", "of cores, least", "median", "peak memory, MB")
+    table = Table(*columns, title="Both phases, whole processes")
+    for name, runs in (("plain Keras", plain), ("pipeline", ours)):
+        clocks = ([run.seconds for run in runs], [run.cpu for run in runs])
+        figures = [f"{figure(clock):.1f}" for clock in clocks for figure in (min, statistics.median)]
+        table.add_row(name, *figures, f"{max(run.memory for run in runs) / 1e6:,.0f}")
+    console.print(table)
+    pairs = list(zip(plain, ours, strict=True))
+    for what, ratios in (
+        ("seconds", [before.seconds / after.seconds for before, after in pairs]),
+        ("seconds of cores", [before.cpu / after.cpu for before, after in pairs]),
+    ):
+        each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+        console.print(f"Plain over pipeline, {what}: median {statistics.median(ratios):.2f} (pairs: {each})")
+
+
+def print_scores(console: Console, plain: Scores, pipeline: Scores) -> None:
+    table = Table("", *cells("loss, {}", "accuracy, {}"), title="On the test set, last pair")
+    for name, scores in (("plain Keras", plain), ("pipeline", pipeline)):
+        values = (scores[phase][figure] for phase in PHASES for figure in ("log_loss", "accuracy"))
+        table.add_row(name, *(f"{value:.4f}" for value in values))
+    console.print(table)
+
+
+def cells(*patterns: str) -> Iterable[str]:
+    return (pattern.format(phase) for phase in PHASES for pattern in patterns)
+
+
+if __name__ == "__main__":
+    main()
