@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from measuring import cpu_of_all
 from rich.console import Console
 from rich.table import Table
 
@@ -166,9 +167,8 @@ def measure_step(model: keras.Model, phase: str, start: str) -> Work:
 
 
 def print_work(console: Console, works: list[Work], limits: Mapping[str, float]) -> None:
-    table = Table(
-        "", "precision", "ms", "GFLOP", "GFLOP/s", "of limit", "MB", "GB/s", "of limit", "least ms", title="Achieved"
-    )
+    columns = ("", "precision", "ms", "GFLOP", "GFLOP/s", "of limit", "MB", "GB/s", "of limit", "least ms")
+    table = Table(*columns, title="Achieved")
     for work in works:
         rate, flow = work.flops / work.seconds, work.bytes / work.seconds
         product, copy = limits[work.precision], limits["copy"]
@@ -193,6 +193,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="the backbone's weights (default: seeded random ones)")
     arguments, console = parser.parse_args(), Console(width=120)
 
+    others = cpu_of_all() - time.process_time()
     before = measure_limits()
     with tempfile.TemporaryDirectory() as temporary:
         weights = arguments.weights
@@ -208,13 +209,14 @@ def main() -> None:
     works.append(measure_step(model, "finetune", THAW_FROM))
     after = measure_limits()  # again, as other jobs come and go
 
+    others = cpu_of_all() - time.process_time() - others
     limits = {name: max(before[name], after[name]) for name in before}
     table = Table("fp32 GFLOP/s", "bf16 GFLOP/s", "copy, GB/s", title="Limits, the best of before and after")
     table.add_row(*(f"{limit / 1e9:.1f}" for limit in limits.values()))
     console.print(table)
     print_work(console, works, limits)
     rates = " and ".join(f"{features.BATCH / work.seconds:.0f}" for work in works[:2])
-    console.print(f"Features: {rates} pictures/s.")
+    console.print(f"Features: {rates} pictures/s. Other jobs used {others:.0f} s of cores meanwhile.")
 
 
 if __name__ == "__main__":

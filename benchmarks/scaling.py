@@ -85,15 +85,18 @@ def row(count: int, name: str, processed: int, seconds: float) -> dict[str, str 
 
 def plot(rows: list[Row], path: Path) -> None:
     figure, (time, memory) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    sizes = sorted({int(row["pictures"]) for row in rows})
     for name in STAGES:
         points = [row for row in rows if row["stage"] == name]
-        sizes = [row["pictures"] for row in points]
         (line,) = time.plot(sizes, [row["seconds"] for row in points], marker="o", label=name)
         for column, style in (("resident_mb", "-"), ("anonymous_mb", ":")):
             memory.plot(sizes, [row[column] for row in points], style, marker="o", color=line.get_color())
     time.set(title="Time", xlabel="pictures", ylabel="seconds, whole process", xscale="log", yscale="log")
     memory.set(title="Peak memory (dotted: without mapped files)", xlabel="pictures", ylabel="MB", xscale="log")
     memory.set_ylim(bottom=0)
+    for axes in (time, memory):
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.set_xticks([], minor=True)
     time.legend()
     figure.savefig(path, dpi=150, metadata={"Software": None})
 
@@ -108,7 +111,7 @@ def main() -> None:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as temporary:
         faces = draw_faces(Path(temporary))
-        for count in map(int, arguments.sizes.split(",")):
+        for count in sorted(map(int, arguments.sizes.split(","))):
             with tempfile.TemporaryDirectory(dir=temporary) as folder:
                 project = Path(folder)
                 new_project(project, *weights)

@@ -145,7 +145,7 @@ def main() -> None:
         print_scores(console, plain[-1].scores, ours[-1].scores)
         if arguments.sweep:
             sweep, alone = run_sweep(project, epochs), POINTS * statistics.median(run.seconds for run in plain)
-            console.print(sweep.output, highlight=False)
+            print(sweep.output)
             console.print(
                 f"Sweep of {POINTS} points: {sweep.seconds:.0f} s. {POINTS} plain scripts: {alone:.0f} s, reckoned as "
                 f"{POINTS} times the measured one, which is cut at mixed7. {alone / sweep.seconds:.1f} times as fast."

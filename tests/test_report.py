@@ -34,6 +34,9 @@ def settings(weights: Weights = RANDOM) -> Config:
     return Config(
         name="run <1>",
         seed=42,
+        augment="none",
+        feature_precision="float32",
+        feature_cache_gib=20,
         data=FolderData("folder", "/home/someone/pictures", "/home/someone/pictures"),
         weights=weights,
         preprocess=Preprocess(150, 0.7, 0.15, 0.15, 0.02),
