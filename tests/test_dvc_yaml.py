@@ -14,6 +14,7 @@ STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # (their values are in params.yaml), names of files (they are in dvc.yaml).
 NEUTRAL = {
     "__init__",
+    "addresses",
     "config",
     "errors",
     "paths",
@@ -21,6 +22,7 @@ NEUTRAL = {
     "quiet_tensorflow",
     "settings",
     "stages/__init__",
+    "stderr",
     "tracking",
 }
 

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -23,6 +24,16 @@ def base(weights):
 def extract(base, pictures, layers, cache):
     digest = hashlib.sha256(pictures.tobytes()).hexdigest()
     return features.extract(base, pictures, digest, layers, cache=cache)
+
+
+@contextmanager
+def scaled(kernel, factor):
+    before = kernel.numpy()
+    try:
+        kernel.assign(before * factor)
+        yield
+    finally:
+        kernel.assign(before)
 
 
 @pytest.fixture
@@ -57,13 +68,8 @@ def test_other_pictures_weights_or_layers_are_other_entries(base, prepared, tmp_
     extract(base, pictures, ["mixed6"], tmp_path)
     extract(base, pictures[::-1], ["mixed6"], tmp_path)
     extract(base, pictures, ["mixed5"], tmp_path)
-    kernel = base.get_layer("conv2d_3").kernel
-    before = kernel.numpy()
-    try:
-        kernel.assign(before * 1.01)
+    with scaled(base.get_layer("conv2d_3").kernel, 1.01):
         extract(base, pictures, ["mixed6"], tmp_path)
-    finally:
-        kernel.assign(before)
     assert len(counted) == 4
     assert len(feature_cache.entries(tmp_path)) == 4
 
@@ -71,13 +77,8 @@ def test_other_pictures_weights_or_layers_are_other_entries(base, prepared, tmp_
 def test_weights_above_the_layer_do_not_matter(base, prepared, tmp_path, counted):
     pictures = prepared.pictures("test")
     extract(base, pictures, ["mixed6"], tmp_path)
-    kernel = base.get_layer("conv2d_70").kernel  # in the block of mixed7
-    before = kernel.numpy()
-    try:
-        kernel.assign(before * 2)
+    with scaled(base.get_layer("conv2d_70").kernel, 2):  # in the block of mixed7
         extract(base, pictures, ["mixed6"], tmp_path)
-    finally:
-        kernel.assign(before)
     assert len(counted) == 1
 
 

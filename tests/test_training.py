@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from frostline.quiet_tensorflow import keras
-from frostline.training import EPOCH_COLUMNS, Examples, predict, score, train
+from frostline.training import EPOCH_COLUMNS, Examples, predictor, score, train
 
 
 def make_model(seed=1):
@@ -72,8 +72,8 @@ def test_epochs_are_reported_as_they_come(examples):
 def test_predict_is_the_models_output_whatever_the_batch(examples):
     model, (training, _) = make_model(), examples
     expected = model(training.features[0].astype(np.float32)).numpy()[:, 0]
-    np.testing.assert_allclose(predict(model, training.features, batch_size=7), expected, rtol=1e-5)
-    assert predict(model, [training.features[0][:0]]).shape == (0,)
+    np.testing.assert_allclose(predictor(model, batch_size=7)(training.features), expected, rtol=1e-5)
+    assert predictor(model)([training.features[0][:0]]).shape == (0,)
 
 
 def test_score_by_hand():

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from frostline.errors import FrostlineError
-from frostline.files import replacing
+from frostline.files import replacing, zip_entry
 
 MIB = 1 << 20
 MEMBER_LIMIT = 256 * MIB
@@ -90,8 +90,7 @@ def pack_folder(folder: Path, path: Path) -> None:
         files.update((_member_name(file.relative_to(folder)), file) for file in inside)
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(files):
-            info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-            info.create_system, info.external_attr = 3, 0o644 << 16  # Unix, wherever it is written
+            info = zip_entry(name)
             info.file_size = files[name].stat().st_size  # known beforehand, so that zipfile can choose ZIP64
             with files[name].open("rb") as source, archive.open(info, "w") as target:
                 shutil.copyfileobj(source, target, MIB)

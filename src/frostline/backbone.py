@@ -58,8 +58,9 @@ def resolve_thaw_from(backbone: keras.Model, cut_layer: str, thaw_from: str) -> 
     """
     order = [layer.name for layer in backbone.layers]
     cut = order.index(find_layer(backbone, cut_layer, "model.cut_layer").name)
+    blocks = [name for name in block_outputs(backbone) if order.index(name) <= cut]
     if thaw_from == AUTO:
-        below = [name for name in block_outputs(backbone) if order.index(name) < cut]
+        below = [name for name in blocks if name != cut_layer]
         if not below:
             raise FrostlineError(
                 f"finetune.thaw_from is auto, but no block lies below model.cut_layer={cut_layer}.\n"
@@ -70,14 +71,9 @@ def resolve_thaw_from(backbone: keras.Model, cut_layer: str, thaw_from: str) -> 
     if line > cut:
         raise FrostlineError(
             f"finetune.thaw_from is {thaw_from!r}, above model.cut_layer={cut_layer!r}: no layer would be thawed.\n"
-            f"Valid: {cut_layer} or a layer below it, e.g. {', '.join(_blocks_up_to(backbone, cut))}."
+            f"Valid: {cut_layer} or a layer below it, e.g. {', '.join(blocks)}."
         )
     return thaw_from
-
-
-def _blocks_up_to(backbone: keras.Model, position: int) -> list[str]:
-    names = {layer.name for layer in backbone.layers[: position + 1]}
-    return [name for name in block_outputs(backbone) if name in names]
 
 
 def frontier(model: keras.Model, thaw_from: str) -> list[str]:
@@ -109,7 +105,12 @@ def part(model: keras.Model, start: Sequence[str]) -> keras.Model:
     It shares the layers and their weights with `model`: training the part trains the whole.
     """
     inputs = [model.get_layer(name).output for name in start]
-    return keras.Model(inputs if len(inputs) > 1 else inputs[0], model.output)
+    return keras.Model(as_model_inputs(inputs), model.output)
+
+
+def as_model_inputs(items: Sequence[Any]) -> Any:
+    """One item per input of a model: as such for a model of one input, as a list for one of several."""
+    return list(items) if len(items) > 1 else items[0]
 
 
 def inference_copy(model: keras.Model, layers: Sequence[str], precision: str) -> keras.Model:

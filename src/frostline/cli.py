@@ -4,7 +4,6 @@ import argparse
 import csv
 import json
 import sys
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -120,7 +119,8 @@ def _cache_ls(arguments: argparse.Namespace) -> int:
     from frostline.feature_cache import entries
 
     rows = entries()
-    _print_entries(f"{entry.layer:<20} {entry.count:>8} pictures {entry.bytes / 2**20:>9.1f} MiB" for entry in rows)
+    for entry in rows:
+        print(f"{entry.layer:<20} {entry.count:>8} pictures {entry.bytes / 2**20:>9.1f} MiB")
     print(f"{len(rows)} entries, {sum(entry.bytes for entry in rows) / 2**20:.1f} MiB")
     return 0
 
@@ -131,11 +131,6 @@ def _cache_prune(arguments: argparse.Namespace) -> int:
     deleted = prune(arguments.keep_gib)
     print(f"deleted {len(deleted)} entries, {sum(entry.bytes for entry in deleted) / 2**20:.1f} MiB")
     return 0
-
-
-def _print_entries(lines: Iterable[str]) -> None:
-    for line in lines:
-        print(line)
 
 
 if __name__ == "__main__":

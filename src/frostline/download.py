@@ -29,6 +29,7 @@ from rich.progress import (
 )
 
 from frostline import paths
+from frostline.addresses import hide_credentials
 from frostline.errors import FrostlineError
 from frostline.files import read_json, replacing, write_json
 
@@ -92,7 +93,8 @@ def _fetch(url: str, partial: Path, size: int | None) -> _Remote:
             except _Interrupted as error:
                 if wait is None or error.wait > _MAX_RETRY_AFTER:
                     raise FrostlineError(
-                        f"{_shown(url)}: {error}.\nRun the same command again later: what has arrived is kept."
+                        f"{hide_credentials(url)}: {error}.\n"
+                        "Run the same command again later: what has arrived is kept."
                     ) from error
                 wait = max(wait, error.wait)
                 bar.console.out(f"{error}; trying again in {wait:g} s", highlight=False)
@@ -130,12 +132,12 @@ def _attempt(session: Session, url: str, partial: Path, size: int | None, bar: P
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
         if "CERTIFICATE_VERIFY_FAILED" in str(error):  # other TLS errors are dropped connections
             raise FrostlineError(
-                f"{_shown(url)}: the server's certificate is not trusted.\n"
+                f"{hide_credentials(url)}: the server's certificate is not trusted.\n"
                 "If a proxy stands in between, name its certificates in REQUESTS_CA_BUNDLE."
             ) from error
         raise _Interrupted(f"no connection ({_cause(error)}) after {_length(partial):,} bytes") from error
     except requests.RequestException as error:
-        raise FrostlineError(f"{_shown(url)}: cannot be downloaded ({_cause(error)}).") from error
+        raise FrostlineError(f"{hide_credentials(url)}: cannot be downloaded ({_cause(error)}).") from error
     arrived = _length(partial)
     if total is not None and arrived < total:
         raise _Interrupted(f"the server sent {arrived:,} of {total:,} bytes")
@@ -154,13 +156,17 @@ def _get(session: Session, url: str, headers: dict[str, str]) -> Iterator[Respon
         except requests.RequestException:
             raise
         except ValueError as error:
-            raise FrostlineError(f"{_shown(url)}: the server redirects to something that is no address.") from error
+            raise FrostlineError(
+                f"{hide_credentials(url)}: the server redirects to something that is no address."
+            ) from error
         with response:
             if following is None:
                 yield response
                 return
         url = following
-    raise FrostlineError(f"{_shown(url)}: more than {_MAX_REDIRECTS} redirects.\nCheck the address in the settings.")
+    raise FrostlineError(
+        f"{hide_credentials(url)}: more than {_MAX_REDIRECTS} redirects.\nCheck the address in the settings."
+    )
 
 
 def _check_address(url: str) -> None:
@@ -173,7 +179,8 @@ def _check_address(url: str) -> None:
     with contextlib.suppress(ValueError):
         loopback = loopback or ipaddress.ip_address(host).is_loopback
     if not host or not (parts.scheme == "https" or (parts.scheme == "http" and loopback)):
-        raise FrostlineError(f"{_shown(url)}: refused, files are only downloaded from https:// addresses.")
+        shown = hide_credentials(url.split("?")[0])  # it may have no scheme, and a query all the same
+        raise FrostlineError(f"{shown}: refused, files are only downloaded from https:// addresses.")
 
 
 def _check_status(url: str, response: Response, partial: Path, offset: int) -> None:
@@ -185,10 +192,10 @@ def _check_status(url: str, response: Response, partial: Path, offset: int) -> N
         wait = _retry_after(response)
         raise _Interrupted(reason + (f" and asks to wait {wait:.0f} s" if wait else ""), wait)
     if response.status_code != 200 and not (response.status_code == 206 and offset):
-        raise FrostlineError(f"{_shown(url)}: {reason}.\nCheck the address in the settings.")
+        raise FrostlineError(f"{hide_credentials(url)}: {reason}.\nCheck the address in the settings.")
     if response.headers.get("Content-Type", "").startswith("text/html"):
         raise FrostlineError(
-            f"{_shown(url)}: the server sent a web page, not the file.\n"
+            f"{hide_credentials(url)}: the server sent a web page, not the file.\n"
             "The network's login page may stand in between: open the address in a browser."
         )
 
@@ -226,7 +233,7 @@ def _continued(url: str, response: Response, partial: Path, old: _Remote, offset
     if first != offset or last != total - 1 or total != (old.size or total):
         _forget(partial)
         raise FrostlineError(
-            f"{_shown(url)}: asked for bytes {offset} to the end, the server sent {content_range!r}.\n"
+            f"{hide_credentials(url)}: asked for bytes {offset} to the end, the server sent {content_range!r}.\n"
             "The partial download was deleted; run the same command again to start over."
         )
     return _Remote(old.validator, total, _google_md5(response) or old.md5)
@@ -258,7 +265,7 @@ def _verify(url: str, partial: Path, size: int | None, digests: set[str | None])
         if expected != {md5}:
             _forget(partial)
             raise FrostlineError(
-                f"{_shown(url)}: the file's MD5 is {md5}, "
+                f"{hide_credentials(url)}: the file's MD5 is {md5}, "
                 f"expected {', '.join(map(str, expected - {md5}))}.\n"
                 "The download was deleted; run the same command again. If it comes back, the file is another."
             )
@@ -267,7 +274,7 @@ def _verify(url: str, partial: Path, size: int | None, digests: set[str | None])
 def _wrong_size(url: str, found: int, expected: int, *, or_more: bool = False) -> FrostlineError:
     more = " or more" if or_more else ""
     return FrostlineError(
-        f"{_shown(url)}: the file has {found:,} bytes{more}, expected {expected:,}.\n"
+        f"{hide_credentials(url)}: the file has {found:,} bytes{more}, expected {expected:,}.\n"
         "It is not the file that the settings describe, and was not kept."
     )
 
@@ -295,17 +302,11 @@ def _cause(error: requests.RequestException) -> str:
     return type(inner if isinstance(inner, Exception) else error).__name__
 
 
-def _shown(url: str) -> str:
-    """Return `url` without the parts that may be secret: user, password and query."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
 @contextmanager
 def _progress(url: str, partial: Path) -> Iterator[Progress]:
     """Show a bar with rate and time left on a terminal, and one plain line at the start and at the end."""
     console, begun = Console(file=sys.stderr), time.monotonic()
-    console.out(f"downloading {_shown(url)}", highlight=False)
+    console.out(f"downloading {hide_credentials(url)}", highlight=False)
     name = Path(urlsplit(url).path).name
     columns = (TextColumn(name), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:

@@ -14,6 +14,7 @@ from scipy.stats import binomtest
 from sklearn import metrics
 
 from frostline.errors import FrostlineError
+from frostline.log_loss import log_losses
 from frostline.seeds import generator
 
 Phase = Literal["transfer", "finetune"]
@@ -22,7 +23,6 @@ Outcome = Literal["better", "worse", "indistinguishable"]
 INTERVAL_FIGURES = ("log_loss", "accuracy", "roc_auc", "brier")
 """The figures that get a 95% interval; the first decides the verdict."""
 
-_CLIP = 1e-7  # keras.config.epsilon(), which Keras' binary cross-entropy keeps from 0 and 1
 _BOOTSTRAP_CELLS = 2_000_000  # resamples x pictures held at once: about 100 MB
 
 
@@ -164,7 +164,7 @@ def figures(labels: np.ndarray, probabilities: np.ndarray, threshold: float, bin
     """
     decided = decide(probabilities, threshold)
     found = {
-        "log_loss": float(np.mean(_log_losses(labels, probabilities))),
+        "log_loss": float(np.mean(log_losses(labels, probabilities))),
         "accuracy": float(np.mean(decided == labels)),
     }
     if 0 < np.sum(labels) < len(labels):
@@ -181,12 +181,6 @@ def figures(labels: np.ndarray, probabilities: np.ndarray, threshold: float, bin
 def decide(probabilities: np.ndarray, threshold: float) -> np.ndarray:
     """The decided class of each picture, (N,) int64: 1 above `threshold`, else 0."""
     return (probabilities > threshold).astype(np.int64)
-
-
-def _log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    clipped = np.clip(probabilities, _CLIP, 1 - _CLIP)
-    losses: np.ndarray = -np.where(labels == 1, np.log(clipped), np.log1p(-clipped))
-    return losses
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -226,7 +220,7 @@ def bootstrap_intervals(
     count, two_classes = len(labels), 0 < np.sum(labels) < len(labels)
     per_picture = {
         phase: np.stack(
-            [_log_losses(labels, p), decide(p, threshold) == labels, (p - labels) ** 2],
+            [log_losses(labels, p), decide(p, threshold) == labels, (p - labels) ** 2],
             axis=1,
             dtype=np.float64,
         )

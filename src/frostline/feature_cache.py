@@ -1,14 +1,13 @@
 """The folder of cached features: what is there, what is complete, what goes first when room is short."""
 
 import fcntl
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from frostline.files import write_json
+from frostline.files import read_json, write_json
 from frostline.paths import FEATURES
 
 ARRAY, ENTRY = "features.npy", "entry.json"
@@ -46,7 +45,7 @@ def entries(cache: Path = FEATURES) -> list[Entry]:
     """The complete entries of `cache`, least recently used first."""
     found = []
     for path in cache.glob(f"*/{ENTRY}"):
-        fact, folder = json.loads(path.read_text()), path.parent
+        fact, folder = read_json(path), path.parent
         size = (folder / ARRAY).stat().st_size
         found.append(Entry(folder, fact["layer"], fact["count"], size, folder.stat().st_mtime))
     return sorted(found, key=lambda entry: entry.last_used)

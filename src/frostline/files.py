@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +54,13 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def zip_entry(name: str) -> zipfile.ZipInfo:
+    """The entry of a plain file called `name`, with a fixed date, mode and system: the same bytes every time."""
+    entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    entry.create_system, entry.external_attr = 3, 0o644 << 16  # Unix, wherever it is written
+    return entry
 
 
 def write_text(path: Path, text: str) -> None:

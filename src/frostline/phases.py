@@ -14,9 +14,7 @@ from frostline.head import add_head
 from frostline.quiet_tensorflow import keras, tf
 from frostline.seeds import derive_seed
 from frostline.settings import Config, Phase
-from frostline.training import Epoch, Examples
-
-OnEpoch = Callable[[Epoch], None]
+from frostline.training import Epoch, Examples, OnEpoch
 
 
 def transfer(data: Dataset, weights: Path, settings: Config, on_epoch: OnEpoch) -> tuple[keras.Model, list[Epoch]]:
@@ -98,7 +96,7 @@ def _augmented_features(model: keras.Model, layers: Sequence[str]) -> Callable[[
 
         def features_of(pictures: tf.Tensor) -> Any:
             found = keras.tree.flatten(frozen(augment(pictures, training=True), training=False))
-            return found if len(found) > 1 else found[0]
+            return backbone.as_model_inputs(found)
 
         return cast(training.Prepare, tf.function(features_of, reduce_retracing=True))
 
@@ -113,7 +111,7 @@ def predict(model: keras.Model, data: Dataset, split: str, settings: Config) -> 
     """
     thaw_from = backbone.resolve_thaw_from(model, settings.model.cut_layer, settings.finetune.thaw_from)
     layers = backbone.frontier(model, thaw_from)
-    return training.predict(backbone.part(model, layers), _features(model, data, split, layers, "float32"))
+    return training.predictor(backbone.part(model, layers))(_features(model, data, split, layers, "float32"))
 
 
 def _features(

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
 from frostline.files import replacing
+from frostline.stderr import stderr_into
 
 PIXELS_LIMIT = 100_000_000
 """Larger pictures are refused before they are decoded: 100 megapixels are 300 MB as RGB."""
@@ -94,14 +95,8 @@ def _decode(data: bytes, size: int) -> NDArray[np.uint8]:
 @contextlib.contextmanager
 def _silenced() -> Iterator[None]:
     """Keep libtiff quiet: it writes its complaints to file descriptor 2, past Python and Pillow."""
-    saved = os.dup(2)
-    try:
-        with Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
+    with Path(os.devnull).open("wb") as nowhere, stderr_into(nowhere):
         yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
 
 
 def _to_rgb(image: Image.Image, size: int) -> Image.Image:

@@ -9,7 +9,7 @@ import numpy as np
 from frostline.errors import FrostlineError
 from frostline.pictures import UnreadablePictureError, decode_picture
 from frostline.saving import load_classes, load_model
-from frostline.training import predict
+from frostline.training import predictor
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"}
 _BATCH = 64
@@ -48,12 +48,12 @@ def predict_files(model_path: Path, files: Sequence[Path]) -> Iterator[Predictio
     """Yield one Prediction per file, in order; a file that cannot be read gives its reason, not an exception."""
     model = load_model(model_path)
     classes = load_classes(model_path)
-    size = model.input_shape[1]
+    predict, size = predictor(model), model.input_shape[1]
     for start in range(0, len(files), _BATCH):
         batch = files[start : start + _BATCH]
         decoded = [_decode(path, size) for path in batch]
         readable = [item for item in decoded if isinstance(item, np.ndarray)]
-        probabilities = iter(predict(model, [np.stack(readable)]) if readable else [])
+        probabilities = iter(predict([np.stack(readable)]) if readable else [])
         for path, item in zip(batch, decoded, strict=True):
             if isinstance(item, str):
                 yield Prediction(str(path), None, None, item)

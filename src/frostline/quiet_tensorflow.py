@@ -6,35 +6,23 @@ They are held back here, and shown only where the import fails.
 
 import logging
 import os
-import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+
+from frostline.stderr import stderr_into
 
 __all__ = ["keras", "tf"]
 
 
-@contextmanager
-def _stderr_held_back() -> Iterator[None]:
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            held.seek(0)
-            os.write(stderr, held.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-
-
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-with _stderr_held_back():
-    import keras
-    import tensorflow as tf
+with tempfile.TemporaryFile() as _held_back:
+    try:
+        with stderr_into(_held_back):
+            import keras
+            import tensorflow as tf
+    except BaseException:
+        _held_back.seek(0)
+        os.write(2, _held_back.read())
+        raise
 
 for name in ("absl", "tensorflow"):  # of retraced functions, of deprecated options
     logging.getLogger(name).setLevel(logging.ERROR)

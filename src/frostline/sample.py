@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from frostline.files import replacing
+from frostline.files import replacing, zip_entry
 from frostline.seeds import generator
 
 CLASSES = ("cat", "dog")
@@ -71,10 +71,7 @@ def _zip(members: Iterable[tuple[str, bytes]]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name, content in members:
-            info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-            info.create_system = 3  # Unix, wherever it is written
-            info.external_attr = 0o644 << 16
-            archive.writestr(info, content)
+            archive.writestr(zip_entry(name), content)
     return buffer.getvalue()
 
 

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from frostline.errors import FrostlineError
-from frostline.files import replacing
+from frostline.files import replacing, zip_entry
 from frostline.quiet_tensorflow import keras
 
-_ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 _CLASSES = "classes.json"
 
 
@@ -31,8 +30,7 @@ def save_model(model: keras.Model, path: Path, classes: Sequence[str]) -> None:
                 zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as target,
             ):
                 for name in source.namelist():
-                    entry = zipfile.ZipInfo(name, _ZIP_EPOCH)
-                    entry.external_attr = 0o644 << 16
+                    entry = zip_entry(name)
                     if name == "metadata.json":
                         version = json.loads(source.read(name))["keras_version"]
                         target.writestr(entry, json.dumps({"keras_version": version}))
@@ -41,7 +39,7 @@ def save_model(model: keras.Model, path: Path, classes: Sequence[str]) -> None:
                     else:
                         with source.open(name) as reader, target.open(entry, "w", force_zip64=True) as writer:
                             shutil.copyfileobj(reader, writer, 1 << 22)
-                target.writestr(zipfile.ZipInfo(_CLASSES, _ZIP_EPOCH), json.dumps(list(classes)))
+                target.writestr(zipfile.ZipInfo(_CLASSES), json.dumps(list(classes)))
         finally:
             dated.unlink(missing_ok=True)
 

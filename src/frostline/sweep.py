@@ -57,10 +57,8 @@ def main(raw: DictConfig) -> float:
 
 def run_point(config: Config, name: str, group: str) -> dict[str, "Epoch"]:
     """Run both phases as the MLflow run `name` below the sweep's run `group`; return the figures of the last epochs."""
-    from frostline import (
-        phases,
-        tracking,
-    )  # TensorFlow and MLflow: once per sweep, and not for a mistyped key
+    # TensorFlow and MLflow are imported once per sweep, and not for a mistyped key.
+    from frostline import phases, tracking
     from frostline.dataset import load_dataset
     from frostline.quiet_tensorflow import keras
 

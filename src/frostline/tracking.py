@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
+from frostline.addresses import hide_credentials
 from frostline.errors import FrostlineError
 from frostline.files import sha256_of
 from frostline.settings import Config
@@ -106,13 +106,6 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def hide_credentials(address: str) -> str:
-    """Cut `user:password@` and `?query` out of an address; other text stays as it is."""
-    if "://" not in address:
-        return address
-    return re.sub(r"://[^/@]*@", "://", address).split("?")[0]
-
-
 @contextmanager
 def phase_run(phase: str, pipeline: Pipeline) -> Iterator[str]:
     """A child run for `phase` below its pipeline's parent run; it ends FINISHED, FAILED or, if interrupted, KILLED."""
@@ -144,19 +137,16 @@ def find_or_restore(phase: str, pipeline: Pipeline, model: Path, history: Sequen
     for run in _search(pipeline, {PHASE: phase, MODEL: digest}):
         return str(run.info.run_id)
     run_id = _create(phase, pipeline, _parent(phase, pipeline), {MODEL: digest, RESTORED: "true"})
-    client = mlflow.MlflowClient()
     for epoch in history:
-        for name, value in epoch.items():
-            if name != "epoch":
-                client.log_metric(run_id, name, value, step=int(epoch["epoch"]))
-    client.set_terminated(run_id)
+        log_epoch(epoch, run_id)
+    mlflow.MlflowClient().set_terminated(run_id)
     return run_id
 
 
-def log_epoch(epoch: Mapping[str, float]) -> None:
-    """Log one epoch's figures on the active run, as they come."""
+def log_epoch(epoch: Mapping[str, float], run_id: str | None = None) -> None:
+    """Log one epoch's figures as they come, on the active run where `run_id` names no other."""
     figures = {name: value for name, value in epoch.items() if name != "epoch"}
-    mlflow.log_metrics(figures, step=int(epoch["epoch"]))
+    mlflow.log_metrics(figures, step=int(epoch["epoch"]), run_id=run_id)
 
 
 def log_metrics(run_id: str, metrics: Mapping[str, float]) -> None:

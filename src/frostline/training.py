@@ -6,6 +6,8 @@ from typing import Any, cast
 
 import numpy as np
 
+from frostline.backbone import as_model_inputs
+from frostline.log_loss import log_losses
 from frostline.progress import track
 from frostline.quiet_tensorflow import keras, tf
 from frostline.seeds import derive_seed, generator
@@ -35,20 +37,16 @@ class Examples:
         if mirror is not None:
             for array, other in zip(arrays, _read(self.mirrored, rows), strict=True):
                 array[mirror] = other[mirror]
-        return _inputs(arrays), self.labels[rows].astype(np.float32)[:, None]
+        return as_model_inputs(arrays), self.labels[rows].astype(np.float32)[:, None]
 
 
 def _read(features: Sequence[np.ndarray], rows: np.ndarray | slice) -> list[np.ndarray]:
     return [np.array(array[rows], dtype=np.float32) for array in features]
 
 
-def _inputs(arrays: Sequence[Any]) -> Any:
-    """One per input of a model: as such for a model of one input, as a list for one of several."""
-    return list(arrays) if len(arrays) > 1 else arrays[0]
-
-
 Step = Callable[[Any, Any], tuple[tf.Tensor, tf.Tensor]]
 Prepare = Callable[[Any], Any]
+OnEpoch = Callable[[Epoch], None]
 
 
 def train(
@@ -61,7 +59,7 @@ def train(
     learning_rate: float,
     batch_size: int,
     seed: int,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    on_epoch: OnEpoch = lambda epoch: None,
     prepare: Callable[[int], Prepare] | None = None,
 ) -> list[Epoch]:
     """Train `model`'s trainable weights with Adam on binary cross-entropy; return the figures of each epoch.
@@ -72,7 +70,7 @@ def train(
     the batch is the inputs).
     """
     keras.utils.set_random_seed(derive_seed(seed, phase))
-    step = _training_step(model, learning_rate)
+    step, forward = _training_step(model, learning_rate), predictor(model)
     count, history = len(training.labels), []
     for number in range(1, epochs + 1):
         order = generator(seed, "shuffle", phase, number).permutation(count)
@@ -87,7 +85,7 @@ def train(
                 loss_sum += float(batch_loss) * len(rows)
                 correct += float(batch_correct)
                 advance(len(rows))
-        loss, accuracy = score(validation.labels, predict(model, validation.features))
+        loss, accuracy = score(validation.labels, forward(validation.features))
         history.append(
             {
                 "epoch": number,
@@ -130,21 +128,26 @@ def _training_step(model: keras.Model, learning_rate: float) -> Step:
 
 
 def _signature(inputs: Sequence[Any]) -> Any:
-    """`inputs` (anything with a shape, rows first) as tf.function sees what `_inputs` makes of them."""
-    return _inputs([tf.TensorSpec((None, *item.shape[1:]), tf.float32) for item in inputs])
+    """`inputs` (anything with a shape, rows first) as tf.function sees what `as_model_inputs` makes of them."""
+    return as_model_inputs([tf.TensorSpec((None, *item.shape[1:]), tf.float32) for item in inputs])
 
 
-def predict(model: keras.Model, features: Sequence[np.ndarray], batch_size: int = 64) -> np.ndarray:
-    """Return `model`'s probabilities of the second class, (N,) float64, for `features` (arrays (N, …))."""
-    forward = tf.function(lambda inputs: model(inputs, training=False), input_signature=[_signature(features)])
-    parts = []
-    for start in range(0, len(features[0]), batch_size):
-        parts.append(forward(_inputs(_read(features, slice(start, start + batch_size)))).numpy()[:, 0])
-    return np.concatenate(parts).astype(np.float64) if parts else np.empty(0)
+def predictor(model: keras.Model, batch_size: int = 64) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
+    """Return a function from features (arrays (N, …)) to `model`'s probabilities of the second class, (N,) float64.
+
+    TensorFlow traces the model, about a second, only at the function's first call: keep it for further ones.
+    """
+    forward = tf.function(lambda inputs: model(inputs, training=False), input_signature=[_signature(model.inputs)])
+
+    def predict(features: Sequence[np.ndarray]) -> np.ndarray:
+        parts = []
+        for start in range(0, len(features[0]), batch_size):
+            parts.append(forward(as_model_inputs(_read(features, slice(start, start + batch_size)))).numpy()[:, 0])
+        return np.concatenate(parts).astype(np.float64) if parts else np.empty(0)
+
+    return predict
 
 
 def score(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:
     """Binary cross-entropy (probabilities clipped to 1e-7 from 0 and 1, as Keras does) and accuracy at 0.5."""
-    clipped = np.clip(probabilities, 1e-7, 1 - 1e-7)
-    loss = -np.mean(np.where(labels == 1, np.log(clipped), np.log1p(-clipped)))
-    return float(loss), float(np.mean((probabilities > 0.5) == (labels == 1)))
+    return float(np.mean(log_losses(labels, probabilities))), float(np.mean((probabilities > 0.5) == (labels == 1)))

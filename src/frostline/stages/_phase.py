@@ -7,11 +7,10 @@ from frostline.dataset import Dataset, load_dataset
 from frostline.feature_cache import prune
 from frostline.files import write_csv, write_json
 from frostline.paths import CURVES, MODELS, PROCESSED, TRAINING
-from frostline.phases import OnEpoch
 from frostline.quiet_tensorflow import keras
 from frostline.saving import save_model
 from frostline.settings import Config
-from frostline.training import EPOCH_COLUMNS, Epoch
+from frostline.training import EPOCH_COLUMNS, Epoch, OnEpoch
 
 Train = Callable[[Dataset, OnEpoch], tuple[keras.Model, list[Epoch]]]
 

@@ -46,7 +46,7 @@ def main(config: Config) -> None:
             resamples=settings.bootstrap,
             seed=config.seed,
         )
-        winner = result.verdict.winner
+        winner, note = result.verdict.winner, f"**{result.verdict.title}**: {result.verdict.detail}"
 
         drawing: dict[str, Any] = {
             "threshold": settings.threshold,
@@ -61,7 +61,7 @@ def main(config: Config) -> None:
             _write_predictions(folder, data, both)
             if data.has(UNLABELLED):
                 _write_submission(folder, data, predict(models[winner], data, UNLABELLED, config))
-            write_text(folder / "verdict.md", f"**{result.verdict.title}**: {result.verdict.detail}\n")
+            write_text(folder / "verdict.md", f"{note}\n")
         write_json(METRICS, result.as_metrics())
         write_report(
             REPORT,
@@ -80,7 +80,7 @@ def main(config: Config) -> None:
         tracking.log_metrics(run_id, {f"difference/{name}": value for name, value in result.difference.items()})
         tracking.log_data(config.data.source, config.data.depends_on, data.digest, context="testing")
         tracking.log_files(REPORT, EVALUATION)
-        tracking.describe(run_id, f"**{result.verdict.title}**: {result.verdict.detail}")
+        tracking.describe(run_id, note)
     print(result.verdict.headline)
 
 
