@@ -1,5 +1,5 @@
 # Everything people do here, each one command.
-.PHONY: demo install test lint format params ui bench lock clean
+.PHONY: demo install browser test chaos fuzz lint audit format params ui bench lock clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -16,11 +16,24 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-test: install            ## the whole test suite
+test: install browser    ## the whole test suite
 	$(RUN) pytest -n auto --dist loadfile
+
+browser:                 ## Chromium for the browser tests, where Debian's package can be had; they are skipped without
+	@command -v chromium || { [ "$$(id -u)" = 0 ] && command -v apt-get && \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium; } || true
+
+chaos: install           ## kill stages, break disks, stores and servers, recover, compare every byte (an hour)
+	$(PYTHON) tests/chaos/chaos.py $(ARGS)
+
+fuzz: install            ## 50,000 damaged pictures: no crash, no hang, bounded memory
+	$(PYTHON) tests/fuzz/fuzz_pictures.py $(ARGS)
 
 lint: install            ## style and types
 	$(RUN) ruff check . && ruff format --check . && mypy
+
+audit: install           ## known vulnerabilities among the locked packages
+	$(PYTHON) .ci/audit.py
 
 format: install
 	$(RUN) ruff check --fix . && ruff format .

@@ -1,6 +1,7 @@
 """Downloads from real servers on loopback that drop, lie, redirect and change their file."""
 
 import base64
+import gzip
 import hashlib
 import signal
 import subprocess
@@ -29,7 +30,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def leftovers() -> list[str]:
-    return sorted(path.name for path in paths.DOWNLOADS.iterdir())
+    return sorted(path.name for path in paths.DOWNLOADS.iterdir() if path.suffix != ".lock")
 
 
 def drop(after: int, **other: object) -> Answer:
@@ -53,6 +54,22 @@ def test_goes_on_after_a_drop_at_each_quarter() -> None:
     assert [headers.get("If-Range") for _, headers in server.requests] == [None, *['"v1"'] * 4]
 
 
+@pytest.mark.parametrize("arrived", [0, QUARTER, 2 * QUARTER, 3 * QUARTER, len(BODY) - 1])
+def test_goes_on_after_one_drop(arrived: int) -> None:
+    with running(FileServer(BODY, drop(arrived))) as server:
+        download(server.url, Path("file.bin"), size=len(BODY), md5=MD5)
+    assert Path("file.bin").read_bytes() == BODY
+    resumed = arrived // module._CHUNK * module._CHUNK
+    assert server.ranges == [None, f"bytes={resumed}-" if resumed else None]
+
+
+def test_a_server_that_falls_silent_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_TIMEOUT", (10, 0.3))
+    with running(FileServer(BODY, Answer(hang_after=QUARTER))) as server:
+        download(server.url, Path("file.bin"), size=len(BODY), md5=MD5)
+    assert server.ranges == [None, f"bytes={QUARTER}-"]
+
+
 def test_a_server_that_always_drops_fails_and_a_rerun_resumes() -> None:
     with running(FileServer(BODY, drop(QUARTER), *[drop(0)] * 5)) as server:
         with pytest.raises(FrostlineError, match=r"no connection|sent 65,536 of 262,144"):
@@ -64,7 +81,7 @@ def test_a_server_that_always_drops_fails_and_a_rerun_resumes() -> None:
     assert server.ranges[-1] == f"bytes={QUARTER}-"
 
 
-def test_resumes_what_a_killed_process_left() -> None:
+def test_resumes_what_a_killed_process_left_and_does_not_disturb_it_before() -> None:
     code = (
         "import sys; from pathlib import Path; from frostline.download import download\n"
         f"download(sys.argv[1], Path('file.bin'), size={len(BODY)})"
@@ -72,6 +89,9 @@ def test_resumes_what_a_killed_process_left() -> None:
     with running(FileServer(BODY, Answer(hang_after=2 * QUARTER))) as server:
         process = subprocess.Popen([sys.executable, "-c", code, server.url], stderr=subprocess.PIPE)
         wait_until(lambda: any(part.stat().st_size > 0 for part in paths.DOWNLOADS.glob("*.part")))
+        with pytest.raises(FrostlineError, match=f"{server.url} is being downloaded by another process"):
+            download(server.url, Path("file.bin"), size=len(BODY))
+        assert len(server.requests) == 1
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
         assert process.stderr is not None
@@ -176,6 +196,19 @@ def test_a_range_that_lies_is_an_error_and_a_rerun_starts_over(lie: str) -> None
     assert server.ranges[-1] is None
 
 
+@pytest.mark.parametrize("body", [BODY[QUARTER:] + b"!", BODY[QUARTER:-1], BODY], ids=["longer", "shorter", "whole"])
+def test_a_range_whose_length_lies_never_becomes_the_file(body: bytes) -> None:
+    rest = Answer(body=body, stop_after=len(BODY))
+    with running(FileServer(BODY, drop(QUARTER), rest)) as server:
+        try:
+            download(server.url, Path("file.bin"), size=len(BODY))
+        except FrostlineError as error:
+            assert "bytes or more, expected" in str(error)
+            assert leftovers() == []
+            download(server.url, Path("file.bin"), size=len(BODY))
+    assert Path("file.bin").read_bytes() == BODY
+
+
 @pytest.mark.parametrize(
     ("answer", "size", "message"),
     [
@@ -185,6 +218,11 @@ def test_a_range_that_lies_is_an_error_and_a_rerun_starts_over(lie: str) -> None
             Answer(headers={"Content-Length": "", "Connection": "close"}),
             1000,
             "bytes or more, expected 1,000",
+        ),
+        (
+            Answer(body=gzip.compress(bytes(1 << 20)), headers={"Content-Encoding": "gzip"}),
+            None,
+            "bytes or more, expected 1,",
         ),
         (Answer(headers={"Content-Length": str(10**18)}), None, "the disk has .* free"),
         (Answer(headers={"Content-Type": "text/html; charset=utf-8"}), None, "sent a web page"),
@@ -297,6 +335,17 @@ def test_https_needs_a_certificate_that_is_trusted(tmp_path: Path, monkeypatch: 
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
         download(url, Path("file.bin"), size=len(BODY), md5=MD5)
     assert server.ranges == [None, f"bytes={QUARTER}-"]
+
+
+def test_a_redirect_never_leaves_https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = tmp_path / "certificate.pem"
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    with running(FileServer(BODY)) as plain:
+        server = FileServer(BODY, *redirect("/still", plain.url))
+        server.speak_tls(certificate)
+        with running(server), pytest.raises(FrostlineError, match=f"{plain.url}: refused"):
+            download(server.url.replace("http:", "https:"), Path("file.bin"), size=None)
+        assert len(server.requests) == 2 and plain.requests == []
 
 
 def test_a_tls_connection_that_breaks_is_tried_again() -> None:

@@ -95,7 +95,11 @@ def finish(process: subprocess.Popen[str], folder: Path) -> tuple[int, str]:
 
 def assert_whole(folder: Path) -> None:
     assert (folder / "data/raw/archive.zip").read_bytes() == ARCHIVE
-    assert not list((folder / ".frostline/downloads").iterdir())
+    assert leftovers(folder) == []
+
+
+def leftovers(folder: Path) -> list[str]:
+    return [path.name for path in (folder / ".frostline/downloads").iterdir() if path.suffix != ".lock"]
 
 
 def write_key(folder: Path, mode: int = 0o600) -> None:
@@ -128,18 +132,46 @@ def test_finds_credentials(start: Start, tmp_path: Path, place: str) -> None:
         case "token file":
             (tmp_path / "home/.kaggle").mkdir()
             (tmp_path / "home/.kaggle/access_token").write_text(f"{TOKEN}\n")
+            (tmp_path / "home/.kaggle/access_token").chmod(0o600)
     with running(KaggleServer(ARCHIVE, credentials=BEARER if place == "token file" else BASIC)) as server:
         assert finish(start(server, **settings), tmp_path) == (0, f"downloading {NAME} from Kaggle\n")
     assert_whole(tmp_path)
 
 
-def test_warns_of_a_key_that_others_can_read(start: Start, tmp_path: Path) -> None:
-    write_key(tmp_path / "home/.kaggle", 0o644)
+@pytest.mark.parametrize(
+    ("place", "mode"),
+    [
+        ("kaggle.json", 0o640),
+        ("kaggle.json", 0o604),
+        ("KAGGLE_CONFIG_DIR", 0o644),
+        ("access_token", 0o644),
+        ("KAGGLE_API_TOKEN", 0o644),
+    ],
+)
+def test_warns_of_credentials_that_others_can_read(start: Start, tmp_path: Path, place: str, mode: int) -> None:
+    file, settings = tmp_path / f"home/.kaggle/{place}", {}
+    if place == "KAGGLE_CONFIG_DIR":
+        file, settings = tmp_path / "elsewhere/kaggle.json", {place: str(tmp_path / "elsewhere")}
+    if place == "KAGGLE_API_TOKEN":
+        file, settings = tmp_path / "access_token", {place: str(tmp_path / "access_token")}
+    if file.name == "kaggle.json":
+        write_key(file.parent, mode)
+    else:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(f"{TOKEN}\n")
+        file.chmod(mode)
+    with running(KaggleServer(ARCHIVE, credentials=BASIC if file.name == "kaggle.json" else BEARER)) as server:
+        code, err = finish(start(server, **settings), tmp_path)
+    warning = f"warning: other users can read {file}; run `chmod 600 {file}`.\n"
+    assert (code, err) == (0, f"downloading {NAME} from Kaggle\n{warning}")
+
+
+def test_a_token_that_is_too_long_is_not_named(start: Start, tmp_path: Path) -> None:
+    """The client takes it for a file's name, and the system's error for too long a one would show it."""
     with running(KaggleServer(ARCHIVE, credentials=BASIC)) as server:
-        code, err = finish(start(server), tmp_path)
-    assert code == 0
-    assert err.count("readable by other users") == 1
-    assert "chmod 600" in err
+        code, err = finish(start(server, KAGGLE_API_TOKEN=TOKEN * 20), tmp_path)
+    assert code == 1
+    assert "KAGGLE_API_TOKEN is too long" in err
 
 
 def test_without_credentials_says_how_to_get_them(start: Start, tmp_path: Path) -> None:
@@ -198,11 +230,14 @@ def test_goes_on_after_a_dropped_connection(start: Start, tmp_path: Path) -> Non
     assert server.ranges == [None, f"bytes={MEBIBYTE}-"]
 
 
-def test_resumes_what_a_killed_process_left(start: Start, tmp_path: Path) -> None:
+def test_resumes_what_a_killed_process_left_and_does_not_disturb_it_before(start: Start, tmp_path: Path) -> None:
     partial = tmp_path / f".frostline/downloads/{NAME}.zip"
     with running(KaggleServer(ARCHIVE, Answer(hang_after=2 * MEBIBYTE + 9), credentials=BEARER)) as server:
         process = start(server, KAGGLE_API_TOKEN=TOKEN)
         wait_until(lambda: partial.exists() and partial.stat().st_size >= 2 * MEBIBYTE)
+        code, err = finish(start(server, KAGGLE_API_TOKEN=TOKEN), tmp_path)
+        assert (code, err.count("\n")) == (1, 2)
+        assert f"{NAME} is being downloaded by another process" in err
         process.send_signal(signal.SIGKILL)
         assert finish(process, tmp_path)[0] == -signal.SIGKILL
         assert not (tmp_path / "data").exists()
@@ -226,7 +261,16 @@ def test_an_archive_that_is_not_what_is_needed(start: Start, tmp_path: Path, con
     assert code == 1
     assert message in err
     assert not (tmp_path / "data").exists()
-    assert not list((tmp_path / ".frostline/downloads").iterdir())
+    assert leftovers(tmp_path) == []
+
+
+def test_too_little_disk_space_is_said_before_the_first_byte_is_kept(start: Start, tmp_path: Path) -> None:
+    answer = Answer(headers={"Content-Length": str(10**15)}, stop_after=MEBIBYTE)
+    with running(KaggleServer(ARCHIVE, answer, credentials=BEARER)) as server:
+        code, err = finish(start(server, KAGGLE_API_TOKEN=TOKEN), tmp_path)
+    assert code == 1
+    assert "1.0 PB are still to be downloaded, the disk has" in err
+    assert (len(server.downloads), leftovers(tmp_path)) == (1, [])
 
 
 @pytest.mark.parametrize("name", ["", "../escape", "https://www.kaggle.com/competitions/titanic"])

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import email.utils
+import fcntl
 import hashlib
 import ipaddress
 import re
@@ -66,22 +67,50 @@ def download(url: str, path: Path, *, size: int | None, md5: str | None = None) 
 
     Verified by `size` (bytes), by `md5` (hexadecimal) and by the MD5 that Google's storage sends in
     x-goog-hash, whichever are known. A download that broke off goes on where it stopped, in this run or in
-    the next, as long as the server still has the same file.
+    the next, as long as the server still has the same file. A server may be as slow as it likes, but not silent
+    for a minute.
 
     Raises FrostlineError for an address that is neither HTTPS nor loopback, for a server that stays
-    unreachable or sends something else than the file, for too little disk space and for a file that is not
-    the expected one.
+    unreachable or sends something else than the file, for too little disk space, for a file that is not
+    the expected one, and while another process downloads the same.
     """
     _check_address(url)
     partial = paths.DOWNLOADS / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}.part"
+    with alone(partial, hide_credentials(url)):
+        remote = _remembered(partial)
+        if remote.size is None or _length(partial) != remote.size:
+            remote = _fetch(url, partial, size)
+        _verify(url, partial, size, {md5 and md5.lower(), remote.md5})
+        with replacing(path) as temporary:
+            shutil.move(partial, temporary)  # a rename, unless the two lie on different file systems
+        _forget(partial)
+
+
+@contextmanager
+def alone(partial: Path, source: str) -> Iterator[None]:
+    """Keep other processes from writing to `partial` meanwhile; raise FrostlineError if one already does.
+
+    The lock is the kernel's: it ends with its process, however that ends. The empty file beside `partial` stays.
+    """
     partial.parent.mkdir(parents=True, exist_ok=True)
-    remote = _remembered(partial)
-    if remote.size is None or _length(partial) != remote.size:
-        remote = _fetch(url, partial, size)
-    _verify(url, partial, size, {md5 and md5.lower(), remote.md5})
-    with replacing(path) as temporary:
-        shutil.move(partial, temporary)  # a rename, unless the two lie on different file systems
-    _forget(partial)
+    with partial.with_suffix(".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FrostlineError(
+                f"{source} is being downloaded by another process.\nWait for it to end, and run the same command again."
+            ) from error
+        yield
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Raise FrostlineError unless the disk of `folder` has room for `needed` more bytes."""
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise FrostlineError(
+            f"{folder}: {decimal(needed)} are still to be downloaded, the disk has {decimal(free)} free.\n"
+            "Free some space and run the same command again."
+        )
 
 
 def _fetch(url: str, partial: Path, size: int | None) -> _Remote:
@@ -119,7 +148,7 @@ def _attempt(session: Session, url: str, partial: Path, size: int | None, bar: P
                 _forget(partial)
                 raise _wrong_size(url, remote.size, size)
             total = remote.size or size
-            _check_disk(partial.parent, (total or 0) - offset)
+            check_disk(partial.parent, (total or 0) - offset)
             bar.reset(bar.task_ids[0], completed=offset, total=total)
             with partial.open("ab" if offset else "wb") as file:
                 write_json(partial.with_suffix(".json"), asdict(remote))
@@ -147,8 +176,9 @@ def _attempt(session: Session, url: str, partial: Path, size: int | None, bar: P
 @contextmanager
 def _get(session: Session, url: str, headers: dict[str, str]) -> Iterator[Response]:
     """Follow redirects by hand, so that every hop obeys the rule for addresses."""
+    https = False
     for _ in range(_MAX_REDIRECTS + 1):
-        _check_address(url)
+        https = _check_address(url, only_https=https)  # what began encrypted stays so, even to loopback
         try:
             response = session.get(url, headers=headers, stream=True, timeout=_TIMEOUT, allow_redirects=False)
             target = session.get_redirect_target(response)
@@ -169,7 +199,8 @@ def _get(session: Session, url: str, headers: dict[str, str]) -> Iterator[Respon
     )
 
 
-def _check_address(url: str) -> None:
+def _check_address(url: str, *, only_https: bool = False) -> bool:
+    """Return whether `url` is an https:// address; raise FrostlineError unless it is that or plain loopback."""
     try:
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -178,9 +209,11 @@ def _check_address(url: str) -> None:
     loopback = host == "localhost"
     with contextlib.suppress(ValueError):
         loopback = loopback or ipaddress.ip_address(host).is_loopback
-    if not host or not (parts.scheme == "https" or (parts.scheme == "http" and loopback)):
+    https, plain = parts.scheme == "https", parts.scheme == "http" and loopback and not only_https
+    if not host or not (https or plain):
         shown = hide_credentials(url.split("?")[0])  # it may have no scheme, and a query all the same
         raise FrostlineError(f"{shown}: refused, files are only downloaded from https:// addresses.")
+    return https
 
 
 def _check_status(url: str, response: Response, partial: Path, offset: int) -> None:
@@ -243,15 +276,6 @@ def _google_md5(response: Response) -> str | None:
     """Return the MD5 (hexadecimal) of the whole file from Google storage's ``x-goog-hash: crc32c=, md5=``."""
     match = re.search(r"\bmd5=([A-Za-z0-9+/]{22}==)", response.headers.get("x-goog-hash", ""))
     return base64.b64decode(match[1]).hex() if match else None
-
-
-def _check_disk(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise FrostlineError(
-            f"{folder}: {decimal(needed)} are still to be downloaded, the disk has {decimal(free)} free.\n"
-            "Free some space and run the same command again."
-        )
 
 
 def _verify(url: str, partial: Path, size: int | None, digests: set[str | None]) -> None:

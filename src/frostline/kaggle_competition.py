@@ -1,9 +1,11 @@
 """Download a Kaggle competition's archive with Kaggle's own client; where it cannot, say what is missing."""
 
+import errno
 import io
 import os
 import re
 import shutil
+import stat
 import sys
 import zipfile
 import zlib
@@ -14,6 +16,7 @@ from typing import Any
 import requests
 
 from frostline import paths
+from frostline.download import alone, check_disk
 from frostline.errors import FrostlineError
 from frostline.files import replacing
 
@@ -30,8 +33,9 @@ def download_competition(competition: str, path: Path) -> None:
     KAGGLE_CONFIG_DIR or ~/.kaggle, KAGGLE_USERNAME and KAGGLE_KEY, or what `kaggle auth login` left. An
     interrupted download goes on where it stopped, in this run or in the next.
 
-    Raises FrostlineError for credentials that are missing or refused, rules that were not accepted, an
-    unknown competition, a connection that fails, and an archive that is damaged or has no train.zip.
+    Raises FrostlineError for credentials that are missing or refused, rules that were not accepted, an unknown
+    competition, too little disk space, a connection that fails, an archive that is damaged or has no train.zip, and
+    while another process downloads the same. Warns of files with credentials that other users can read.
     """
     if not re.fullmatch(r"[A-Za-z0-9-]+", competition):
         raise FrostlineError(
@@ -39,12 +43,20 @@ def download_competition(competition: str, path: Path) -> None:
             "the last part of its address, e.g. dogs-vs-cats-redux-kernels-edition."
         )
     archive = paths.DOWNLOADS / f"{competition}.zip"  # the client chooses this name
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    sys.stderr.write(f"downloading {competition} from Kaggle\n")
+    with alone(archive, competition):
+        sys.stderr.write(f"downloading {competition} from Kaggle\n")
+        _fetch(competition, archive)
+        _check_archive(archive)
+        with replacing(path) as temporary:
+            shutil.move(archive, temporary)  # a rename, unless the two lie on different file systems
+
+
+def _fetch(competition: str, archive: Path) -> None:
     printed = io.StringIO()  # the client prints advice, and in errors addresses that hold a signature
     try:
         with redirect_stdout(printed):
             api = _authenticated_client(competition)
+            _check_disk_before_downloads(api)
             bar = sys.stderr.isatty()
             api.competition_download_files(competition, path=str(archive.parent), quiet=not bar)
     except requests.RequestException as error:
@@ -53,11 +65,8 @@ def download_competition(competition: str, path: Path) -> None:
         raise FrostlineError(f"Kaggle's client failed: {error}.\nRun the same command again.") from None
     finally:
         for line in dict.fromkeys(printed.getvalue().splitlines()):
-            if line.startswith("Warning:"):  # kaggle.json is readable by others; the client is outdated
+            if line.startswith("Warning:") and "readable by other" not in line:  # the client is outdated
                 sys.stderr.write(f"{line}\n")
-    _check_archive(archive)
-    with replacing(path) as temporary:
-        shutil.move(archive, temporary)  # a rename, unless the two lie on different file systems
 
 
 def _authenticated_client(competition: str) -> Any:
@@ -65,6 +74,7 @@ def _authenticated_client(competition: str) -> Any:
         os.environ.pop(name, None)
     import kaggle  # on import it creates its settings folder and authenticates, passing over failure
 
+    _warn_of_readable_credentials(Path(kaggle.api.config))
     try:
         kaggle.api.authenticate()
     except SystemExit:
@@ -80,6 +90,37 @@ def _authenticated_client(competition: str) -> Any:
             f"and accept the competition's rules at {_rules(competition)}"
         ) from None
     return kaggle.api
+
+
+def _warn_of_readable_credentials(legacy_key: Path) -> None:
+    """Warn, in a line each, of the client's files with credentials that other users can read."""
+    home = Path("~/.kaggle").expanduser()
+    files = [legacy_key, *(home / name for name in ("access_token", "access_token.txt", "credentials.json"))]
+    if "KAGGLE_API_TOKEN" in os.environ:  # a token, or the name of a file with one
+        files.append(Path(os.environ["KAGGLE_API_TOKEN"]))
+    for file in files:
+        try:
+            mode = file.stat().st_mode if file.is_file() else 0
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            # the client would fail on it too, with an error that names the token
+            raise FrostlineError(f"KAGGLE_API_TOKEN is too long for a token.\n{_HOW_TO_SIGN_IN}.") from None
+        if mode & (stat.S_IRGRP | stat.S_IROTH):
+            sys.stderr.write(f"warning: other users can read {file}; run `chmod 600 {file}`.\n")
+
+
+def _check_disk_before_downloads(api: Any) -> None:
+    """Wrap the client's method that gets the server's answer, and with it the size, before it writes."""
+    download_file = api.download_file
+
+    def checked(response: requests.Response, outfile: str, *args: Any, **kwargs: Any) -> None:
+        archive = Path(outfile)
+        arrived = archive.stat().st_size if archive.exists() else 0
+        check_disk(archive.parent, int(response.headers.get("Content-Length", 0)) - arrived)
+        download_file(response, outfile, *args, **kwargs)
+
+    api.download_file = checked
 
 
 def _refusal(competition: str, error: requests.RequestException) -> FrostlineError:

@@ -45,6 +45,14 @@ class UnreadablePictureError(ValueError):
     """Bytes that are no picture we accept; `str(error)` is a short, stable reason."""
 
 
+class NotAPictureError(UnreadablePictureError):
+    """Bytes of another kind than the pictures we accept."""
+
+
+class PictureTooLargeError(UnreadablePictureError):
+    """A picture of more pixels than we accept."""
+
+
 def decode_picture(data: bytes, size: int) -> NDArray[np.uint8]:
     """Decode the file content `data` to RGB, as (size, size, 3) uint8.
 
@@ -60,7 +68,7 @@ def decode_picture(data: bytes, size: int) -> NDArray[np.uint8]:
     if not data:
         raise UnreadablePictureError("empty file")
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
-        raise UnreadablePictureError(f"{_HEIF_BRANDS[data[8:12]]} is not supported")
+        raise NotAPictureError(f"{_HEIF_BRANDS[data[8:12]]} is not supported")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -68,9 +76,9 @@ def decode_picture(data: bytes, size: int) -> NDArray[np.uint8]:
         except (UnreadablePictureError, MemoryError):
             raise
         except UnidentifiedImageError as error:
-            raise UnreadablePictureError("not a JPEG, PNG, GIF, WebP, BMP or TIFF picture") from error
+            raise NotAPictureError("not a JPEG, PNG, GIF, WebP, BMP or TIFF picture") from error
         except Image.DecompressionBombError as error:
-            raise UnreadablePictureError(_TOO_LARGE) from error
+            raise PictureTooLargeError(_TOO_LARGE) from error
         except Exception as error:  # Pillow's decoders raise errors of many kinds on damaged data
             reason = "truncated" if "truncated" in str(error).lower() else "damaged"
             raise UnreadablePictureError(reason) from error
@@ -79,7 +87,7 @@ def decode_picture(data: bytes, size: int) -> NDArray[np.uint8]:
 def _decode(data: bytes, size: int) -> NDArray[np.uint8]:
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
         if image.width * image.height > PIXELS_LIMIT:
-            raise UnreadablePictureError(_TOO_LARGE)
+            raise PictureTooLargeError(_TOO_LARGE)
         image.draft(None, (size, size))
         with _silenced() if image.format == "TIFF" else contextlib.nullcontext():
             image.load()
@@ -107,16 +115,23 @@ def _to_rgb(image: Image.Image, size: int) -> Image.Image:
         image = _to_8_bit(image)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         # Pillow weighs colours by alpha while it scales, so laying the scaled picture on white is exact
-        rgba = _scale(image.convert("RGBA"), size)
+        rgba = _scale(_in_mode(image, "RGBA"), size)
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
-    return _scale(image.convert("RGB"), size)
+    return _scale(_in_mode(image, "RGB"), size)
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    return image if image.mode == mode else image.convert(mode)  # which copies even where there is nothing to do
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
     """Scale 16-bit grey (modes I;16 and I, values 0 to 65535) to 8 bit; Pillow would cut it off at 255."""
-    values = np.clip(np.asarray(image).astype(np.int32), 0, 65535)
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    values = np.array(image, np.int32)  # changed in place: it may be 400 MB
+    np.clip(values, 0, 65535, out=values)
+    values += 128
+    values //= 257
+    return Image.fromarray(values.astype(np.uint8))
 
 
 def _scale(image: Image.Image, size: int) -> Image.Image:

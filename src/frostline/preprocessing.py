@@ -2,17 +2,11 @@
 
 import functools
 import hashlib
-import multiprocessing
-import os
 import re
-import signal
 import tempfile
-import threading
 import zipfile
-from collections import Counter, deque
-from collections.abc import Generator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +27,7 @@ from frostline.files import replacing, sha256_of, write_csv, write_json
 from frostline.pictures import UnreadablePictureError, decode_picture
 from frostline.progress import track
 from frostline.splitting import SPLITS, assign_splits
+from frostline.workers import cores, mapped
 
 OK = "ok"
 _SPLIT_ORDER = (*SPLITS, UNLABELLED, "")
@@ -84,19 +79,19 @@ def preprocess(
     """Write the pictures of `archive` to `folder`, whole or not at all, and say what they are.
 
     Per split, `folder` gets ``<split>.npy``, (N, size, size, 3) uint8 RGB, and ``<split>_labels.npy``, (N,)
-    uint8, with splits train, validation and test by `assign_splits`; ``unlabelled.npy`` if there are such
-    pictures; ``classes.json``; and ``manifest.csv``, whose rows stand in the order of the arrays. Pictures
-    that cannot be read, and those whose pixels occur in both classes, are rejected: they are only in the
-    manifest, with the reason. The bytes do not depend on `processes` (default: all cores).
+    uint8 (wider past 256 classes), with splits train, validation and test by `assign_splits`; ``unlabelled.npy``
+    if there are such pictures; ``classes.json``; and ``manifest.csv``, whose rows stand in the order of the arrays.
+    Pictures that cannot be read, and those whose pixels occur in several classes, are rejected: they are only in
+    the manifest, with the reason. The bytes do not depend on `processes` (default: all cores).
 
-    Raises FrostlineError if the archive is unusable, if there are not exactly two classes, if a class has no
+    Raises FrostlineError if the archive is unusable, if there are not at least two classes, if a class has no
     picture left, or if more than the share `max_rejected` of the labelled pictures is rejected.
     """
     with replacing(folder) as temporary:
         temporary.mkdir()
         with tempfile.TemporaryDirectory(dir=temporary) as scratch:
             listing = list_pictures(archive, Path(scratch))
-            classes = _two_classes(listing.members, archive)
+            classes = _classes(listing.members, archive)
             staging = Path(scratch) / "decoded"
             entries = _decode_all(listing.members, staging, size, processes)
             _reject_contradictions(entries)
@@ -110,13 +105,10 @@ def preprocess(
     return _summary(entries, classes, listing.ignored, digest)
 
 
-def _two_classes(members: Sequence[Member], archive: Path) -> list[str]:
+def _classes(members: Sequence[Member], archive: Path) -> list[str]:
     classes = sorted({member.label for member in members if member.label})
-    if len(classes) != 2:
-        shown = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
-        raise FrostlineError(
-            f"{archive} has {len(classes)} class{'es' * (len(classes) != 1)}: {shown}.\nExactly two are supported."
-        )
+    if len(classes) < 2:
+        raise FrostlineError(f"{archive} has one class only: {', '.join(classes)}.\nAdd pictures of a second one.")
     return classes
 
 
@@ -127,13 +119,13 @@ def _decode_all(members: Sequence[Member], staging: Path, size: int, processes: 
     """Decode every member, in order; good ones become rows of the file `staging`, (size, size, 3) uint8."""
     length = max(1, min(32, _CHUNK_BYTES // (size * size * 3)))
     chunks = [members[start : start + length] for start in range(0, len(members), length)]
-    processes = max(1, min(processes or _cores(), len(chunks), 61))  # 61: the most that Windows can wait for
+    decode = functools.partial(_decode_chunk, size=size)
     entries: list[Entry] = []
     rows = 0
     with (
         staging.open("wb") as file,
         track("preprocess", len(members), "pictures") as advance,
-        closing(_decoded(chunks, size, processes)) as results,
+        closing(mapped(decode, chunks, min(processes or cores(), len(chunks)))) as results,
     ):
         for chunk, pixels in results:
             for entry in chunk:
@@ -146,46 +138,8 @@ def _decode_all(members: Sequence[Member], staging: Path, size: int, processes: 
     return entries
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 Chunk = tuple[list[Entry], bytes]
 """Manifest lines, and the pixels of the good ones, one after the other."""
-
-
-def _decoded(chunks: Sequence[Sequence[Member]], size: int, processes: int) -> Generator[Chunk]:
-    """Decode `chunks` in a pool of processes, a few ahead of what is asked for: memory stays bounded."""
-    # spawn: forking a process that has threads (a progress bar's) may deadlock
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_worker)
-    waiting: deque[Future[Chunk]] = deque()
-    try:
-        for chunk in chunks:
-            waiting.append(pool.submit(_decode_chunk, chunk, size))
-            if len(waiting) >= 3 * processes:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    except (BrokenProcessPool, MemoryError) as error:
-        raise FrostlineError(
-            f"A decoding process died, probably for want of memory ({processes} were running).\n"
-            "Free some memory, or use fewer cores: `taskset -c 0 dvc repro preprocess`."
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C, once
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End when the parent was killed: a pool's workers would wait for its next task for ever."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
 
 
 @functools.lru_cache(maxsize=2)
@@ -216,7 +170,7 @@ def _decode_member(member: Member, size: int) -> tuple[Entry, bytes]:
 
 
 def _reject_contradictions(entries: Sequence[Entry]) -> None:
-    """Reject labelled pictures whose pixels occur in both classes: nobody can say which label is right."""
+    """Reject labelled pictures whose pixels occur in several classes: nobody can say which label is right."""
     labelled = [entry for entry in entries if entry.label and entry.verdict == OK]
     classes_of: dict[str, set[str]] = {}
     for entry in labelled:
@@ -272,7 +226,8 @@ def _write_arrays(entries: Sequence[Entry], staging: Path, folder: Path, size: i
 
     Plain reads and writes: a memory map counts as resident memory, and a full disk kills its process.
     """
-    row_bytes = size * size * 3
+    row_bytes, label_of = size * size * 3, {name: label for label, name in enumerate(classes)}
+    label_type = np.min_scalar_type(len(classes) - 1)
     with staging.open("rb") as source:
         for split in (*SPLITS, UNLABELLED):
             chosen = [entry for entry in entries if entry.split == split]
@@ -285,7 +240,7 @@ def _write_arrays(entries: Sequence[Entry], staging: Path, folder: Path, size: i
                     source.seek(entry.row * row_bytes)
                     target.write(source.read(row_bytes))
             if split != UNLABELLED:
-                labels = np.array([classes.index(entry.label or "") for entry in chosen], np.uint8)
+                labels = np.array([label_of[entry.label or ""] for entry in chosen], label_type)
                 np.save(folder / labels_file(split), labels, allow_pickle=False)
 
 

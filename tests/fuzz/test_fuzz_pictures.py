@@ -1,0 +1,52 @@
+"""A short fuzz run, and that the harness would notice what it looks for."""
+
+import os
+import time
+from collections.abc import Callable
+
+import fuzz_pictures
+import pytest
+from fuzz_pictures import damaged, fuzz, pictures
+
+
+def test_300_damaged_pictures_do_no_harm() -> None:
+    result = fuzz(300, seed=1, processes=2)
+    assert result.failed == []
+    assert result.outcomes.total() == 300
+    assert result.outcomes["accepted"] > 30 and len(result.outcomes) > 4  # it reaches the decoders and all reasons
+    assert 0 < result.peak < fuzz_pictures.MEMORY
+
+
+def test_files_are_the_same_every_time_and_the_whole_ones_are_good() -> None:
+    whole = pictures()
+    assert pictures() == whole
+    assert [damaged(1, number, whole) for number in range(50)] == [damaged(1, number, whole) for number in range(50)]
+    assert {fuzz_pictures.outcome_of(data) for data in whole} == {"accepted"}
+
+
+def abort(data: bytes) -> str:
+    os.abort()
+
+
+def sleep(data: bytes) -> str:
+    time.sleep(60)
+    return "accepted"
+
+
+def hoard(data: bytes) -> str:
+    return str(len(bytes(3 << 30)))
+
+
+def stumble(data: bytes) -> str:
+    raise KeyError("unexpected")
+
+
+@pytest.mark.parametrize(
+    ("decoder", "outcome"), [(abort, "crash"), (sleep, "hang"), (hoard, "out of memory"), (stumble, "crash")]
+)
+def test_harm_is_noticed(decoder: Callable[[bytes], str], outcome: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if outcome == "hang":
+        monkeypatch.setattr(fuzz_pictures, "SECONDS", 0.5)
+    result = fuzz(2, seed=1, processes=1, outcome_of=decoder)
+    assert result.outcomes == {outcome: 2}
+    assert [number for number, _ in result.failed] == [0, 1]

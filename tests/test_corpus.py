@@ -1,0 +1,196 @@
+"""Every item of the corpus, and pictures that are bad only together, end as the table says."""
+
+import csv
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import corpus
+from corpus import ARCHIVES, FOLDERS, PARAMS, PICTURES, WEIGHTS, Accepted, Rejected, S, Stopped
+from frostline.archive import UnreadableMemberError, list_pictures, pack_folder, read_member
+from frostline.config import load_params
+from frostline.errors import FrostlineError
+from frostline.pictures import UnreadablePictureError, decode_picture
+from frostline.preprocessing import Summary, preprocess
+from frostline.weights_file import check_weights_file
+
+
+def stopped_by(error: FrostlineError, outcome: Stopped) -> None:
+    message = str(error)
+    assert outcome.words in message
+    assert len(message.splitlines()) <= 2
+
+
+def prepare(archive: Path, folder: Path, max_rejected: float) -> Summary:
+    shares = {"train": 0.6, "validation": 0.2, "test": 0.2}
+    return preprocess(archive, folder, size=S, seed=1, shares=shares, max_rejected=max_rejected, processes=2)
+
+
+def manifest(folder: Path) -> dict[str, dict[str, str]]:
+    with (folder / "manifest.csv").open(encoding="utf-8", newline="") as file:
+        return {row["path"]: row for row in csv.DictReader(file)}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_picture(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    data, outcome = PICTURES[name]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        if isinstance(outcome, Accepted):
+            pixels = decode_picture(data, S)
+            assert pixels.shape == (S, S, 3) and pixels.dtype == np.uint8
+            assert np.abs(pixels.astype(int) - outcome.what).max() <= (6 if "JPEG" in name else 2)
+        else:
+            with pytest.raises(UnreadablePictureError) as caught:
+                decode_picture(data, S)
+            assert str(caught.value) == outcome.reason
+    assert capfd.readouterr() == ("", "")  # decoders written in C like to complain
+
+
+@pytest.mark.parametrize("name", ARCHIVES)
+def test_archive(name: str, tmp_path: Path) -> None:
+    data, outcome = ARCHIVES[name]
+    path = tmp_path / "archive.zip"
+    path.write_bytes(data)
+    (tmp_path / "work").mkdir()
+    if isinstance(outcome, Stopped):
+        with pytest.raises(FrostlineError) as caught:
+            prepare(path, tmp_path / "work/processed", max_rejected=0.5)
+        stopped_by(caught.value, outcome)
+        assert not list((tmp_path / "work").iterdir())
+    else:
+        verdicts = {}
+        for member in list_pictures(path, tmp_path / "work").members:
+            verdicts[member.name] = member.refusal
+            if not member.refusal:
+                try:
+                    with zipfile.ZipFile(member.source) as archive:
+                        decode_picture(read_member(archive, member.index), S)
+                except (UnreadableMemberError, UnreadablePictureError) as error:
+                    verdicts[member.name] = str(error)
+        odd = next(name for name in verdicts if name.endswith("odd.jpg"))
+        assert verdicts.pop(odd) == outcome.reason
+        assert verdicts == dict.fromkeys(corpus.GOOD, "" if "LZMA" not in name else outcome.reason)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_folder(name: str, tmp_path: Path) -> None:
+    make, outcome = FOLDERS[name]
+    folder, path = tmp_path / "pets", tmp_path / "archive.zip"
+    for kind in ("cats", "dogs"):
+        (folder / kind).mkdir(parents=True)
+        (folder / kind / "1.jpg").write_bytes(corpus.PHOTO)
+    make(folder)
+    if isinstance(outcome, Stopped):
+        with pytest.raises(FrostlineError) as caught:
+            pack_folder(folder, path)
+        stopped_by(caught.value, outcome)
+        assert [entry.name for entry in tmp_path.iterdir()] == ["pets"]
+    else:
+        pack_folder(folder, path)
+        members = list_pictures(path, tmp_path).members
+        assert [(member.name, member.refusal) for member in members] == [(name, "") for name in outcome.what]
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights(name: str, tmp_path: Path) -> None:
+    data, outcome = WEIGHTS[name]
+    path = tmp_path / "weights.h5"
+    path.write_bytes(data)
+    with pytest.raises(FrostlineError) as caught:
+        check_weights_file(path)
+    stopped_by(caught.value, outcome)
+
+
+@pytest.mark.parametrize("name", PARAMS)
+def test_params(name: str, project: Path) -> None:
+    line, instead, outcome = PARAMS[name]
+    path = project / "params.yaml"
+    text = path.read_text(encoding="utf-8")
+    assert f"{line}\n" in text
+    path.write_text(text.replace(line, instead, 1), encoding="utf-8", errors="surrogateescape")
+    if isinstance(outcome, Stopped):
+        with pytest.raises(FrostlineError) as caught:
+            load_params()
+        stopped_by(caught.value, outcome)
+    else:
+        key, value = outcome.what
+        assert getattr(load_params(), key) == value
+
+
+def test_every_picture_at_once(tmp_path: Path) -> None:
+    """One data set of the whole table: the manifest says of each what the table says."""
+    members = {f"cats/{number}.jpg": data for number, (data, _) in enumerate(PICTURES.values())}
+    members |= {f"dogs/{number}.jpg": distinct(number) for number in range(5)}
+    with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    prepare(tmp_path / "archive.zip", tmp_path / "processed", max_rejected=0.5)
+    rows = manifest(tmp_path / "processed")
+    for number, (name, (_, outcome)) in enumerate(PICTURES.items()):
+        reason = outcome.reason if isinstance(outcome, Rejected) else "ok"
+        assert rows[f"cats/{number}.jpg"]["verdict"] == reason, name
+
+
+# What is bad only together with others
+
+
+def distinct(number: int, quality: int = 90, **options: Any) -> bytes:
+    """A JPEG of its own for every number."""
+    pixels = np.random.default_rng(number).integers(0, 256, (4, 4, 3), np.uint8)
+    image = Image.fromarray(pixels).resize((S, S), Image.Resampling.BICUBIC)
+    return corpus.encoded(image, "JPEG", quality=quality, **options)
+
+
+def data_set(path: Path, odd: dict[str, bytes]) -> Path:
+    good = {f"{kind}/{n}.jpg": distinct(n + 100 * (kind == "dogs")) for kind in ("cats", "dogs") for n in range(5)}
+    path.write_bytes(corpus.zip_of(good | odd))
+    return path
+
+
+def test_the_same_picture_in_both_classes_is_rejected_in_both(tmp_path: Path) -> None:
+    odd = {"cats/a.jpg": distinct(500), "dogs/b.jpg": distinct(500, comment="the same pixels in another file")}
+    prepare(data_set(tmp_path / "archive.zip", odd), tmp_path / "processed", max_rejected=0.5)
+    rows = manifest(tmp_path / "processed")
+    reason = "same picture in classes cats and dogs"
+    assert {name for name, row in rows.items() if row["verdict"] != "ok"} == set(odd)
+    assert {rows[name]["verdict"] for name in odd} == {reason}
+
+
+def test_copies_are_accepted_into_one_split_and_counted(tmp_path: Path) -> None:
+    odd = {f"cats/copy {n}.jpg": distinct(500, comment=str(n)) for n in range(8)}
+    summary = prepare(data_set(tmp_path / "archive.zip", odd), tmp_path / "processed", max_rejected=0)
+    rows = manifest(tmp_path / "processed")
+    assert len({rows[name]["split"] for name in odd}) == 1
+    assert summary.duplicates == {"groups": 1, "pictures": 8}
+
+
+def test_near_duplicates_are_accepted_as_pictures_of_their_own(tmp_path: Path) -> None:
+    """Known by their pixels alone: the same picture saved again at another quality counts as another."""
+    odd = {f"cats/quality {quality}.jpg": distinct(500, quality) for quality in (50, 70, 95)}
+    summary = prepare(data_set(tmp_path / "archive.zip", odd), tmp_path / "processed", max_rejected=0)
+    assert summary.duplicates == {"groups": 0, "pictures": 0}
+    assert sum(count["cats"] for count in summary.counts.values()) == 8
+
+
+def test_1000_corrupt_among_2000(tmp_path: Path) -> None:
+    """More than `max_rejected` stop the stage; allowed, they are left out one by one."""
+    corrupt = [b"", b"no picture", corpus.PHOTO[:900], corpus.png_of(30_000, 30_000)]
+    members = {f"cats/{n}.jpg" if n % 2 else f"dogs/{n}.jpg": distinct(n) for n in range(1000)}
+    members |= {f"cats/bad {n}.jpg" if n % 2 else f"dogs/bad {n}.jpg": corrupt[n // 2 % 4] for n in range(1000)}
+    path = tmp_path / "archive.zip"
+    path.write_bytes(corpus.zip_of(members))
+    with pytest.raises(FrostlineError) as caught:
+        prepare(path, tmp_path / "processed", max_rejected=0.02)
+    assert "1000 of 2000 labelled pictures are rejected (250" in str(caught.value)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["archive.zip"]
+    summary = prepare(path, tmp_path / "processed", max_rejected=0.5)
+    assert sum(sum(count.values()) for count in summary.counts.values()) == 1000
+    assert summary.rejected == dict.fromkeys(
+        ("empty file", "not a JPEG, PNG, GIF, WebP, BMP or TIFF picture", "truncated", "more than 100 megapixels"), 250
+    )
