@@ -14,7 +14,13 @@ from frostline.training import Examples, score, train
 @pytest.fixture
 def settings(project):
     return compose_conf(
-        ["preprocess.picture_size=75", "model.dense_units=16", "finetune.learning_rate=1e-4", "transfer.batch_size=16"]
+        [
+            "preprocess.picture_size=75",
+            "model.dense_units=16",
+            "finetune.learning_rate=1e-4",
+            "transfer.batch_size=16",
+            "precision=float32",
+        ]
     )
 
 
@@ -47,6 +53,19 @@ def test_both_phases_from_cached_features_equal_training_from_pixels(settings, p
     whole = model(prepared.pictures("test").astype(np.float32)).numpy()[:, 0]
     np.testing.assert_allclose(probabilities, whole, atol=2e-3)
     assert score(prepared.labels("test"), probabilities)[0] < 1.5
+
+
+def test_bfloat16_trains_float32_weights_to_about_the_same_figures(settings, prepared, weights):
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        settings = dataclasses.replace(settings, precision=precision)
+        model, first = phases.transfer(prepared, weights, settings, on_epoch=lambda epoch: None)
+        second = phases.finetune(model, prepared, settings, on_epoch=lambda epoch: None)
+        losses[precision] = [epoch["validation/loss"] for epoch in first + second]
+        assert {weight.dtype for weight in model.weights} == {"float32"}
+        assert {layer.compute_dtype for layer in model.layers} == {"float32"}  # as it will be saved
+    assert losses["bfloat16"] != losses["float32"]
+    np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=0.1)
 
 
 def test_finetune_leaves_what_lies_below_the_frost_line(settings, prepared, weights):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from frostline.errors import FrostlineError
 from frostline.quiet_tensorflow import keras
 from frostline.training import EPOCH_COLUMNS, Examples, predictor, score, train
 
@@ -67,6 +68,36 @@ def test_epochs_are_reported_as_they_come(examples):
     seen = []
     history = run(make_model(), examples, on_epoch=seen.append)
     assert seen == history
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("done", [1, 2, 3])
+def test_training_goes_on_from_its_last_epoch_to_the_same_weights(examples, tmp_path, done):
+    whole, killed, resumed = make_model(), make_model(), make_model(seed=2)
+    history = run(whole, examples)
+    checkpoint, seen = tmp_path / "folder" / "checkpoint", []
+
+    def kill(epoch):
+        if epoch["epoch"] == done:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(killed, examples, checkpoint=checkpoint, on_epoch=kill)
+    assert run(resumed, examples, checkpoint=checkpoint, on_epoch=seen.append) == history
+    assert seen == history
+    for left, right in zip(whole.variables, resumed.variables, strict=True):  # the dropout's seed among them
+        np.testing.assert_array_equal(left, right)
+
+
+def test_a_damaged_checkpoint_is_named(examples, tmp_path):
+    run(make_model(), examples, checkpoint=tmp_path / "checkpoint")
+    content = (tmp_path / "checkpoint").read_bytes()
+    (tmp_path / "checkpoint").write_bytes(content[:-5])
+    with pytest.raises(FrostlineError, match=r"checkpoint is damaged.*\nDelete it"):
+        run(make_model(), examples, checkpoint=tmp_path / "checkpoint")
 
 
 def test_predict_is_the_models_output_whatever_the_batch(examples):

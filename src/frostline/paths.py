@@ -21,3 +21,4 @@ WORK = Path(".frostline")
 """Caches and unfinished downloads: safe to delete, never tracked, never part of a result."""
 DOWNLOADS = WORK / "downloads"
 FEATURES = WORK / "features"
+CHECKPOINTS = WORK / "checkpoints"

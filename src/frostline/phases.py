@@ -1,28 +1,37 @@
 """The two-phase recipe: transfer trains a new head on the frozen backbone, finetune thaws the top of the backbone."""
 
+import hashlib
+import json
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from frostline import backbone, features, training
+from frostline import backbone, features, precision, training
 from frostline.augmentation import build_augmentation
 from frostline.dataset import Dataset
+from frostline.files import sha256_of
 from frostline.head import add_head
+from frostline.paths import CHECKPOINTS
 from frostline.quiet_tensorflow import keras, tf
 from frostline.seeds import derive_seed
 from frostline.settings import Config, Phase
 from frostline.training import Epoch, Examples, OnEpoch
 
 
-def transfer(data: Dataset, weights: Path, settings: Config, on_epoch: OnEpoch) -> tuple[keras.Model, list[Epoch]]:
-    """Train a new head on the frozen backbone with the pretrained `weights`.
+def transfer(
+    data: Dataset, weights: Path, settings: Config, on_epoch: OnEpoch, checkpoint: Path | None = None
+) -> tuple[keras.Model, list[Epoch]]:
+    """Train a new head on the frozen backbone with the pretrained `weights`; with `checkpoint`, see `training.train`.
 
-    Returns the classifier (pictures (N, size, size, 3) from 0 to 255 → probability (N, 1)) and each epoch's figures.
+    Returns the classifier (pictures (N, size, size, 3) from 0 to 255 → probabilities, see `add_head`) and each epoch's
+    figures.
     """
-    base = backbone.build_backbone(settings.preprocess.picture_size, weights)
+    _choose_determinism(settings)
+    base = backbone.build_backbone(settings.preprocess.picture_size, weights, settings.model.backbone)
     cut = settings.model.cut_layer
     thaw_from = backbone.resolve_thaw_from(base, cut, settings.finetune.thaw_from)
     model = add_head(
@@ -30,20 +39,53 @@ def transfer(data: Dataset, weights: Path, settings: Config, on_epoch: OnEpoch) 
         cut,
         dense_units=settings.model.dense_units,
         dropout=settings.model.dropout,
+        pooling=settings.model.pooling,
         seed=derive_seed(settings.seed, "head"),
+        classes=len(data.classes),
     )
     # The second phase's features come from the same pass over the pictures.
     also = backbone.frontier(model, thaw_from)
     backbone.freeze(model, backbone=base)
-    return model, _train(model, [cut], data, "transfer", settings.transfer, settings, on_epoch, also)
+    return model, _train(model, [cut], data, "transfer", settings.transfer, settings, on_epoch, checkpoint, also)
 
 
-def finetune(model: keras.Model, data: Dataset, settings: Config, on_epoch: OnEpoch) -> list[Epoch]:
+def checkpoint_path(phase: str, settings: Config, data: Dataset, start: Path) -> Path:
+    """Where `phase` keeps its checkpoint, starting from the weights in the file `start`.
+
+    The name holds a digest of all that the result depends on, so that a checkpoint is never taken for another phase's.
+    """
+    facts = [
+        phase,
+        asdict(settings.model),
+        asdict(settings.finetune if phase == "finetune" else settings.transfer),
+        settings.seed,
+        settings.augment,
+        precision.resolve(settings.precision),
+        data.digest,
+        sha256_of(start),
+        [sha256_of(path) for path in sorted(Path(__file__).parent.rglob("*.py"))],
+        tf.__version__,
+        keras.__version__,
+        len(os.sched_getaffinity(0)),
+    ]
+    return CHECKPOINTS / f"{phase}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.npy"
+
+
+def finetune(
+    model: keras.Model, data: Dataset, settings: Config, on_epoch: OnEpoch, checkpoint: Path | None = None
+) -> list[Epoch]:
     """Thaw the classifier `model` from the frost line on and train it on, in place; return each epoch's figures."""
+    _choose_determinism(settings)
     thaw_from = backbone.resolve_thaw_from(model, settings.model.cut_layer, settings.finetune.thaw_from)
     backbone.thaw(model, thaw_from)
     layers = backbone.frontier(model, thaw_from)
-    return _train(model, layers, data, "finetune", settings.finetune, settings, on_epoch)
+    return _train(model, layers, data, "finetune", settings.finetune, settings, on_epoch, checkpoint)
+
+
+def _choose_determinism(settings: Config) -> None:
+    """Let TensorFlow take only kernels that give the same bits each time. On a CPU the others do, too, at equal speed."""
+    if settings.deterministic:
+        tf.config.experimental.enable_op_determinism()
 
 
 def _train(
@@ -54,13 +96,14 @@ def _train(
     options: Phase,
     settings: Config,
     on_epoch: OnEpoch,
+    checkpoint: Path | None,
     also: Sequence[str] = (),
 ) -> list[Epoch]:
     """Train the part of `model` above `layers`, whose features (and those of the layers `also`) are computed once."""
-    wanted = list(dict.fromkeys([*layers, *also]))
+    wanted, computed_in = list(dict.fromkeys([*layers, *also])), precision.resolve(settings.precision)
 
     def features_of(split: str, mirrored: bool = False) -> list[np.ndarray]:
-        return _features(model, data, split, wanted, settings.feature_precision, mirrored)[: len(layers)]
+        return _features(model, data, split, wanted, computed_in, mirrored)[: len(layers)]
 
     def examples(split: str) -> Examples:
         return Examples(features_of(split), data.labels(split))
@@ -73,18 +116,21 @@ def _train(
         training_examples = examples("train")
         if settings.augment == "flip":
             training_examples = replace(training_examples, mirrored=features_of("train", mirrored=True))
-    return training.train(
-        backbone.part(model, layers),
-        training_examples,
-        validation,
-        phase=phase,
-        epochs=options.epochs,
-        learning_rate=options.learning_rate,
-        batch_size=options.batch_size,
-        seed=settings.seed,
-        on_epoch=on_epoch,
-        prepare=prepare,
-    )
+    part = backbone.part(model, layers)
+    with precision.computing_in(part, computed_in):
+        return training.train(
+            part,
+            training_examples,
+            validation,
+            phase=phase,
+            epochs=options.epochs,
+            learning_rate=options.learning_rate,
+            batch_size=options.batch_size,
+            seed=settings.seed,
+            on_epoch=on_epoch,
+            prepare=prepare,
+            checkpoint=checkpoint,
+        )
 
 
 def _augmented_features(model: keras.Model, layers: Sequence[str]) -> Callable[[int], training.Prepare]:
@@ -104,20 +150,21 @@ def _augmented_features(model: keras.Model, layers: Sequence[str]) -> Callable[[
 
 
 def predict(model: keras.Model, data: Dataset, split: str, settings: Config) -> np.ndarray:
-    """Probabilities of the second class, (N,) float64, for the pictures of `split`, through the cache.
+    """Probabilities, (N, classes) float64, for the pictures of `split`, through the cache.
 
     Both phases' models are the same below the frost line, so the second one finds its features computed. In float32
     whatever the phases were trained in, as the saved model computes.
     """
+    _choose_determinism(settings)
     thaw_from = backbone.resolve_thaw_from(model, settings.model.cut_layer, settings.finetune.thaw_from)
     layers = backbone.frontier(model, thaw_from)
     return training.predictor(backbone.part(model, layers))(_features(model, data, split, layers, "float32"))
 
 
 def _features(
-    model: keras.Model, data: Dataset, split: str, layers: Sequence[str], precision: str, mirrored: bool = False
+    model: keras.Model, data: Dataset, split: str, layers: Sequence[str], computed_in: str, mirrored: bool = False
 ) -> list[np.ndarray]:
     pictures, digest = data.pictures(split), f"{data.digest}/{split}"
     if mirrored:
         pictures, digest = pictures[:, :, ::-1], f"{digest}/mirrored"
-    return features.extract(model, pictures, digest, layers, precision)
+    return features.extract(model, pictures, digest, layers, computed_in)

@@ -6,17 +6,33 @@ They are held back here, and shown only where the import fails.
 
 import logging
 import os
+import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from frostline.stderr import stderr_into
 
 __all__ = ["keras", "tf"]
 
 
+@contextmanager
+def _hidden(*modules: str) -> Iterator[None]:
+    """Let imports of `modules` fail meanwhile, as if they were not installed, unless they are imported already."""
+    hidden = [name for name in modules if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None is how importlib spells it
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with tempfile.TemporaryFile() as _held_back:
     try:
-        with stderr_into(_held_back):
+        # Keras imports these where it can, a second of some four, for wrappers and galleries that are not used here.
+        with stderr_into(_held_back), _hidden("sklearn", "matplotlib"):
             import keras
             import tensorflow as tf
     except BaseException:

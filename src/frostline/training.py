@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
+from frostline import checkpoints
 from frostline.backbone import as_model_inputs
 from frostline.log_loss import log_losses
 from frostline.progress import track
@@ -24,7 +26,7 @@ class Examples:
     features: Sequence[np.ndarray]
     """The model's inputs, (N, …) each."""
     labels: np.ndarray
-    """(N,) 0 or 1."""
+    """(N,) class indices."""
     mirrored: Sequence[np.ndarray] = ()
     """The features of the mirrored pictures: where given, each epoch takes one of the two views at random."""
 
@@ -61,18 +63,25 @@ def train(
     seed: int,
     on_epoch: OnEpoch = lambda epoch: None,
     prepare: Callable[[int], Prepare] | None = None,
+    checkpoint: Path | None = None,
 ) -> list[Epoch]:
-    """Train `model`'s trainable weights with Adam on binary cross-entropy; return the figures of each epoch.
+    """Train `model`'s trainable weights with Adam on cross-entropy; return the figures of each epoch.
 
     Every epoch's order is a permutation seeded by (seed, phase, epoch). `train/…` figures are means over the
     epoch while the weights change, as in `keras.Model.fit`; `validation/…` figures are taken after it.
     `prepare`, given an epoch's seed, returns what turns a batch of `training` into the model's inputs (default:
-    the batch is the inputs).
+    the batch is the inputs). `checkpoint`: a file that is written after each epoch; where it exists, training goes on
+    from it, to the same weights. Its epochs are given to `on_epoch` again.
     """
     keras.utils.set_random_seed(derive_seed(seed, phase))
-    step, forward = _training_step(model, learning_rate), predictor(model)
-    count, history = len(training.labels), []
-    for number in range(1, epochs + 1):
+    optimizer = keras.optimizers.Adam(learning_rate)
+    optimizer.build(model.trainable_variables)
+    state = [*model.variables, *optimizer.variables]
+    history = checkpoints.load(checkpoint, state) if checkpoint else []
+    for epoch in history:
+        on_epoch(epoch)
+    step, forward, count = _training_step(model, optimizer), predictor(model), len(training.labels)
+    for number in range(len(history) + 1, epochs + 1):
         order = generator(seed, "shuffle", phase, number).permutation(count)
         mirror = generator(seed, "mirror", phase, number).random(count) < 0.5 if training.mirrored else None
         prepared = prepare(derive_seed(seed, "augment", phase, number)) if prepare else lambda inputs: inputs
@@ -95,11 +104,13 @@ def train(
                 "validation/accuracy": accuracy,
             }
         )
+        if checkpoint:
+            checkpoints.save(checkpoint, state, history)
         on_epoch(history[-1])
     return history
 
 
-def _training_step(model: keras.Model, learning_rate: float) -> Step:
+def _training_step(model: keras.Model, optimizer: keras.Optimizer) -> Step:
     """Return a function that trains `model` on one batch and returns the batch's mean loss and number of hits.
 
     Only Adam's update is compiled by XLA, which fuses it into one pass over the weights: memory traffic is what a step
@@ -107,9 +118,10 @@ def _training_step(model: keras.Model, learning_rate: float) -> Step:
     2 cores, but took about 5 s longer to compile (again for the last, smaller batch): a gain from some 200 steps on.
     """
     weights = model.trainable_variables
-    optimizer = keras.optimizers.Adam(learning_rate)
-    optimizer.build(weights)
-    cross_entropy = keras.losses.BinaryCrossentropy()
+    if model.output_shape[1] == 1:
+        cross_entropy, hits = keras.losses.BinaryCrossentropy(), keras.metrics.binary_accuracy
+    else:
+        cross_entropy, hits = keras.losses.SparseCategoricalCrossentropy(), keras.metrics.sparse_categorical_accuracy
 
     def update(gradients: list[tf.Tensor]) -> None:
         optimizer.apply(gradients, weights)
@@ -121,8 +133,7 @@ def _training_step(model: keras.Model, learning_rate: float) -> Step:
             probabilities = model(inputs, training=True)
             loss = cross_entropy(targets, probabilities)
         fused_update(tape.gradient(loss, [weight.value for weight in weights]))
-        hits = tf.equal(probabilities > 0.5, targets > 0.5)
-        return loss, tf.reduce_sum(tf.cast(hits, tf.float32))
+        return loss, tf.reduce_sum(hits(targets, probabilities))
 
     return cast(Step, tf.function(step, input_signature=[_signature(model.inputs), tf.TensorSpec((None, 1))]))
 
@@ -133,21 +144,30 @@ def _signature(inputs: Sequence[Any]) -> Any:
 
 
 def predictor(model: keras.Model, batch_size: int = 64) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
-    """Return a function from features (arrays (N, …)) to `model`'s probabilities of the second class, (N,) float64.
+    """Return a function from features (arrays (N, …)) to the probabilities of `model`'s classes, (N, classes) float64.
 
     TensorFlow traces the model, about a second, only at the function's first call: keep it for further ones.
     """
     forward = tf.function(lambda inputs: model(inputs, training=False), input_signature=[_signature(model.inputs)])
 
     def predict(features: Sequence[np.ndarray]) -> np.ndarray:
-        parts = []
+        parts = [np.empty((0, model.output_shape[1]), np.float32)]
         for start in range(0, len(features[0]), batch_size):
-            parts.append(forward(as_model_inputs(_read(features, slice(start, start + batch_size)))).numpy()[:, 0])
-        return np.concatenate(parts).astype(np.float64) if parts else np.empty(0)
+            parts.append(forward(as_model_inputs(_read(features, slice(start, start + batch_size)))).numpy())
+        return _by_class(np.concatenate(parts).astype(np.float64))
 
     return predict
 
 
+def _by_class(output: np.ndarray) -> np.ndarray:
+    """A model's `output`, the second class' probability (N, 1) or each class' (N, classes), as each class'."""
+    return np.concatenate([1 - output, output], axis=1) if output.shape[1] == 1 else output
+
+
 def score(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:
-    """Binary cross-entropy (probabilities clipped to 1e-7 from 0 and 1, as Keras does) and accuracy at 0.5."""
-    return float(np.mean(log_losses(labels, probabilities))), float(np.mean((probabilities > 0.5) == (labels == 1)))
+    """Cross-entropy (as Keras, with `probabilities` clipped to 1e-7 from 0 and 1) and accuracy.
+
+    `labels` (N,) are class indices, `probabilities` (N, classes), of which the highest decides.
+    """
+    losses, hits = log_losses(labels, probabilities), probabilities.argmax(axis=1) == labels
+    return float(np.mean(losses)), float(np.mean(hits))

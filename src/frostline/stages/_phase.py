@@ -1,32 +1,36 @@
 """What the two training stages share: train, leave the model and its curve, log to MLflow."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 from frostline import tracking
 from frostline.dataset import Dataset, load_dataset
 from frostline.feature_cache import prune
 from frostline.files import write_csv, write_json
 from frostline.paths import CURVES, MODELS, PROCESSED, TRAINING
+from frostline.phases import checkpoint_path
 from frostline.quiet_tensorflow import keras
 from frostline.saving import save_model
 from frostline.settings import Config
 from frostline.training import EPOCH_COLUMNS, Epoch, OnEpoch
 
-Train = Callable[[Dataset, OnEpoch], tuple[keras.Model, list[Epoch]]]
+Train = Callable[[Dataset, OnEpoch, Path], tuple[keras.Model, list[Epoch]]]
 
 
-def run_phase(phase: str, config: Config, train: Train) -> None:
-    """Run `train` as the stage `phase` ("transfer" or "finetune")."""
+def run_phase(phase: str, config: Config, start: Path, train: Train) -> None:
+    """Run `train` as the stage `phase` ("transfer" or "finetune"), which starts from the weights in the file `start`."""
     data = load_dataset(PROCESSED)
     pipeline = tracking.open_pipeline(config, data.digest)
+    checkpoint = checkpoint_path(phase, config, data, start)
     with tracking.phase_run(phase, pipeline):
         tracking.log_data(config.data.source, config.data.depends_on, data.digest, context="training")
-        model, history = train(data, tracking.log_epoch)
+        model, history = train(data, tracking.log_epoch, checkpoint)
         save_model(model, MODELS[phase], data.classes)
         write_csv(CURVES[phase], EPOCH_COLUMNS, history)
         write_json(TRAINING[phase], history[-1])
+        checkpoint.unlink(missing_ok=True)
         tracking.log_files(CURVES[phase])
         tracking.tag_model(MODELS[phase])
         if config.tracking.log_models:
-            tracking.log_model(MODELS[phase], example=data.pictures("train")[:1])
+            tracking.log_model(MODELS[phase], data.pictures("train")[:1], model.output_shape[1])
     prune(config.feature_cache_gib)

@@ -9,8 +9,9 @@ from frostline.stages._phase import run_phase
 
 
 def main(config: Config) -> None:
-    model = load_model(MODELS["transfer"])
-    run_phase("finetune", config, lambda data, on_epoch: (model, finetune(model, data, config, on_epoch)))
+    start = MODELS["transfer"]
+    model = load_model(start)
+    run_phase("finetune", config, start, lambda data, *options: (model, finetune(model, data, config, *options)))
 
 
 if __name__ == "__main__":
