@@ -1,16 +1,25 @@
 """Runs in a real SQLite store."""
 
+import os
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
+import threading
+import urllib.request
+from collections import Counter
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import mlflow
 import pytest
+import sqlalchemy
 
 from frostline import tracking
 from frostline.config import compose_conf
 from frostline.errors import FrostlineError
+from servers import wait_until
 
 EPOCHS = [{"epoch": n, "train/loss": 1 / n, "validation/loss": 2 / n} for n in (1, 2)]
 
@@ -32,6 +41,10 @@ def model(tmp_path):
 def runs(pipeline):
     found = mlflow.MlflowClient().search_runs([pipeline.experiment_id], order_by=["attributes.start_time ASC"])
     return {run.info.run_name: run for run in found} if len({r.info.run_name for r in found}) == len(found) else found
+
+
+def all_runs(pipeline):
+    return list(mlflow.MlflowClient().search_runs([pipeline.experiment_id]))
 
 
 def test_a_pipelines_phases_lie_below_one_parent_with_the_same_metric_names(settings, model):
@@ -116,29 +129,207 @@ with tracking.phase_run("transfer", tracking.open_pipeline(compose_conf(), "data
 def test_what_a_killed_process_left_running_is_closed_and_not_taken_for_a_result(settings):
     assert subprocess.run([sys.executable, "-c", _KILLED]).returncode == -signal.SIGKILL
     pipeline = tracking.open_pipeline(settings, "data")
+    assert Counter(run.info.status for run in all_runs(pipeline)) == {"KILLED": 2}
     with tracking.phase_run("transfer", pipeline):
-        pass
-    children = [run for run in runs(pipeline) if run.data.tags["frostline.phase"] == "transfer"]
-    assert sorted(run.info.status for run in children) == ["FINISHED", "KILLED"]
-    assert len({run.data.tags["mlflow.parentRunId"] for run in children}) == 1
+        running = Counter(run.info.status for run in all_runs(pipeline))
+        tracking.open_pipeline(settings, "data")
+        assert Counter(run.info.status for run in all_runs(pipeline)) == running, "the living are left alone"
+    runs = [(run.data.tags["frostline.phase"], run.info.status) for run in all_runs(pipeline)]
+    assert sorted(runs) == [("pipeline", "FINISHED"), ("transfer", "FINISHED"), ("transfer", "KILLED")]
+    assert not list(Path(".frostline/runs").iterdir())
 
 
 def test_a_phase_is_found_by_its_model_or_logged_as_restored(settings, model, tmp_path):
     pipeline = tracking.open_pipeline(settings, "data")
     with tracking.phase_run("transfer", pipeline) as made:
         tracking.tag_model(model)
-    assert tracking.find_or_restore("transfer", pipeline, model, EPOCHS) == made
+    assert tracking.find_or_restore("transfer", pipeline, model, EPOCHS)() == made
 
-    restored = tracking.find_or_restore("finetune", pipeline, model, EPOCHS)
+    restored = tracking.find_or_restore("finetune", pipeline, model, EPOCHS)()
     run = mlflow.get_run(restored)
     assert run.data.tags["frostline.restored"] == "true"
     assert run.data.tags["mlflow.parentRunId"] == mlflow.get_run(made).data.tags["mlflow.parentRunId"]
     assert run.data.metrics["validation/loss"] == 1.0
     assert run.info.status == "FINISHED"
-    assert tracking.find_or_restore("finetune", pipeline, model, EPOCHS) == restored
+    assert tracking.find_or_restore("finetune", pipeline, model, EPOCHS)() == restored
 
     model.write_bytes(b"another model")
-    assert tracking.find_or_restore("transfer", pipeline, model, EPOCHS) != made
+    assert tracking.find_or_restore("transfer", pipeline, model, EPOCHS)() != made
+
+
+class Server:
+    """A real MLflow server on loopback, that can be killed and started again."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+
+    def start(self):
+        store = ["--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
+        artifacts = ["--artifacts-destination", str(self.folder / "artifacts")]
+        where = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
+        command = [sys.executable, "-m", "mlflow", "server", *store, *artifacts, *where]
+        output = (self.folder / "server.log").open("ab")
+        lean = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # eight processes fewer
+        self.process = subprocess.Popen(command, stdout=output, stderr=output, env=lean, start_new_session=True)
+        wait_until(self.is_up, seconds=120)
+
+    def is_up(self):
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as answer:
+                return answer.status == 200
+        except OSError:
+            assert self.process.poll() is None, (self.folder / "server.log").read_text()
+            return False
+
+    def kill(self):
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    @contextmanager
+    def hanging(self):
+        os.killpg(self.process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.killpg(self.process.pid, signal.SIGCONT)
+            wait_until(self.is_up)
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    server = Server(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    server.start()
+    yield server
+    if server.process.poll() is None:
+        server.kill()
+
+
+def logged_epochs(run_id):
+    return [point.step for point in mlflow.MlflowClient().get_metric_history(run_id, "train/loss")]
+
+
+def test_a_lost_server_gets_all_once_it_is_back_and_a_run_that_it_lacks_is_restored(
+    project, server, model, capfd, monkeypatch
+):
+    pipeline = tracking.open_pipeline(compose_conf(), "data")
+    with tracking.phase_run("transfer", pipeline) as first:
+        tracking.log_epoch(EPOCHS[0])
+        server.kill()
+        tracking.log_epoch(EPOCHS[1])
+        tracking.log_files(model)
+        server.start()
+        tracking.tag_model(model)
+    assert mlflow.get_run(first).info.status == "FINISHED"
+    assert logged_epochs(first) == [1, 2]
+    assert [file.path for file in mlflow.MlflowClient().list_artifacts(first)] == ["model.keras"]
+    assert tracking.find_or_restore("transfer", pipeline, model, EPOCHS)() == first
+    assert "warning" not in capfd.readouterr().err
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    with ExitStack() as stack:
+        with tracking.phase_run("finetune", pipeline) as second:
+            tracking.log_epoch(EPOCHS[0])
+            stack.enter_context(server.hanging())
+            tracking.log_epoch(EPOCHS[1])
+            tracking.tag_model(model)
+        warning = capfd.readouterr().err
+        assert len(warning.splitlines()) == 2
+        assert f"{server.uri} is away" in warning
+        assert "epoch 2, digest of the model, the run's end" in warning
+        with pytest.raises(FrostlineError, match="cannot be used"):
+            tracking.open_pipeline(compose_conf(), "data")
+
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT")
+    pipeline = tracking.open_pipeline(compose_conf(), "data")
+    assert mlflow.get_run(second).info.status == "KILLED"
+    restored = tracking.find_or_restore("finetune", pipeline, model, EPOCHS)()
+    assert restored not in (first, second)
+    assert logged_epochs(restored) == [1, 2]
+    statuses = Counter((run.data.tags["frostline.phase"], run.info.status) for run in all_runs(pipeline))
+    assert statuses == {
+        ("pipeline", "FINISHED"): 1,
+        ("transfer", "FINISHED"): 1,
+        ("finetune", "KILLED"): 1,
+        ("finetune", "FINISHED"): 1,
+    }
+
+
+@pytest.fixture
+def impatient():
+    """MLflow waits 20 s for a locked SQLite store; so long, tests do not."""
+
+    def shorten(connection, cursor, statement, parameters, context, executemany):
+        return statement.replace("busy_timeout = 20000", "busy_timeout = 200"), parameters
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", shorten, retval=True)
+    yield
+    sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", shorten)
+
+
+@contextmanager
+def lock_held(path):
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection.execute("BEGIN EXCLUSIVE")
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def test_a_store_that_stays_locked_ends_a_run_before_training(settings, monkeypatch):
+    tracking.open_pipeline(settings, "data")
+    monkeypatch.setattr(tracking, "_SQLITE_WAIT", 0.2)
+    with lock_held("mlruns/mlflow.db"), pytest.raises(FrostlineError, match="database is locked") as raised:
+        tracking.open_pipeline(settings, "data")
+    assert len(str(raised.value).splitlines()) == 2
+
+
+def test_a_store_that_is_locked_during_a_phase_costs_nothing_but_a_warning(settings, impatient, capfd):
+    pipeline = tracking.open_pipeline(settings, "data")
+    with tracking.phase_run("transfer", pipeline) as run_id:
+        with lock_held("mlruns/mlflow.db"):
+            tracking.log_epoch(EPOCHS[0])
+        tracking.log_epoch(EPOCHS[1])
+    assert logged_epochs(run_id) == [1, 2]
+    assert capfd.readouterr().err == ""
+
+    with tracking.phase_run("finetune", pipeline):
+        lock = lock_held("mlruns/mlflow.db")
+        lock.__enter__()
+        tracking.log_epoch(EPOCHS[0])
+    warning = capfd.readouterr().err
+    lock.__exit__(None, None, None)
+    assert len(warning.splitlines()) == 2
+    assert "database is locked" in warning
+    tracking.open_pipeline(settings, "data")
+    assert Counter(run.info.status for run in all_runs(pipeline)) == {"FINISHED": 2, "KILLED": 1}
+
+
+def test_a_store_that_is_locked_for_a_while_is_waited_for(settings, capfd):
+    pipeline = tracking.open_pipeline(settings, "data")
+    with tracking.phase_run("transfer", pipeline) as run_id, lock_held("mlruns/mlflow.db") as connection:
+        threading.Timer(0.5, connection.rollback).start()
+        tracking.log_epoch(EPOCHS[0])
+    assert logged_epochs(run_id) == [1]
+    assert capfd.readouterr().err == ""
+
+
+def test_what_the_store_refuses_is_said_and_holds_up_nothing(settings, capfd, tmp_path):
+    pipeline = tracking.open_pipeline(settings, "data")
+    with tracking.phase_run("transfer", pipeline) as run_id:
+        tracking.log_files(tmp_path / "gone.csv")
+        tracking.log_epoch(EPOCHS[0])
+    assert logged_epochs(run_id) == [1]
+    assert mlflow.get_run(run_id).info.status == "FINISHED"
+    warning = capfd.readouterr().err
+    assert "gone.csv" in warning
+    assert len(warning.splitlines()) == 2
 
 
 def test_no_credential_reaches_the_store(settings, monkeypatch, tmp_path):

@@ -1,10 +1,10 @@
-"""The command `frostline`: predict, compare, cache."""
+"""The command `frostline`: predict, serve, export, compare, verify, cache."""
 
 import argparse
 import csv
 import json
+import signal
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from rich import box
@@ -29,6 +29,8 @@ def main() -> None:
     except BrokenPipeError:  # `frostline predict … | head`
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:  # a full disk, a file that may not be read
+        sys.exit(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -41,10 +43,29 @@ def _parser() -> argparse.ArgumentParser:
     form = predict.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object a line")
     form.add_argument("--csv", action="store_true")
+    form.add_argument("--output", type=Path, metavar="FILE", help="write them to FILE.csv or FILE.parquet")
     predict.set_defaults(run=_predict)
+
+    serve = commands.add_parser("serve", help="classify over HTTP, with a page to drop a picture on")
+    serve.add_argument("--model", type=Path, help="a .keras file (default: the better phase's)")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
+    serve.add_argument("--port", type=int, default=8000, help="default: %(default)s; 0: any free one")
+    serve.add_argument("--root", type=Path, metavar="FOLDER", help="let requests name files below FOLDER")
+    serve.set_defaults(run=_serve)
+
+    export = commands.add_parser("export", help="write a model in another format, checked against itself on pictures")
+    export.add_argument("places", nargs="*", type=Path, metavar="PICTURE", help="to check on (default: test pictures)")
+    export.add_argument("--to", required=True, choices=("onnx", "tflite", "saved_model"))
+    export.add_argument("--model", type=Path, help="a .keras file (default: the better phase's)")
+    export.add_argument("--output", type=Path, metavar="FILE", help="default: exports/ and the model's name")
+    export.set_defaults(run=_export)
 
     compare = commands.add_parser("compare", help="the two phases side by side, as evaluated last")
     compare.set_defaults(run=_compare)
+
+    verify = commands.add_parser("verify", help="run stages again elsewhere: do their outputs match dvc.lock?")
+    verify.add_argument("stages", nargs="*", metavar="STAGE", help="a stage of dvc.lock (default: all)")
+    verify.set_defaults(run=_verify)
 
     cache = commands.add_parser("cache", help="the feature cache")
     actions = cache.add_subparsers(required=True, metavar="ACTION")
@@ -57,27 +78,57 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from frostline.prediction import find_pictures, predict_files
+    from frostline.prediction import COLUMNS, find_pictures, predict_files, write_table
+    from frostline.progress import track
 
     files = find_pictures(arguments.places)
     predictions = predict_files(arguments.model or _better_model(), files)
+    if arguments.output:
+        with track("predict", len(files), "pictures") as advance:
+            failed = write_table(arguments.output, predictions, advance)
+        if failed:
+            print(f"{failed:,} could not be read: see the column error of {arguments.output}", file=sys.stderr)
+        return 1 if failed else 0
     failed = 0
     if arguments.csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(["path", "class", "probability", "error"])
+        writer = csv.DictWriter(sys.stdout, COLUMNS, lineterminator="\n")
+        writer.writeheader()
     for prediction in predictions:
         failed += prediction.error is not None
         if arguments.json:
-            row = asdict(prediction)
-            row["class"] = row.pop("label")
-            print(json.dumps(row, ensure_ascii=False))
+            print(json.dumps(prediction.as_row() | {"probabilities": prediction.probabilities}, ensure_ascii=False))
         elif arguments.csv:
-            writer.writerow([prediction.path, prediction.label, prediction.probability, prediction.error])
+            writer.writerow(prediction.as_row())
         elif prediction.error is None:
             print(f"{prediction.path}: {prediction.label} {prediction.probability:.4f}")
         else:
             print(f"{prediction.path}: {prediction.error}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _serve(arguments: argparse.Namespace) -> int:
+    from frostline.server import serve
+
+    try:
+        serve(arguments.model or _better_model(), arguments.host, arguments.port, arguments.root)
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from frostline.export import check_pictures, default_path, export
+    from frostline.saving import load_classes, load_model
+
+    path = arguments.model or _better_model()
+    model, classes = load_model(path), load_classes(path)
+    pictures = check_pictures(arguments.places, model.input_shape[1])
+    output = arguments.output or default_path(path, arguments.to)
+    difference = export(model, arguments.to, output, pictures)
+    print(f"{output}: differs from {path} by at most {difference:.1e} on {len(pictures)} pictures")
+    given = f"P({classes[1]}), (N, 1)" if model.output_shape[1] == 1 else f"probabilities of {', '.join(classes)}"
+    print(f"takes pictures {(*'N', *model.input_shape[1:])} float32, RGB from 0 to 255; gives {given}")
+    return 0
 
 
 def _better_model() -> Path:
@@ -113,6 +164,41 @@ def _with_interval(figures: dict[str, float], name: str, sign: str) -> str:
     if f"{name}_low" not in figures:
         return f"{value}            "
     return f"{value} {figures[f'{name}_low']:{sign}.2f}…{figures[f'{name}_high']:{sign}.2f}"
+
+
+_SHOWN = 20
+"""Differences printed per output."""
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    """Exit status 0: all match, 1: something differs, 2: something could not run."""
+    from frostline.verify import verify
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no stage goes on in a deleted folder
+    outputs, differing, failed = 0, 0, []
+    try:
+        for stage in verify(arguments.stages):
+            print(stage.stage)
+            if stage.error:
+                print(f"  not run  {stage.error}", flush=True)
+                failed.append(stage.stage)
+            for path, lines in sorted(stage.outputs.items()):
+                print(f"  {'differs' if lines else 'matches'}  {path}")
+                for line in lines[:_SHOWN]:
+                    print(f"             {line}")
+                if len(lines) > _SHOWN:
+                    print(f"             and {len(lines) - _SHOWN} more")
+            if stage.changed:
+                print(f"  (changed since dvc.lock: {', '.join(stage.changed)})")
+            sys.stdout.flush()
+            outputs += len(stage.outputs)
+            differing += sum(bool(lines) for lines in stage.outputs.values())
+    except FrostlineError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    unable = f"; could not run: {', '.join(failed)}" if failed else ""
+    print(f"{outputs - differing} of {outputs} outputs match dvc.lock{unable}")
+    return 2 if failed else 1 if differing else 0
 
 
 def _cache_ls(arguments: argparse.Namespace) -> int:

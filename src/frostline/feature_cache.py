@@ -2,8 +2,9 @@
 
 import fcntl
 import shutil
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,7 @@ ARRAY, ENTRY = "features.npy", "entry.json"
 
 @dataclass(frozen=True)
 class Entry:
-    """One complete array of features: of `layer`, for `count` pictures."""
+    """One array of features: of `layer`, for `count` pictures."""
 
     folder: Path
     layer: str
@@ -37,30 +38,44 @@ def complete(folder: Path, layer: str, count: int) -> None:
 def lock(cache: Path) -> Iterator[None]:
     """One process at a time computes or prunes; a second one waits and then finds the features there."""
     with (cache / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.stderr.write("another process computes features; waiting for it.\n")
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def entries(cache: Path = FEATURES) -> list[Entry]:
     """The complete entries of `cache`, least recently used first."""
+    return [entry for entry in _entries(cache) if entry.count]
+
+
+def _entries(cache: Path) -> list[Entry]:
+    """All entries; one that is not complete counts no pictures."""
     found = []
-    for path in cache.glob(f"*/{ENTRY}"):
-        fact, folder = read_json(path), path.parent
-        size = (folder / ARRAY).stat().st_size
-        found.append(Entry(folder, fact["layer"], fact["count"], size, folder.stat().st_mtime))
+    for folder in cache.glob("*/"):
+        with suppress(FileNotFoundError):  # another process prunes
+            fact = read_json(folder / ENTRY) if is_complete(folder) else {}
+            size = sum(path.stat().st_size for path in folder.iterdir())
+            found.append(Entry(folder, fact.get("layer", ""), fact.get("count", 0), size, folder.stat().st_mtime))
     return sorted(found, key=lambda entry: entry.last_used)
 
 
 def prune(limit_gib: float, cache: Path = FEATURES) -> list[Entry]:
-    """Delete least recently used entries until at most `limit_gib` GiB are left; return what was deleted."""
+    """Delete least recently used entries until at most `limit_gib` GiB are left; return what was deleted.
+
+    Those that an interrupted run left unfinished are deleted likewise.
+    """
     if not cache.is_dir():
         return []
     with lock(cache):
-        kept = entries(cache)
+        kept = _entries(cache)
         total, deleted = sum(entry.bytes for entry in kept), []
         for entry in kept:
             if total <= limit_gib * 2**30:
                 break
+            (entry.folder / ENTRY).unlink(missing_ok=True)  # first: what is cut off here must not look complete
             shutil.rmtree(entry.folder)
             deleted.append(entry)
             total -= entry.bytes

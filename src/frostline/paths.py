@@ -1,5 +1,6 @@
 """Where the stages leave what they make, relative to the project's root (see dvc.yaml)."""
 
+import os
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
@@ -17,7 +18,10 @@ METRICS = Path("reports/metrics.json")
 EVALUATION = Path("reports/evaluation")
 REPORT = Path("reports/report.html")
 
-WORK = Path(".frostline")
+ROOT = Path(os.environ.get("DVC_ROOT", ""))
+"""The project's folder, to which DVC sets this variable. A queued experiment runs in a copy that is deleted afterwards;
+what outlives a run (caches, the MLflow store) is kept in the project all the same."""
+WORK = ROOT / ".frostline"
 """Caches and unfinished downloads: safe to delete, never tracked, never part of a result."""
 DOWNLOADS = WORK / "downloads"
 FEATURES = WORK / "features"

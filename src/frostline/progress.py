@@ -1,6 +1,5 @@
 """Progress for people: a bar with rate and time left on a terminal, one plain line elsewhere."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,11 +14,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+CONSOLE = Console(stderr=True)
+"""One for all, so that the bars of the work at hand appear below a table that is live on it."""
+
 
 @contextmanager
 def track(name: str, total: int, unit: str, start: int = 0) -> Iterator[Callable[[int], None]]:
     """Yield a function that reports that so many more `unit`s of `total` are done; `start` were done before."""
-    console = Console(file=sys.stderr)
     begun, done = time.monotonic(), 0
     progress = Progress(
         TextColumn("{task.description:<12}"),
@@ -29,8 +30,8 @@ def track(name: str, total: int, unit: str, start: int = 0) -> Iterator[Callable
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
-        console=console,
-        disable=not console.is_terminal,
+        console=CONSOLE,
+        disable=not CONSOLE.is_terminal,
         transient=True,
     )
     task = progress.add_task(name, total=total, completed=start, rate="")
@@ -45,4 +46,4 @@ def track(name: str, total: int, unit: str, start: int = 0) -> Iterator[Callable
 
     with progress:
         yield advance
-    console.print(f"{name}: {done:,} {unit} in {time.monotonic() - begun:.1f} s ({rate()})", highlight=False)
+    CONSOLE.print(f"{name}: {done:,} {unit} in {time.monotonic() - begun:.1f} s ({rate()})", highlight=False)

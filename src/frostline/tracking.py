@@ -1,21 +1,33 @@
-"""MLflow: a parent run per pipeline, a child run per phase and for the evaluation; the only module that imports it.
+"""MLflow: a parent run per pipeline, a child run per phase and for the evaluation.
+
+The only module that imports it, but for `serving`, which MLflow itself loads.
 
 Runs are found by what they made: a phase's run carries the digest of its model as a tag. Stages that DVC restored
 from its cache left no run here; `find_or_restore` then logs one that says so.
+
+A store that cannot be used ends a phase before it begins. One that is lost later does not: what it has not got waits
+and is sent, in order, when it is back, at the latest try at the end of the phase. If it is away then, too, a warning
+says what it lacks; no output of a stage depends on it. A locked SQLite store is waited for, then it counts as lost.
 """
 
+import base64
+import fcntl
+import functools
 import hashlib
 import json
 import logging
 import os
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -23,27 +35,39 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 
 import mlflow
 import numpy as np
+import requests
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import Param, Run
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run
+from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
-from mlflow.types import Schema, TensorSpec
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
+from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+from mlflow.types.schema import Map
+from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from frostline.addresses import hide_credentials
 from frostline.errors import FrostlineError
-from frostline.files import sha256_of
+from frostline.files import read_json, replacing, sha256_of
+from frostline.paths import ROOT, WORK
+from frostline.pictures import as_png
 from frostline.settings import Config
 
-for name in ("mlflow.store.db.utils", "alembic", "mlflow.pyfunc"):  # they tell of every table made, example checked
+for name in ("alembic", "mlflow.pyfunc"):  # they tell of every table made, example checked
     logging.getLogger(name).setLevel(logging.WARNING)
+for name in ("mlflow.store.db.utils", "urllib3.connectionpool"):  # they tell of every retry, with tracebacks
+    logging.getLogger(name).setLevel(logging.CRITICAL)
 
-PHASE, PIPELINE, MODEL, RESTORED = (
+PHASE, PIPELINE, MODEL, RESTORED, TOKEN = (
     "frostline.phase",
     "frostline.pipeline",
     "frostline.model",
     "frostline.restored",
+    "frostline.token",
 )
+
+_MARKERS = WORK / "runs"
+_SQLITE_WAIT = 20.0
+"""Seconds to wait for a locked SQLite store before anything is trained; as long as MLflow waits later."""
 
 
 @dataclass(frozen=True)
@@ -75,22 +99,55 @@ def open_pipeline(settings: Config, data_digest: str, group: str = "") -> Pipeli
 
 
 def _connect(uri: str, experiment: str) -> str:
-    artifacts = None
+    path = None
     if uri.startswith("sqlite:///"):
-        folder = Path(uri.removeprefix("sqlite:///")).resolve().parent
-        folder.mkdir(parents=True, exist_ok=True)
-        artifacts = (folder / "artifacts").as_uri()
-    try:
-        mlflow.set_tracking_uri(uri)
+        name, mark, query = uri.removeprefix("sqlite:///").partition("?")
+        path = (ROOT / name).resolve()
+        uri = f"sqlite:///{path}{mark}{query}"
+    mlflow.set_tracking_uri(uri)
+    with _store_is_needed():
+        artifacts = None
+        if path:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            artifacts = (path.parent / "artifacts").as_uri()
+            _wait_for_lock(path)
         if mlflow.get_experiment_by_name(experiment) is None:
             mlflow.create_experiment(experiment, artifact_location=artifacts)
-        return str(mlflow.set_experiment(experiment).experiment_id)
+        experiment_id = str(mlflow.set_experiment(experiment).experiment_id)
+        _close_what_was_killed()
+        return experiment_id
+
+
+@contextmanager
+def _store_is_needed() -> Iterator[None]:
+    """Turn what goes wrong with the store into a FrostlineError; for what is done before anything is trained."""
+    try:
+        yield
     except Exception as error:
-        reason = hide_credentials(" ".join(str(error).split()))[:200]
-        raise FrostlineError(
-            f"MLflow's store {hide_credentials(uri)} cannot be used: {reason}\n"
-            "Start the server, or unset MLFLOW_TRACKING_URI to use the local one."
-        ) from error
+        if isinstance(error, OSError) and error.filename:
+            raise  # a file of ours, and not the store
+        advice = "Start the server, or unset MLFLOW_TRACKING_URI to use the local one."
+        if _store().startswith("sqlite:"):
+            advice = "End the program that uses it, or see whether its folder can be written and its disk has room."
+        raise FrostlineError(f"MLflow's store {_store()} cannot be used: {_reason(error)}\n{advice}") from error
+
+
+def _wait_for_lock(path: Path) -> None:
+    """Wait until the SQLite file can be written; MLflow itself would wait for minutes."""
+    connection = sqlite3.connect(path, timeout=_SQLITE_WAIT, isolation_level=None)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.rollback()
+    finally:
+        connection.close()
+
+
+def _store() -> str:
+    return hide_credentials(mlflow.get_tracking_uri())
+
+
+def _reason(error: Exception) -> str:
+    return hide_credentials(" ".join(str(error).split()))[:200]
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -106,93 +163,277 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-@contextmanager
-def phase_run(phase: str, pipeline: Pipeline) -> Iterator[str]:
-    """A child run for `phase` below its pipeline's parent run; it ends FINISHED, FAILED or, if interrupted, KILLED."""
-    client = mlflow.MlflowClient()
-    for left in _search(pipeline, {PIPELINE: pipeline.key, PHASE: phase}, "status = 'RUNNING'"):
-        client.set_terminated(left.info.run_id, "KILLED")  # its process was killed: DVC runs a stage once at a time
-    parent = _parent(phase, pipeline)
-    run_id = _create(phase, pipeline, parent)
-    status = "FAILED"
-    try:
-        with mlflow.start_run(run_id=run_id, log_system_metrics=False):
-            yield run_id
-        status = "FINISHED"
-    except KeyboardInterrupt:
-        status = "KILLED"
-        raise
-    finally:
-        client.set_terminated(run_id, status)
-        client.set_terminated(parent, status)
+@dataclass
+class _Outbox:
+    """The run that this process logs to, and what the store has not got of it."""
+
+    run_id: str = ""
+    token: str = ""
+    """A tag of the runs that are made for it (see _marked)."""
+    unsent: list[tuple[str, Callable[[], object]]] = field(default_factory=list)
+    """Oldest first: what it is, and how to send it."""
+    refused: list[str] = field(default_factory=list)
+    """What the store did not take, and why."""
+    away: str = ""
+    """Why the store could not be reached at the last try."""
+    next_try: float = 0.0
 
 
-def find_or_restore(phase: str, pipeline: Pipeline, model: Path, history: Sequence[Mapping[str, float]]) -> str:
-    """The id of the newest run of `phase` that made the file `model`.
+_outbox = _Outbox()
 
-    Where this store has none (DVC restored the stage from its cache), one is logged from the stage's `history` and
-    marked as restored.
+
+def phase_run(phase: str, pipeline: Pipeline) -> AbstractContextManager[str]:
+    """A child run for `phase` below its pipeline's parent run; it ends FINISHED, FAILED or, if interrupted, KILLED.
+
+    The functions below log to it. Where its process is killed, or the store is away at its end, the next one that
+    opens a pipeline in this folder closes it as KILLED.
+
+    Raises FrostlineError, before anything is trained, where the store cannot be used.
     """
-    digest = sha256_of(model)
-    for run in _search(pipeline, {PHASE: phase, MODEL: digest}):
-        return str(run.info.run_id)
-    run_id = _create(phase, pipeline, _parent(phase, pipeline), {MODEL: digest, RESTORED: "true"})
-    for epoch in history:
-        log_epoch(epoch, run_id)
-    mlflow.MlflowClient().set_terminated(run_id)
+
+    def begin() -> list[str]:
+        parent = _parent(phase, pipeline)
+        return [_create(phase, pipeline, parent), parent]
+
+    return _running(pipeline, begin)
+
+
+def sweep_run(pipeline: Pipeline, new: bool = False) -> AbstractContextManager[str]:
+    """The newest parent run of `pipeline` (a sweep's), or a `new` one; otherwise as phase_run."""
+    return _running(pipeline, lambda: [_create("pipeline", pipeline, parent=None) if new else _newest_parent(pipeline)])
+
+
+@contextmanager
+def _running(pipeline: Pipeline, begin: Callable[[], list[str]]) -> Iterator[str]:
+    """Log to the first of the runs that `begin` gives, yield its id, and end all of them."""
+    global _outbox
+    outer, _outbox = _outbox, _Outbox(token=uuid.uuid4().hex)
+    try:
+        with _marked(pipeline.experiment_id):
+            with _store_is_needed():
+                runs = begin()
+            _outbox.run_id, status = runs[0], "FAILED"
+            try:
+                yield runs[0]
+                status = "FINISHED"
+            except KeyboardInterrupt:
+                status = "KILLED"
+                raise
+            finally:
+                client = mlflow.MlflowClient()
+                _log("the run's end", lambda: [client.set_terminated(run, status) for run in runs])
+                if status != "KILLED":  # who interrupts does not want to wait for a lost server
+                    _send()
+                    _warn_of_what_is_lacking()
+    finally:
+        _outbox = outer
+
+
+@contextmanager
+def _marked(experiment_id: str) -> Iterator[None]:
+    """Keep a locked file while runs are unfinished; a process that is killed leaves it behind, unlocked.
+
+    The file stays, too, where the store was lost before it got all.
+    """
+    path = _MARKERS / f"{_outbox.token}.json"
+    with ExitStack() as stack:
+        with replacing(path) as temporary:
+            file = stack.enter_context(temporary.open("w"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+            json.dump({"store": _store(), "experiment": experiment_id}, file)
+            file.flush()
+        yield
+        if not _outbox.unsent:
+            path.unlink(missing_ok=True)
+
+
+def _close_what_was_killed() -> None:
+    """Close as KILLED what processes that are gone left running in this store."""
+    client = mlflow.MlflowClient()
+    for path in _MARKERS.glob("*.json"):
+        with suppress(FileNotFoundError), path.open() as file:  # its process may end just now
+            if not _lock(file) or (left := read_json(path))["store"] != _store():
+                continue
+            condition = f"tags.`{TOKEN}` = '{path.stem}' and status = 'RUNNING'"
+            for run in client.search_runs([left["experiment"]], condition):
+                client.set_terminated(run.info.run_id, "KILLED")
+            path.unlink()
+
+
+def _lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _log(what: str, action: Callable[[], object]) -> None:
+    """Do `action`, after all that waits already; where the store is away, it waits, too."""
+    _outbox.unsent.append((what, action))
+    if time.monotonic() >= _outbox.next_try:
+        _send()
+
+
+def _send() -> None:
+    """Send what waits, until the store turns out to be away; drop what it refuses."""
+    while _outbox.unsent:
+        begun, (what, action) = time.monotonic(), _outbox.unsent[0]
+        try:
+            action()
+        except Exception as error:  # noqa: BLE001 - artifact stores raise anything; the phase must not fail for it
+            if _is_away(error):
+                ended = time.monotonic()
+                _outbox.next_try = ended + 10 * (ended - begun)  # a lost store costs at most a tenth of the time
+                _outbox.away = _reason(error)
+                return
+            _outbox.refused.append(f"{what} ({_reason(error)})")
+        del _outbox.unsent[0]
+
+
+def _is_away(error: Exception) -> bool:
+    if isinstance(error, MlflowException):
+        return bool(error.get_http_status_code() >= 500)
+    return isinstance(error, requests.RequestException)
+
+
+def _warn_of_what_is_lacking() -> None:
+    lacking = ", ".join(dict.fromkeys([*_outbox.refused, *(what for what, _ in _outbox.unsent)]))
+    if lacking:
+        problem = f"is away: {_outbox.away}" if _outbox.unsent else "did not take all"
+        sys.stderr.write(
+            f"warning: MLflow's store {_store()} {problem}\n"
+            f"The stage's outputs are complete all the same. Not logged: {lacking}.\n"
+        )
+
+
+def find_or_restore(
+    phase: str, pipeline: Pipeline, model: Path, history: Sequence[Mapping[str, float]]
+) -> Callable[[], str]:
+    """Return a function that gives the id of the newest run of `phase` that made the file `model`.
+
+    Where this store has none (DVC restored the stage from its cache, or the store was away), one is logged from the
+    stage's `history` and marked as restored. The store is asked when the function is called first.
+    """
+
+    @functools.cache
+    def run_id() -> str:
+        digest = sha256_of(model)
+        for run in _search(pipeline, {PHASE: phase, MODEL: digest}, "status = 'FINISHED'"):
+            return str(run.info.run_id)
+        return _restore(phase, pipeline, _parent(phase, pipeline), history, {MODEL: digest})
+
     return run_id
 
 
-def log_epoch(epoch: Mapping[str, float], run_id: str | None = None) -> None:
-    """Log one epoch's figures as they come, on the active run where `run_id` names no other."""
-    figures = {name: value for name, value in epoch.items() if name != "epoch"}
-    mlflow.log_metrics(figures, step=int(epoch["epoch"]), run_id=run_id)
+def restore_phase(phase: str, pipeline: Pipeline, history: Sequence[Mapping[str, float]]) -> None:
+    """Log `phase` from its `history`, marked as restored, unless it has finished below the newest parent run."""
+    with _store_is_needed():
+        parent = _newest_parent(pipeline)
+        if not _search(pipeline, {MLFLOW_PARENT_RUN_ID: parent, PHASE: phase}, "status = 'FINISHED'"):
+            _restore(phase, pipeline, parent, history, {})
 
 
-def log_metrics(run_id: str, metrics: Mapping[str, float]) -> None:
-    mlflow.log_metrics(dict(metrics), run_id=run_id)
+def _restore(
+    phase: str,
+    pipeline: Pipeline,
+    parent: str,
+    history: Sequence[Mapping[str, float]],
+    tags: Mapping[str, str],
+) -> str:
+    client = mlflow.MlflowClient()
+    run_id = _create(phase, pipeline, parent, {**tags, RESTORED: "true"})
+    for epoch in history:
+        client.log_batch(run_id, metrics=_metrics_of(epoch))
+    client.set_terminated(run_id)
+    return run_id
+
+
+def log_epoch(epoch: Mapping[str, float]) -> None:
+    """Log one epoch's figures as they come."""
+    run_id, metrics = _outbox.run_id, _metrics_of(epoch)
+    _log(f"epoch {epoch['epoch']}", lambda: mlflow.MlflowClient().log_batch(run_id, metrics=metrics))
+
+
+def log_metrics(run: str | Callable[[], str], metrics: Mapping[str, float]) -> None:
+    """Log final figures on `run`, an id or what find_or_restore returned."""
+    values = _metrics_of(metrics)
+    _log("figures", lambda: mlflow.MlflowClient().log_batch(run if isinstance(run, str) else run(), metrics=values))
+
+
+def _metrics_of(figures: Mapping[str, float]) -> list[Metric]:
+    """`figures` but for the epoch, with the present time: sent twice, they are still logged once."""
+    now, step = int(time.time() * 1000), int(figures.get("epoch", 0))
+    return [Metric(name, float(value), now, step) for name, value in figures.items() if name != "epoch"]
 
 
 def log_data(name: str, source: str, digest: str, context: str) -> None:
-    """Log the data set as an input of the active run; `digest` is that of its manifest."""
+    """Log the data set as an input of the run; `digest` is that of its manifest."""
     dataset = MetaDataset(CodeDatasetSource({"source": source}), name=name, digest=digest[:32])
-    mlflow.log_input(dataset, context=context)
+    described = DatasetInput(dataset._to_mlflow_entity(), [InputTag(MLFLOW_DATASET_CONTEXT, context)])
+    run_id = _outbox.run_id
+    _log("data set", lambda: mlflow.MlflowClient().log_inputs(run_id, [described]))
 
 
 def log_files(*paths: Path) -> None:
-    for path in paths:
+    run_id = _outbox.run_id
+
+    def send(path: Path) -> None:
         if path.is_dir():
-            mlflow.log_artifacts(str(path), path.name)
+            mlflow.MlflowClient().log_artifacts(run_id, str(path), path.name)
         else:
-            mlflow.log_artifact(str(path))
+            mlflow.MlflowClient().log_artifact(run_id, str(path))
+
+    for path in paths:
+        _log(str(path), functools.partial(send, path))
 
 
 def tag_model(path: Path) -> None:
-    """Tag the active run with the digest of the model file that it made, so that it can be found by it."""
-    mlflow.set_tag(MODEL, sha256_of(path))
+    """Tag the run with the digest of the model file that it made, so that it can be found by it."""
+    run_id, digest = _outbox.run_id, sha256_of(path)
+    _log("digest of the model", lambda: mlflow.MlflowClient().set_tag(run_id, MODEL, digest))
 
 
 def log_model(path: Path, example: np.ndarray) -> None:
-    """Log the model file at `path` on the active run, ready to be loaded and served.
+    """Log the model file at `path` on the run, ready to be loaded and served (see `serving`).
 
-    `example`: pictures (1, size, size, 3) uint8, which also give the signature.
+    `example`: a picture (size, size, 3) uint8; MLflow's UI shows how to ask for its class.
     """
     package = Path(__file__).parent
-    pictures = Schema([TensorSpec(np.dtype(np.uint8), (-1, *example.shape[1:]))])
-    probabilities = Schema([TensorSpec(np.dtype(np.float32), (-1, 1))])
-    needed = ("tensorflow", "keras", "numpy", "rich")
-    Model.log(
-        artifact_path=None,
-        name="model",
-        flavor=sys.modules[__name__],  # its save_model is called
-        loader_module="frostline.serving",
-        data_path=str(path),
-        code_paths=[str(package)],
-        signature=ModelSignature(pictures, probabilities),
-        input_example=np.asarray(example),
-        pip_requirements=[f"{name}=={version(name)}" for name in needed],
-        validate_serving_input=False,
+    # The one signature that lets through base64 texts and arrays of pixels alike: MLflow takes an object tensor as
+    # "anything". What is wrong with them, the model says itself.
+    pictures = Schema([TensorSpec(np.dtype(object), (-1,))])
+    answers = Schema(
+        [
+            ColSpec(DataType.string, "class"),
+            ColSpec(DataType.double, "probability"),
+            ColSpec(Map(DataType.double), "probabilities"),
+        ]
     )
+    request = np.array([base64.b64encode(as_png(example)).decode("ascii")], object)
+    needed = ("tensorflow", "keras", "numpy", "pillow", "rich")
+    run_id = _outbox.run_id
+
+    def send() -> None:
+        client = mlflow.MlflowClient()
+        experiment, made_by = client.get_run(run_id).info.experiment_id, f"source_run_id = '{run_id}'"
+        for cut_off in client.search_logged_models([experiment], made_by):
+            client.delete_logged_model(cut_off.model_id)  # the store was lost in the middle of it
+        Model.log(
+            artifact_path=None,
+            name="model",
+            run_id=run_id,
+            flavor=sys.modules[__name__],  # its save_model is called
+            loader_module="frostline.serving",
+            data_path=str(path),
+            code_paths=[str(package)],
+            signature=ModelSignature(pictures, answers),
+            input_example=request,
+            pip_requirements=[f"{name}=={version(name)}" for name in needed],
+            validate_serving_input=False,
+        )
+
+    _log("model", send)
 
 
 def save_model(path: str, mlflow_model: Model, *, validate_serving_input: bool, **details: Any) -> None:
@@ -205,10 +446,14 @@ def save_model(path: str, mlflow_model: Model, *, validate_serving_input: bool, 
 
 def describe(run_id: str, text: str) -> None:
     """Set the description (Markdown) of the run, and of the parent run that people open first."""
-    client = mlflow.MlflowClient()
-    parent = client.get_run(run_id).data.tags[MLFLOW_PARENT_RUN_ID]
-    for target in (run_id, parent):
-        client.set_tag(target, MLFLOW_RUN_NOTE, text)
+
+    def send() -> None:
+        client = mlflow.MlflowClient()
+        parent = client.get_run(run_id).data.tags.get(MLFLOW_PARENT_RUN_ID, run_id)
+        for target in (run_id, parent):
+            client.set_tag(target, MLFLOW_RUN_NOTE, text)
+
+    _log("description", send)
 
 
 def _create(phase: str, pipeline: Pipeline, parent: str | None, tags: Mapping[str, str] | None = None) -> str:
@@ -220,6 +465,7 @@ def _create(phase: str, pipeline: Pipeline, parent: str | None, tags: Mapping[st
         "frostline.experiment": pipeline.name,
         "frostline.data": pipeline.data_digest,
         "frostline.git_commit": _git_commit(),
+        TOKEN: _outbox.token,
         **({MLFLOW_PARENT_RUN_ID: parent} if parent else {}),
         **(tags or {}),
     }
@@ -236,6 +482,11 @@ def _parent(phase: str, pipeline: Pipeline) -> str:
         if not _search(pipeline, {MLFLOW_PARENT_RUN_ID: parent_id, PHASE: phase}, "status = 'FINISHED'"):
             return parent_id
     return _create("pipeline", pipeline, parent=None)
+
+
+def _newest_parent(pipeline: Pipeline) -> str:
+    found = _search(pipeline, {PIPELINE: pipeline.key, PHASE: "pipeline"})
+    return str(found[0].info.run_id) if found else _create("pipeline", pipeline, parent=None)
 
 
 def _search(pipeline: Pipeline, tags: Mapping[str, str], *conditions: str) -> list[Run]:

@@ -2,100 +2,18 @@
 
 import csv
 import json
-import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import mlflow
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[2]
-TINY = {
-    "data": {"pictures": 80, "unlabelled": 6},
-    "preprocess": {"picture_size": 75, "train": 0.6, "validation": 0.2, "test": 0.2},
-    "model": {"dense_units": 16},
-    "transfer": {"epochs": 2},
-    "finetune": {"epochs": 1},
-    "evaluate": {"bootstrap": 200},
-}
-SECRET = "s3cret-never-to-be-seen"
-
-
-class Clone:
-    """A clone of the project as it stands here, with settings that make it quick, and commands run in it."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        tracked = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=ROOT,
-            capture_output=True,
-            check=True,
-        )
-        for name in tracked.stdout.decode().split("\0"):
-            if name and (ROOT / name).is_file():
-                (root / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / name, root / name)
-        (root / "dvc.lock").unlink(missing_ok=True)
-        for section, values in TINY.items():  # in conf/ and params.yaml alike, so that `dvc exp run` composes the same
-            for path in (root / "conf" / section).glob("*.yaml"):
-                content = yaml.safe_load(path.read_text())
-                if section != "data" or content["source"] == "sample":
-                    path.write_text(yaml.safe_dump(content | values))
-        self.python("-m", "frostline.config", into="params.yaml")
-        for command in (["init", "-q", "."], ["add", "-A"], ["commit", "-q", "-m", "tiny"]):
-            subprocess.run(
-                ["git", "-c", "user.name=a", "-c", "user.email=a@example.com", *command], cwd=root, check=True
-            )
-
-    @property
-    def environment(self) -> dict[str, str]:
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "DVC_", "KAGGLE_"))}
-        return kept | {
-            "PYTHONPATH": str(self.root / "src"),
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            "KAGGLE_USERNAME": SECRET,
-            "KAGGLE_KEY": SECRET,
-            "GIT_AUTHOR_NAME": "a",
-            "GIT_AUTHOR_EMAIL": "a@example.com",
-            "GIT_COMMITTER_NAME": "a",
-            "GIT_COMMITTER_EMAIL": "a@example.com",
-        }
-
-    def python(self, *arguments: str, into: str = "", code: int = 0) -> str:
-        return self.run(sys.executable, *arguments, into=into, code=code)
-
-    def dvc(self, *arguments: str, code: int = 0) -> str:
-        return self.run(sys.executable, "-m", "dvc", *arguments, code=code)
-
-    def run(self, *command: str, into: str = "", code: int = 0) -> str:
-        done = subprocess.run(command, cwd=self.root, env=self.environment, capture_output=True, text=True)
-        assert done.returncode == code, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
-        assert "Traceback" not in done.stderr
-        if into:
-            (self.root / into).write_text(done.stdout)
-        return done.stdout + done.stderr
-
-    def json(self, name: str):
-        return json.loads((self.root / name).read_text())
-
-    def runs(self) -> list:
-        client = mlflow.MlflowClient(f"sqlite:///{self.root}/mlruns/mlflow.db")
-        experiment = client.get_experiment_by_name("frostline")
-        return list(client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"]))
-
-    def phases(self, phase: str) -> list:
-        return [run for run in self.runs() if run.data.tags["frostline.phase"] == phase]
-
-
-def ran(output: str) -> list[str]:
-    return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]
-
-
-STAGES = ["fetch-data", "fetch-weights", "preprocess", "transfer", "finetune", "evaluate"]
+from clone import ROOT, SECRET, STAGES, Clone, ran
+from servers import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +38,14 @@ def test_every_output_is_there(clone):
 
 def test_a_second_repro_runs_nothing(clone):
     assert ran(clone.dvc("repro")) == []
+
+
+def test_verify_runs_a_stage_again_and_finds_the_same_bytes(clone):
+    runs = len(clone.runs())
+    output = clone.python("-m", "frostline.cli", "verify", "preprocess", "transfer")
+    assert "6 of 6 outputs match dvc.lock" in output
+    assert "  matches  models/transfer.keras" in output
+    assert len(clone.runs()) == runs, "it has a store of its own"
 
 
 def test_mlflow_holds_the_parent_and_its_runs(clone):
@@ -154,11 +80,13 @@ def test_the_logged_model_is_served_by_pyfunc(clone, monkeypatch):
     )
     served = mlflow.pyfunc.load_model(model.model_uri)
     pictures = np.load("data/processed/test.npy")[:3]
-    expected = load_model(Path("models/finetune.keras"))(pictures.astype(np.float32)).numpy()
-    np.testing.assert_allclose(served.predict(pictures), expected, atol=1e-5)
+    expected = load_model(Path("models/finetune.keras"))(pictures.astype(np.float32)).numpy()[:, 0]
+    answers = served.predict(pictures)
+    np.testing.assert_allclose([found["dog"] for found in answers["probabilities"]], expected, atol=1e-5)
+    assert list(answers["class"]) == [("cat", "dog")[value > 0.5] for value in expected]
     assert frostline.__file__.startswith(str(ROOT)), "loading a model must not replace this package"
-    (taken,) = served.metadata.signature.inputs.inputs
-    assert (taken.type, taken.shape) == (np.dtype("uint8"), (-1, 75, 75, 3))
+    (example,) = served.predict(served.input_example)["class"]
+    assert example in ("cat", "dog")
 
 
 def test_no_credential_is_anywhere(clone):
@@ -197,48 +125,6 @@ def test_predict_and_compare(clone):
     rows = list(csv.DictReader(output.splitlines()))
     assert [bool(row["error"]) for row in rows] == [True, False, False]
     assert "gone.jpg does not exist" in clone.python("-m", "frostline.cli", "predict", "gone.jpg", code=1)
-
-
-def test_a_sweep_runs_every_point_and_ranks_them_by_validation(clone):
-    output = clone.python(
-        "-m", "frostline.sweep", "-m", "model.cut_layer=mixed5,mixed6", "finetune.learning_rate=1e-5,1e-3"
-    )
-    (folder,) = (clone.root / "multirun").iterdir()
-    points = [json.loads((folder / str(n) / "point.json").read_text()) for n in range(4)]
-    losses = [point["finetune"]["validation/loss"] for point in points]
-    assert len(set(losses)) == 4
-    table = output[output.index("4 points") :]
-    ranked = [line for line in table.splitlines() if "model.cut_layer=" in line]
-    best = points[losses.index(min(losses))]["point"].split()
-    assert all(part in ranked[0] for part in best)
-    # Points that differ only in fine-tuning share their transfer phase.
-    assert points[0]["transfer"] == points[1]["transfer"] != points[2]["transfer"]
-
-    children = [run for run in clone.runs() if run.data.tags["frostline.phase"].startswith("finetune.learning_rate=")]
-    assert len(children) == 4
-    assert len({run.data.tags["mlflow.parentRunId"] for run in children}) == 1
-    assert {run.data.params["model.cut_layer"] for run in children} == {"mixed5", "mixed6"}
-    assert not any("test/" in name for run in children for name in run.data.metrics)
-
-
-def test_a_sweeps_mistakes_cost_one_line_and_no_training(clone):
-    for arguments, word in (
-        (["finetune.learning_rat=1e-5,1e-4"], "Did you mean 'finetune.learning_rate'"),
-        (["transfer.epochs=1,0"], "transfer.epochs is 0"),
-        (["data=sample,folder"], "dvc exp run"),
-    ):
-        output = clone.python("-m", "frostline.sweep", "-m", *arguments, code=1)
-        assert word in output
-        assert len(output.strip().splitlines()) <= 2
-
-
-def test_a_sweep_point_that_fails_does_not_stop_the_others(clone):
-    output = clone.python("-m", "frostline.sweep", "-m", "finetune.thaw_from=mixed9,mixed6", "transfer.epochs=1")
-    assert "failed" in output
-    newest = max((clone.root / "multirun").iterdir(), key=lambda path: path.stat().st_mtime)
-    points = [json.loads((newest / str(n) / "point.json").read_text()) for n in range(2)]
-    assert "mixed9" in points[0]["error"]
-    assert "finetune" in points[1]
 
 
 # The following change the clone's parameters, in this order.
@@ -319,3 +205,18 @@ def test_a_bad_weights_file_leaves_no_output(clone):
     )
     assert "page.h5" in output
     assert backbone.read_bytes() == before
+
+
+def test_a_killed_stage_leaves_no_run_running_and_none_twice(clone):
+    stage = ["-m", "frostline.stages.transfer", "transfer.learning_rate=0.01"]
+
+    def found() -> Counter:
+        changed = [run for run in clone.runs() if run.data.params.get("transfer.learning_rate") == "0.01"]
+        return Counter((run.data.tags["frostline.phase"], run.info.status) for run in changed)
+
+    process = subprocess.Popen([sys.executable, *stage], cwd=clone.root, env=clone.environment)
+    wait_until(lambda: found()["transfer", "RUNNING"] == 1, seconds=120)
+    process.kill()
+    process.wait()
+    clone.python(*stage)
+    assert found() == {("pipeline", "FINISHED"): 1, ("transfer", "KILLED"): 1, ("transfer", "FINISHED"): 1}

@@ -1,22 +1,102 @@
 """One thin entry point per DVC stage, named as the stage is: read the settings, call the package, write the outputs."""
 
+import errno
+import fcntl
+import multiprocessing
+import os
+import re
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
 
-from frostline.config import load_params
 from frostline.errors import FrostlineError
-from frostline.settings import Config
+
+if TYPE_CHECKING:
+    from frostline.settings import Config
+
+_INTERRUPTED = "interrupted; `dvc repro` goes on from here.\n"
 
 
-def run_stage(main: Callable[[Config], None]) -> None:
-    """Run `main` on params.yaml with the command line's Hydra overrides; end with one or two lines where it fails."""
+def run_stage(main: Callable[["Config"], None]) -> None:
+    """Run `main` on params.yaml with the command line's Hydra overrides; end with one or two lines where it fails.
+
+    A second process for the same stage waits for the first one: `dvc repro` sees to that itself, but it may have been
+    killed without its stage.
+    """
+    from frostline.config import load_params  # here: worker processes import this module, too, and need no Hydra
+
     try:
-        main(load_params(sys.argv[1:]))
+        with _interruptible(), _alone(Path(sys.argv[0]).stem):
+            main(load_params(sys.argv[1:]))
+            sys.stdout.flush()
     except FrostlineError as error:
         sys.exit(f"error: {error}")
-    except OSError as error:  # a full disk, a read-only folder
-        place = f": {error.filename}" if error.filename else ""
-        sys.exit(f"error: {error.strerror or error}{place}")
+    except (OSError, RuntimeError) as error:  # a full disk, a read-only folder
+        number = _errno(error)
+        if number is None and isinstance(error, RuntimeError):
+            raise
+        with suppress(OSError):
+            sys.stdout.close()  # it may be what is full
+        reason = getattr(error, "strerror", None) or str(error)
+        place = f": {error.filename}" if isinstance(error, OSError) and error.filename else ""
+        advice = ""
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            advice = "\nMake room (`frostline cache prune` deletes cached features); `dvc repro` goes on from here."
+        sys.exit(f"error: {' '.join(reason.split())[:200]}{place}{advice}")
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; `dvc repro` goes on from here.\n")
+        sys.stderr.write(_INTERRUPTED)
         sys.exit(130)
+
+
+def _errno(error: OSError | RuntimeError) -> int | None:
+    """The system's number of the error; HDF5 has it in its text, and says RuntimeError where closing a file fails."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    found = re.search(r"errno = (\d+)", str(error))
+    return int(found[1]) if found else None
+
+
+@contextmanager
+def _alone(stage: str) -> Iterator[None]:
+    path = Path(".frostline/stages", f"{stage}.lock")  # not in WORK: queued experiments may run side by side
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.stderr.write(f"{stage} is running in another process; waiting for it to end.\n")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM raise KeyboardInterrupt meanwhile, so that what is begun is cleaned up."""
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is _end_at_once]
+    for number in numbers:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, _end_at_once)
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    os.write(_stderr, _INTERRUPTED.encode())
+    os._exit(130)
+
+
+# A stage imports TensorFlow and others, which takes seconds. Meanwhile nothing is begun yet, and an exception raised
+# within their imports may come out as another one.
+if multiprocessing.current_process().name != "MainProcess":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a worker process: Ctrl-C is for its parent to answer
+elif sys.argv[:1] == ["-m"]:  # so it is while `python -m` looks for a stage, and at no other time
+    _stderr = os.dup(2)  # what the process' stderr is now: an import may send it elsewhere
+    signal.signal(signal.SIGTERM, _end_at_once)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # it is ignored in the background of a script
+        signal.signal(signal.SIGINT, _end_at_once)

@@ -1,0 +1,120 @@
+"""What happens around a stage: real stages, real signals, real limits of the system."""
+
+import ctypes
+import fcntl
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from servers import wait_until
+
+INTERRUPTED = "interrupted; `dvc repro` goes on from here.\n"
+
+
+def start(stage, *overrides, **options):
+    command = [sys.executable, "-m", f"frostline.stages.{stage}", "data.pictures=20", *overrides]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
+
+
+def end_of(process):
+    """Exit status and what was said on stderr."""
+    said = process.communicate(timeout=120)[1]
+    return process.returncode, said
+
+
+def drawn_in(folder):
+    return [path.name for path in folder.iterdir()] if folder.is_dir() else []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_stage_says_one_line_and_leaves_nothing(project, number):
+    process = start("fetch_data", "data.pictures=100000")
+    wait_until(lambda: drawn_in(project / "data/raw"), seconds=60)
+    process.send_signal(number)
+    assert end_of(process) == (130, INTERRUPTED)
+    assert drawn_in(project / "data/raw") == []
+
+
+def test_so_does_one_that_is_still_importing(project):
+    process = start("evaluate")
+    wait_until(lambda: "/numpy/" in Path(f"/proc/{process.pid}/maps").read_text(), seconds=60)
+    process.send_signal(signal.SIGINT)
+    assert end_of(process) == (130, INTERRUPTED)
+
+
+def test_a_second_process_of_a_stage_waits_for_the_first(project):
+    (project / ".frostline/stages").mkdir(parents=True)
+    with (project / ".frostline/stages/fetch_data.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        process = start("fetch_data")
+        line = process.stderr.readline()
+        assert line == "fetch_data is running in another process; waiting for it to end.\n"
+        assert process.poll() is None
+        assert drawn_in(project / "data/raw") == []
+    assert end_of(process) == (0, "")
+    assert drawn_in(project / "data/raw") == ["archive.zip"]
+
+
+def small_files_only():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+
+def obey_permissions():
+    """Not even root may write where the permissions do not say so (prctl PR_CAPBSET_DROP, CAP_DAC_OVERRIDE)."""
+    ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
+
+
+def test_a_file_that_cannot_be_written_is_one_line_and_leaves_nothing(project):
+    status, said = end_of(start("fetch_data", preexec_fn=small_files_only))
+    assert (status, said) == (1, "error: File too large\n")
+    assert drawn_in(project / "data/raw") == []
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(project):
+    (project / "data/raw").mkdir(parents=True)
+    (project / "data/raw").chmod(0o555)
+    status, said = end_of(start("fetch_data", preexec_fn=obey_permissions))
+    assert status == 1
+    assert said.startswith("error: Permission denied: data/raw/")
+    assert len(said.splitlines()) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+def test_a_full_stdout_is_an_error_of_two_lines(project):
+    assert end_of(start("fetch_data"))[0] == 0
+    with Path("/dev/full").open("w") as full:
+        status, said = end_of(start("preprocess", stdout=full))
+    assert status == 1
+    *_, error, advice = said.splitlines()
+    assert error == "error: No space left on device"
+    assert "frostline cache prune" in advice
+
+
+def test_what_hdf5_says_of_a_full_disk_is_one_line(project):
+    """It says RuntimeError where closing a file fails."""
+    (project / "stage.py").write_text(
+        "import h5py, numpy\n"
+        "from frostline.stages import run_stage\n"
+        "def main(config):\n"
+        "    with h5py.File('weights.h5', 'w') as file:\n"
+        "        file['kernel'] = numpy.zeros(1_000_000)\n"
+        "run_stage(main)\n"
+    )
+    command = [sys.executable, "stage.py"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=small_files_only)
+    status, said = end_of(process)
+    assert status == 1
+    assert said.startswith("error: ")
+    assert "File too large" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_importing_a_stage_changes_no_signal_handler():
+    code = "import signal, frostline.stages.fetch_data as s; print(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
+    assert done.stdout == "True\n"
