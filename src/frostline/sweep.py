@@ -1,142 +1,210 @@
 """Sweep the two-phase recipe over settings: a Hydra multirun on the data that `dvc repro` prepared.
 
     python -m frostline.sweep -m model.cut_layer=mixed5,mixed7 finetune.learning_rate=1e-5,1e-4
+    python -m frostline.sweep -m hydra/sweeper=optuna
 
 Settings come from conf/ and the command line; the sections data, weights and preprocess are those of params.yaml,
-since these made what lies in data/processed. The test set is never looked at: points are chosen by validation loss.
+since these made what lies in data/processed. Points are chosen by validation loss; the test set is looked at once, at
+the end, for the chosen one. Points that ran before are taken from disk; --force runs them again.
 """
 
-import gc
 import hashlib
 import json
 import math
+import signal
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from frostline.config import compose_conf, load_params, parse
+from frostline import sweep_table
+from frostline.config import parse
 from frostline.errors import FrostlineError
 from frostline.feature_cache import prune
-from frostline.files import read_json, sha256_of, write_json
-from frostline.paths import BACKBONE_WEIGHTS, PROCESSED, WORK
+from frostline.files import write_json, write_text
+from frostline.paths import FEATURES
 from frostline.settings import Config
-from frostline.sweep_table import RESULT
+from frostline.sweep_plan import CONF, Plan, compose_point, is_search, plan, with_prepared_data
+from frostline.sweep_results import (
+    REBUILD,
+    RECIPE,
+    RESULT,
+    describe,
+    group_of,
+    headline,
+    name_group,
+    rank,
+    read_points,
+    recipe,
+    write_tables,
+)
 
-if TYPE_CHECKING:
-    from frostline.dataset import Dataset
-    from frostline.quiet_tensorflow import keras
+if TYPE_CHECKING:  # TensorFlow and MLflow are imported once per sweep, and not for a mistyped key
+    from frostline.sweep_points import Shared
+    from frostline.tracking import Pipeline
     from frostline.training import Epoch
 
-_PREPARED = ("data", "weights", "preprocess")
+Hopeless = Callable[[int, float], bool]
+"""Given an epoch's number and its validation loss: is there no hope for this point?"""
 
 
-@hydra.main(version_base="1.3", config_path=str(Path("conf").resolve()), config_name="config")
+@hydra.main(version_base="1.3", config_path=str(CONF.resolve()), config_name="config")
 def main(raw: DictConfig) -> float:
     """Run one point; return its validation loss, which Hydra's optimizing sweepers minimize."""
     this = HydraConfig.get()
-    point: dict[str, Any] = {"point": this.job.override_dirname.replace(",", " ") or "default"}
-    loss = math.inf
+    output = Path(this.runtime.output_dir)
+    overrides = list(this.overrides.task)
+    record: dict[str, Any] = {"point": " ".join(overrides) or "default", "overrides": overrides}
     try:
-        point |= run_point(_with_prepared_data(parse(raw, "conf/")), point["point"], group=this.sweep.dir)
-        loss = float(point["finetune"]["validation/loss"])
+        record |= run_point(
+            with_prepared_data(parse(raw, "conf/")), record["point"], group_of(Path(this.sweep.dir)), _hopeless(this)
+        )
     except FrostlineError as error:  # the other points go on; the table shows this one
-        point["error"] = str(error)
-    write_json(Path(this.runtime.output_dir) / RESULT, point)
-    return loss
+        record["error"] = str(error)
+    except Exception as error:  # noqa: BLE001  (out of memory, most likely: that, too, must not stop the others)
+        record["error"] = f"{type(error).__name__}: {error}"
+        write_text(output / "traceback.txt", traceback.format_exc())
+    write_json(output / RESULT, record)
+    return float(record["finetune"]["validation/loss"]) if "finetune" in record else math.inf
 
 
-def run_point(config: Config, name: str, group: str) -> dict[str, "Epoch"]:
-    """Run both phases as the MLflow run `name` below the sweep's run `group`; return the figures of the last epochs."""
-    # TensorFlow and MLflow are imported once per sweep, and not for a mistyped key.
-    from frostline import phases, tracking
-    from frostline.dataset import load_dataset
-    from frostline.quiet_tensorflow import keras
+def run_point(config: Config, name: str, group: str, hopeless: Hopeless | None = None) -> dict[str, Any]:
+    """Run both phases as the MLflow run `name` below the run of the sweep `group`, or take them from disk.
 
-    keras.utils.clear_session()  # the last point's models and graphs
-    gc.collect()
-    data = load_dataset(PROCESSED)
-    pipeline = tracking.open_pipeline(config, data.digest, group)
-    with tracking.phase_run(name, pipeline):
-        tracking.log_data(config.data.source, config.data.depends_on, data.digest, context="training")
-        model, first = _transfer_once(data, config)
-        for epoch in first:
-            tracking.log_epoch(epoch)
-
-        def log_after_transfer(epoch: "Epoch") -> None:
-            tracking.log_epoch({**epoch, "epoch": epoch["epoch"] + len(first)})
-
-        second = phases.finetune(model, data, config, log_after_transfer)
-    prune(config.feature_cache_gib)
-    return {"transfer": first[-1], "finetune": second[-1]}
-
-
-def _transfer_once(data: "Dataset", config: Config) -> tuple["keras.Model", list["Epoch"]]:
-    """The transfer phase, trained once for all points that differ only in fine-tuning, and kept for later sweeps."""
-    from frostline import phases
-    from frostline.saving import load_model, save_model
-
-    facts = [
-        asdict(config.model),
-        asdict(config.transfer),
-        config.seed,
-        config.augment,
-        config.feature_precision,
-        data.digest,
-        sha256_of(BACKBONE_WEIGHTS),
-    ]
-    key = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
-    model_path, history_path = WORK / "transfer" / f"{key}.keras", WORK / "transfer" / f"{key}.json"
-    if not history_path.is_file():
-        model, history = phases.transfer(data, BACKBONE_WEIGHTS, config, on_epoch=lambda epoch: None)
-        save_model(model, model_path, data.classes)
-        write_json(history_path, history)  # last: it says that the model is there
-    return load_model(model_path), read_json(history_path)
-
-
-def _with_prepared_data(config: Config) -> Config:
-    prepared = load_params()
-    return replace(config, name=prepared.name, **{section: getattr(prepared, section) for section in _PREPARED})
-
-
-def check_points(overrides: Sequence[str]) -> None:
-    """Compose every point of a multirun before the first one runs, so that a mistyped key costs no training.
-
-    Raises FrostlineError as `config.compose_conf` does, and for settings that only `dvc repro` can change.
+    Returns the figures of each phase's last epoch; or, where `hopeless` ended the point, why.
     """
-    try:
-        parsed = [item for item in OverridesParser.create().parse_overrides(list(overrides)) if not _is_hydras(item)]
-    except HydraException as error:
-        raise FrostlineError(f"not a list of overrides: {' '.join(str(error).split())}") from error
-    for override in parsed:
-        if override.key_or_group.split(".")[0] in _PREPARED:
-            raise FrostlineError(
-                f"{override.input_line}: a sweep runs on the data that is prepared in {PROCESSED}.\n"
-                f"Change it first: dvc exp run -S {override.key_or_group}=..."
-            )
-    if all(not item.is_sweep_override() or item.is_discrete_sweep() for item in parsed):
-        for point in BasicSweeper.split_arguments(parsed, None)[0]:
-            compose_conf(point)
+    from frostline import sweep_points, tracking
+
+    shared = sweep_points.open_shared()
+    pipeline = tracking.open_pipeline(config, shared.data.digest, group)
+    result = sweep_points.stored(config, shared)
+    if result is not None:
+        tracking.restore_phase(name, pipeline, result.epochs())
+    else:
+        total = config.transfer.epochs + config.finetune.epochs
+
+        def on_epoch(epoch: "Epoch") -> None:
+            tracking.log_epoch(epoch)
+            number, loss = int(epoch["epoch"]), epoch["validation/loss"]
+            if hopeless and number < total and hopeless(number, loss):
+                raise sweep_points.PrunedError(f"validation loss {loss:.4g} after epoch {number} of {total}")
+
+        with tracking.phase_run(name, pipeline):
+            tracking.log_data(config.data.source, config.data.depends_on, shared.data.digest, context="training")
+            try:
+                result = sweep_points.run(config, shared, on_epoch)
+            except sweep_points.PrunedError as reason:  # within the run: it has not failed
+                return {"pruned": str(reason)}
+    for cache in (FEATURES, sweep_points.TRANSFERS):
+        prune(config.feature_cache_gib, cache)
+    return {"transfer": result.transfer[-1], "finetune": result.finetune[-1]}
 
 
-def _is_hydras(override: Override) -> bool:
-    return override.key_or_group.split(".")[0].split("/")[0] == "hydra"
+def _hopeless(this: Any) -> Hopeless | None:
+    if this.mode != hydra.types.RunMode.MULTIRUN or not is_search(this):
+        return None
+    from frostline import sweep_search
+
+    return sweep_search.reporter(this.sweeper.storage, group_of(Path(this.sweep.dir)), this.job.num)
+
+
+def run(arguments: list[str]) -> None:
+    """The command: check every point, compute all features in one pass, run the points, say what they found."""
+    force = "--force" in arguments
+    arguments = [argument for argument in arguments if argument != "--force"]
+    flags = {argument for argument in arguments if argument.startswith("-")}
+    sys.argv[1:] = arguments
+    if flags - {"-m", "--multirun"}:  # --help, --cfg …
+        main()
+        return
+    asked = plan([argument for argument in arguments if argument not in flags])
+    configs = [compose_point(point) for point in asked.points]
+
+    from frostline import sweep_points
+
+    shared = sweep_points.open_shared()
+    keys = sorted(sweep_points.point_key(config, shared) for config in configs)
+    group = hashlib.sha256(json.dumps([asked.text, keys]).encode()).hexdigest()[:16]
+    if force:
+        _forget(asked, configs, shared, group)
+    if not flags:
+        main()
+        return
+    folder = Path(asked.hydra.sweep.dir)
+    name_group(folder, group)
+    pipeline = _open_sweep(configs, shared, group, new=force)
+    unfinished = [config for config in configs if not sweep_points.stored(config, shared)]
+    if len(unfinished) > 1:
+        sweep_points.extract_features(unfinished, shared.data)
+    sys.argv.append(f"hydra.sweep.dir={folder}")
+    with sweep_table.watching(folder, asked.total):
+        main()
+    _finish(folder, shared, pipeline)
+
+
+def _forget(asked: Plan, configs: Sequence[Config], shared: "Shared", group: str) -> None:
+    from frostline import sweep_points
+
+    again = list(configs)
+    if is_search(asked.hydra):
+        from frostline import sweep_search
+
+        again += [compose_point(point) for point in sweep_search.delete_study(asked.hydra.sweeper.storage, group)]
+    for config in again:
+        sweep_points.forget(config, shared)
+
+
+def _open_sweep(configs: Sequence[Config], shared: "Shared", group: str, new: bool) -> "Pipeline":
+    """Make the sweep's MLflow run once, here, wherever its points run; its parameters are those that all share."""
+    from frostline import tracking
+
+    pipeline = tracking.open_pipeline(configs[0], shared.data.digest, group)
+    flat = [tracking.flatten(asdict(config)) for config in configs]
+    common = {key: value for key, value in flat[0].items() if all(other[key] == value for other in flat)}
+    pipeline = replace(pipeline, name=f"{pipeline.name} sweep", settings=common)
+    with tracking.sweep_run(pipeline, new=new):
+        return pipeline
+
+
+def _finish(folder: Path, shared: "Shared", pipeline: "Pipeline") -> None:
+    """Rank the points, write what they found into `folder`, and log it on the sweep's run."""
+    from frostline import sweep_plots, sweep_points, tracking
+
+    points = read_points(folder)
+    settings, files = rank(points), write_tables(folder, points)
+    sweep_table.print_points(points)
+    figures, test = {}, None
+    if settings:
+        files += sweep_plots.write_figures(folder, settings)
+        best = compose_point(settings[0].best["overrides"])
+        for path in (folder / "best.yaml", RECIPE):
+            write_text(path, recipe(best, f"{headline(points)}\nRebuild it: {REBUILD}"))
+        test = sweep_points.score_on_test(best, shared)
+        figures = {"validation/loss": settings[0].mean(), "test/loss": test["loss"], "test/accuracy": test["accuracy"]}
+    text = describe(points, test)
+    sweep_table.print_summary(points, test, folder)
+    with tracking.sweep_run(pipeline) as parent:
+        tracking.log_files(*files)
+        tracking.log_metrics(parent, figures)
+        tracking.describe(parent, text)
+    if not settings:
+        raise FrostlineError("no point finished.")
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
-        check_points([argument for argument in sys.argv[1:] if not argument.startswith("-")])
-        main()
+        run(sys.argv[1:])
     except FrostlineError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:  # a full disk, a folder that may not be written
+        sys.exit(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}")
     except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on from here.\n")
         sys.exit(130)

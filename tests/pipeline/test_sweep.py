@@ -1,0 +1,218 @@
+"""Sweeps for real, in a temporary clone: killed and gone on with, rebuilt by DVC, searched by Optuna, queued by DVC."""
+
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import mlflow
+import pytest
+import yaml
+
+from clone import Clone, ran
+
+RATES = "finetune.learning_rate=1e-5,1e-4,1e-3"
+SMALL = ("model.cut_layer=mixed1", "transfer.epochs=1")  # what is quick to fine-tune
+
+
+class Sweeps(Clone):
+    def sweep(self, *arguments: str) -> str:
+        return self.python("-m", "frostline.sweep", "-m", *arguments)
+
+    def kill_sweep_after(self, points: int, *arguments: str) -> Path:
+        """Start a sweep, kill -9 it as soon as it has so many points, and return its folder."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "frostline.sweep", "-m", *arguments],
+            cwd=self.root,
+            env=self.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        before, folder = set(self.folders()), None
+        while folder is None or len(list(folder.glob("*/point.json"))) < points:
+            assert process.poll() is None, process.stderr.read().decode()
+            time.sleep(0.1)
+            folder = next(iter(set(self.folders()) - before), None)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stderr.close()
+        return folder
+
+    def folders(self) -> list[Path]:
+        return sorted((self.root / "multirun").glob("*/"))
+
+    def points(self, folder: Path) -> list[dict]:
+        paths = sorted(folder.glob("*/point.json"), key=lambda path: int(path.parent.name))
+        return [json.loads(path.read_text()) for path in paths]
+
+    def stored(self) -> dict[str, int]:
+        return {path.name: path.stat().st_mtime_ns for path in (self.root / ".frostline/points").glob("*.json")}
+
+    def below_sweeps(self) -> dict[str, list]:
+        """The runs below each sweep's run, by its id."""
+        parents = [run for run in self.runs() if run.info.run_name.endswith(" sweep")]
+        tag = "mlflow.parentRunId"
+        return {
+            parent.info.run_id: [run for run in self.runs() if run.data.tags.get(tag) == parent.info.run_id]
+            for parent in parents
+        }
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory) -> Sweeps:
+    clone = Sweeps(tmp_path_factory.mktemp("clone"))
+    clone.dvc("repro", "preprocess", "fetch-weights")
+    return clone
+
+
+def test_a_killed_sweep_goes_on_where_it_stopped(clone):
+    killed = clone.kill_sweep_after(1, *SMALL, RATES)
+    before = clone.stored()
+    assert 1 <= len(before) < 3
+
+    output = clone.sweep(*SMALL, RATES)
+    folder = clone.folders()[-1]
+    points = clone.points(folder)
+    assert len(points) == 3
+    assert points[0] == clone.points(killed)[0]
+    after = clone.stored()
+    assert before.items() <= after.items(), "what was finished is not run again"
+    assert sum(name.endswith(".test.json") for name in after) == 1, "the test set is for the winner alone"
+    losses = [point["finetune"]["validation/loss"] for point in points]
+    winner = points[losses.index(min(losses))]
+    rate = next(part for part in winner["overrides"] if part.startswith("finetune.learning_rate"))
+    assert f"Best of 3 points: {rate}, validation loss {min(losses):.4f}" in output
+    assert "On the test set, looked at once" in output
+    assert points[0]["transfer"] == points[1]["transfer"] == points[2]["transfer"]
+    assert "transfer 1/1" not in output, "the points share the phase that the killed process trained"
+
+
+def test_mlflow_holds_one_run_for_the_sweep_and_one_for_each_point(clone):
+    ((parent_id, children),) = clone.below_sweeps().items()
+    finished = [run for run in children if run.info.status == "FINISHED"]
+    assert len(finished) == 3
+    assert {run.info.status for run in children} <= {"FINISHED", "KILLED"}
+    assert not any(name.startswith("test/") for run in children for name in run.data.metrics)
+    for run in finished:
+        steps = mlflow.MlflowClient(f"sqlite:///{clone.root}/mlruns/mlflow.db").get_metric_history(
+            run.info.run_id, "validation/loss"
+        )
+        assert [step.step for step in steps] == [1, 2]
+
+    client = mlflow.MlflowClient(f"sqlite:///{clone.root}/mlruns/mlflow.db")
+    parent = client.get_run(parent_id)
+    assert parent.info.status == "FINISHED"
+    assert {"validation/loss", "test/loss", "test/accuracy"} <= set(parent.data.metrics)
+    assert parent.data.params["model.cut_layer"] == "mixed1"
+    assert "finetune.learning_rate" not in parent.data.params, "its points differ in it"
+    assert "**Test set**, looked at once" in parent.data.tags["mlflow.note.content"]
+    names = {artifact.path for artifact in client.list_artifacts(parent_id)}
+    assert names == {"points.csv", "settings.csv", "parallel_coordinates.png"}
+
+
+def test_the_same_sweep_again_trains_nothing_and_says_the_same(clone):
+    first, runs, stored = clone.folders()[-1], len(clone.runs()), clone.stored()
+    output = clone.sweep(*SMALL, RATES)
+    assert "finetune 1/1" not in output
+    assert "features:" not in output
+    again = clone.folders()[-1]
+    assert again != first
+    assert clone.stored() == stored
+    assert len(clone.runs()) == runs
+    for name in ("points.csv", "settings.csv", "parallel_coordinates.png", "best.yaml"):
+        assert (again / name).read_bytes() == (first / name).read_bytes()
+
+
+def test_the_pipeline_rebuilds_the_winner_to_the_same_figures(clone):
+    folder = clone.folders()[-1]
+    winner = min(clone.points(folder), key=lambda point: point["finetune"]["validation/loss"])
+    assert (folder / "best.yaml").read_bytes() == (clone.root / "conf/experiment/swept.yaml").read_bytes()
+    assert ran(clone.dvc("exp", "run", "-S", "experiment=swept")) == ["transfer", "finetune", "evaluate"]
+    for phase in ("transfer", "finetune"):
+        expected = json.dumps(winner[phase], indent=2, sort_keys=True) + "\n"
+        assert (clone.root / f"reports/{phase}.json").read_text() == expected
+    (test,) = (clone.root / ".frostline/points").glob("*.test.json")
+    log_loss = json.loads(test.read_text())["loss"]
+    assert clone.json("reports/metrics.json")["finetune"]["log_loss"] == pytest.approx(log_loss, rel=1e-4)
+
+
+@pytest.mark.skipif(find_spec("optuna") is None, reason="needs the extra frostline[optuna]")
+def test_a_killed_search_goes_on_with_the_trial_at_hand(clone):
+    search = [
+        "hydra/sweeper=optuna",
+        "hydra.sweeper.n_trials=4",
+        *SMALL,
+        "transfer.learning_rate=1e-3",
+        "model.dropout=0.2",
+        "finetune.learning_rate=tag(log,interval(1e-6,1e-2))",
+    ]
+    killed = clone.kill_sweep_after(2, *search)
+    before = clone.points(killed)
+    output = clone.sweep(*search)
+    points = clone.points(clone.folders()[-1])
+    assert len(points) == 4
+    assert points[: len(before)] == before
+    assert len({point["point"] for point in points}) == 4
+    assert all(("finetune" in point) != ("pruned" in point) for point in points)
+    assert "4 points by validation loss" in output
+    assert output.count("transfer 1/1") <= 1, "all trials share their transfer phase"
+
+
+def test_queued_experiments_run_show_and_apply(clone):
+    """The baseline is the rebuilt winner, so that only fine-tuning runs."""
+    subprocess.run(["git", "add", "-A"], cwd=clone.root, check=True)
+    subprocess.run(["git", "commit", "-qm", "winner"], cwd=clone.root, check=True, env=clone.environment)
+    rates = ("0.0002", "0.0005")
+    options = ["-S", "experiment=swept", "-S", f"finetune.learning_rate=choice({','.join(rates)})"]
+    clone.dvc("exp", "run", "--queue", *options, "finetune")
+    logged = len(clone.phases("finetune"))
+    output = clone.dvc("exp", "run", "--run-all")
+    assert ran(output) == ["finetune", "finetune"]
+    assert "features:" not in output, "queued experiments use the project's cache"
+    assert len(clone.phases("finetune")) == logged + 2, "and log to its MLflow store"
+
+    columns = ["--only-changed", "--drop", ".*(/|_low|_high)", "--keep", ".*validation/loss"]
+    table = list(csv.DictReader(io.StringIO(clone.dvc("exp", "show", "--csv", *columns))))
+    done = {row["finetune.learning_rate"]: row for row in table if row["State"] == "Success"}
+    assert sorted(done) == sorted(rates)
+    losses = {rate: float(row["reports/finetune.json:validation/loss"]) for rate, row in done.items()}
+    assert len(set(losses.values())) == 2
+    assert len(table[0]) < 30, "columns that fit a screen"
+
+    better = min(losses, key=losses.get)
+    clone.dvc("exp", "apply", done[better]["Experiment"])
+    params = yaml.safe_load((clone.root / "params.yaml").read_text())
+    assert params["finetune"]["learning_rate"] == float(better)
+    assert clone.json("reports/finetune.json")["validation/loss"] == losses[better]
+    assert ran(clone.dvc("repro", "finetune")) == []
+
+
+def test_a_sweeps_mistakes_cost_one_line_and_no_training(clone):
+    for arguments, word in (
+        (["finetune.learning_rat=1e-5,1e-4"], "Did you mean 'finetune.learning_rate'"),
+        (["transfer.epochs=1,0"], "transfer.epochs is 0"),
+        (["data=sample,folder"], "dvc exp run"),
+    ):
+        output = clone.python("-m", "frostline.sweep", "-m", *arguments, code=1)
+        assert word in output
+        assert len(output.strip().splitlines()) <= 2
+
+
+def test_a_point_that_fails_does_not_stop_the_others_and_force_runs_all_again(clone):
+    """The last test: mixed1 above mixed5 cannot be; the other point has run before."""
+    before = clone.stored()
+    output = clone.sweep("--force", *SMALL, "finetune.thaw_from=mixed5,auto", "finetune.learning_rate=1e-5")
+    points = clone.points(clone.folders()[-1])
+    assert "above model.cut_layer" in points[0]["error"]
+    assert "failed: finetune.thaw_from is 'mixed5', above model.cut_layer='mixed1'" in output
+    assert "finetune" in points[1]
+    assert "transfer 1/1" in output
+    again = [name for name, time_written in clone.stored().items() if before.get(name, 0) != time_written]
+    assert any(name in before for name in again), "the same point, written again"

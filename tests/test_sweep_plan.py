@@ -1,0 +1,66 @@
+import pytest
+
+from frostline.errors import FrostlineError
+from frostline.sweep_plan import compose_point, is_search, plan
+
+
+def test_a_grid_is_every_combination(project):
+    asked = plan(["model.cut_layer=mixed5,mixed6", "seed=range(1,4)", "transfer.epochs=1"])
+    assert asked.total == len(asked.points) == 6
+    assert asked.points[0] == ["model.cut_layer=mixed5", "seed=1", "transfer.epochs=1"]
+    assert not is_search(asked.hydra)
+    assert compose_point(asked.points[-1]).seed == 3
+
+
+def test_the_prepared_data_comes_from_params_yaml(project):
+    text = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(text.replace("pictures: 600", "pictures: 80"))
+    assert compose_point(["seed=1"]).data.pictures == 80
+
+
+def test_another_backbone_than_the_prepared_one_is_named(project):
+    with pytest.raises(FrostlineError, match=r"model.backbone is resnet50, but .* is for inception_v3"):
+        compose_point(["model=resnet50"])
+
+
+def test_a_search_is_checked_at_both_ends_of_its_intervals(project):
+    pytest.importorskip("optuna")
+    rates = "finetune.learning_rate=tag(log,interval(1e-5,1))"
+    asked = plan(["hydra/sweeper=optuna", "hydra.sweeper.n_trials=7", rates])
+    assert asked.total == 7
+    assert is_search(asked.hydra)
+    joined = [" ".join(point) for point in asked.points]
+    assert any("finetune.learning_rate=1e-05" in point for point in joined)
+    assert any("finetune.learning_rate=1.0" in point for point in joined)
+    for layer in ("mixed5", "mixed6", "mixed7"):  # of conf/hydra/sweeper/optuna.yaml
+        assert any(f"model.cut_layer={layer}" in point for point in joined)
+    for point in asked.points:
+        compose_point(point)
+
+
+def test_what_is_searched_names_the_search_and_how_long_does_not(project):
+    pytest.importorskip("optuna")
+    first, longer, other = (
+        plan(["hydra/sweeper=optuna", *more]).text
+        for more in (["hydra.sweeper.n_trials=3"], ["hydra.sweeper.n_trials=30"], ["model.dropout=0"])
+    )
+    assert first == longer != other
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["data=sample,folder"], ["data=sample,folder", "dvc exp run -S data="]),
+        (["preprocess.picture_size=75,150"], ["prepared in data/processed"]),
+        (["finetune.learning_rate=interval(1e-5,1e-3)"], ["hydra/sweeper=optuna"]),
+        (["hydra/sweeper=optna"], ["optna"]),
+        (["a b"], ["not a list of overrides"]),
+    ],
+)
+def test_a_mistake_is_named_in_two_lines(project, overrides, words):
+    with pytest.raises(FrostlineError) as raised:
+        plan(overrides)
+    message = str(raised.value)
+    assert len(message.splitlines()) <= 2
+    for word in words:
+        assert word in message

@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from frostline.sweep_plots import heat_map_axes, write_figures
+from frostline.sweep_results import rank
+
+VERMILLION = (213, 94, 0)
+
+
+def grid(rates=("1e-05", "0.0001"), layers=("mixed5", "mixed6"), seeds=("1", "2"), extra=()):
+    points = []
+    for layer in layers:
+        for rate in rates:
+            for seed in seeds:
+                overrides = [*extra, f"model.cut_layer={layer}", f"finetune.learning_rate={rate}", f"seed={seed}"]
+                loss = 0.3 + 0.1 * layers.index(layer) + 0.01 * rates.index(rate) + 0.001 * float(seed)
+                figures = {"validation/loss": loss, "validation/accuracy": 0.9}
+                points.append({"point": "", "overrides": overrides, "transfer": figures, "finetune": figures})
+    return rank(points)
+
+
+def shown(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path).convert("RGB")).astype(int)
+
+
+def test_the_figures_are_light_and_the_same_bytes_each_time(tmp_path):
+    first = {path.name: path.read_bytes() for path in write_figures(tmp_path, grid())}
+    assert sorted(first) == ["heat_map.png", "parallel_coordinates.png"]
+    assert {path.name: path.read_bytes() for path in write_figures(tmp_path, grid())} == first
+    assert all(len(content) < 100_000 for content in first.values())
+
+
+def test_the_best_cell_is_framed(tmp_path):
+    write_figures(tmp_path, grid(seeds=("1",)))
+    picture = shown(tmp_path / "heat_map.png")
+    near = np.abs(picture - VERMILLION).sum(axis=2) < 40
+    rows, columns = np.nonzero(near)
+    assert len(rows) > 100
+    height, width = near.shape
+    assert rows.mean() < height / 2, "mixed5 is the upper row"
+    assert columns.mean() < width / 2, "1e-05 is the left column"
+
+
+@pytest.mark.parametrize(
+    ("settings", "axes"),
+    [
+        (grid(), ("model.cut_layer", "finetune.learning_rate")),
+        (grid(layers=("mixed5",)), None),
+        (grid(rates=tuple(str(rate / 1000) for rate in range(1, 20))), None),  # a search: as many rates as points
+    ],
+)
+def test_a_heat_map_needs_two_settings_of_few_values(settings, axes):
+    assert heat_map_axes(settings) == axes
+
+
+@pytest.mark.parametrize(
+    "settings", [grid(layers=("mixed5",)), grid(rates=("1e-05",), layers=("mixed5",), seeds=("1",))]
+)
+def test_one_swept_setting_or_one_point_is_drawn_too(tmp_path, settings):
+    assert [path.name for path in write_figures(tmp_path, settings)] == ["parallel_coordinates.png"]
+
+
+def test_a_sweep_over_seeds_alone_has_nothing_to_draw(tmp_path):
+    assert write_figures(tmp_path, grid(rates=("1e-05",), layers=("mixed5",))) == []

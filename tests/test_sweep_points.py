@@ -1,0 +1,153 @@
+"""Points on real pictures and a real backbone, the smallest that InceptionV3 takes."""
+
+import json
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+
+from frostline import phases, sweep_points
+from frostline.config import compose_conf
+from frostline.dataset import load_dataset
+from frostline.feature_cache import entries
+from frostline.paths import BACKBONE_WEIGHTS, PROCESSED
+from frostline.saving import load_model, save_model
+
+ROOT = Path(__file__).parents[1]
+TINY = ("preprocess.picture_size=75", "model.dense_units=8", "transfer.epochs=1", "finetune.epochs=2")
+
+
+@pytest.fixture(scope="module")
+def folder(prepared, weights, tmp_path_factory):
+    """A project with prepared data, for all tests of this module."""
+    folder = tmp_path_factory.mktemp("sweep")
+    shutil.copytree(ROOT / "conf", folder / "conf")
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    shutil.copytree(prepared.folder, folder / PROCESSED)
+    (folder / BACKBONE_WEIGHTS).parent.mkdir()
+    shutil.copy(weights, folder / BACKBONE_WEIGHTS)
+    return folder
+
+
+@pytest.fixture
+def shared(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    return sweep_points.open_shared()
+
+
+def compose(*overrides):
+    return compose_conf([*TINY, *overrides])
+
+
+def bars(capsys) -> list[str]:
+    """What was computed since the last call: the names of the bars that came to an end."""
+    return [line.split(":")[0] for line in capsys.readouterr().err.splitlines() if "pictures/s" in line]
+
+
+def nothing(epoch):
+    pass
+
+
+def test_a_key_holds_what_the_result_depends_on_and_nothing_else(shared, folder):
+    config = compose()
+    key = sweep_points.point_key(config, shared)
+    for same in (
+        replace(config, name="other", feature_cache_gib=1.0),
+        replace(config, evaluate=replace(config.evaluate, threshold=0.9)),
+        replace(config, tracking=replace(config.tracking, experiment="other")),
+    ):
+        assert sweep_points.point_key(same, shared) == key
+    for other in (
+        compose("seed=1"),
+        compose("model.dropout=0"),
+        compose("finetune.batch_size=16"),
+        compose("transfer.learning_rate=0.1"),
+        compose("augment=flip"),
+    ):
+        assert sweep_points.point_key(other, shared) != key
+    text = (folder / "dvc.yaml").read_text()
+    try:  # as if the code that the phases depend on had changed
+        (folder / "dvc.yaml").write_text(text.replace("- src/frostline/log_loss.py", "- src/frostline/errors.py"))
+        assert sweep_points.open_shared().digest != shared.digest
+    finally:
+        (folder / "dvc.yaml").write_text(text)
+
+
+def test_all_layers_come_from_one_pass_and_a_killed_point_ends_in_the_bytes_of_one_alone(
+    shared, folder, capsys, tmp_path, monkeypatch
+):
+    upper, lower = compose("model.cut_layer=mixed1"), compose("model.cut_layer=mixed0", "finetune.thaw_from=mixed0")
+    wrong = compose("model.cut_layer=mixed0", "finetune.thaw_from=mixed5")
+    sweep_points.extract_features([upper, lower, wrong], shared.data)
+    assert bars(capsys) == ["features", "features"], "one pass for each of training and validation"
+    assert sorted(entry.layer for entry in entries()) == ["mixed0", "mixed0", "mixed1", "mixed1"]
+
+    epochs = []
+
+    def killed(epoch):
+        epochs.append(epoch["epoch"])
+        if epoch["epoch"] == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep_points.run(upper, shared, killed)
+    assert bars(capsys) == ["transfer 1/1", "finetune 1/2"], "no features are computed again"
+    assert sweep_points.stored(upper, shared) is None
+    result = sweep_points.run(upper, shared, lambda epoch: epochs.append(epoch["epoch"]))
+    assert bars(capsys) == ["finetune 2/2"], "the transfer phase and the first epoch are kept"
+    assert epochs == [1, 2, 1, 2, 3]
+    assert [epoch["epoch"] for epoch in result.epochs()] == [1, 2, 3]
+    assert sweep_points.stored(upper, shared) == result
+    assert not list((folder / ".frostline/checkpoints").iterdir())
+
+    # Alone: in a folder with no features and no other points.
+    monkeypatch.chdir(tmp_path)
+    data = load_dataset(folder / PROCESSED)
+    model, first = phases.transfer(data, folder / BACKBONE_WEIGHTS, upper, nothing)
+    save_model(model, tmp_path / "model.keras", data.classes)
+    second = phases.finetune(load_model(tmp_path / "model.keras"), data, upper, nothing)
+    assert "features" in bars(capsys)
+    alone = {"transfer": first, "finetune": second}
+    assert json.dumps(asdict(result), sort_keys=True) == json.dumps(alone, sort_keys=True)
+
+
+def test_a_point_that_is_given_up_leaves_nothing_and_its_transfer_phase_serves_the_next(shared, folder, capsys):
+    config = compose("model.cut_layer=mixed0", "finetune.thaw_from=mixed0", "finetune.epochs=1")
+
+    def give_up(epoch):
+        if epoch["epoch"] == 2:
+            raise sweep_points.PrunedError("no hope")
+
+    with pytest.raises(sweep_points.PrunedError):
+        sweep_points.run(config, shared, give_up)
+    assert sweep_points.stored(config, shared) is None
+    assert not list((folder / ".frostline/checkpoints").iterdir())
+    bars(capsys)
+
+    other = compose(
+        "model.cut_layer=mixed0", "finetune.thaw_from=mixed0", "finetune.epochs=1", "finetune.batch_size=16"
+    )
+    result = sweep_points.run(other, shared, nothing)
+    assert not any(name.startswith("transfer") for name in bars(capsys))
+    sweep_points._kept.path = None  # as in another process, which has the model only as a file
+    assert sweep_points.run(other, shared, nothing) == result, "the model was set back to the last bit"
+
+    figures = sweep_points.score_on_test(other, shared)
+    assert figures["pictures"] == len(shared.data.labels("test"))
+    assert figures["loss"] > 0
+    assert bars(capsys)
+    assert sweep_points.score_on_test(other, shared) == figures
+    assert bars(capsys) == [], "the test set is looked at once"
+
+    sweep_points.forget(other, shared)
+    assert sweep_points.stored(other, shared) is None
+    assert not list((folder / ".frostline/points").glob("*.test.json"))
+
+
+def test_what_the_cache_cannot_hold_is_left_to_the_points(shared, capsys):
+    config = replace(compose("model.cut_layer=mixed2"), feature_cache_gib=0.0001)
+    before = len(entries())
+    sweep_points.extract_features([config], shared.data)
+    assert "each point computes its own" in capsys.readouterr().err
+    assert len(entries()) == before

@@ -1,0 +1,90 @@
+"""Optuna for real, on its SQLite database; points are formulas here."""
+
+import math
+
+import pytest
+
+optuna = pytest.importorskip("optuna")
+
+from frostline import sweep_search  # noqa: E402  (needs optuna)
+
+STORAGE = "sqlite:///.frostline/studies.db"
+SPACE, FIXED = sweep_search.space_of(
+    [
+        "finetune.learning_rate=interval(0.5,0.6)",
+        "finetune.learning_rate=tag(log,interval(1e-6,1e-2))",
+        "model.cut_layer=mixed5,mixed6",
+        "transfer.epochs=1",
+    ]
+)
+
+
+def loss_of(params) -> float:
+    return abs(math.log10(params["finetune.learning_rate"]) + 4) + (params["model.cut_layer"] == "mixed5")
+
+
+def record_of(trial) -> dict:
+    return {
+        "overrides": sweep_search.overrides_of(trial, FIXED),
+        "finetune": {"validation/loss": loss_of(trial.params)},
+    }
+
+
+def search(until: int, killed_at: int = -1) -> list[dict]:
+    """Search up to `until` points; the process is gone in the middle of number `killed_at`."""
+    study = sweep_search.open_study(STORAGE, "name")
+    left = sweep_search.unfinished_trials(study, SPACE)
+    while left or len(study.trials) < until:
+        trial = left.pop(0) if left else sweep_search.next_trial(study, SPACE, seed=1, parallel=False)
+        if trial.number == killed_at:
+            break
+        sweep_search.tell(study, trial, record_of(trial))
+    return [trial.params for trial in study.trials]
+
+
+def test_the_space_is_what_hydras_overrides_say():
+    assert FIXED == ["transfer.epochs=1"]
+    assert SPACE["finetune.learning_rate"] == optuna.distributions.FloatDistribution(1e-6, 1e-2, log=True)
+    assert SPACE["model.cut_layer"] == optuna.distributions.CategoricalDistribution(["mixed5", "mixed6"])
+
+
+def test_a_search_that_was_killed_tries_what_it_would_have_tried(tmp_path, monkeypatch):
+    whole = search(until=14)
+    other = tmp_path / "other"
+    other.mkdir()
+    monkeypatch.chdir(other)
+    search(until=14, killed_at=5)
+    search(until=14, killed_at=12)
+    assert search(until=14) == whole
+    assert len({str(params) for params in whole}) == 14
+    study = sweep_search.open_study(STORAGE, "name")
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 14
+    assert sorted(sweep_search.told(study)) == list(range(14))
+
+
+def test_a_point_worse_than_the_median_after_as_many_epochs_is_given_up():
+    study = sweep_search.open_study(STORAGE, "name")
+    for loss in (1.0, 2.0, 3.0):
+        trial = sweep_search.next_trial(study, SPACE, seed=1, parallel=False)
+        hopeless = sweep_search.reporter(STORAGE, "name", trial.number)
+        assert not hopeless(1, loss), "three points are needed to learn from"
+        assert not hopeless(2, loss / 2)
+        sweep_search.tell(study, trial, {"overrides": [], "finetune": {"validation/loss": loss / 2}})
+    trial = sweep_search.next_trial(study, SPACE, seed=1, parallel=True)
+    assert not sweep_search.reporter(STORAGE, "name", trial.number)(1, 1.9)
+    again = sweep_search.reporter(STORAGE, "name", trial.number)  # as after its process was killed
+    assert not again(1, 1.9)
+    assert again(2, 1.2), "the median after two epochs is 1.0"
+    sweep_search.tell(study, trial, {"overrides": [], "pruned": "no hope"})
+    failed = sweep_search.next_trial(study, SPACE, seed=1, parallel=True)
+    sweep_search.tell(study, failed, {"overrides": [], "error": "no memory"})
+    states = [trial.state.name for trial in sweep_search.open_study(STORAGE, "name").trials]
+    assert states == ["COMPLETE"] * 3 + ["PRUNED", "FAIL"]
+
+
+def test_a_deleted_study_names_its_points():
+    search(until=2)
+    points = sweep_search.delete_study(STORAGE, "name")
+    assert len(points) == 2
+    assert all(overrides[0] == "transfer.epochs=1" for overrides in points)
+    assert sweep_search.told(sweep_search.open_study(STORAGE, "name")) == {}

@@ -1,0 +1,92 @@
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+from frostline.sweep_table import print_points, print_summary, watching
+
+
+def finish(folder: Path, number: int, loss: float | None, **more) -> dict:
+    overrides = [f"seed={number}", f"model.dropout={number}"]
+    record = {"point": " ".join(overrides), "overrides": overrides, **more}
+    if loss is not None:
+        record |= {phase: {"validation/loss": loss, "validation/accuracy": 0.9} for phase in ("transfer", "finetune")}
+    (folder / str(number)).mkdir(parents=True, exist_ok=True)
+    (folder / str(number) / "point.json").write_text(json.dumps(record))
+    return record
+
+
+def test_lines_where_there_is_no_terminal(tmp_path, capsys):
+    with watching(tmp_path, total=3):
+        finish(tmp_path, 0, 0.5)
+        finish(tmp_path, 1, None, error="no memory\nmore")
+    lines = capsys.readouterr().err.splitlines()
+    assert "seed=0 model.dropout=0: validation loss 0.5000" in lines
+    assert "seed=1 model.dropout=1: failed, no memory" in lines
+    assert lines[-1].startswith("2/3 points")
+    assert "\x1b" not in "".join(lines)
+
+
+LIVE = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_sweep_table import finish
+from frostline.progress import track
+from frostline.sweep_table import watching
+
+folder = Path(sys.argv[1])
+with watching(folder, total=2):
+    with track("transfer 1/1", total=2, unit="pictures") as advance:
+        advance(1)
+        finish(folder, 0, 0.25)
+        time.sleep(1.2)
+        print("said meanwhile")
+    raise KeyboardInterrupt
+"""
+
+
+def test_a_live_table_on_a_terminal_above_the_bars_and_gone_after_an_interrupt(tmp_path):
+    terminal, their_end = pty.openpty()
+    code = LIVE.format(tests=str(Path(__file__).parent))
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdout=their_end,
+        stderr=their_end,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120", "LINES": "40"},
+    )
+    os.close(their_end)
+    output = b""
+    while True:
+        try:
+            output += os.read(terminal, 65536)
+        except OSError:  # the process has closed its end
+            break
+    assert process.wait() != 0
+    text = output.decode()
+    assert "1 of 2 points" in text
+    assert "model.dropout=0" in text
+    assert "said meanwhile" in text
+    assert text.index("1 of 2 points") < text.rindex("transfer 1/1")
+    assert text.count("\x1b[?25h") >= 1, "the cursor is shown again"
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
+
+
+def test_the_table_at_the_end_names_the_reasons(tmp_path, capsys):
+    points = [
+        finish(tmp_path, 0, 0.5),
+        finish(tmp_path, 1, 0.25),
+        finish(tmp_path, 2, None, error="no memory"),
+        finish(tmp_path, 3, None, pruned="validation loss 3 after epoch 1 of 4"),
+    ]
+    print_points(points)
+    print_summary(points, {"loss": 0.3, "accuracy": 0.75, "pictures": 16}, tmp_path)
+    output = capsys.readouterr().out
+    rows = [line for line in output.splitlines() if line.strip().startswith("model.dropout") or "seed=" in line]
+    assert [row.split()[0] for row in rows[:2]] == ["model.dropout=1", "model.dropout=0"]
+    assert "failed: no memory" in output
+    assert "pruned: validation loss 3 after epoch 1 of 4" in output
+    assert "log loss 0.3000, accuracy 0.7500 (16 pictures)" in output
+    assert "dvc exp run -S experiment=swept" in output
