@@ -62,6 +62,14 @@ def test_the_part_above_the_frost_line_equals_the_whole(model, thaw_from):
     np.testing.assert_allclose(backbone.part(model, layers)(features), model(pictures), rtol=1e-4, atol=1e-6)
 
 
+def test_a_convolution_asked_for_beside_a_layer_above_it_is_not_folded(model):
+    pictures = np.random.default_rng(1).integers(0, 256, (2, SIZE, SIZE, 3)).astype(np.float32)
+    layers = ["conv2d_55", "mixed6"]
+    expected = keras.Model(model.input, [model.get_layer(name).output for name in layers])(pictures)
+    for ours, theirs in zip(backbone.inference_copy(model, layers, "float32")(pictures), expected, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
 def test_freeze_leaves_the_head_and_thaw_the_layers_from_the_line_on(base, model):
     backbone.freeze(model, base)
     assert {layer.name for layer in model.layers if layer.trainable} == {"flatten", "dense", "dropout", "probability"}

@@ -1,11 +1,21 @@
+import copy
+import functools
+import math
+import operator
+import shutil
 import subprocess
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from frostline.config import compose_conf, load_params
 from frostline.errors import FrostlineError
+from frostline.networks import NETWORKS
 from frostline.settings import FolderData, KaggleData, SampleData
 
 ROOT = Path(__file__).parents[1]
@@ -36,6 +46,18 @@ def test_each_data_source_has_settings_of_its_own(project, overrides, kind):
     assert type(compose_conf(overrides).data) is kind
 
 
+@pytest.mark.parametrize("model", [file.stem for file in (ROOT / "conf/model").glob("*.yaml")])
+def test_each_backbone_brings_its_picture_size_and_weights(project, model):
+    config = compose_conf([f"model={model}", "weights=imagenet"])
+    assert config.preprocess.picture_size == config.model.picture_size >= NETWORKS[config.model.backbone].smallest
+    assert config.model.pooling == ("flatten" if model == "inception_v3" else "average")
+    weights, published = config.weights, config.model.imagenet
+    assert (weights.url, weights.size) == (published.url, published.size)
+    assert (weights.md5, weights.sha256) == (published.md5, published.sha256)
+    assert weights.url.startswith("https://") and (weights.md5 or weights.sha256)
+    assert compose_conf([f"model={model}", "preprocess.picture_size=96"]).preprocess.picture_size == 96
+
+
 def test_every_value_is_reachable_as_an_override(project):
     content = yaml.safe_load((project / "params.yaml").read_text())
 
@@ -45,7 +67,8 @@ def test_every_value_is_reachable_as_an_override(project):
 
     found = list(leaves(content))
     assert len(found) > 25
-    assert compose_conf([f"{key}={value}" for key, value in found]) == load_params()
+    given = [f"{key}={'null' if value is None else value}" for key, value in found]
+    assert compose_conf(given) == load_params()
 
 
 def test_the_recipe_is_the_default(project):
@@ -69,6 +92,9 @@ def test_the_recipe_is_the_default(project):
         ("model.dropout=1", ["model.dropout is 1.0", "below 1"]),
         ("preprocess.train=0.5", ["0.5 + 0.15 + 0.15 = 0.8", "sum to 1"]),
         ("preprocess.picture_size=50", ["preprocess.picture_size is 50", "75 to 1024"]),
+        ("model.backbone=resnet", ["model.backbone is 'resnet'", "resnet50"]),
+        ("model.pooling=max", ["model.pooling is 'max'", "flatten, average"]),
+        ("model.imagenet.md5=d41d8", ["model.imagenet.md5 is 'd41d8'", "32 hexadecimal digits"]),
         ("data.path=x", ["data.path", "data=folder only"]),
         ("augment=rotate", ["augment is 'rotate'", "none, flip, full"]),
         ("data.source=url", ["data.source is 'url'", "sample, filtered, kaggle, folder"]),
@@ -99,8 +125,7 @@ def test_a_folder_needs_its_path(project):
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("seed:\t1\n", "not valid YAML"),
-        ("seed: 1\nseed: 2\n", "duplicate key"),
+        ("5\n", "not valid YAML"),
         ("seed: [1\n", "not valid YAML"),
         ("- 1\n", "params.yaml"),
         ("data: kaggle\n", "data is 'kaggle'"),
@@ -126,3 +151,100 @@ def test_a_key_that_is_missing_by_hand_is_named(project):
 def test_outside_a_project_the_message_says_where_to_go(tmp_path):
     with pytest.raises(FrostlineError, match=r"params.yaml not found"):
         load_params()
+
+
+# Whatever the values
+
+
+def dotted(mapping, prefix=""):
+    for key, value in mapping.items():
+        yield prefix + key
+        if isinstance(value, dict):
+            yield from dotted(value, f"{prefix}{key}.")
+
+
+def written_values(config):
+    """Every setting as (dotted key, value, declared type)."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value):
+            yield from ((f"{field.name}.{key}", *rest) for key, *rest in written_values(value))
+        else:
+            yield field.name, value, field.type
+
+
+PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+PLAIN = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(-3, 200)
+    | st.floats()
+    | st.floats(0, 1)
+    | st.text(max_size=12)
+    | st.sampled_from(["${", "${seed}", "${data}", "${oc.env:NOWHERE}", "???", "nan", "1e-5", "auto", "file", "folder"])
+    | st.dates()
+    | st.binary(max_size=4)
+)
+ANY = PLAIN | PLAIN | st.lists(PLAIN, max_size=3) | st.dictionaries(PLAIN, PLAIN, max_size=2)
+
+
+def is_within_its_rule(config):
+    """What no setting may be, whatever its own rule: of another type, infinite, negative."""
+    for key, value, kind in written_values(config):
+        assert type(value) in (get_args(kind) or (kind,)), key  # an optional one's kind is a union
+        if type(value) in (int, float):
+            assert 0 <= value < math.inf, key  # false of nan too
+    assert config.transfer.learning_rate > 0 and config.finetune.learning_rate > 0
+    assert config.transfer.epochs >= 1 and config.finetune.batch_size >= 1
+    assert sum((config.preprocess.train, config.preprocess.validation, config.preprocess.test)) == pytest.approx(1)
+
+
+def loads_or_is_refused_in_two_lines(load):
+    try:
+        config = load()
+    except FrostlineError as error:
+        assert 1 <= len(str(error).splitlines()) <= 2
+    else:
+        is_within_its_rule(config)
+
+
+@settings(max_examples=200)
+@given(st.sampled_from([*dotted(PARAMS)]), ANY)
+def test_any_value_of_any_setting_is_within_its_rule_or_refused_in_two_lines(key, value):
+    content = copy.deepcopy(PARAMS)
+    *sections, name = key.split(".")
+    functools.reduce(operator.getitem, sections, content)[name] = value
+    Path("any.yaml").write_text(yaml.safe_dump(content, allow_unicode=True), encoding="utf-8")
+    loads_or_is_refused_in_two_lines(lambda: load_params(path=Path("any.yaml")))
+
+
+TOKENS = [
+    *("\t", "\0", "\n", "\r", "\u2028", "\udcff", "한글", ":", "#", "'", '"', "{", "[", "- ", "? ", "|\n", "---\n"),
+    *("&a ", "*a", "<<: *a", "${", ".inf", "1e400", "!!float ", "!!set ", "!!timestamp ", "!!python/name:os.system "),
+]
+
+
+@settings(max_examples=150)
+@given(st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 9), st.sampled_from(TOKENS)), min_size=1, max_size=3))
+def test_any_damage_to_params_yaml_is_refused_in_two_lines_or_harmless(damages):
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    for place, length, token in damages:
+        text = text[: place % len(text)] + token + text[place % len(text) + length :]
+    Path("any.yaml").write_text(text, encoding="utf-8", errors="surrogateescape")
+    loads_or_is_refused_in_two_lines(lambda: load_params(path=Path("any.yaml")))
+
+
+@settings(max_examples=60)
+@given(
+    st.sampled_from(["data", "weights", "experiment", "transfer", "hydra/launcher", "~data", "+new", *dotted(PARAMS)]),
+    st.sampled_from(["=", "=", ""]),
+    st.sampled_from(
+        ["1", "-1", "nan", "true", "[1]", "{a:1}", "${", "${x}", "'", "", "한글", "a b", "range(1,3)", "file"]
+    ),
+)
+def test_any_override_is_within_its_rule_or_refused_in_two_lines(key, sign, value):
+    folder = Path("project")
+    if not folder.exists():
+        shutil.copytree(ROOT / "conf", folder)
+    loads_or_is_refused_in_two_lines(lambda: compose_conf([key + sign + value], folder))

@@ -11,7 +11,7 @@ SRC = ROOT / "src" / "frostline"
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 # Modules that no output's bytes depend on: messages, progress, MLflow's side of things, names and types of settings
-# (their values are in params.yaml), names of files (they are in dvc.yaml).
+# (their values are in params.yaml), names of files (they are in dvc.yaml), the sharing of work among processes.
 NEUTRAL = {
     "__init__",
     "addresses",
@@ -24,6 +24,7 @@ NEUTRAL = {
     "stages/__init__",
     "stderr",
     "tracking",
+    "workers",
 }
 
 

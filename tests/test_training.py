@@ -70,7 +70,7 @@ def test_epochs_are_reported_as_they_come(examples):
     assert seen == history
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -82,9 +82,9 @@ def test_training_goes_on_from_its_last_epoch_to_the_same_weights(examples, tmp_
 
     def kill(epoch):
         if epoch["epoch"] == done:
-            raise Killed
+            raise KilledError
 
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         run(killed, examples, checkpoint=checkpoint, on_epoch=kill)
     assert run(resumed, examples, checkpoint=checkpoint, on_epoch=seen.append) == history
     assert seen == history
@@ -103,12 +103,63 @@ def test_a_damaged_checkpoint_is_named(examples, tmp_path):
 def test_predict_is_the_models_output_whatever_the_batch(examples):
     model, (training, _) = make_model(), examples
     expected = model(training.features[0].astype(np.float32)).numpy()[:, 0]
-    np.testing.assert_allclose(predictor(model, batch_size=7)(training.features), expected, rtol=1e-5)
-    assert predictor(model)([training.features[0][:0]]).shape == (0,)
+    found = predictor(model, batch_size=7)(training.features)
+    np.testing.assert_allclose(found[:, 1], expected, rtol=1e-5)
+    np.testing.assert_array_equal(found[:, 0], 1 - found[:, 1])
+    assert predictor(model)([training.features[0][:0]]).shape == (0, 2)
 
 
 def test_score_by_hand():
-    loss, accuracy = score(np.array([1, 0, 1]), np.array([0.8, 0.4, 0.3]))
+    loss, accuracy = score(np.array([1, 0, 1]), np.array([[0.2, 0.8], [0.6, 0.4], [0.7, 0.3]]))
     assert loss == pytest.approx(-(np.log(0.8) + np.log(0.6) + np.log(0.3)) / 3)
     assert accuracy == pytest.approx(2 / 3)
-    assert score(np.array([1]), np.array([0.0]))[0] == pytest.approx(-np.log(1e-7))
+    assert score(np.array([1]), np.array([[1.0, 0.0]]))[0] == pytest.approx(-np.log(1e-7))
+
+
+# More than two classes
+
+
+def make_model_of_three(seed=1):
+    init = keras.initializers.GlorotUniform(seed=seed)
+    inputs = keras.Input((6,))
+    x = keras.layers.Dense(16, activation="relu", kernel_initializer=init)(inputs)
+    return keras.Model(inputs, keras.layers.Dense(3, activation="softmax", kernel_initializer=init)(x))
+
+
+@pytest.fixture
+def examples_of_three():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(203, 6)).astype(np.float16)
+    labels = features[:, :3].argmax(axis=1).astype(np.uint8)
+    return Examples([features[:150]], labels[:150]), Examples([features[150:]], labels[150:])
+
+
+def test_an_epoch_of_three_classes_is_one_of_keras_own_training(examples_of_three):
+    from frostline.seeds import generator
+
+    model, reference = make_model_of_three(), make_model_of_three()
+    history = run(model, examples_of_three, epochs=1)
+    order = generator(1, "shuffle", "transfer", 1).permutation(150)
+    rows = np.concatenate([np.sort(order[start : start + 32]) for start in range(0, 150, 32)])
+    reference.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    inputs, targets = examples_of_three[0].batch(rows)
+    fitted = reference.fit(inputs, targets, batch_size=32, shuffle=False, verbose=0).history
+    assert history[0]["train/loss"] == pytest.approx(fitted["loss"][0], rel=1e-4)
+    assert history[0]["train/accuracy"] == pytest.approx(fitted["accuracy"][0], abs=1e-6)
+    loss, accuracy = reference.evaluate(*examples_of_three[1].batch(slice(None)), verbose=0)
+    assert history[0]["validation/loss"] == pytest.approx(loss, rel=1e-4)
+    assert history[0]["validation/accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    for left, right in zip(model.get_weights(), reference.get_weights(), strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-5)
+
+
+def test_three_classes_are_learnt_and_predicted_as_the_model_gives_them(examples_of_three):
+    model = make_model_of_three()
+    history = run(model, examples_of_three, epochs=8)
+    assert history[-1]["validation/accuracy"] > 0.75
+    features = examples_of_three[1].features
+    found = predictor(model, batch_size=7)(features)
+    np.testing.assert_allclose(found, model(features[0].astype(np.float32)).numpy(), rtol=1e-5)
+    assert score(examples_of_three[1].labels, found) == pytest.approx(
+        (history[-1]["validation/loss"], history[-1]["validation/accuracy"])
+    )

@@ -4,15 +4,15 @@ import difflib
 import math
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -39,23 +39,36 @@ Rule = tuple[Callable[[Any], bool], str]
 _POSITIVE: Rule = (lambda v: 0 < v < math.inf, "a number above 0")
 _COUNT: Rule = (lambda v: v >= 1, "a whole number, 1 or more")
 _SHARE: Rule = (lambda v: 0 < v < 1, "a share between 0 and 1")
+_MD5: Rule = (lambda v: bool(re.fullmatch(r"[0-9a-fA-F]{32}", v)), "32 hexadecimal digits, or null")
+_SHA256: Rule = (lambda v: bool(re.fullmatch(r"[0-9a-fA-F]{64}", v)), "64 hexadecimal digits, or null")
 _SEED: Rule = (lambda v: v >= 0, "a whole number, 0 or more")
+
+_LARGEST_PICTURE = 1024
 
 _RULES: dict[str, Rule] = {
     "seed": _SEED,
     "augment": (lambda v: v in ("none", "flip", "full"), "none, flip, full"),
     "feature_cache_gib": (lambda v: 0 <= v < math.inf, "a number of GiB, 0 or more"),
-    "feature_precision": (lambda v: v in ("float32", "bfloat16"), "float32, bfloat16"),
+    "precision": (lambda v: v in ("auto", "float32", "bfloat16"), "auto, float32, bfloat16"),
+    "data.seed": _SEED,
+    "data.size": _COUNT,
+    "weights.seed": _SEED,
+    "weights.size": _COUNT,
+    "weights.md5": _MD5,
+    "weights.sha256": _SHA256,
     "data.pictures": (lambda v: v >= 20, "a whole number, 20 or more"),
     "data.unlabelled": (lambda v: v >= 0, "a whole number, 0 or more"),
-    "preprocess.picture_size": (lambda v: 75 <= v <= 1024, "75 to 1024 pixels"),
     "preprocess.train": _SHARE,
     "preprocess.validation": _SHARE,
     "preprocess.test": _SHARE,
     "preprocess.max_rejected": (lambda v: 0 <= v <= 1, "a share from 0 to 1"),
-    "model.backbone": (lambda v: v == "inception_v3", "inception_v3"),
+    "model.pooling": (lambda v: v in ("flatten", "average"), "flatten, average"),
     "model.dense_units": _COUNT,
     "model.dropout": (lambda v: 0 <= v < 1, "a share from 0, below 1"),
+    "model.picture_size": _COUNT,
+    "model.imagenet.size": _COUNT,
+    "model.imagenet.md5": _MD5,
+    "model.imagenet.sha256": _SHA256,
     "transfer.epochs": _COUNT,
     "transfer.learning_rate": _POSITIVE,
     "transfer.batch_size": _COUNT,
@@ -88,7 +101,9 @@ def compose_conf(overrides: Sequence[str] = (), folder: Path = Path("conf")) -> 
 def _load(path: Path) -> DictConfig:
     try:
         raw = OmegaConf.load(path)
-    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+    except Exception as error:  # PyYAML and OmegaConf raise errors of many kinds on text that is none
+        if isinstance(error, OSError) and error.errno:  # cannot be read
+            raise
         raise FrostlineError(f"{path} is not valid YAML: {_one_line(error)}") from error
     if not isinstance(raw, DictConfig):
         raise FrostlineError(f"{path} holds a list; valid: sections with settings, as `make params` writes them.")
@@ -103,7 +118,7 @@ def _compose(folder: Path, name: str, overrides: Sequence[str]) -> DictConfig:
             raise FrostlineError(
                 f"{error.override!r} is not an override; write key=value, and key=\"'value'\" for text with signs."
             ) from error
-        except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        except Exception as error:  # Hydra's own, and what values of the wrong type lead to in it
             raise _composition_error(folder, name, overrides, error) from error
 
 
@@ -139,12 +154,14 @@ def parse(raw: DictConfig, where: str) -> Config:
         raise FrostlineError(f"{where}: {_one_line(error)}") from error
 
     schema = OmegaConf.structured(Config)
-    for section, kinds in _SOURCES.items():
+    for section in (field.name for field in fields(Config) if is_dataclass(field.type)):
         chosen = content.get(section)
+        among = f", among them {section}.source" if section in _SOURCES else ""
         if not isinstance(chosen, dict):
-            raise FrostlineError(f"{where}: {section} is {chosen!r}; valid: settings, among them {section}.source.")
-        source = chosen.get("source")
-        if source not in kinds:
+            raise FrostlineError(f"{where}: {section} is {chosen!r}; valid: settings{among}.")
+    for section, kinds in _SOURCES.items():
+        source = content[section].get("source")
+        if not isinstance(source, str) or source not in kinds:
             raise FrostlineError(f"{where}: {section}.source is {source!r}; valid: {', '.join(kinds)}.")
         schema[section] = OmegaConf.structured(kinds[source])
     try:
@@ -208,6 +225,7 @@ def _check(config: Config, where: str) -> None:
             value = getattr(value, part, None)
         if value is not None and not holds(value):
             raise FrostlineError(f"{where}: {key} is {value!r}; valid: {valid}.")
+    _check_backbone(config, where)
     shares = config.preprocess
     total = shares.train + shares.validation + shares.test
     if abs(total - 1) > 1e-6:
@@ -217,8 +235,22 @@ def _check(config: Config, where: str) -> None:
         )
 
 
+def _check_backbone(config: Config, where: str) -> None:
+    from frostline.networks import NETWORKS  # here: only the stages with a backbone depend on this table
+
+    name, size = config.model.backbone, config.preprocess.picture_size
+    if name not in NETWORKS:
+        raise FrostlineError(f"{where}: model.backbone is {name!r}; valid: {', '.join(NETWORKS)}.")
+    smallest = NETWORKS[name].smallest
+    if not smallest <= size <= _LARGEST_PICTURE:
+        raise FrostlineError(
+            f"{where}: preprocess.picture_size is {size}; valid with model.backbone={name}: "
+            f"{smallest} to {_LARGEST_PICTURE} pixels."
+        )
+
+
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split("\n    full_key")[0].split())
+    return textwrap.shorten(str(error).split("\n    full_key")[0], 300)
 
 
 if __name__ == "__main__":  # `make params`: write conf/'s composition where `dvc repro` reads it

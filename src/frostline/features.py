@@ -113,7 +113,7 @@ def _key(model: keras.Model, layer: str, pictures: str, precision: str) -> str:
     for variable in below.weights:
         weights.update(np.ascontiguousarray(variable.numpy()).data)
     facts = {
-        "format": 2,
+        "format": 3,
         "precision": precision,
         "pictures": pictures,
         "weights": weights.hexdigest(),

@@ -4,17 +4,34 @@ from frostline.quiet_tensorflow import keras
 from frostline.seeds import derive_seed
 
 
-def add_head(backbone: keras.Model, cut_layer: str, *, dense_units: int, dropout: float, seed: int) -> keras.Model:
-    """Cut `backbone` at `cut_layer` and put a new head on it: Flatten → Dense(relu) → Dropout → Dense(1, sigmoid).
+def add_head(
+    backbone: keras.Model,
+    cut_layer: str,
+    *,
+    dense_units: int,
+    dropout: float,
+    seed: int,
+    pooling: str = "flatten",
+    classes: int = 2,
+) -> keras.Model:
+    """Cut `backbone` at `cut_layer` and put a new head on it: `pooling` → Dense(relu) → Dropout → Dense.
 
-    Returns the classifier: pictures (N, size, size, 3) → probability of the second class (N, 1), float32.
+    `pooling`: "flatten" keeps every place of the picture, "average" takes the mean over all (far fewer weights).
+    Returns the classifier: pictures (N, size, size, 3) → for two classes the probability of the second (N, 1), by a
+    sigmoid; for more the probability of each (N, classes), by a softmax; float32.
     """
 
     def glorot(name: str) -> keras.initializers.Initializer:
         return keras.initializers.GlorotUniform(seed=derive_seed(seed, name))
 
-    x = keras.layers.Flatten(name="flatten")(backbone.get_layer(cut_layer).output)
+    features = backbone.get_layer(cut_layer).output
+    if pooling == "average":
+        x = keras.layers.GlobalAveragePooling2D(name="average")(features)
+    else:
+        x = keras.layers.Flatten(name="flatten")(features)
     x = keras.layers.Dense(dense_units, activation="relu", kernel_initializer=glorot("dense"), name="dense")(x)
     x = keras.layers.Dropout(dropout, seed=derive_seed(seed, "dropout"), name="dropout")(x)
-    x = keras.layers.Dense(1, activation="sigmoid", kernel_initializer=glorot("probability"), name="probability")(x)
+    units, activation = (1, "sigmoid") if classes == 2 else (classes, "softmax")
+    init = glorot("probability")
+    x = keras.layers.Dense(units, activation=activation, kernel_initializer=init, name="probability")(x)
     return keras.Model(backbone.inputs[0], x, name="frostline")

@@ -83,7 +83,7 @@ def finetune(
 
 
 def _choose_determinism(settings: Config) -> None:
-    """Let TensorFlow take only kernels that give the same bits each time. On a CPU the others do, too, at equal speed."""
+    """Let TensorFlow take only kernels that give the same bits each time; on a CPU all do, as far as was seen."""
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
 

@@ -35,7 +35,7 @@ with tempfile.TemporaryFile() as _held_back:
         with stderr_into(_held_back), _hidden("sklearn", "matplotlib"):
             import keras
             import tensorflow as tf
-    except BaseException:
+    except Exception:
         _held_back.seek(0)
         os.write(2, _held_back.read())
         raise

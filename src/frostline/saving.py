@@ -60,11 +60,16 @@ def load_model(path: Path) -> keras.Model:
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        if isinstance(error, OSError) and error.errno:  # the disk, and not the file
+            raise
         reason = " ".join(str(error).split())[:200]
         raise FrostlineError(f"{path} is not a model that Keras can read: {reason}") from error
 
 
 def load_classes(path: Path) -> list[str]:
-    """The names of the classes of a model that `save_model` wrote; the second one's probability is the output."""
-    with zipfile.ZipFile(path) as archive:
-        return list(json.loads(archive.read(_CLASSES)))
+    """The names of the classes of a model that `save_model` wrote, in the order of the labels."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return list(json.loads(archive.read(_CLASSES)))
+    except KeyError as error:
+        raise FrostlineError(f"{path} does not name its classes.\nGive a model that Frostline has trained.") from error

@@ -47,8 +47,9 @@ class RandomWeights(Weights):
 @dataclass
 class ImagenetWeights(Weights):
     url: str
-    size: int
-    md5: str
+    size: int | None
+    md5: str | None
+    sha256: str | None
 
 
 @dataclass
@@ -66,11 +67,26 @@ class Preprocess:
 
 
 @dataclass
+class PublishedWeights:
+    """Where weights trained on ImageNet are, and what is known of the file."""
+
+    url: str
+    size: int | None
+    md5: str | None
+    sha256: str | None
+
+
+@dataclass
 class Model:
     backbone: str
     cut_layer: str
+    pooling: str
     dense_units: int
     dropout: float
+    picture_size: int
+    """That which suits the backbone; `preprocess.picture_size` is the one used, and this one unless set."""
+    imagenet: PublishedWeights
+    """What `weights=imagenet` takes."""
 
 
 @dataclass
@@ -104,7 +120,8 @@ class Config:
     name: str
     seed: int
     augment: str
-    feature_precision: str
+    precision: str
+    deterministic: bool
     feature_cache_gib: float
     data: Data
     weights: Weights

@@ -1,4 +1,4 @@
-"""Tell quickly, without TensorFlow, whether a file holds the weights of InceptionV3 without its top."""
+"""Tell whether a file holds the weights of the backbone without its top; InceptionV3's quickly, without TensorFlow."""
 
 import math
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import h5py
 
 from frostline.errors import FrostlineError
+from frostline.networks import NETWORKS
 
 # keras.applications.InceptionV3(include_top=False): 94 times convolution (no bias) and batch norm (no scale).
 _UNITS = 94
@@ -13,7 +14,6 @@ _FIRST_KERNEL = (3, 3, 3, 32)
 _PARAMETERS = 21_802_784
 
 _HDF5 = b"\x89HDF\r\n\x1a\n"
-_WANTED = "Needed: a weights file of keras.applications.InceptionV3 with include_top=False."
 
 # What h5py raises for damaged bytes, and what follows from attributes that are not what they should be.
 _UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
@@ -21,28 +21,34 @@ _UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError, Attribute
 Shapes = list[tuple[int, ...]]
 
 
-def check_weights_file(path: Path) -> None:
-    """Raise FrostlineError unless `path` is an HDF5 file with the weights of InceptionV3 without its top.
+def check_weights_file(path: Path, backbone: str = "inception_v3") -> None:
+    """Raise FrostlineError unless `path` is an HDF5 file with the weights of `backbone` (see NETWORKS) without its top.
 
     Its layout is the one that Keras' ``legacy_h5_format.load_weights_from_hdf5_group`` reads, which matches
     layers by their order and not by their names: ``layer_names`` at the root or under ``model_weights``, and
     ``weight_names`` in each layer's group. Checked are the order, number and shapes of the weights, not their
     values.
     """
+    wanted = f"Needed: a weights file of keras.applications.{NETWORKS[backbone].constructor} with include_top=False."
     if not path.is_file():
-        raise FrostlineError(f"{path}: there is no such file.\n{_WANTED}")
+        raise FrostlineError(f"{path}: there is no such file.\n{wanted}")
     with path.open("rb") as file:
         start = file.read(512)
     if not start.startswith(_HDF5):
-        raise FrostlineError(f"{path}: {_kind(start)}.\n{_WANTED}")
+        raise FrostlineError(f"{path}: {_kind(start)}.\n{wanted}")
     try:
         with h5py.File(path, "r") as file:
-            layers = _layers(path, file)
+            layers = _layers(path, file, backbone, wanted)
     except _UNREADABLE as error:
         raise FrostlineError(
             f"{path}: a truncated or damaged HDF5 file ({path.stat().st_size:,} bytes).\nGet it again."
         ) from error
-    _check_shapes(path, layers)
+    if not layers:
+        raise FrostlineError(f"{path}: a Keras file without any weights.\n{wanted}")
+    if backbone == "inception_v3":
+        _check_inception_v3(path, layers)
+    else:
+        _check_shapes(path, layers, backbone, wanted)
 
 
 def _kind(start: bytes) -> str:
@@ -60,7 +66,7 @@ def _kind(start: bytes) -> str:
     return "not an HDF5 file"
 
 
-def _layers(path: Path, file: h5py.File) -> list[Shapes]:
+def _layers(path: Path, file: h5py.File, backbone: str, wanted: str) -> list[Shapes]:
     """Return the shapes of the weights of each layer that has any, in order."""
     root = file
     if "layer_names" not in root.attrs and "model_weights" in root:
@@ -69,9 +75,9 @@ def _layers(path: Path, file: h5py.File) -> list[Shapes]:
         if "layers" in file or "_layer_checkpoint_dependencies" in file:
             raise FrostlineError(
                 f"{path}: in the new Keras layout of .weights.h5 files; needed is the legacy one.\n"
-                "Load it into its model and save that again: model.save('inception_v3_notop.h5')."
+                f"Load it into its model and save that again: model.save('{backbone}_notop.h5')."
             )
-        raise FrostlineError(f"{path}: an HDF5 file, but not of Keras (no layer_names).\n{_WANTED}")
+        raise FrostlineError(f"{path}: an HDF5 file, but not of Keras (no layer_names).\n{wanted}")
     groups = [root[_text(name)] for name in root.attrs["layer_names"]]
     shapes = [[group[_text(name)].shape for name in group.attrs["weight_names"]] for group in groups]
     return [layer for layer in shapes if layer]
@@ -81,9 +87,7 @@ def _text(name: bytes | str) -> str:
     return name.decode() if isinstance(name, bytes) else name
 
 
-def _check_shapes(path: Path, layers: list[Shapes]) -> None:
-    if not layers:
-        raise FrostlineError(f"{path}: a Keras file without any weights.\n{_WANTED}")
+def _check_inception_v3(path: Path, layers: list[Shapes]) -> None:
     kernels = [layer[0] for layer in layers if len(layer) == 1 and len(layer[0]) == 4]
     norms = [layer[0] for layer in layers if len(layer) == 3 and {len(shape) for shape in layer} == {1}]
     dense = [layer[0] for layer in layers if len(layer) == 2 and len(layer[0]) == 2]
@@ -106,3 +110,26 @@ def _check_shapes(path: Path, layers: list[Shapes]) -> None:
             f"InceptionV3 without its top has {_UNITS} (first kernel {_FIRST_KERNEL}), {_UNITS} and "
             f"{_PARAMETERS:,}."
         )
+
+
+def _check_shapes(path: Path, layers: list[Shapes], backbone: str, wanted: str) -> None:
+    """Compare with the network itself: what most others hold is not as easily told as InceptionV3."""
+    from frostline.backbone import plain_network  # here: it takes TensorFlow
+
+    network = plain_network(backbone, NETWORKS[backbone].smallest)
+    weights = [layer.trainable_weights + layer.non_trainable_weights for layer in network.layers]
+    needed = [[weight.shape for weight in layer] for layer in weights if layer]
+    if layers == needed:
+        return
+    if layers[: len(needed)] == needed:
+        raise FrostlineError(
+            f"{path}: {NETWORKS[backbone].constructor} with its top.\n"
+            "Use the file without it, often named ..._notop.h5."
+        )
+    number = next((n for n, (has, needs) in enumerate(zip(layers, needed, strict=False)) if has != needs), None)
+    difference = (
+        f"{len(layers)} layers with weights instead of {len(needed)}"
+        if number is None
+        else f"layer {number + 1} with weights has the shapes {layers[number]} instead of {needed[number]}"
+    )
+    raise FrostlineError(f"{path}: another architecture, {difference}.\n{wanted}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from frostline import tracking
 from frostline.dataset import Dataset, load_dataset
 from frostline.feature_cache import prune
-from frostline.files import write_csv, write_json
+from frostline.files import check_writable, write_csv, write_json
 from frostline.paths import CURVES, MODELS, PROCESSED, TRAINING
 from frostline.phases import checkpoint_path
 from frostline.quiet_tensorflow import keras
@@ -18,7 +18,9 @@ Train = Callable[[Dataset, OnEpoch, Path], tuple[keras.Model, list[Epoch]]]
 
 
 def run_phase(phase: str, config: Config, start: Path, train: Train) -> None:
-    """Run `train` as the stage `phase` ("transfer" or "finetune"), which starts from the weights in the file `start`."""
+    """Run `train` as the stage `phase` ("transfer" or "finetune"), starting from the weights in the file `start`."""
+    for output in (MODELS[phase], CURVES[phase], TRAINING[phase]):
+        check_writable(output)
     data = load_dataset(PROCESSED)
     pipeline = tracking.open_pipeline(config, data.digest)
     checkpoint = checkpoint_path(phase, config, data, start)
@@ -32,5 +34,5 @@ def run_phase(phase: str, config: Config, start: Path, train: Train) -> None:
         tracking.log_files(CURVES[phase])
         tracking.tag_model(MODELS[phase])
         if config.tracking.log_models:
-            tracking.log_model(MODELS[phase], data.pictures("train")[:1], model.output_shape[1])
+            tracking.log_model(MODELS[phase], data.pictures("train")[0])
     prune(config.feature_cache_gib)

@@ -1,5 +1,6 @@
 """evaluate: both phases on the same test set; figures, report, predictions, submission."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,9 @@ import numpy as np
 
 from frostline import plots, tracking
 from frostline.dataset import UNLABELLED, Dataset, load_dataset
-from frostline.evaluation import Evaluation, changed_decisions, evaluate, surest_mistakes
+from frostline.evaluation import evaluate, scored_classes
 from frostline.files import read_csv, read_json, replacing, sha256_of, write_csv, write_json, write_text
+from frostline.galleries import decision_galleries, suspects_gallery
 from frostline.paths import (
     BACKBONE_WEIGHTS,
     CURVES,
@@ -20,7 +22,7 @@ from frostline.paths import (
     REPORT,
 )
 from frostline.phases import predict
-from frostline.report import Gallery, write_report
+from frostline.report import write_report
 from frostline.saving import load_model
 from frostline.settings import Config
 from frostline.stages import run_stage
@@ -59,19 +61,30 @@ def main(config: Config) -> None:
                 plots.write_dvc_plots(folder / phase, labels, probabilities, **drawing)
             plots.write_figures(folder, *compared, curves=curves, **drawing)
             _write_predictions(folder, data, both)
-            if data.has(UNLABELLED):
+            if data.has(UNLABELLED) and len(data.classes) == 2:
                 _write_submission(folder, data, predict(models[winner], data, UNLABELLED, config))
             write_text(folder / "verdict.md", f"{note}\n")
         write_json(METRICS, result.as_metrics())
+        held_out = {"validation": predict(models[winner], data, "validation", config), "test": both[winner]}
         write_report(
             REPORT,
             settings=config,
             data=read_json(DATA_SUMMARY),
+            curves=curves,
+            labels=labels,
+            both=both,
             evaluation=result,
-            figures={path.stem: path for path in EVALUATION.glob("*.png")},
-            galleries=_galleries(data, both, result),
+            figures={path.stem: path for path in EVALUATION.glob("*.svg")},
+            galleries={
+                **decision_galleries(data, models, both, winner, settings.threshold, _SHOWN),
+                "suspects": suspects_gallery(data, models, held_out, _SHOWN),
+            },
             command="dvc repro",
-            weights_digest=sha256_of(BACKBONE_WEIGHTS),
+            digests={
+                "Backbone's weights": sha256_of(BACKBONE_WEIGHTS),
+                "Transfer model": sha256_of(MODELS["transfer"]),
+                "Fine-tuned model": sha256_of(MODELS["finetune"]),
+            },
         )
 
         for phase, figures in result.figures.items():
@@ -89,36 +102,27 @@ def _read_curve(path: Path) -> list[Epoch]:
 
 
 def _write_predictions(folder: Path, data: Dataset, both: dict[str, np.ndarray]) -> None:
-    """predictions.csv: each test picture's path, class and both phases' probability of the second class."""
-    names, labels = data.names("test"), data.labels("test")
-    rows = (
-        {"path": name, "class": data.classes[label], "transfer": f"{first:.6f}", "finetune": f"{second:.6f}"}
-        for name, label, first, second in zip(names, labels, both["transfer"], both["finetune"], strict=True)
-    )
-    write_csv(folder / "predictions.csv", ("path", "class", "transfer", "finetune"), rows)
+    """predictions.csv: each test picture's path, class and both phases' probabilities.
+
+    Of two classes in the columns "transfer" and "finetune" that of the second; else that of each, as "transfer/cat".
+    """
+    columns: dict[str, Iterable[str]] = {
+        "path": data.names("test"),
+        "class": [data.classes[label] for label in data.labels("test")],
+    }
+    for phase, probabilities in both.items():
+        for number in scored_classes(probabilities):
+            name = phase if len(data.classes) == 2 else f"{phase}/{data.classes[number]}"
+            columns[name] = [f"{value:.6f}" for value in probabilities[:, number]]
+    rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    write_csv(folder / "predictions.csv", tuple(columns), rows)
 
 
 def _write_submission(folder: Path, data: Dataset, probabilities: np.ndarray) -> None:
     """submission.csv in Kaggle's form: the file's number and the probability of the second class (dog)."""
     ids = [Path(name).stem for name in data.names(UNLABELLED)]
-    rows = ({"id": name, "label": f"{value:.6f}"} for name, value in zip(ids, probabilities, strict=True))
+    rows = ({"id": name, "label": f"{value:.6f}"} for name, value in zip(ids, probabilities[:, 1], strict=True))
     write_csv(folder / "submission.csv", ("id", "label"), rows)
-
-
-def _galleries(data: Dataset, both: dict[str, np.ndarray], result: Evaluation) -> dict[str, Gallery]:
-    labels, names, pictures = data.labels("test"), data.names("test"), data.pictures("test")
-    set_right, got_wrong = changed_decisions(labels, **both, threshold=result.threshold)
-    mistakes = surest_mistakes(labels, both[result.verdict.winner], result.threshold)
-
-    def gallery(rows: np.ndarray) -> Gallery:
-        shown = rows[:_SHOWN]
-        captions = [
-            plots.picture_caption(names[row], labels[row], both["transfer"][row], both["finetune"][row], data.classes)
-            for row in shown
-        ]
-        return pictures[shown], captions
-
-    return {"mistakes": gallery(mistakes), "set_right": gallery(set_right), "got_wrong": gallery(got_wrong)}
 
 
 if __name__ == "__main__":

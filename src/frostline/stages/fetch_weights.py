@@ -5,7 +5,8 @@ from pathlib import Path
 
 from frostline import paths
 from frostline.download import download
-from frostline.files import replacing
+from frostline.errors import FrostlineError
+from frostline.files import replacing, sha256_of
 from frostline.random_weights import write_random_weights
 from frostline.settings import Config, FileWeights, ImagenetWeights, RandomWeights
 from frostline.stages import run_stage
@@ -13,16 +14,19 @@ from frostline.weights_file import check_weights_file
 
 
 def main(config: Config) -> None:
+    backbone = config.model.backbone
     with replacing(paths.BACKBONE_WEIGHTS) as temporary:
         match config.weights:
             case RandomWeights(seed=seed):
-                write_random_weights(temporary, config.preprocess.picture_size, seed)
-            case ImagenetWeights(url=url, size=size, md5=md5):
+                write_random_weights(temporary, config.preprocess.picture_size, seed, backbone)
+            case ImagenetWeights(url=url, size=size, md5=md5, sha256=sha256):
                 download(url, temporary, size=size, md5=md5)
+                if sha256 and sha256_of(temporary) != sha256.lower():
+                    raise FrostlineError(f"{url}: the file's SHA-256 is not {sha256}.\nThe download was deleted.")
             case FileWeights(path=source):
-                check_weights_file(Path(source))  # so that an error names the user's file
+                check_weights_file(Path(source), backbone)  # so that an error names the user's file
                 shutil.copyfile(source, temporary)
-        check_weights_file(temporary)
+        check_weights_file(temporary, backbone)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from frostline.settings import Config
 from frostline.splitting import SPLITS
 from frostline.stages import run_stage
 
-_PER_CLASS = 20  # pictures on the contact sheet
+_SHOWN = 40  # pictures on the contact sheet, about: as many of each class, at least one
 
 
 def main(config: Config) -> None:
@@ -36,7 +36,8 @@ def main(config: Config) -> None:
 def _write_contact_sheet(dataset: Dataset, seed: int) -> None:
     """Show some training pictures of every class, mixed: a wrong label or a broken decoder meets the eye."""
     labels, rng = dataset.labels("train"), generator(seed, "contact-sheet")
-    rows = [rng.permutation(np.flatnonzero(labels == index))[:_PER_CLASS] for index in range(len(dataset.classes))]
+    count = len(dataset.classes)
+    rows = [rng.permutation(np.flatnonzero(labels == index))[: max(1, _SHOWN // count)] for index in range(count)]
     chosen = rng.permutation(np.concatenate(rows))
     captions = [dataset.classes[label] for label in labels[chosen]]
     contact_sheet(dataset.pictures("train")[chosen], captions, paths.CONTACT_SHEET)
@@ -45,7 +46,8 @@ def _write_contact_sheet(dataset: Dataset, seed: int) -> None:
 def _line(summary: Summary) -> str:
     counts = [f"{split} {sum(summary.counts[split].values()):,}" for split in SPLITS]
     counts += [f"unlabelled {summary.unlabelled:,}", f"rejected {sum(summary.rejected.values()):,}"]
-    return f"{' and '.join(summary.classes)}: {', '.join(counts)}"
+    names = " and ".join(summary.classes) if len(summary.classes) == 2 else f"{len(summary.classes)} classes"
+    return f"{names}: {', '.join(counts)}"
 
 
 if __name__ == "__main__":

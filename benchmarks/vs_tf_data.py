@@ -1,0 +1,58 @@
+"""The preprocess stage against plain tf.data on the same JPEGs, of about Kaggle's size.
+
+    python benchmarks/vs_tf_data.py [--pictures 4000] [--pairs 3]
+
+tf.data decodes and resizes every picture once, on all cores, and keeps nothing; importing TensorFlow is not counted.
+The stage is a whole process, imports and all: it also checks each picture, turns it upright, finds duplicates, splits,
+and writes the arrays. The two take turns.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from measuring import measure, new_project, stage
+from rich.console import Console
+from scaling import draw_faces, pack
+
+from frostline.paths import ARCHIVE
+
+PLAIN = """
+import sys, time
+import keras
+data = keras.utils.image_dataset_from_directory(sys.argv[1], image_size=(150, 150), batch_size=32, shuffle=False)
+started = time.perf_counter()
+print(sum(len(labels) for _, labels in data), time.perf_counter() - started)
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--pictures", type=int, default=4000)
+    parser.add_argument("--pairs", type=int, default=3)
+    arguments, console, ratios = parser.parse_args(), Console(width=110), []
+    with tempfile.TemporaryDirectory() as temporary:
+        project, pictures = Path(temporary) / "project", Path(temporary) / "pictures"
+        new_project(project)
+        pack(project / ARCHIVE, draw_faces(Path(temporary)), arguments.pictures)
+        with zipfile.ZipFile(project / ARCHIVE) as archive:
+            for name in archive.namelist():
+                (pictures / name).parent.mkdir(parents=True, exist_ok=True)
+                (pictures / name).write_bytes(archive.read(name))
+        for pair in range(1, arguments.pairs + 1):
+            plain = measure([sys.executable, "-c", PLAIN, pictures], project)
+            count, seconds = map(float, plain.output.splitlines()[-1].split())
+            ours = stage("preprocess", project)
+            ratios.append(seconds / ours.seconds)
+            console.print(
+                f"pair {pair}: tf.data {count / seconds:.0f} pictures/s, preprocess {count / ours.seconds:.0f} (whole "
+                f"process; other jobs {plain.others + ours.others:.1f} s of cores), ratio {ratios[-1]:.2f}"
+            )
+    console.print(f"tf.data over preprocess, seconds: median {statistics.median(ratios):.2f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""A pool of processes, for work on many pictures that should neither fill the memory nor outlive its parent."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from frostline.errors import FrostlineError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_MOST = 61
+"""The most processes that Windows can wait for."""
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def mapped(function: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Generator[Result]:
+    """Yield what `function` makes of each item, in order, from a few ahead of what is asked for: memory stays bounded.
+
+    `function` is found by its name in each process: the module that holds it should import little.
+
+    Raises FrostlineError where a process dies.
+    """
+    processes = max(1, min(processes, _MOST))
+    # spawn: forking a process that has threads (a progress bar's, TensorFlow's) may deadlock
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_worker)
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            # Processes start here and inherit the mask: Ctrl-C while they import would print their tracebacks.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                waiting.append(pool.submit(function, item))
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+            if len(waiting) >= 3 * processes:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except (BrokenProcessPool, MemoryError) as error:
+        raise FrostlineError(
+            f"A decoding process died, probably for want of memory ({processes} were running).\n"
+            "Free some memory, or use fewer cores: put `taskset -c 0` before the command."
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C, once
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End when the parent was killed: a pool's workers would wait for its next task for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

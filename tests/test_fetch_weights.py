@@ -1,0 +1,23 @@
+"""The stage, from a server on loopback."""
+
+import hashlib
+
+import pytest
+
+from frostline.config import compose_conf
+from frostline.errors import FrostlineError
+from frostline.paths import BACKBONE_WEIGHTS
+from frostline.stages.fetch_weights import main
+from servers import FileServer, running
+
+
+def test_weights_of_another_sha256_or_layout_are_not_kept(project):
+    body = b"not weights"
+    with running(FileServer(body)) as server:
+        options = ["model=convnext", "weights=imagenet", f"weights.url={server.url}", "weights.size=null"]
+        with pytest.raises(FrostlineError, match="SHA-256"):
+            main(compose_conf(options))
+        with pytest.raises(FrostlineError, match="not an HDF5 file"):
+            main(compose_conf([*options, f"weights.sha256='{hashlib.sha256(body).hexdigest()}'"]))
+    assert not BACKBONE_WEIGHTS.exists()
+    assert not list(BACKBONE_WEIGHTS.parent.glob("*"))

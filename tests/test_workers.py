@@ -1,0 +1,35 @@
+from collections.abc import Iterator
+
+import pytest
+
+from frostline.errors import FrostlineError
+from frostline.workers import mapped
+
+
+def test_results_come_in_order_and_little_is_taken_ahead() -> None:
+    """Else memory would grow with the number of items."""
+    taken = 0
+
+    def items() -> Iterator[int]:
+        nonlocal taken
+        for taken in range(1, 1001):
+            yield -taken
+
+    results = mapped(abs, items(), 2)
+    assert [next(results) for _ in range(10)] == list(range(1, 11))
+    assert taken <= 10 + 3 * 2
+    results.close()
+    assert taken <= 10 + 3 * 2
+
+
+def test_an_error_reaches_who_asks() -> None:
+    with pytest.raises(ValueError, match="invalid literal"):
+        list(mapped(int, ["1", "one"], 1))
+
+
+def test_a_process_that_dies_is_told_in_two_lines() -> None:
+    import os
+
+    with pytest.raises(FrostlineError, match="process died") as raised:
+        list(mapped(os._exit, [3], 1))
+    assert len(str(raised.value).splitlines()) == 2
