@@ -1,8 +1,11 @@
 import os
+import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from frostline import files
@@ -58,3 +61,20 @@ def test_json_and_csv_have_one_form(tmp_path):
     files.write_csv(tmp_path / "a.csv", ("x", "y"), [{"y": "2", "x": "1,5"}])
     assert (tmp_path / "a.csv").read_bytes() == b'x,y\n"1,5",2\n'
     assert files.read_csv(tmp_path / "a.csv") == [{"x": "1,5", "y": "2"}]
+
+
+def test_released_pages_leave_this_process_and_not_the_file(tmp_path):
+    np.save(tmp_path / "numbers.npy", np.arange(4_000_000, dtype=np.float64))
+    numbers = np.load(tmp_path / "numbers.npy", mmap_mode="r")
+
+    def mapped_kib():
+        """Resident pages of the file, as the kernel counts them."""
+        maps = Path("/proc/self/smaps").read_text().split("numbers.npy", 1)[1]
+        return int(re.search(r"Rss: +(\d+) kB", maps)[1])
+
+    total = numbers.sum()
+    assert mapped_kib() > 30_000
+    files.release(numbers[5:])  # a view of it
+    assert mapped_kib() == 0
+    assert numbers.sum() == total
+    files.release(np.zeros(3))  # nothing mapped, nothing to do

@@ -17,6 +17,7 @@ import numpy as np
 
 from frostline.backbone import inference_copy
 from frostline.feature_cache import ARRAY, complete, is_complete, lock
+from frostline.files import release
 from frostline.paths import FEATURES
 from frostline.progress import track
 from frostline.quiet_tensorflow import keras, tf
@@ -72,6 +73,7 @@ def _compute(model: keras.Model, pictures: np.ndarray, missing: Sequence[tuple[s
         for start in range(done, len(pictures), BATCH):
             batch = pictures[start : start + BATCH]
             values = forward(batch.astype(np.float32))
+            release(pictures)
             for output, value in zip(outputs, values, strict=True):
                 output.append(np.clip(value.numpy(), -limit, limit).astype(DTYPE))
             advance(len(batch))

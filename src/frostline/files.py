@@ -4,6 +4,7 @@ import csv
 import glob
 import hashlib
 import json
+import mmap
 import os
 import shutil
 import tempfile
@@ -62,6 +63,16 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def release(array: object) -> None:
+    """Where the NumPy `array` is memory-mapped, let go of its pages that were read; its content stays.
+
+    They would count as this process' memory until the system runs short.
+    """
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None:
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def zip_entry(name: str) -> zipfile.ZipInfo:

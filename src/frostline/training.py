@@ -9,6 +9,7 @@ import numpy as np
 
 from frostline import checkpoints
 from frostline.backbone import as_model_inputs
+from frostline.files import release
 from frostline.log_loss import log_losses
 from frostline.progress import track
 from frostline.quiet_tensorflow import keras, tf
@@ -43,7 +44,10 @@ class Examples:
 
 
 def _read(features: Sequence[np.ndarray], rows: np.ndarray | slice) -> list[np.ndarray]:
-    return [np.array(array[rows], dtype=np.float32) for array in features]
+    read = [np.array(array[rows], dtype=np.float32) for array in features]
+    for array in features:
+        release(array)
+    return read
 
 
 Step = Callable[[Any, Any], tuple[tf.Tensor, tf.Tensor]]
