@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from scipy.stats import norm
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
@@ -12,40 +13,57 @@ from frostline.errors import FrostlineError
 from frostline.evaluation import (
     Interval,
     McNemar,
+    _mean_roc_aucs,
     _roc_aucs,
     bootstrap_intervals,
     changed_decisions,
     confusion_matrix,
     evaluate,
     figures,
+    least_sure_hits,
     mcnemar,
     reliability,
     surest_mistakes,
+    threshold_counts,
     verdict,
 )
 from frostline.files import read_json, write_json
 from frostline.seeds import generator
 
 
+def of(second: Any) -> np.ndarray:
+    """Both classes' probabilities, (N, 2), by the second one's."""
+    second = np.asarray(second, np.float64)
+    return np.stack([1 - second, second], axis=1)
+
+
 def noisy(count: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Labels, and probabilities that know them up to `noise`."""
+    """Labels of two classes, and probabilities that know them up to `noise`."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, count)
-    return labels, 1 / (1 + np.exp(-(4 * labels - 2 + rng.normal(0, noise, count))))
+    return labels, of(1 / (1 + np.exp(-(4 * labels - 2 + rng.normal(0, noise, count)))))
+
+
+def noisy_of_many(count: int, classes: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """As `noisy`, of so many classes."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, count)
+    return labels, softmax(3 * np.eye(classes)[labels] + rng.normal(0, noise, (count, classes)), axis=1)
 
 
 def test_figures_equal_scikit_learns() -> None:
     labels, probabilities = noisy(500, 2.5)
-    probabilities = probabilities.round(2)  # ties
-    decided = probabilities > 0.4
+    probabilities = of(probabilities[:, 1].round(2))  # ties
+    second = probabilities[:, 1]
+    decided = second > 0.4
     found = figures(labels, probabilities, threshold=0.4, bins=10)
     expected = {
-        "log_loss": metrics.log_loss(labels, np.clip(probabilities, 1e-7, 1 - 1e-7)),
+        "log_loss": metrics.log_loss(labels, np.clip(second, 1e-7, 1 - 1e-7)),
         "accuracy": metrics.accuracy_score(labels, decided),
-        "roc_auc": metrics.roc_auc_score(labels, probabilities),
-        "average_precision": metrics.average_precision_score(labels, probabilities),
+        "roc_auc": metrics.roc_auc_score(labels, second),
+        "average_precision": metrics.average_precision_score(labels, second),
         "f1": metrics.f1_score(labels, decided),
-        "brier": metrics.brier_score_loss(labels, probabilities),
+        "brier": metrics.brier_score_loss(labels, second),
     }
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-12)
     assert list(found) == [*expected, "ece"]
@@ -54,14 +72,14 @@ def test_figures_equal_scikit_learns() -> None:
 
 def test_expected_calibration_error_by_hand() -> None:
     # Two bins: {0.1, 0.5} with 0 of 2 of the second class, {0.6, 0.8} with 1 of 2; an edge counts below.
-    labels, probabilities = np.array([0, 0, 1, 0]), np.array([0.1, 0.5, 0.6, 0.8])
+    labels, probabilities = np.array([0, 0, 1, 0]), of([0.1, 0.5, 0.6, 0.8])
     expected = (2 * abs(0 - 0.3) + 2 * abs(0.5 - 0.7)) / 4
     assert figures(labels, probabilities, 0.5, bins=2)["ece"] == pytest.approx(expected)
 
 
 def test_reliability_has_the_bins_of_scikit_learns_calibration_curve() -> None:
     labels, probabilities = noisy(40, 2)
-    observed, predicted = calibration_curve(labels, probabilities, n_bins=15, strategy="uniform")
+    observed, predicted = calibration_curve(labels, probabilities[:, 1], n_bins=15, strategy="uniform")
     found = reliability(labels, probabilities, 15)
     np.testing.assert_allclose(found[0], predicted)
     np.testing.assert_allclose(found[1], observed)
@@ -70,23 +88,23 @@ def test_reliability_has_the_bins_of_scikit_learns_calibration_curve() -> None:
 
 
 def test_sure_and_wrong_costs_what_keras_says() -> None:
-    found = figures(np.array([1, 0]), np.array([0.0, 1.0]), 0.5, 15)
+    found = figures(np.array([1, 0]), of([0, 1]), 0.5, 15)
     assert found["log_loss"] == pytest.approx(-math.log(1e-7), rel=1e-6)
     assert found["brier"] == 1
     assert (found["accuracy"], found["roc_auc"]) == (0, 0)
 
 
 def test_a_probability_at_the_threshold_is_decided_as_the_first_class() -> None:
-    assert confusion_matrix(np.array([0, 1]), np.array([0.5, 0.5]), 0.5).tolist() == [[1, 0], [1, 0]]
+    assert confusion_matrix(np.array([0, 1]), of([0.5, 0.5]), 0.5).tolist() == [[1, 0], [1, 0]]
 
 
 @pytest.mark.parametrize(("label", "absent"), [(0, {"roc_auc", "average_precision", "f1"}), (1, set())])
 def test_undefined_figures_are_absent(label: int, absent: set[str]) -> None:
-    labels, low = np.full(5, label), np.full(5, 0.2)
+    labels, low = np.full(5, label), of(np.full(5, 0.2))
     found = figures(labels, low, 0.5, 15)
     assert not found.keys() & (absent | {"roc_auc", "average_precision"})
     assert ("f1" in found) == (label == 1)
-    result = evaluate(labels, low, low / 2, threshold=0.5, bins=15, resamples=100, seed=1)
+    result = evaluate(labels, low, of(low[:, 1] / 2), threshold=0.5, bins=15, resamples=100, seed=1)
     for part in result.as_metrics().values():
         assert all(not isinstance(value, float) or math.isfinite(value) for value in part.values())
     assert "roc_auc" not in result.intervals["difference"]
@@ -94,18 +112,30 @@ def test_undefined_figures_are_absent(label: int, absent: set[str]) -> None:
 
 def test_weighted_areas_equal_scikit_learns_on_the_resampled_rows() -> None:
     labels, probabilities = noisy(60, 3)
-    probabilities = probabilities.round(1)  # many ties
+    second = probabilities[:, 1].round(1)  # many ties
     rows = np.random.default_rng(1).integers(60, size=(20, 60))
-    times = np.stack([np.bincount(r, minlength=60) for r in rows]).astype(float)
-    expected = [metrics.roc_auc_score(labels[r], probabilities[r]) for r in rows]
-    np.testing.assert_allclose(_roc_aucs(times, labels, probabilities), expected)
-    one_class = (labels == 1).astype(float)[None]
-    assert np.isnan(_roc_aucs(one_class, labels, probabilities)).all()
+    drawn = np.stack([np.bincount(r, minlength=60) for r in rows], axis=1).astype(float)
+    expected = [metrics.roc_auc_score(labels[r], second[r]) for r in rows]
+    np.testing.assert_allclose(_roc_aucs(drawn, labels == 1, second), expected)
+    one_class = (labels == 1).astype(float)[:, None]
+    assert np.isnan(_roc_aucs(one_class, labels == 1, second)).all()
 
 
-def test_intervals_equal_a_plain_loop_with_the_same_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    labels, transfer = noisy(50, 3)
-    finetune = noisy(50, 2)[1]
+def test_mean_areas_leave_out_the_classes_that_a_resample_lacks() -> None:
+    labels, probabilities = noisy_of_many(40, 4, 1)
+    lacks_3 = (labels != 3).astype(float)
+    only_1 = (labels == 1).astype(float)
+    found = _mean_roc_aucs(np.stack([lacks_3, only_1], axis=1), labels, probabilities, range(4))
+    rest = labels != 3
+    expected = [metrics.roc_auc_score(labels[rest] == number, probabilities[rest, number]) for number in range(3)]
+    assert found[0] == pytest.approx(np.mean(expected))
+    assert np.isnan(found[1])
+
+
+@pytest.mark.parametrize("draw", [noisy, lambda count, noise: noisy_of_many(count, 3, noise)], ids=["two", "three"])
+def test_intervals_equal_a_plain_loop_with_the_same_draws(monkeypatch: pytest.MonkeyPatch, draw: Any) -> None:
+    labels, transfer = draw(50, 3)
+    finetune = draw(50, 2)[1]
     whole = bootstrap_intervals(labels, transfer, finetune, threshold=0.5, resamples=100, seed=7)
     monkeypatch.setattr("frostline.evaluation._BOOTSTRAP_CELLS", 1000)  # in chunks of 20 resamples
     chunked = bootstrap_intervals(labels, transfer, finetune, threshold=0.5, resamples=100, seed=7)
@@ -133,7 +163,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
 
 def test_the_paired_difference_is_narrower_than_the_phases_suggest() -> None:
     labels, transfer = noisy(400, 3)
-    finetune = np.clip(transfer + 0.05 * (2 * labels - 1), 0, 1)
+    finetune = of(np.clip(transfer[:, 1] + 0.05 * (2 * labels - 1), 0, 1))
     found = bootstrap_intervals(labels, transfer, finetune, threshold=0.5, resamples=500, seed=1)
     width = {part: found[part]["brier"].high - found[part]["brier"].low for part in found}
     assert width["difference"] < width["transfer"] / 3
@@ -142,9 +172,9 @@ def test_the_paired_difference_is_narrower_than_the_phases_suggest() -> None:
 
 def test_mcnemar_by_hand() -> None:
     # 8 set right, 2 got wrong: 2 * (C(10,0) + C(10,1) + C(10,2)) / 2^10 = 112 / 1024.
-    labels = np.ones(12)
-    transfer = np.array([0.1] * 8 + [0.9] * 4)
-    finetune = np.array([0.9] * 8 + [0.1] * 2 + [0.9] * 2)
+    labels = np.ones(12, np.uint8)
+    transfer = of([0.1] * 8 + [0.9] * 4)
+    finetune = of([0.9] * 8 + [0.1] * 2 + [0.9] * 2)
     found = mcnemar(labels, transfer, finetune, 0.5)
     assert (found.n_better, found.n_worse) == (8, 2)
     assert found.p_value == pytest.approx(112 / 1024)
@@ -153,8 +183,8 @@ def test_mcnemar_by_hand() -> None:
 
 def test_rows_for_the_galleries() -> None:
     labels = np.array([1, 1, 0, 0, 1])
-    transfer = np.array([0.4, 0.1, 0.2, 0.4, 0.9])
-    finetune = np.array([0.6, 0.9, 0.7, 0.3, 0.8])
+    transfer = of([0.4, 0.1, 0.2, 0.4, 0.9])
+    finetune = of([0.6, 0.9, 0.7, 0.3, 0.8])
     better, worse = changed_decisions(labels, transfer, finetune, 0.5)
     assert (better.tolist(), worse.tolist()) == ([1, 0], [2])
     assert surest_mistakes(labels, transfer, 0.5).tolist() == [1, 0]
@@ -238,9 +268,99 @@ def test_metrics_are_plain_numbers_of_both_phases_and_the_seed_decides_them(tmp_
 def test_unusable_predictions_say_which_phase_and_what_to_do() -> None:
     labels, probabilities = noisy(10, 1)
     diverged = probabilities.copy()
-    diverged[:3] = np.nan, 1.5, -0.1
+    diverged[:3] = of([np.nan, 1.5, -0.1])
     settings: dict[str, Any] = {"threshold": 0.5, "bins": 15, "resamples": 100, "seed": 1}
     with pytest.raises(FrostlineError, match=r"finetune model.* for 3 of 10 .*\n.*finetune\.learning_rate"):
         evaluate(labels, probabilities, diverged, **settings)
     with pytest.raises(FrostlineError, match="test set is empty"):
         evaluate(labels[:0], probabilities[:0], probabilities[:0], **settings)
+
+
+def test_the_least_sure_hits_lie_nearest_to_the_threshold() -> None:
+    labels, probabilities = np.array([1, 0, 1, 0, 1]), of([0.9, 0.35, 0.5, 0.45, 0.2])
+    assert least_sure_hits(labels, probabilities, 0.4).tolist() == [1, 2, 0]
+
+
+def test_counts_at_thresholds_are_the_confusion_matrices() -> None:
+    labels, probabilities = noisy(100, 3)
+    thresholds = [0, 0.25, 0.5, 1]
+    found = threshold_counts(labels, probabilities, thresholds)
+    assert found.shape == (4, 2, 2)
+    for counts, threshold in zip(found, thresholds, strict=True):
+        assert counts.tolist() == metrics.confusion_matrix(labels, probabilities[:, 1] > threshold).tolist()
+
+
+# More than two classes
+
+
+@pytest.mark.parametrize("classes", [3, 7])
+def test_figures_of_many_classes_equal_scikit_learns(classes: int) -> None:
+    labels, probabilities = noisy_of_many(300, classes, 2)
+    decided = probabilities.argmax(axis=1)
+    found = figures(labels, probabilities, threshold=0.5, bins=10)
+    one_hot = np.eye(classes)[labels]
+    expected = {
+        "log_loss": metrics.log_loss(labels, probabilities),
+        "accuracy": metrics.accuracy_score(labels, decided),
+        "roc_auc": metrics.roc_auc_score(labels, probabilities, multi_class="ovr", average="macro"),
+        "average_precision": metrics.average_precision_score(one_hot, probabilities, average="macro"),
+        "f1": metrics.f1_score(labels, decided, average="macro"),
+        "brier": metrics.brier_score_loss(labels, probabilities, scale_by_half=False),
+    }
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-9)
+    assert list(found) == [*expected, "ece"]
+    matrix = confusion_matrix(labels, probabilities, 0.5)
+    assert matrix.tolist() == metrics.confusion_matrix(labels, decided).tolist()
+
+
+def test_figures_of_three_classes_by_hand() -> None:
+    labels = np.array([0, 1, 2, 2])
+    probabilities = np.array([[0.6, 0.3, 0.1], [0.5, 0.4, 0.1], [0.1, 0.2, 0.7], [0.3, 0.3, 0.4]])
+    found = figures(labels, probabilities, threshold=0.5, bins=2)
+    assert found["accuracy"] == 3 / 4
+    assert found["log_loss"] == pytest.approx(-np.log([0.6, 0.4, 0.7, 0.4]).mean())
+    # of each class: the first has 1 hit and 1 false alarm, the second is missed, the third is found twice
+    assert found["f1"] == pytest.approx((2 / 3 + 0 + 1) / 3)
+    squares = [0.16 + 0.09 + 0.01, 0.25 + 0.36 + 0.01, 0.01 + 0.04 + 0.09, 0.09 + 0.09 + 0.36]
+    assert found["brier"] == pytest.approx(np.mean(squares))
+    # confidences 0.6 (right), 0.5 (wrong), 0.7 (right), 0.4 (right); 0.5 belongs to the lower bin
+    assert found["ece"] == pytest.approx((2 * abs(0.45 - 0.5) + 2 * abs(0.65 - 1)) / 4)
+    assert found["roc_auc"] == 1  # each class' own pictures get its highest probabilities
+
+
+def test_rows_for_the_galleries_of_many_classes() -> None:
+    labels = np.array([0, 1, 2, 2, 1])
+    transfer = np.array([[0.8, 0.1, 0.1], [0.4, 0.35, 0.25], [0.9, 0.06, 0.04], [0.1, 0.2, 0.7], [0.1, 0.8, 0.1]])
+    finetune = np.array([[0.5, 0.4, 0.1], [0.2, 0.6, 0.2], [0.1, 0.1, 0.8], [0.5, 0.3, 0.2], [0.3, 0.4, 0.3]])
+    better, worse = changed_decisions(labels, transfer, finetune, 0.5)
+    assert (better.tolist(), worse.tolist()) == ([2, 1], [3])
+    assert surest_mistakes(labels, transfer, 0.5).tolist() == [2, 1]
+    assert least_sure_hits(labels, finetune, 0.5).tolist() == [0, 4, 1, 2]
+    assert mcnemar(labels, transfer, finetune, 0.5) == McNemar(2, 1, 1.0)
+
+
+def test_a_class_without_test_pictures_counts_only_where_it_is_decided() -> None:
+    labels, probabilities = noisy_of_many(60, 4, 2)
+    here = labels < 3
+    labels, probabilities = labels[here], probabilities[here]
+    found, decided = figures(labels, probabilities, 0.5, 15), probabilities.argmax(axis=1)
+    assert 3 in decided
+    assert found["f1"] == pytest.approx(metrics.f1_score(labels, decided, average="macro"))
+    expected = [metrics.roc_auc_score(labels == number, probabilities[:, number]) for number in range(3)]
+    assert found["roc_auc"] == pytest.approx(np.mean(expected))
+
+
+def test_many_classes_have_the_metrics_of_two(tmp_path: Path) -> None:
+    labels, transfer = noisy_of_many(120, 5, 2)
+    finetune = noisy_of_many(120, 5, 1)[1]
+    settings: dict[str, Any] = {"threshold": 0.5, "bins": 15, "resamples": 200, "seed": 1}
+    found = evaluate(labels, transfer, finetune, **settings)
+    two = evaluate(*noisy(120, 3), noisy(120, 2)[1], **settings)
+    assert {part: list(values) for part, values in found.as_metrics().items()} == {
+        part: list(values) for part, values in two.as_metrics().items()
+    }
+    assert found.confusion["finetune"].shape == (5, 5)
+    assert found.verdict.outcome == "better"
+    same = evaluate(labels, transfer, transfer.copy(), **settings)
+    assert set(same.difference.values()) == {0}
+    assert all(interval == Interval(0, 0) for interval in same.intervals["difference"].values())

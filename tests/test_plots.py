@@ -1,13 +1,17 @@
 import csv
 import hashlib
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.special import softmax
 from sklearn import metrics
 
 from frostline import plots
@@ -15,12 +19,26 @@ from frostline import plots
 CLASSES = ("cat", "dog")
 
 
+def of(second: Any) -> np.ndarray:
+    """Both classes' probabilities, (N, 2), by the second one's."""
+    return np.stack([1 - np.asarray(second), second], axis=1)
+
+
 def predictions(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels and both phases' probabilities; fine-tuning knows more."""
+    """Labels of two classes and both phases' probabilities; fine-tuning knows more."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, count).astype(np.uint8)
     score = 4.0 * labels - 2
-    transfer, finetune = (1 / (1 + np.exp(-(score + rng.normal(0, noise, count)))) for noise in (3, 2))
+    transfer, finetune = (of(1 / (1 + np.exp(-(score + rng.normal(0, noise, count))))) for noise in (3, 2))
+    return labels, transfer, finetune
+
+
+def predictions_of_many(count: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As `predictions`, of so many classes."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, count).astype(np.uint8)
+    scores = 3 * np.eye(classes)[labels]
+    transfer, finetune = (softmax(scores + rng.normal(0, noise, scores.shape), axis=1) for noise in (2, 1.3))
     return labels, transfer, finetune
 
 
@@ -34,9 +52,6 @@ def write_all(folder: Path) -> None:
     both = predictions(86)
     curves = {"transfer": epochs(2), "finetune": epochs(3)}
     plots.write_figures(folder, *both, curves=curves, threshold=0.5, bins=15, classes=CLASSES)
-    pictures = np.random.default_rng(0).integers(0, 256, (5, 20, 20, 3), dtype=np.uint8)
-    captions = [plots.picture_caption(f"train/cat.{n}.jpg", 0, 0.1, 0.9, CLASSES) for n in range(5)]
-    plots.picture_grid(folder / "grid.png", pictures, captions)
     plots.write_dvc_plots(folder, *both[:2], threshold=0.5, bins=15, classes=CLASSES)
 
 
@@ -60,8 +75,9 @@ def test_figures_are_pictures_and_the_same_bytes_in_another_process(tmp_path: Pa
     subprocess.run([sys.executable, "-c", code], check=True)
     here = digests(tmp_path / "here")
     assert here == digests(tmp_path / "there")
+    names = ("learning_curves", "roc", "precision_recall", "reliability", "confusion")
     assert set(here) == {
-        *(f"{n}.png" for n in ("learning_curves", "roc", "precision_recall", "reliability", "confusion", "grid")),
+        *(f"{name}.{kind}" for name in names for kind in ("png", "svg")),
         *(f"{n}.csv" for n in ("roc", "precision_recall", "reliability", "confusion")),
     }
     for path in (tmp_path / "here").glob("*.png"):
@@ -85,12 +101,12 @@ def test_dvc_curves_enclose_scikit_learns_areas_with_few_points(tmp_path: Path) 
     for probabilities in both:
         plots.write_dvc_plots(tmp_path, labels, probabilities, threshold=0.5, bins=15, classes=CLASSES)
         for table, x, y, expected in (
-            (rows(tmp_path / "roc.csv"), "fpr", "tpr", metrics.roc_auc_score(labels, probabilities)),
+            (rows(tmp_path / "roc.csv"), "fpr", "tpr", metrics.roc_auc_score(labels, probabilities[:, 1])),
             (
                 rows(tmp_path / "precision_recall.csv"),
                 "recall",
                 "precision",
-                metrics.average_precision_score(labels, probabilities),
+                metrics.average_precision_score(labels, probabilities[:, 1]),
             ),
         ):
             assert len(table) <= 1000
@@ -100,7 +116,7 @@ def test_dvc_curves_enclose_scikit_learns_areas_with_few_points(tmp_path: Path) 
 
 
 def test_dvc_confusion_has_one_row_per_picture(tmp_path: Path) -> None:
-    labels, probabilities = np.array([0, 1, 1]), np.array([0.2, 0.7, 0.4])
+    labels, probabilities = np.array([0, 1, 1]), of([0.2, 0.7, 0.4])
     cat, dog = classes = ("고양이", 'a "dog", <b>')
     plots.write_dvc_plots(tmp_path, labels, probabilities, threshold=0.5, bins=2, classes=classes)
     found = [tuple(row.values()) for row in rows(tmp_path / "confusion.csv")]
@@ -109,7 +125,7 @@ def test_dvc_confusion_has_one_row_per_picture(tmp_path: Path) -> None:
 
 
 def test_one_class_only_leaves_out_the_undefined_curves(tmp_path: Path) -> None:
-    labels, probabilities = np.zeros(2, np.uint8), np.array([0.0, 1.0])
+    labels, probabilities = np.zeros(2, np.uint8), of([0.0, 1.0])
     curves = {"transfer": epochs(1), "finetune": epochs(1)}
     both = (labels, probabilities, probabilities)
     found = plots.write_figures(tmp_path, *both, curves=curves, threshold=0.5, bins=15, classes=CLASSES)
@@ -121,8 +137,122 @@ def test_one_class_only_leaves_out_the_undefined_curves(tmp_path: Path) -> None:
 
 
 def test_names_that_matplotlib_would_read_as_mathematics_are_drawn(tmp_path: Path) -> None:
-    picture = np.zeros((1, 8, 8, 3), np.uint8)
-    plots.picture_grid(tmp_path / "grid.png", picture, ["$\\frac{$.jpg\n<b>\n" + "x" * 300])
-    plots.picture_grid(tmp_path / "none.png", picture[:0], [])
-    assert {path.name for path in tmp_path.iterdir()} == {"grid.png", "none.png"}
-    plots.confusion_matrices(tmp_path / "confusion.png", *predictions(20), threshold=0.5, classes=("$a", "b$_^{"))
+    classes = ("$\\frac{$", "b$_^{ <b> & " + "x" * 300)
+    plots.confusion_matrices(tmp_path / "confusion.png", *predictions(20), threshold=0.5, classes=classes)
+    text = " ".join(ElementTree.parse(tmp_path / "confusion.svg").getroot().itertext())
+    assert "$\\frac{$" in text
+    assert "b$_^{ <b> &" in text
+
+
+def test_drawings_can_stand_together_in_one_page_and_take_its_colours(tmp_path: Path) -> None:
+    write_all(tmp_path)
+    ids: list[str] = []
+    for path in tmp_path.glob("*.svg"):
+        content = path.read_text(encoding="utf-8")
+        root = ElementTree.fromstring(content)
+        assert root.get("viewBox")
+        assert not {"width", "height"} & set(root.attrib)
+        here = [element.attrib["id"] for element in root.iter() if "id" in element.attrib]
+        used = re.findall(r'(?:url\(|href=")#([^)"]+)', content)
+        assert used
+        assert set(used) <= set(here)
+        ids += here
+        colours = re.findall(r"(?:fill|stroke): (#\w+)", content)
+        assert not colours, "a fixed colour does not follow the page's theme"
+        assert "var(--ink, #24292f)" in content
+        assert "DejaVu" not in content
+    assert len(ids) == len(set(ids))
+    for name in ("roc", "precision_recall"):
+        assert f"{name}-{plots.UNIT}" in ids
+
+
+# More than two classes
+
+
+def text_of(svg: Path) -> list[str]:
+    return [text for text in ElementTree.parse(svg).getroot().itertext() if text.strip()]
+
+
+def write_many(folder: Path, count: int, classes: int) -> None:
+    both = predictions_of_many(count, classes)
+    names = [f"class {number}" for number in range(classes)]
+    curves = {"transfer": epochs(2), "finetune": epochs(3)}
+    drawn = plots.write_figures(folder, *both, curves=curves, threshold=0.5, bins=15, classes=names)
+    assert set(drawn) == {"learning_curves", "roc", "precision_recall", "reliability", "confusion"}
+    plots.write_dvc_plots(folder, *both[:2], threshold=0.5, bins=15, classes=names)
+
+
+def test_every_class_has_its_curve_and_both_areas(tmp_path: Path) -> None:
+    write_many(tmp_path, 90, 3)
+    labels, transfer, finetune = predictions_of_many(90, 3)
+    for name, area in (("roc", metrics.roc_auc_score), ("precision_recall", metrics.average_precision_score)):
+        legend = [text for text in text_of(tmp_path / f"{name}.svg") if "→" in text]
+        assert legend == [
+            f"class {number} ({area(labels == number, transfer[:, number]):.3f} → "
+            f"{area(labels == number, finetune[:, number]):.3f})"
+            for number in range(3)
+        ]
+        pixels = np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB")).reshape(-1, 3)
+        for colour in (*plots.COLOURS.values(), *plots.CLASS_COLOURS[:3]):
+            rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+            assert (pixels == rgb).all(axis=1).sum() > 50, (name, colour)
+
+
+def test_of_many_classes_the_worst_are_drawn(tmp_path: Path) -> None:
+    write_many(tmp_path, 400, 12)
+    labels, transfer, finetune = predictions_of_many(400, 12)
+    areas = [sum(metrics.roc_auc_score(labels == n, p[:, n]) for p in (transfer, finetune)) for n in range(12)]
+    legend = [text for text in text_of(tmp_path / "roc.svg") if "→" in text]
+    assert [text.split(" (")[0] for text in legend] == [f"class {number}" for number in np.argsort(areas)[:5]]
+
+
+def test_dvc_curves_of_many_classes_enclose_their_mean_area(tmp_path: Path) -> None:
+    write_many(tmp_path, 600, 5)
+    labels, transfer, _ = predictions_of_many(600, 5)
+    one_hot = np.eye(5)[labels]
+    for table, x, y, expected in (
+        (rows(tmp_path / "roc.csv"), "fpr", "tpr", metrics.roc_auc_score(one_hot, transfer)),
+        (
+            rows(tmp_path / "precision_recall.csv"),
+            "recall",
+            "precision",
+            metrics.average_precision_score(one_hot, transfer),
+        ),
+    ):
+        points = np.array([(float(row[x]), float(row[y])) for row in table])
+        assert (points[0, 0], points[-1, 0]) == (0, 1)
+        assert np.trapezoid(points[:, 1], points[:, 0]) == pytest.approx(expected, abs=5e-3)
+    decided = [(f"class {label}", f"class {row.argmax()}") for label, row in zip(labels, transfer, strict=True)]
+    assert [tuple(row.values()) for row in rows(tmp_path / "confusion.csv")] == decided
+    bins = rows(tmp_path / "reliability.csv")
+    assert sum(int(row["count"]) for row in bins) == 600
+    hits = sum(int(row["count"]) * float(row["observed"]) for row in bins)
+    assert hits == pytest.approx(np.sum(transfer.argmax(axis=1) == labels), abs=0.01)
+
+
+@pytest.mark.parametrize(("classes", "numbers", "names"), [(4, True, True), (20, False, True), (40, False, False)])
+def test_a_confusion_matrix_shows_what_there_is_room_for(
+    tmp_path: Path, classes: int, numbers: bool, names: bool
+) -> None:
+    both = predictions_of_many(30 * classes, classes)
+    labels = [f"class {number}" for number in range(classes)]
+    plots.confusion_matrices(tmp_path / "confusion.png", *both, threshold=0.5, classes=labels)
+    text = text_of(tmp_path / "confusion.svg")
+    assert ("class 1" in text) == names
+    hits = [str(np.sum((both[0] == 1) & (p.argmax(axis=1) == 1))) for p in both[1:]]
+    assert all((hit in text) == numbers for hit in hits)
+
+
+def test_class_colours_are_seen_on_light_and_dark_paper() -> None:
+    def luminance(colour: str) -> float:  # WCAG 2.2
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    css = (Path(plots.__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
+    papers = set(re.findall(r"--card: (#\w{6})", css))
+    assert len(papers) == 2
+    for colour in plots.CLASS_COLOURS:
+        for paper in papers:
+            dark, light = sorted([luminance(colour), luminance(paper)])
+            assert (light + 0.05) / (dark + 0.05) >= 3, (colour, paper)

@@ -141,6 +141,15 @@ def test_bad_pictures_are_listed_and_copies_kept_together(tmp_path: Path) -> Non
     assert sum(count["cats"] for count in summary.counts.values()) == 15
 
 
+def test_labels_of_more_classes_than_a_byte_can_count(tmp_path: Path) -> None:
+    members = {f"class {n // 3:03}/{n}.png": picture(n, "PNG") for n in range(3 * 257)}
+    summary = prepare(archive_of(tmp_path / "a.zip", members), tmp_path / "out")
+    assert len(summary.classes) == 257
+    labels = load_dataset(tmp_path / "out").labels("test")
+    assert labels.dtype == np.uint16
+    assert sorted(labels) == list(range(257))
+
+
 def test_too_many_bad_pictures(tmp_path: Path) -> None:
     archive = archive_of(tmp_path / "a.zip", good(10) | {f"cats/bad{n}.jpg": b"x" for n in range(3)})
     prepare(archive, tmp_path / "out", max_rejected=3 / 23)  # just allowed

@@ -1,3 +1,4 @@
+import dataclasses
 import re
 import subprocess
 import sys
@@ -6,66 +7,42 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn import metrics
 
 from frostline import plots
-from frostline.evaluation import changed_decisions, evaluate, surest_mistakes
-from frostline.report import write_report
-from frostline.settings import (
-    Config,
-    Evaluate,
-    Finetune,
-    FolderData,
-    ImagenetWeights,
-    Model,
-    Phase,
-    Preprocess,
-    RandomWeights,
-    Tracking,
-    Weights,
-)
-from test_plots import epochs, predictions
+from frostline.config import compose_conf
+from frostline.evaluation import changed_decisions, evaluate, least_sure_hits, surest_mistakes
+from frostline.report import Gallery, Heat, Picture, write_report
+from frostline.settings import Config
+from test_plots import epochs, of, predictions, predictions_of_many
 
 HOSTILE = ('<script>alert("1")</script>', "고양이 & 'x'")
-IMAGENET = ImagenetWeights("imagenet", "src/frostline/download.py", "https://example.org/w.h5", 1, "00")
-RANDOM = RandomWeights("random", "src/frostline/random_weights.py", 1)
+CONF = Path(__file__).parents[1] / "conf"
 
 
-def settings(weights: Weights = RANDOM) -> Config:
-    return Config(
-        name="run <1>",
-        seed=42,
-        augment="none",
-        feature_precision="float32",
-        feature_cache_gib=20,
-        data=FolderData("folder", "/home/someone/pictures", "/home/someone/pictures"),
-        weights=weights,
-        preprocess=Preprocess(150, 0.7, 0.15, 0.15, 0.02),
-        model=Model("inception_v3", "mixed7", 1024, 0.2),
-        transfer=Phase(2, 1e-3, 32),
-        finetune=Finetune(2, 1e-5, 32, "auto"),
-        evaluate=Evaluate(0.5, 200, 15),
-        tracking=Tracking("postgresql://user:secret@host/db", "frostline", True),
-    )
+def settings(weights: str) -> Config:
+    composed = compose_conf(["data=folder", "data.path=/home/someone/pictures", f"weights={weights}"], CONF)
+    tracking = dataclasses.replace(composed.tracking, uri="postgresql://user:secret@host/db")
+    return dataclasses.replace(composed, name="run <1>", tracking=tracking)
 
 
 def write(
     folder: Path,
-    classes: tuple[str, str] = ("cat", "dog"),
-    weights: Weights = RANDOM,
+    classes: tuple[str, ...] = ("cat", "dog"),
+    weights: str = "random",
     both: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
 ) -> str:
     labels, transfer, finetune = both = both or predictions(86)
     evaluation = evaluate(*both, threshold=0.5, bins=15, resamples=200, seed=42)
     curves = {"transfer": epochs(2), "finetune": epochs(2)}
-    figures = plots.write_figures(folder, *both, curves=curves, threshold=0.5, bins=15, classes=classes)
+    drawn = plots.write_figures(folder, *both, curves=curves, threshold=0.5, bins=15, classes=classes)
     winner = {"transfer": transfer, "finetune": finetune}[evaluation.verdict.winner]
 
-    def gallery(rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        rows = rows[:3]
-        pixels = np.full((len(rows), 8, 8, 3), 100, np.uint8)
-        names = [f"train/{classes[labels[r]]}.{r}.jpg" for r in rows]
-        facts = zip(names, labels[rows], transfer[rows], finetune[rows], strict=True)
-        return pixels, [plots.picture_caption(*fact, classes) for fact in facts]
+    def gallery(rows: np.ndarray) -> Gallery:
+        pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        heat = {phase: Heat(np.eye(4)[::-1], classes[1]) for phase in curves}
+        shown = [Picture(f"{classes[labels[r]]}.{r}.jpg", [f"is {classes[labels[r]]}"], pixels, heat) for r in rows[:3]]
+        return Gallery(len(rows), shown)
 
     better, worse = changed_decisions(*both, 0.5)
     write_report(
@@ -80,15 +57,20 @@ def write(
             "ignored": 0,
             "digest": "d" * 64,
         },
+        curves=curves,
+        labels=labels,
+        both={"transfer": transfer, "finetune": finetune},
         evaluation=evaluation,
-        figures=figures,
+        figures={name: path.with_suffix(".svg") for name, path in drawn.items()},
         galleries={
             "mistakes": gallery(surest_mistakes(labels, winner, 0.5)),
+            "unsure": gallery(least_sure_hits(labels, winner, 0.5)),
             "set_right": gallery(better),
             "got_wrong": gallery(worse),
+            "suspects": gallery(worse[:1]),
         },
         command="dvc repro",
-        weights_digest="e" * 64,
+        digests={"Backbone's weights": "e" * 64, "Transfer model": "a" * 64, "Fine-tuned model": "b" * 64},
     )
     return (folder / "report.html").read_text(encoding="utf-8")
 
@@ -96,7 +78,7 @@ def write(
 class Page(HTMLParser):
     """The page's tags, its text, and whether every tag that is opened is closed in turn."""
 
-    VOID = frozenset({"meta", "link", "img"})
+    VOID = frozenset({"meta", "link", "img", "input"})
 
     def __init__(self, html: str):
         super().__init__()
@@ -116,7 +98,8 @@ class Page(HTMLParser):
         assert self.open.pop() == tag, f"</{tag}> at {self.getpos()}"
 
     def handle_data(self, data: str) -> None:
-        self.text += data
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.text += data
 
     def all(self, tag: str) -> list[dict[str, Any]]:
         return [attributes for name, attributes in self.tags if name == tag]
@@ -130,13 +113,19 @@ def test_the_page_says_the_verdict_and_stands_alone(tmp_path: Path) -> None:
     assert verdict.title in page.text
     assert verdict.detail[1:] in page.text
     for source in (attributes.get(key) for _, attributes in page.tags for key in ("src", "href")):
-        assert source is None or source.startswith("data:")
-    for loader in ("url(", "@import", "<script", "http://", "file://"):
-        assert loader not in html
+        assert source is None or source.startswith(("data:", "#"))
+    html = html.replace("http://www.w3.org/", "")  # names of SVG's vocabularies
+    html = html.replace(settings("random").model.imagenet.url, "")  # shown as a setting
+    for loader in (r"url\((?!#)", "@import", "https?:", "file://", r"import\(", r"fetch\(", "XMLHttpRequest"):
+        assert not re.search(loader, html), loader
+    assert [script for script in page.all("script") if "src" in script] == []
     assert page.all("html") == [{"lang": "en"}]
     assert len(page.all("img")) >= 5 + 3
     assert all(image["alt"] for image in page.all("img"))
-    assert all(header.get("scope") in {"row", "col"} for header in page.all("th"))
+    assert all(header.get("scope") in {"row", "col", "rowgroup", "colgroup"} for header in page.all("th"))
+    drawings = page.all("svg")
+    assert len(drawings) == 5
+    assert all(drawing["role"] == "img" and drawing["aria-label"] for drawing in drawings)
     levels = [int(tag[1]) for tag, _ in page.tags if tag in {"h1", "h2", "h3"}]
     assert levels.count(1) == 1
     assert all(after <= before + 1 for before, after in zip([0, *levels], levels, strict=False))
@@ -144,7 +133,15 @@ def test_the_page_says_the_verdict_and_stands_alone(tmp_path: Path) -> None:
 
 def test_the_page_names_its_inputs_but_no_machine_and_no_password(tmp_path: Path) -> None:
     html = write(tmp_path)
-    for text in ("dvc repro", "d" * 64, "e" * 64, "1,234", "not a &lt;picture&gt;: 3", "…/pictures"):
+    for text in (
+        "dvc repro",
+        "make install",
+        *(letter * 64 for letter in "deab"),
+        "frostline.git_commit",
+        "1,234",
+        "not a &lt;picture&gt;: 3",
+        "…/pictures",
+    ):
         assert text in html
     assert html.index("not a &lt;picture&gt;") < html.index("empty file")  # the most frequent reason first
     for text in ("/home/someone", "secret", "postgresql", str(tmp_path)):
@@ -153,20 +150,22 @@ def test_the_page_names_its_inputs_but_no_machine_and_no_password(tmp_path: Path
 
 def test_names_are_escaped(tmp_path: Path) -> None:
     html = write(tmp_path, classes=HOSTILE)
-    assert "<script" not in html
+    assert "<script>alert" not in html
+    assert html.count("<script") == 2  # our own: numbers, and what shows them
     assert "run <1>" not in html
     page = Page(html)
     assert all(name in page.text for name in (*HOSTILE, "run <1>"))
     assert any(HOSTILE[0] in image["alt"] for image in page.all("img"))
+    assert any(HOSTILE[0] in drawing["aria-label"] for drawing in page.all("svg"))
 
 
 def test_an_untrained_backbone_is_named_as_such(tmp_path: Path) -> None:
-    assert "The backbone is untrained" in write(tmp_path, weights=RANDOM)
-    assert "untrained" not in write(tmp_path, weights=IMAGENET)
+    assert "The backbone is untrained" in write(tmp_path, weights="random")
+    assert "untrained" not in write(tmp_path, weights="imagenet")
 
 
 def test_one_class_and_no_mistakes_still_make_a_page(tmp_path: Path) -> None:
-    sure = np.zeros(2)
+    sure = of(np.zeros(2))
     html = write(tmp_path, both=(np.zeros(2, np.uint8), sure, sure))
     page = Page(html)
     for text in ("No difference that could not be chance", "Only 2 test pictures", "every test picture is decided"):
@@ -183,3 +182,49 @@ def test_the_same_bytes_in_another_process(tmp_path: Path) -> None:
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert (tmp_path / "there" / "report.html").read_text(encoding="utf-8") == html
+
+
+# More than two classes
+
+MANY = ("alligator", "bird", "cat", '<script>alert("1")</script>')
+
+
+def test_many_classes_have_a_table_each_instead_of_the_explorer(tmp_path: Path) -> None:
+    both = predictions_of_many(90, 4)
+    html = write(tmp_path, MANY, both=both)
+    page = Page(html)
+    assert f"to tell alligator, bird, cat and {MANY[3]} apart" in page.text
+    assert "<script>alert" not in html
+    assert html.count("<script") == 1
+    assert 'id="threshold"' not in html
+    targets = {link["href"].removeprefix("#") for link in page.all("a")}
+    assert targets <= {attributes.get("id") for _, attributes in page.tags}
+    labels, *phases = both
+    precision, recall = (
+        [score(labels, p.argmax(axis=1), average=None)[1] for p in phases]
+        for score in (metrics.precision_score, metrics.recall_score)
+    )
+    row = f"bird{np.sum(labels == 1)}" + "".join(f"{value:.3f}" for value in (*precision, *recall))
+    assert row in page.text
+    assert len(page.all("svg")) == 5
+    assert any(MANY[3] in drawing["aria-label"] for drawing in page.all("svg"))
+    assert "is decided to be of its most probable class" in page.text
+    assert "of the other class" not in page.text
+
+
+def test_the_most_confused_pairs_are_those_of_the_winner_either_way(tmp_path: Path) -> None:
+    labels = np.array([0, 0, 0, 1, 1, 2, 2, 3], np.uint8)
+    decided = {"transfer": [1, 0, 0, 1, 0, 2, 1, 3], "finetune": [1, 1, 0, 0, 1, 2, 1, 3]}
+    transfer, finetune = (np.eye(4)[found] * 0.6 + 0.1 for found in decided.values())
+    page = Page(write(tmp_path, ("ape", "bee", "cow", "doe"), both=(labels, transfer, finetune)))
+    pairs = page.text[page.text.index("Most confused pairs") :]
+    assert "ape, bee23" in pairs
+    assert pairs.index("ape, bee23") < pairs.index("bee, cow11")
+    assert "cow, doe" not in pairs[: pairs.index("All test figures")]
+
+
+def test_no_mistake_among_many_classes(tmp_path: Path) -> None:
+    labels = np.arange(3, dtype=np.uint8)
+    page = Page(write(tmp_path, MANY[:3], both=(labels, np.eye(3), np.eye(3))))
+    assert "None: every test picture is decided correctly." in page.text
+    assert not re.search(r"\bnan\b", page.text, re.IGNORECASE)

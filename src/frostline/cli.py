@@ -125,9 +125,11 @@ def _export(arguments: argparse.Namespace) -> int:
     pictures = check_pictures(arguments.places, model.input_shape[1])
     output = arguments.output or default_path(path, arguments.to)
     difference = export(model, arguments.to, output, pictures)
-    print(f"{output}: differs from {path} by at most {difference:.1e} on {len(pictures)} pictures")
-    given = f"P({classes[1]}), (N, 1)" if model.output_shape[1] == 1 else f"probabilities of {', '.join(classes)}"
-    print(f"takes pictures {(*'N', *model.input_shape[1:])} float32, RGB from 0 to 255; gives {given}")
+    count = f"{len(pictures)} picture{'s' * (len(pictures) != 1)}"
+    print(f"{output}: differs from {path} by at most {difference:.1e} on {count}")
+    size = model.input_shape[1]
+    given = f"P({classes[1]}), (N, 1)" if model.output_shape[1] == 1 else f"P of each class, (N, {len(classes)})"
+    print(f"takes (N, {size}, {size}, 3) float32, RGB from 0 to 255; gives {given}")
     return 0
 
 

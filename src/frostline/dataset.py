@@ -51,9 +51,9 @@ class Dataset:
         array: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
         return array
 
-    def labels(self, split: str) -> NDArray[np.uint8]:
-        """Return the class indices as (N,) uint8; there are none for the unlabelled."""
-        array: NDArray[np.uint8] = np.load(self.folder / labels_file(split), allow_pickle=False)
+    def labels(self, split: str) -> NDArray[np.unsignedinteger]:
+        """Return the class indices as (N,) uint8, or wider past 256 classes; there are none for the unlabelled."""
+        array: NDArray[np.unsignedinteger] = np.load(self.folder / labels_file(split), allow_pickle=False)
         return array
 
 

@@ -1,11 +1,11 @@
 """The two phases on the same test set: which is better, by how much, and whether that could be chance.
 
-Both phases predict P(second class). Every interval is a 95% percentile interval of the paired bootstrap
+Both phases predict a probability per class. Every interval is a 95% percentile interval of the paired bootstrap
 (Efron & Tibshirani 1993, "An Introduction to the Bootstrap", ch. 13). It covers which pictures the test set
 happens to hold, not the luck of training: another seed gives another model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -76,6 +76,7 @@ class Evaluation:
 
     pictures: int
     threshold: float
+    """For two classes: P(second) above which it is decided."""
     figures: dict[str, dict[str, float]]
     confusion: dict[str, np.ndarray]
     difference: dict[str, float]
@@ -115,9 +116,9 @@ def evaluate(
     resamples: int,
     seed: int,
 ) -> Evaluation:
-    """Compare the phases' probabilities of the second class, both (N,), on `labels` (N,) 0 or 1.
+    """Compare the phases' probabilities, both (N, classes), on `labels` (N,), class indices.
 
-    A picture is decided to be of the second class above `threshold`, as Keras' accuracy decides.
+    A picture is decided to be of its most probable class; of two, of the second above `threshold`.
     Raises FrostlineError for an empty test set and for probabilities that are not numbers from 0 to 1.
     """
     labels = np.asarray(labels).astype(np.int64)
@@ -143,9 +144,9 @@ def _check(labels: np.ndarray, phases: Mapping[str, np.ndarray]) -> None:
     if not len(labels):
         raise FrostlineError("The test set is empty.\nAdd labelled pictures or raise preprocess.test.")
     for phase, probabilities in phases.items():
-        if probabilities.shape != labels.shape:
+        if probabilities.ndim != 2 or len(probabilities) != len(labels):
             raise ValueError(f"{phase}: {probabilities.shape} probabilities for {labels.shape} labels")
-        bad = int(np.sum(~((probabilities >= 0) & (probabilities <= 1))))
+        bad = int(np.sum(~np.all((probabilities >= 0) & (probabilities <= 1), axis=1)))
         if bad:
             raise FrostlineError(
                 f"The {phase} model's prediction is no probability for {bad} of {len(labels)} test pictures: "
@@ -154,53 +155,120 @@ def _check(labels: np.ndarray, phases: Mapping[str, np.ndarray]) -> None:
 
 
 def figures(labels: np.ndarray, probabilities: np.ndarray, threshold: float, bins: int) -> dict[str, float]:
-    """Return log_loss, accuracy, roc_auc, average_precision, f1, brier and ece; inputs are (N,).
+    """Return log_loss, accuracy, roc_auc, average_precision, f1, brier and ece.
 
-    roc_auc and average_precision are absent where `labels` holds one class only, f1 where the second class is
-    neither present nor decided. log_loss clips to [1e-7, 1 - 1e-7] as Keras does. ece is the expected
-    calibration error of P(second class) (Naeini, Cooper & Hauskrecht 2015, "Obtaining well calibrated
-    probabilities using Bayesian binning") over `bins` equal-width bins (Guo et al. 2017, "On calibration of
-    modern neural networks"): it does not depend on `threshold`, and is what the reliability diagram shows.
+    `labels` (N,) class indices, `probabilities` (N, classes). roc_auc, average_precision and f1 are those of the
+    second of two classes, and for more the mean of each class' against the rest (macro average); see
+    `class_figures` for where they are undefined, and so absent. log_loss clips to [1e-7, 1 - 1e-7] as Keras does.
+    brier is the mean of `squared_errors`. ece is the expected calibration error (Naeini, Cooper & Hauskrecht 2015,
+    "Obtaining well calibrated probabilities using Bayesian binning") over `bins` equal-width bins (Guo et al. 2017,
+    "On calibration of modern neural networks"), of what the reliability diagram shows.
     """
     decided = decide(probabilities, threshold)
     found = {
         "log_loss": float(np.mean(log_losses(labels, probabilities))),
         "accuracy": float(np.mean(decided == labels)),
     }
-    if 0 < np.sum(labels) < len(labels):
-        found["roc_auc"] = float(metrics.roc_auc_score(labels, probabilities))
-        found["average_precision"] = float(metrics.average_precision_score(labels, probabilities))
-    if np.any(labels) or np.any(decided):
-        found["f1"] = float(metrics.f1_score(labels, decided))
-    found["brier"] = float(np.mean((probabilities - labels) ** 2))
+    by_class = class_figures(labels, probabilities, threshold)
+    for name in ("roc_auc", "average_precision", "f1"):
+        values = [each[name] for each in by_class.values() if name in each]
+        if values:
+            found[name] = float(np.mean(values))
+    found["brier"] = float(np.mean(squared_errors(labels, probabilities)))
     predicted, observed, counts = reliability(labels, probabilities, bins)
     found["ece"] = float(np.sum(counts * np.abs(observed - predicted)) / len(labels))
     return found
 
 
+def class_figures(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> dict[int, dict[str, float]]:
+    """Return roc_auc, average_precision and f1 of each of the `scored_classes` against the rest.
+
+    The first two are absent where `labels` holds the class only or not at all, f1 where it is neither present nor
+    decided.
+    """
+    decided, ranked = decide(probabilities, threshold), ranked_classes(labels, probabilities)
+    found: dict[int, dict[str, float]] = {}
+    for number in scored_classes(probabilities):
+        actual, scores = labels == number, probabilities[:, number]
+        one = found[number] = {}
+        if number in ranked:
+            one["roc_auc"] = float(metrics.roc_auc_score(actual, scores))
+            one["average_precision"] = float(metrics.average_precision_score(actual, scores))
+        if np.any(actual) or np.any(decided == number):
+            one["f1"] = float(metrics.f1_score(actual, decided == number))
+    return found
+
+
+def scored_classes(probabilities: np.ndarray) -> list[int]:
+    """The classes that are judged against the rest: each; but of two only the second, as the first says no more."""
+    count = probabilities.shape[1]
+    return [1] if count == 2 else list(range(count))
+
+
+def ranked_classes(labels: np.ndarray, probabilities: np.ndarray) -> list[int]:
+    """Those of the `scored_classes` that `labels` holds, but not alone: they have ROC and precision–recall curves."""
+    return [number for number in scored_classes(probabilities) if 0 < np.sum(labels == number) < len(labels)]
+
+
+def squared_errors(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Brier's score of each picture, (N,): the squared error of P(second), for more classes the sum of each one's."""
+    scored = scored_classes(probabilities)
+    errors: np.ndarray = np.sum((probabilities[:, scored] - (labels[:, None] == scored)) ** 2, axis=1)
+    return errors
+
+
 def decide(probabilities: np.ndarray, threshold: float) -> np.ndarray:
-    """The decided class of each picture, (N,) int64: 1 above `threshold`, else 0."""
-    return (probabilities > threshold).astype(np.int64)
+    """The decided class of each picture, (N,) int64: the most probable one; of two, the second above `threshold`."""
+    if probabilities.shape[1] == 2:
+        return (probabilities[:, 1] > threshold).astype(np.int64)
+    decided: np.ndarray = np.argmax(probabilities, axis=1)
+    return decided
+
+
+def sureness(probabilities: np.ndarray, threshold: float) -> np.ndarray:
+    """How far each decision is from another one, (N,): the lead over the next class; of two, that over `threshold`."""
+    if probabilities.shape[1] == 2:
+        return np.abs(probabilities[:, 1] - threshold)
+    next_best, best = np.partition(probabilities, (-2, -1), axis=1)[:, -2:].T
+    lead: np.ndarray = best - next_best
+    return lead
+
+
+def confidences(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the probabilities whose calibration is judged, (N,), and whether each came true, (N,) bool.
+
+    They are those of the most probable class (Guo et al. 2017); of two classes, those of the second.
+    """
+    if probabilities.shape[1] == 2:
+        return probabilities[:, 1], labels == 1
+    return probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return mean predicted probability, observed share of the second class and count of each filled bin.
+    """Return mean predicted probability, share that came true and count of each filled bin of the `confidences`.
 
     `bins` bins of equal width over [0, 1], open below and closed above (Guo et al. 2017), the first closed.
     """
     edges = np.linspace(0, 1, bins + 1)
-    index = np.searchsorted(edges[1:-1], probabilities)
+    confidence, came_true = confidences(labels, probabilities)
+    index = np.searchsorted(edges[1:-1], confidence)
     counts = np.bincount(index, minlength=bins)
     filled = counts > 0
-    predicted = np.bincount(index, probabilities, minlength=bins)[filled] / counts[filled]
-    observed = np.bincount(index, labels, minlength=bins)[filled] / counts[filled]
+    predicted = np.bincount(index, confidence, minlength=bins)[filled] / counts[filled]
+    observed = np.bincount(index, came_true, minlength=bins)[filled] / counts[filled]
     return predicted, observed, counts[filled]
 
 
 def confusion_matrix(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> np.ndarray:
-    """Count pictures, (2, 2) int64: rows are the actual class, columns the decided one."""
-    decided = decide(probabilities, threshold)
-    return np.bincount(2 * np.asarray(labels, np.int64) + decided, minlength=4).reshape(2, 2)
+    """Count pictures, (classes, classes) int64: rows are the actual class, columns the decided one."""
+    count = probabilities.shape[1]
+    pairs = count * np.asarray(labels, np.int64) + decide(probabilities, threshold)
+    return np.bincount(pairs, minlength=count**2).reshape(count, count)
+
+
+def threshold_counts(labels: np.ndarray, probabilities: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
+    """The confusion matrix of two classes at each of `thresholds`, (T, 2, 2) int64."""
+    return np.stack([confusion_matrix(labels, probabilities, threshold) for threshold in thresholds])
 
 
 def bootstrap_intervals(
@@ -215,12 +283,14 @@ def bootstrap_intervals(
     """Return 95% percentile intervals of INTERVAL_FIGURES for each phase and for finetune - transfer.
 
     Each resample draws N pictures with replacement, the same for both phases: the difference is paired.
-    roc_auc leaves out resamples that hold one class only, and is absent where `labels` does.
+    roc_auc leaves out, in each resample, the classes that it holds only or not at all, and resamples of one class; it
+    is absent where `labels` holds one class only.
     """
-    count, two_classes = len(labels), 0 < np.sum(labels) < len(labels)
+    count = len(labels)
+    ranked = ranked_classes(labels, transfer)
     per_picture = {
         phase: np.stack(
-            [log_losses(labels, p), decide(p, threshold) == labels, (p - labels) ** 2],
+            [log_losses(labels, p), decide(p, threshold) == labels, squared_errors(labels, p)],
             axis=1,
             dtype=np.float64,
         )
@@ -237,15 +307,16 @@ def bootstrap_intervals(
         cells = rng.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
         times = np.bincount(cells.ravel(), minlength=size * count).reshape(size, count).astype(np.float64)
         means.append(times @ columns / count)
-        if two_classes:
-            areas.append([_roc_aucs(times, labels, p) for p in (transfer, finetune)])
+        if ranked:
+            drawn = np.ascontiguousarray(times.T)
+            areas.append([_mean_roc_aucs(drawn, labels, p, ranked) for p in (transfer, finetune)])
 
     mean = np.concatenate(means).reshape(resamples, 3, 3)
     samples = {
         part: dict(zip(("log_loss", "accuracy", "brier"), mean[:, i].T, strict=True))
         for i, part in enumerate(per_picture)
     }
-    if two_classes:
+    if ranked:
         before, after = np.concatenate(areas, axis=1)
         for part, area in (("transfer", before), ("finetune", after), ("difference", after - before)):
             samples[part]["roc_auc"] = area[~np.isnan(area)]
@@ -255,20 +326,33 @@ def bootstrap_intervals(
     }
 
 
-def _roc_aucs(times: np.ndarray, labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Areas under the ROC curve, (R,), of R resamples that hold picture i `times` (R, N) [:, i] times.
+def _mean_roc_aucs(
+    drawn: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, classes: Sequence[int]
+) -> np.ndarray:
+    """The mean of `_roc_aucs` over those of `classes` for which they are defined; NaN where there is none."""
+    areas = np.stack([_roc_aucs(drawn, labels == number, probabilities[:, number]) for number in classes])
+    defined = np.sum(~np.isnan(areas), axis=0)
+    means = np.full(areas.shape[1], np.nan)
+    np.divide(np.nansum(areas, axis=0), defined, out=means, where=defined > 0)
+    return means
 
-    The Mann-Whitney form: the share of (first, second) class pairs that are in order, ties count half
-    (Hanley & McNeil 1982). NaN where a resample holds one class only.
+
+def _roc_aucs(drawn: np.ndarray, actual: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Areas under the ROC curve, (R,), of R resamples that hold picture i `drawn` (N, R) [i] times.
+
+    The Mann-Whitney form: the share of pairs, one of the `actual` (N,) bool and one of the others, whose
+    `probabilities` (N,) are in order; ties count half (Hanley & McNeil 1982). NaN where a resample holds no pair.
     """
     order = np.argsort(probabilities, kind="stable")
-    starts = np.flatnonzero(np.diff(probabilities[order], prepend=-1.0))  # of each run of equal probabilities
-    sorted_times, second = times[:, order], labels[order] == 1
-    positives = np.add.reduceat(sorted_times * second, starts, axis=1)
-    negatives = np.add.reduceat(sorted_times * ~second, starts, axis=1)
-    below = np.cumsum(negatives, axis=1) - negatives / 2
-    pairs = positives.sum(axis=1) * negatives.sum(axis=1)
-    ordered: np.ndarray = np.einsum("rg,rg->r", positives, below)
+    ranked, rows = probabilities[order], order[actual[order]]
+    below = np.zeros((len(order) + 1, drawn.shape[1]))  # row k: how often the k lowest pictures are drawn
+    np.cumsum(drawn[order], axis=0, out=below[1:])
+    lower, not_higher = (np.searchsorted(ranked, probabilities[rows], side) for side in ("left", "right"))
+    times = drawn[rows]
+    positives = times.sum(axis=0)
+    # Pairs of two actual ones, of which one half is in order, are counted, too, and taken off again.
+    ordered = np.einsum("pr,pr->r", times, (below[lower] + below[not_higher]) / 2) - positives**2 / 2
+    pairs = positives * (below[-1] - positives)
     areas = np.full(len(pairs), np.nan)
     np.divide(ordered, pairs, out=areas, where=pairs > 0)
     return areas
@@ -293,17 +377,30 @@ def mcnemar(labels: np.ndarray, transfer: np.ndarray, finetune: np.ndarray, thre
 def changed_decisions(
     labels: np.ndarray, transfer: np.ndarray, finetune: np.ndarray, threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows that fine-tuning set right and those it got wrong, the largest change first."""
+    """Return the rows that fine-tuning set right and those it got wrong, the largest change of P(actual) first."""
     before, after = decide(transfer, threshold) == labels, decide(finetune, threshold) == labels
-    order = np.argsort(-np.abs(finetune - transfer), kind="stable")
+    order = np.argsort(-np.abs(_of_actual(labels, finetune) - _of_actual(labels, transfer)), kind="stable")
     return order[(after & ~before)[order]], order[(before & ~after)[order]]
 
 
 def surest_mistakes(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> np.ndarray:
     """Return the rows of wrong decisions, the least probable actual class first."""
-    order = np.argsort(-np.abs(probabilities - labels), kind="stable")
+    order = np.argsort(_of_actual(labels, probabilities), kind="stable")
     mistakes: np.ndarray = order[(decide(probabilities, threshold) != labels)[order]]
     return mistakes
+
+
+def least_sure_hits(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> np.ndarray:
+    """Return the rows of correct decisions, the least sure first (see `sureness`)."""
+    order = np.argsort(sureness(probabilities, threshold), kind="stable")
+    hits: np.ndarray = order[(decide(probabilities, threshold) == labels)[order]]
+    return hits
+
+
+def _of_actual(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """The probability of each picture's actual class, (N,)."""
+    actual: np.ndarray = probabilities[np.arange(len(labels)), labels]
+    return actual
 
 
 def verdict(

@@ -1,12 +1,16 @@
-"""Binary cross-entropy per picture, as Keras computes it."""
+"""Cross-entropy per picture, as Keras computes it."""
 
 import numpy as np
 
-_CLIP = 1e-7  # keras.config.epsilon(), which Keras' binary cross-entropy keeps from 0 and 1
+_CLIP = 1e-7  # keras.config.epsilon(), which Keras' cross-entropies keep from 0 and 1
 
 
 def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """-ln P(actual class) of each picture: `labels` (N,) 0 or 1, `probabilities` (N,) of the second class."""
-    clipped = np.clip(probabilities, _CLIP, 1 - _CLIP)
-    losses: np.ndarray = -np.where(labels == 1, np.log(clipped), np.log1p(-clipped))
+    """-ln P(actual class) of each picture, (N,): `labels` (N,) are class indices, `probabilities` (N, classes)."""
+    if probabilities.shape[1] == 2:  # by P(second) alone, as binary cross-entropy: 1 - P may be rounded
+        second = np.clip(probabilities[:, 1], _CLIP, 1 - _CLIP)
+        losses: np.ndarray = -np.where(labels == 1, np.log(second), np.log1p(-second))
+    else:
+        actual = probabilities[np.arange(len(labels)), labels]
+        losses = -np.log(np.clip(actual, _CLIP, 1 - _CLIP))
     return losses

@@ -3,9 +3,8 @@
 import contextlib
 import io
 import logging
-import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 
 from frostline.files import replacing
-from frostline.stderr import stderr_into
+from frostline.stderr import silent_stderr
 
 PIXELS_LIMIT = 100_000_000
 """Larger pictures are refused before they are decoded: 100 megapixels are 300 MB as RGB."""
@@ -89,7 +88,7 @@ def _decode(data: bytes, size: int) -> NDArray[np.uint8]:
         if image.width * image.height > PIXELS_LIMIT:
             raise PictureTooLargeError(_TOO_LARGE)
         image.draft(None, (size, size))
-        with _silenced() if image.format == "TIFF" else contextlib.nullcontext():
+        with silent_stderr() if image.format == "TIFF" else contextlib.nullcontext():  # libtiff's complaints
             image.load()
         orientation = 1
         with contextlib.suppress(Exception):  # a broken EXIF block does not spoil the picture
@@ -98,13 +97,6 @@ def _decode(data: bytes, size: int) -> NDArray[np.uint8]:
     if orientation in _UPRIGHT:  # turning the small square is turning the picture, at a fraction of the cost
         small = small.transpose(_UPRIGHT[orientation])
     return np.array(small)
-
-
-@contextlib.contextmanager
-def _silenced() -> Iterator[None]:
-    """Keep libtiff quiet: it writes its complaints to file descriptor 2, past Python and Pillow."""
-    with Path(os.devnull).open("wb") as nowhere, stderr_into(nowhere):
-        yield
 
 
 def _to_rgb(image: Image.Image, size: int) -> Image.Image:
@@ -136,6 +128,13 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
 
 def _scale(image: Image.Image, size: int) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
+
+
+def as_png(picture: NDArray[np.uint8]) -> bytes:
+    """The file content, as PNG, of `picture`, (height, width, 3) uint8 RGB."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(picture)).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def contact_sheet(pictures: NDArray[np.uint8], captions: Sequence[str], path: Path) -> None:

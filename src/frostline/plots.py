@@ -1,10 +1,15 @@
-"""Figures as PNG, and curves as CSV for `dvc plots`: one colour per phase, the same bytes each time.
+"""Figures as PNG and SVG, and curves as CSV for `dvc plots`: one colour per phase, the same bytes each time.
 
-Every function writes one file, whole or not at all, and leaves no state behind in matplotlib.
+Every function writes whole files or none, and leaves no state behind in matplotlib. The PNG is for DVC and MLflow; the
+SVG beside it is for the report: its colours follow the page's light or dark theme, its text is text.
 """
 
+import functools
+import io
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +17,20 @@ import matplotlib
 import matplotlib.style
 import numpy as np
 from matplotlib import font_manager
-from matplotlib.colors import to_rgb
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
-from frostline.evaluation import confusion_matrix, decide, reliability
-from frostline.files import replacing, write_csv
+from frostline.evaluation import (
+    class_figures,
+    confidences,
+    confusion_matrix,
+    decide,
+    ranked_classes,
+    reliability,
+)
+from frostline.files import replacing, write_csv, write_text
 
 Epoch = Mapping[str, Any]
 """One epoch's figures: train/loss, train/accuracy, validation/loss, validation/accuracy."""
@@ -26,27 +39,45 @@ NAMES = {"transfer": "Transfer", "finetune": "Fine-tuned"}
 COLOURS = {"transfer": "#0072B2", "finetune": "#D55E00"}
 """Blue and vermillion of Okabe & Ito's colour-blind-safe palette (2008, "Color Universal Design")."""
 
-_INK, _FAINT = "#24292f", "#d0d7de"
+CLASS_COLOURS = ("#00866B", "#B5589B", "#9A7B00", "#7A70D8", "#7A7A7A")
+"""Unlike the phases' and each other, and with a contrast of 3 to 1 to light and dark paper alike."""
+
+MOST_CURVES, WORST_CURVES = 10, 5
+"""Classes whose ROC and precision–recall curves can be told apart; of more, so many of the worst are drawn."""
+
+_INK, _EDGE, _GRID, _PAPER = "#24292f", "#8c959f", "#eaeef2", "#ffffff"
+_VARIABLES = {  # colour: the CSS variable that may replace it in a page
+    _INK: "ink",
+    _EDGE: "edge",
+    _GRID: "grid",
+    _PAPER: "card",
+    **{colour.lower(): phase for phase, colour in COLOURS.items()},
+}
+UNIT = "unit"
+"""In the SVG of the ROC and precision–recall curves, the id of the square from (0, 0) to (1, 1), after the name."""
 _POINTS = 500  # of each phase's curve: more cannot be seen, and makes `dvc plots` slow
+_MOST_NUMBERS, _MOST_NAMES = 15, 30  # classes whose counts and names a confusion matrix can show
 _WIDTH, _DPI = 5.0, 200  # inches, pixels per inch: sharp at 600 CSS pixels, text still legible at 350
 _STYLE = {
     "font.size": 10,
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
-    "axes.edgecolor": "#8c959f",
+    "axes.edgecolor": _EDGE,
     "axes.labelcolor": _INK,
     "axes.titlecolor": _INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": "#eaeef2",
+    "grid.color": _GRID,
     "xtick.color": _INK,
     "ytick.color": _INK,
     "text.color": _INK,
     "legend.frameon": False,
     "legend.fontsize": 9,
     "lines.linewidth": 2,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "frostline",
 }
 # DejaVu Sans comes with matplotlib; names in other scripts fall back to one of these where it is installed.
 _FALLBACK_FONTS = (
@@ -60,13 +91,31 @@ _FALLBACK_FONTS = (
 
 @contextmanager
 def _drawing(path: Path, height: float) -> Iterator[Figure]:
-    """Yield an empty figure, `height` inches high; write it to `path` as PNG when the block ends."""
+    """Yield an empty figure, `height` inches high; when the block ends, write the PNG `path` and the SVG beside it."""
     fonts = ["DejaVu Sans", *(name for name in _FALLBACK_FONTS if name in font_manager.get_font_names())]
     with matplotlib.style.context(["default", {**_STYLE, "font.family": fonts}]):
         figure = Figure(figsize=(_WIDTH, height), layout="constrained")
         yield figure
         with replacing(path) as temporary:
             figure.savefig(temporary, format="png", dpi=_DPI, metadata={"Software": None})
+        svg = io.StringIO()
+        figure.savefig(svg, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        write_text(path.with_suffix(".svg"), _themed(svg.getvalue(), path.stem))
+
+
+def _themed(svg: str, name: str) -> str:
+    """matplotlib's `svg`, ready to stand in a page among others.
+
+    It has no preamble and no fixed size, its ids begin with `name`, and a page can set its colours and font.
+    """
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'^<svg([^>]*?) width="[^"]*"', r"<svg\1", re.sub(r'^<svg([^>]*?) height="[^"]*"', r"<svg\1", svg))
+    svg = re.sub(r' id="', f' id="{name}-', svg)
+    svg = re.sub(r'(url\(|href=")#', rf"\1#{name}-", svg)
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: var(--font, sans-serif)", svg)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(f": {colour}", f": var(--{variable}, {colour})")
+    return svg
 
 
 def learning_curves(path: Path, transfer: Sequence[Epoch], finetune: Sequence[Epoch]) -> None:
@@ -90,35 +139,116 @@ def learning_curves(path: Path, transfer: Sequence[Epoch], finetune: Sequence[Ep
         axes.set_xlim(0.5, total + 0.5)
         axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
         upper = figure.axes[0]
-        upper.text(len(transfer) + 0.55, 0.97, "layers thawed", transform=upper.get_xaxis_transform(), va="top")
+        upper.text(len(transfer) + 0.5, 1.02, "layers thawed", transform=upper.get_xaxis_transform(), ha="center")
         figure.legend(*upper.get_legend_handles_labels(), loc="outside upper center", ncols=2)
 
 
+@dataclass(frozen=True)
+class Curve:
+    """A curve of one class against the rest, and what the chart of it says."""
+
+    points: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+    """From whether each picture is of the class, (N,) bool, and its P(class), (N,), to x, from 0 to 1, and y."""
+    at: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+    """From places on the x axis and the points' x and y to y at these places."""
+    style: str
+    """matplotlib's `drawstyle` that shows the same."""
+    figure: str
+    """The area below it, as `evaluation` names it."""
+    x: str
+    y: str
+
+
+def _roc_points(actual: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    false_positives, true_positives, _ = roc_curve(actual, scores)
+    return false_positives, true_positives
+
+
+def _precision_recall_points(actual: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    precision, recall, _ = precision_recall_curve(actual, scores)
+    return recall[::-1], precision[::-1]
+
+
+def _straight(places: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    heights: np.ndarray = np.interp(places, x, y)
+    heights[0] = 0  # a ROC curve begins at (0, 0), though it may rise at once
+    return heights
+
+
+def _steps(places: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    heights: np.ndarray = y[np.searchsorted(x, places)]
+    return heights
+
+
+ROC = Curve(_roc_points, _straight, "default", "roc_auc", "False positive rate", "True positive rate")
+PRECISION_RECALL = Curve(_precision_recall_points, _steps, "steps-pre", "average_precision", "Recall", "Precision")
+CURVES = {"roc": ROC, "precision_recall": PRECISION_RECALL}
+
+
 def roc(path: Path, labels: np.ndarray, transfer: np.ndarray, finetune: np.ndarray) -> None:
-    """True against false positive rate of P(second class); `labels` (N,) must hold both classes."""
+    """True against false positive rate of P(second) of two classes, (N, 2); `labels` (N,) must hold both."""
     with _drawing(path, 4.2) as figure:
         axes = figure.add_subplot()
+        _mark_unit_square(axes)
         axes.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle=":", label="Chance")
         for phase, probabilities in (("transfer", transfer), ("finetune", finetune)):
-            area = roc_auc_score(labels, probabilities)
+            area = roc_auc_score(labels, probabilities[:, 1])
             label = f"{NAMES[phase]} (area {area:.3f})"
-            axes.plot(*_roc(labels, probabilities), color=COLOURS[phase], label=label)
-        axes.set(xlabel="False positive rate", ylabel="True positive rate", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+            axes.plot(*_curve(ROC, labels, probabilities), color=COLOURS[phase], label=label)
+        axes.set(xlabel=ROC.x, ylabel=ROC.y, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
         axes.legend(loc="lower right")
 
 
 def precision_recall(path: Path, labels: np.ndarray, transfer: np.ndarray, finetune: np.ndarray) -> None:
-    """Precision against recall of P(second class); `labels` (N,) must hold both classes."""
+    """Precision against recall of P(second) of two classes, (N, 2); `labels` (N,) must hold both."""
     with _drawing(path, 4.2) as figure:
         axes = figure.add_subplot()
+        _mark_unit_square(axes)
         axes.axhline(float(np.mean(labels)), color=_INK, linewidth=1, linestyle=":", label="Chance")
         for phase, probabilities in (("transfer", transfer), ("finetune", finetune)):
-            area = average_precision_score(labels, probabilities)
+            area = average_precision_score(labels, probabilities[:, 1])
             label = f"{NAMES[phase]} (average precision {area:.3f})"
-            recall, precision = _precision_recall(labels, probabilities)
-            axes.plot(recall, precision, drawstyle="steps-pre", color=COLOURS[phase], label=label)
-        axes.set(xlabel="Recall", ylabel="Precision", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+            recall, precision = _curve(PRECISION_RECALL, labels, probabilities)
+            axes.plot(recall, precision, drawstyle=PRECISION_RECALL.style, color=COLOURS[phase], label=label)
+        axes.set(xlabel=PRECISION_RECALL.x, ylabel=PRECISION_RECALL.y, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
         axes.legend(loc="lower left")
+
+
+def class_curves(
+    path: Path, labels: np.ndarray, transfer: np.ndarray, finetune: np.ndarray, *, curve: Curve, classes: Sequence[str]
+) -> None:
+    """Each class' `curve` against the rest, a panel per phase, and their mean in the phase's colour.
+
+    Of many classes only the worst ones, by the areas in both phases. `labels` (N,) must hold two classes at least.
+    """
+    both = {"transfer": transfer, "finetune": finetune}
+    figures = {phase: class_figures(labels, p, threshold=0.5) for phase, p in both.items()}
+    drawn = ranked = ranked_classes(labels, transfer)
+    areas = {phase: {number: found[number][curve.figure] for number in ranked} for phase, found in figures.items()}
+    if len(ranked) > MOST_CURVES:
+        drawn = sorted(ranked, key=lambda number: areas["transfer"][number] + areas["finetune"][number])[:WORST_CURVES]
+    with _drawing(path, 3.1 + 0.1 * len(drawn)) as figure:  # 0.1: half a line of the legend
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, (phase, probabilities) in zip(panels, both.items(), strict=True):
+            if curve is ROC:
+                axes.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle=":")  # chance
+            for place, number in enumerate(drawn):
+                x, y = curve.points(labels == number, probabilities[:, number])
+                dashes, colour = divmod(place, len(CLASS_COLOURS))
+                style = {"color": CLASS_COLOURS[colour], "linestyle": ("-", "--")[dashes], "linewidth": 1.2}
+                numbers = " → ".join(f"{areas[each][number]:.3f}" for each in both)
+                label = f"{_plain(classes[number], 16)} ({numbers})"
+                axes.plot(_thinned(x), _thinned(y), drawstyle=curve.style, label=label, **style)
+            axes.plot(*_curve(curve, labels, probabilities), color=COLOURS[phase], linewidth=2.5)
+            axes.set_title(f"{NAMES[phase]} (mean {np.mean(list(areas[phase].values())):.3f})")
+            axes.set(xlabel=curve.x, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+        panels[0].set_ylabel(curve.y)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+
+
+def _mark_unit_square(axes: Axes) -> None:
+    """Put an invisible square into the chart, by which the report's script finds its scale."""
+    axes.add_patch(Rectangle((0, 0), 1, 1, facecolor="none", edgecolor="none", gid=UNIT))
 
 
 def reliability_diagram(
@@ -128,9 +258,11 @@ def reliability_diagram(
     finetune: np.ndarray,
     *,
     bins: int,
-    second_class: str,
+    classes: Sequence[str],
 ) -> None:
-    """Observed share of the second class against its predicted probability, and the pictures in each bin."""
+    """How often the `confidences` came true against what they said, and the pictures in each bin."""
+    second = _plain(classes[1])
+    predicted_of, observed_of = (second, second) if len(classes) == 2 else ("the decided class", "correct decisions")
     with _drawing(path, 4.8) as figure:
         upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 1))
         upper.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle=":", label="Perfectly calibrated")
@@ -142,11 +274,12 @@ def reliability_diagram(
             upper.scatter(predicted, observed, areas, COLOURS[phase], alpha=0.85, label=NAMES[phase])
             edges = np.linspace(0, 1, bins + 1)
             # The bins of `reliability`: closed above, so a value on an edge counts below it.
-            counts = np.bincount(np.searchsorted(edges[1:-1], probabilities), minlength=bins)
+            confidence, _ = confidences(labels, probabilities)
+            counts = np.bincount(np.searchsorted(edges[1:-1], confidence), minlength=bins)
             lower.stairs(counts, edges, color=COLOURS[phase], linewidth=1.5)
-        upper.set(ylabel=f"Observed share of {_plain(second_class)}", ylim=(-0.03, 1.03))
+        upper.set(ylabel=f"Observed share of {observed_of}", ylim=(-0.03, 1.03))
         figure.legend(*upper.get_legend_handles_labels(), loc="outside upper center", ncols=3)
-        lower.set(xlabel=f"Predicted probability of {_plain(second_class)}", ylabel="Pictures", xlim=(-0.01, 1.01))
+        lower.set(xlabel=f"Predicted probability of {predicted_of}", ylabel="Pictures", xlim=(-0.01, 1.01))
 
 
 def confusion_matrices(
@@ -158,50 +291,42 @@ def confusion_matrices(
     threshold: float,
     classes: Sequence[str],
 ) -> None:
-    """Both phases' confusion matrices, side by side; shaded by the share of the actual class."""
-    names = [_plain(name, 12) for name in classes]
-    with _drawing(path, 2.9) as figure:
-        panels = figure.subplots(1, 2, sharey=True)
+    """Both phases' confusion matrices, shaded by the share of the actual class: side by side, or larger one by one.
+
+    Of many classes there is no room for the numbers, of very many none for the names.
+    """
+    count = len(classes)
+    small = count <= 3
+    size = 11 if small else min(10, 100 / count)  # of the text, in points: a cell is 280 / count wide
+    across: dict[str, Any] = {} if small else {"rotation": 90, "fontsize": size}
+    down: dict[str, Any] = {"rotation": 90, "va": "center"} if small else {"fontsize": size}
+    names = [_plain(name, 12) for name in classes] if count <= _MOST_NAMES else [""] * count
+    order = "" if count <= _MOST_NAMES else " (in alphabetical order)"
+    with _drawing(path, 2.9 if small else 8.6) as figure:
+        panels = figure.subplots(1, 2, sharey=True) if small else figure.subplots(2, 1)
         for axes, (phase, probabilities) in zip(panels, (("transfer", transfer), ("finetune", finetune)), strict=True):
             counts = confusion_matrix(labels, probabilities, threshold)
             shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-            paper, colour = np.ones(3), np.array(to_rgb(COLOURS[phase]))
-            axes.imshow(paper + shares[..., None] * (colour - paper))
-            for (actual, decided), count in np.ndenumerate(counts):
+            for (actual, decided), pictures in np.ndenumerate(counts):
+                if not (small or pictures):
+                    continue
                 share = shares[actual, decided]
-                ink = "white" if share > 0.6 else _INK
-                text = f"{count:,}\n{share:.1%}"
-                axes.text(decided, actual, text, ha="center", va="center", color=ink, fontsize=11)
+                corner = (decided - 0.5, actual - 0.5)
+                alpha = share / 2 if count <= _MOST_NUMBERS else share  # at most half where text must stay legible
+                axes.add_patch(Rectangle(corner, 1, 1, facecolor=COLOURS[phase], alpha=alpha, linewidth=0))
+                if count <= _MOST_NUMBERS:
+                    text = f"{pictures:,}\n{share:.1%}" if small else f"{pictures:,}"
+                    axes.text(decided, actual, text, ha="center", va="center", fontsize=size)
+            axes.set(xlim=(-0.5, len(counts) - 0.5), ylim=(len(counts) - 0.5, -0.5), aspect="equal")
             axes.set_title(NAMES[phase])
-            axes.set_xticks((0, 1), names)
-            axes.set_xlabel("Decided")
+            axes.set_xticks(range(count), names, **across)
+            axes.set_xlabel(f"Decided{order}")
             axes.grid(visible=False)
             axes.spines[:].set_visible(False)
             axes.tick_params(length=0)
-        panels[0].set_yticks((0, 1), names, rotation=90, va="center")
-        panels[0].set_ylabel("Actual")
-
-
-def picture_grid(path: Path, pictures: np.ndarray, captions: Sequence[str], columns: int = 4) -> None:
-    """`pictures` (K, S, S, 3) uint8, each over its caption of up to three lines; K may be 0."""
-    rows = max(1, -(-len(pictures) // columns))
-    with _drawing(path, 1.75 * rows if len(pictures) else 0.6) as figure:
-        if not len(pictures):
-            figure.text(0.5, 0.5, "No pictures", ha="center", va="center")
-            return
-        panels = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axes in panels:
-            axes.set_axis_off()
-        for axes, picture, caption in zip(panels, pictures, captions, strict=False):
-            axes.imshow(picture)
-            lines = "\n".join(_plain(line, 22) for line in caption.split("\n")[:3])
-            axes.text(0.5, -0.04, lines, transform=axes.transAxes, ha="center", va="top", fontsize=7)
-
-
-def picture_caption(name: str, label: int, transfer: float, finetune: float, classes: Sequence[str]) -> str:
-    """Return three lines: file name, actual class, and P(second class) before and after fine-tuning."""
-    file = name.rsplit("/", 1)[-1]
-    return f"{file}\nis {classes[label]}\nP({classes[1]}) {transfer:.3f} → {finetune:.3f}"
+        for axes in panels[:1] if small else panels:
+            axes.set_yticks(range(count), names, **down)
+            axes.set_ylabel(f"Actual{order}")
 
 
 def write_figures(
@@ -215,20 +340,25 @@ def write_figures(
     bins: int,
     classes: Sequence[str],
 ) -> dict[str, Path]:
-    """Write the test set's figures and the learning `curves` (by phase) into `folder`; return paths by name.
+    """Write the test set's figures and the learning `curves` (by phase) into `folder`; return the PNGs' paths by name.
 
-    Names: learning_curves, roc, precision_recall, reliability, confusion. `classes`: the first and the second
-    class' names. roc and precision_recall are absent where `labels` (N,) holds one class only.
+    Names: learning_curves, roc, precision_recall, reliability, confusion. `labels` (N,) are class indices, `transfer`
+    and `finetune` (N, classes). roc and precision_recall are absent where `labels` holds one class only.
     """
     both = (labels, transfer, finetune)
     draw: dict[str, Callable[[Path], None]] = {
         "learning_curves": lambda path: learning_curves(path, curves["transfer"], curves["finetune"]),
-        "reliability": lambda path: reliability_diagram(path, *both, bins=bins, second_class=classes[1]),
+        "reliability": lambda path: reliability_diagram(path, *both, bins=bins, classes=classes),
         "confusion": lambda path: confusion_matrices(path, *both, threshold=threshold, classes=classes),
     }
-    if 0 < np.sum(labels) < len(labels):
+    if ranked_classes(labels, transfer) and len(classes) == 2:
         draw["roc"] = lambda path: roc(path, *both)
         draw["precision_recall"] = lambda path: precision_recall(path, *both)
+    elif ranked_classes(labels, transfer):
+        for name, curve in CURVES.items():
+            draw[name] = functools.partial(
+                class_curves, labels=labels, transfer=transfer, finetune=finetune, curve=curve, classes=classes
+            )
     paths = {name: folder / f"{name}.png" for name in draw}
     for name, path in paths.items():
         draw[name](path)
@@ -240,13 +370,13 @@ def write_dvc_plots(
 ) -> None:
     """Write one phase's roc.csv, precision_recall.csv, reliability.csv and confusion.csv, the tables of `dvc plots`.
 
-    The curves hold at most 1,000 points, and none where `labels` (N,) holds one class only; confusion.csv has
-    one row per picture.
+    The curves are the second class' of two, else the mean of each class'. They hold at most 1,000 points, and none
+    where `labels` (N,) holds one class only; confusion.csv has one row per picture.
     """
-    two_classes = 0 < np.sum(labels) < len(labels)
+    ranked = ranked_classes(labels, probabilities)
     curves: dict[tuple[str, ...], Sequence[np.ndarray]] = {
-        ("fpr", "tpr"): _roc(labels, probabilities) if two_classes else (),
-        ("recall", "precision"): _precision_recall(labels, probabilities) if two_classes else (),
+        ("fpr", "tpr"): _curve(ROC, labels, probabilities) if ranked else (),
+        ("recall", "precision"): _curve(PRECISION_RECALL, labels, probabilities) if ranked else (),
         ("predicted", "observed", "count"): reliability(labels, probabilities, bins),
     }
     for name, (header, columns) in zip(("roc", "precision_recall", "reliability"), curves.items(), strict=True):
@@ -259,15 +389,16 @@ def write_dvc_plots(
     write_csv(folder / "confusion.csv", ("actual", "predicted"), decisions)
 
 
-def _roc(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    false_positives, true_positives, _ = roc_curve(labels, probabilities)
-    return _thinned(false_positives), _thinned(true_positives)
-
-
-def _precision_recall(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Recall, rising from 0, and precision."""
-    precision, recall, _ = precision_recall_curve(labels, probabilities)
-    return _thinned(recall[::-1]), _thinned(precision[::-1])
+def _curve(curve: Curve, labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The `curve` of the second of two classes; of more classes the mean of their y at each x (macro average)."""
+    all_points = [
+        curve.points(labels == number, probabilities[:, number]) for number in ranked_classes(labels, probabilities)
+    ]
+    if probabilities.shape[1] == 2:
+        ((x, y),) = all_points
+        return _thinned(x), _thinned(y)
+    places = np.linspace(0, 1, _POINTS)
+    return places, np.mean([curve.at(places, x, y) for x, y in all_points], axis=0)
 
 
 def _thinned(values: np.ndarray) -> np.ndarray:

@@ -1,18 +1,27 @@
 """Predict the class of picture files with a trained model, decoded as in training."""
 
-from collections.abc import Iterator, Sequence
+import functools
+import itertools
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from frostline.errors import FrostlineError
+from frostline.files import replacing, write_csv
 from frostline.pictures import UnreadablePictureError, decode_picture
-from frostline.saving import load_classes, load_model
-from frostline.training import predictor
+from frostline.workers import cores, mapped
+
+# The processes that decode import this module: TensorFlow is not for them.
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"}
-_BATCH = 64
+_BATCH = 32
+_ROW_GROUP = 10_000  # rows that a Parquet file holds together, and that are in memory until they are written
+
+COLUMNS = ("path", "class", "probability", "error")
 
 
 @dataclass(frozen=True)
@@ -22,7 +31,12 @@ class Prediction:
     path: str
     label: str | None
     probability: float | None
+    probabilities: dict[str, float] | None
+    """Of all classes, by name."""
     error: str | None = None
+
+    def as_row(self) -> dict[str, Any]:
+        return dict(zip(COLUMNS, (self.path, self.label, self.probability, self.error), strict=True))
 
 
 def find_pictures(places: Sequence[Path]) -> list[Path]:
@@ -45,22 +59,39 @@ def find_pictures(places: Sequence[Path]) -> list[Path]:
 
 
 def predict_files(model_path: Path, files: Sequence[Path]) -> Iterator[Prediction]:
-    """Yield one Prediction per file, in order; a file that cannot be read gives its reason, not an exception."""
-    model = load_model(model_path)
-    classes = load_classes(model_path)
-    predict, size = predictor(model), model.input_shape[1]
-    for start in range(0, len(files), _BATCH):
-        batch = files[start : start + _BATCH]
-        decoded = [_decode(path, size) for path in batch]
-        readable = [item for item in decoded if isinstance(item, np.ndarray)]
-        probabilities = iter(predict([np.stack(readable)]) if readable else [])
-        for path, item in zip(batch, decoded, strict=True):
-            if isinstance(item, str):
-                yield Prediction(str(path), None, None, item)
-            else:
-                second = float(next(probabilities))
-                decided = int(second > 0.5)
-                yield Prediction(str(path), classes[decided], second if decided else 1 - second)
+    """Yield one Prediction per file, in order; a file that cannot be read gives its reason, not an exception.
+
+    All cores decode the next pictures while the model runs; memory does not grow with their number.
+
+    Raises FrostlineError for what is wrong with the model.
+    """
+    from frostline.classifier import load_classifier
+
+    classifier = load_classifier(model_path)
+    batches = [files[start : start + _BATCH] for start in range(0, len(files), _BATCH)]
+    with closing(_decoded(batches, classifier.size)) as results:
+        for batch, decoded in zip(batches, results, strict=True):
+            readable = [item for item in decoded if isinstance(item, np.ndarray)]
+            decisions = iter(classifier.decide(np.stack(readable)) if readable else [])
+            for path, item in zip(batch, decoded, strict=True):
+                name = str(path).encode(errors="backslashreplace").decode()  # a name need not be UTF-8
+                if isinstance(item, str):
+                    yield Prediction(name, None, None, None, item)
+                else:
+                    decided = next(decisions)
+                    yield Prediction(name, decided["class"], decided["probability"], decided["probabilities"])
+
+
+def _decoded(batches: Sequence[Sequence[Path]], size: int) -> Generator[list[np.ndarray | str]]:
+    decode = functools.partial(_decode_all, size=size)
+    if len(batches) > 1:
+        yield from mapped(decode, batches, min(cores(), len(batches)))
+    else:  # sooner done than a process is started
+        yield from map(decode, batches)
+
+
+def _decode_all(files: Sequence[Path], size: int) -> list[np.ndarray | str]:
+    return [_decode(path, size) for path in files]
 
 
 def _decode(path: Path, size: int) -> np.ndarray | str:
@@ -70,3 +101,40 @@ def _decode(path: Path, size: int) -> np.ndarray | str:
         return str(error)
     except OSError as error:
         return error.strerror or str(error)
+
+
+def write_table(path: Path, predictions: Iterable[Prediction], on_row: Callable[[int], None]) -> int:
+    """Write `predictions` as they come to `path`, a .csv or .parquet file, whole or not at all; return how many failed.
+
+    Its columns are COLUMNS. `on_row` is told of each row (1).
+
+    Raises FrostlineError for another kind of file.
+    """
+    failed = 0
+
+    def rows() -> Iterator[dict[str, Any]]:
+        nonlocal failed
+        for prediction in predictions:
+            failed += prediction.error is not None
+            on_row(1)
+            yield prediction.as_row()
+
+    if path.suffix == ".csv":
+        write_csv(path, COLUMNS, rows())
+    elif path.suffix == ".parquet":
+        _write_parquet(path, rows())
+    else:
+        raise FrostlineError(
+            f"{path} ends neither in .csv nor in .parquet.\nThe ending of --output says what to write."
+        )
+    return failed
+
+
+def _write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetWriter
+
+    schema = pa.schema([(name, pa.float64() if name == "probability" else pa.string()) for name in COLUMNS])
+    with replacing(path) as temporary, ParquetWriter(temporary, schema) as writer:
+        while group := list(itertools.islice(rows, _ROW_GROUP)):
+            writer.write_table(pa.Table.from_pylist(group, schema))

@@ -108,7 +108,7 @@ def preprocess(
 def _classes(members: Sequence[Member], archive: Path) -> list[str]:
     classes = sorted({member.label for member in members if member.label})
     if len(classes) < 2:
-        raise FrostlineError(f"{archive} has one class only: {', '.join(classes)}.\nAdd pictures of a second one.")
+        raise FrostlineError(f"{archive} has 1 class: {', '.join(classes)}.\nTwo or more are needed: add another one.")
     return classes
 
 

@@ -49,7 +49,6 @@ from frostline.addresses import hide_credentials
 from frostline.errors import FrostlineError
 from frostline.files import read_json, replacing, sha256_of
 from frostline.paths import ROOT, WORK
-from frostline.pictures import as_png
 from frostline.settings import Config
 
 for name in ("alembic", "mlflow.pyfunc"):  # they tell of every table made, example checked
@@ -399,6 +398,8 @@ def log_model(path: Path, example: np.ndarray) -> None:
 
     `example`: a picture (size, size, 3) uint8; MLflow's UI shows how to ask for its class.
     """
+    from frostline.pictures import as_png  # here, since no output of a stage depends on it
+
     package = Path(__file__).parent
     # The one signature that lets through base64 texts and arrays of pixels alike: MLflow takes an object tensor as
     # "anything". What is wrong with them, the model says itself.

@@ -83,7 +83,7 @@ def test_the_logged_model_is_served_by_pyfunc(clone, monkeypatch):
     expected = load_model(Path("models/finetune.keras"))(pictures.astype(np.float32)).numpy()[:, 0]
     answers = served.predict(pictures)
     np.testing.assert_allclose([found["dog"] for found in answers["probabilities"]], expected, atol=1e-5)
-    assert list(answers["class"]) == [("cat", "dog")[value > 0.5] for value in expected]
+    assert list(answers["class"]) == [("cat", "dog")[int(value > 0.5)] for value in expected]
     assert frostline.__file__.startswith(str(ROOT)), "loading a model must not replace this package"
     (example,) = served.predict(served.input_example)["class"]
     assert example in ("cat", "dog")

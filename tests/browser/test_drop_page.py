@@ -1,0 +1,136 @@
+"""The page of `frostline serve`: by mouse, by keyboard, on a phone, in the dark, without a script."""
+
+import base64
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from contrasts import CONTRASTS
+
+from frostline.classifier import load_classifier
+from frostline.server import BODY_LIMIT, application
+from served import ball, field, serving, write_model
+
+SIZES = [(1280, 800), (390, 844)]
+THEMES = ["light", "dark"]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    path = tmp_path_factory.mktemp("model") / "model.keras"
+    write_model(path)
+    with serving(application(load_classifier(path))) as url:
+        yield url
+
+
+def choose(page: Any, content: bytes, name: str, kind: str = "image/jpeg") -> None:
+    page.locator("input[type=file]").set_input_files({"name": name, "mimeType": kind, "buffer": content})
+
+
+def answer(page: Any) -> str:
+    page.locator(".result").wait_for()
+    return str(page.locator(".class strong").inner_text())
+
+
+HAND_OVER = """([kinds, content, filling]) => {
+  const bytes = Uint8Array.from(atob(content), (character) => character.charCodeAt(0));
+  const data = new DataTransfer();
+  data.items.add(new File([bytes, new Uint8Array(filling)], "ball.jpg", { type: "image/jpeg" }));
+  return kinds.map((kind) => {
+    const options = { bubbles: true, cancelable: true, clipboardData: data, dataTransfer: data };
+    const event = kind === "paste" ? new ClipboardEvent(kind, options) : new DragEvent(kind, options);
+    document.querySelector("main").dispatchEvent(event);
+    return event.defaultPrevented;
+  });
+}"""
+
+
+def hand_over(page: Any, *kinds: str, filling: int = 0) -> list[bool]:
+    """Let the page have a picture, with so many more bytes, by these events; True for each that the page took."""
+    return list(page.evaluate(HAND_OVER, [kinds, base64.b64encode(ball()).decode(), filling]))
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_a_dropped_picture_is_shown_with_its_class_and_what_speaks_for_it(
+    address: str,
+    open_page: Callable[..., Any],
+    keep_screenshot: Callable[[Any, str], None],
+    width: int,
+    height: int,
+    theme: str,
+) -> None:
+    phone = width < 500
+    page = open_page(address, width, height, color_scheme=theme, has_touch=phone, is_mobile=phone)
+    assert page.locator(".touch").is_visible() == phone
+    assert not page.locator(".result").is_visible()
+    assert all(hand_over(page, "dragover", "drop")), "the browser would leave the page for the picture"
+    assert answer(page) == "ball"
+    assert page.locator("dt").all_inner_texts() == ["ball", "field"]
+    shares = [float(text.rstrip("%")) for text in page.locator("dd:not(.bar)").all_inner_texts()]
+    assert sum(shares) == pytest.approx(100)
+    assert f"{shares[0]}%" == page.locator(".class span").inner_text()
+    picture, heat = page.locator(".shown"), page.locator(".heat")
+    assert picture.evaluate("image => image.naturalWidth") == 480
+    assert not heat.is_visible()
+    page.locator(".toggle").click()
+    assert heat.evaluate("image => image.naturalWidth") > 0
+    assert heat.bounding_box() == picture.bounding_box()
+    assert "mostly at the left" in page.locator(".where").inner_text()
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    contrasts = page.evaluate(CONTRASTS)
+    assert len(contrasts) > 8
+    assert [entry for entry in contrasts if entry[1] < entry[2]] == []
+    keep_screenshot(page, f"drop-{width}x{height}-{theme}")
+    page.locator(".toggle").click()
+    assert not heat.is_visible()
+
+
+def test_all_of_it_works_by_keyboard(address: str, open_page: Callable[..., Any]) -> None:
+    page = open_page(address)
+    file = {"name": "field.jpg", "mimeType": "image/jpeg", "buffer": field()}
+    page.on("filechooser", lambda chooser: chooser.set_files(file))
+    page.keyboard.press("Tab")
+    assert page.locator(".drop").evaluate("drop => getComputedStyle(drop).outlineStyle") == "solid"
+    page.keyboard.press("Enter")
+    assert answer(page) == "field"
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
+    assert page.locator(".heat").is_visible()
+
+
+def test_a_picture_can_be_pasted_and_the_next_one_takes_its_place(address: str, open_page: Callable[..., Any]) -> None:
+    page = open_page(address)
+    hand_over(page, "paste")
+    assert answer(page) == "ball"
+    choose(page, field(), "field.jpg")
+    page.locator(".class strong", has_text="field").wait_for()
+
+
+def test_what_the_browser_cannot_show_the_server_shows(address: str, open_page: Callable[..., Any]) -> None:
+    page = open_page(address)
+    choose(page, ball("TIFF"), "ball.tif", "image/tiff")
+    assert answer(page) == "ball"
+    page.wait_for_function("document.querySelector('.shown').naturalWidth === 32")
+
+
+def test_a_refusal_is_told_in_words(browser: Any, address: str) -> None:
+    page = browser.new_page()  # Chromium itself complains of the status on the console
+    page.goto(address)
+    choose(page, b"text", "notes.txt", "text/plain")
+    page.locator(".error", has_text="notes.txt: not a JPEG").wait_for()
+    assert not page.locator(".result").is_visible()
+    requests: list[str] = []
+    page.on("request", lambda request: requests.append(request.url))
+    hand_over(page, "drop", filling=BODY_LIMIT)
+    page.locator(".error", has_text="more than 32 MiB").wait_for()
+    assert not any("invocations" in url for url in requests), "it need not travel to be refused"
+    choose(page, ball(), "ball.jpg")
+    assert answer(page) == "ball"
+    assert not page.locator("main > .error").is_visible()
+    page.close()
+
+
+def test_without_script_it_says_what_to_do(address: str, open_page: Callable[..., Any]) -> None:
+    page = open_page(address, java_script_enabled=False)
+    assert "curl" in page.locator("noscript").inner_text()

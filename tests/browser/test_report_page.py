@@ -1,0 +1,206 @@
+"""The report as people meet it: on a screen, a phone, paper; by mouse and by keyboard; without network and script."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from contrasts import CONTRASTS
+
+from frostline.evaluation import confusion_matrix, figures
+from test_plots import predictions, predictions_of_many
+from test_report import write
+
+SIZES = [(1280, 800), (390, 844)]
+THEMES = ["light", "dark"]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("report")
+    write(folder)
+    return (folder / "report.html").as_uri()
+
+
+def shown(page: Any, figure: str, phase: str) -> str:
+    return str(page.locator(f"tr[data-figure={figure}] [data-phase={phase}]").inner_text())
+
+
+def expected(threshold: float) -> dict[str, dict[str, str]]:
+    """What the explorer must show, by phase and figure, from the package's own figures."""
+    labels, *both = predictions(86)
+    found = {}
+    for phase, probabilities in zip(("transfer", "finetune"), both, strict=True):
+        (tn, fp), (fn, tp) = confusion_matrix(labels, probabilities, threshold)
+        values = figures(labels, probabilities, threshold, bins=15)
+        found[phase] = {
+            "accuracy": f"{values['accuracy']:.3f}",
+            "precision": f"{tp / (tp + fp):.3f}" if tp + fp else "undefined",
+            "recall": f"{tp / (tp + fn):.3f}",
+            "f1": f"{values['f1']:.3f}",
+            **{name: str(count) for name, count in zip(("tn", "fp", "fn", "tp"), (tn, fp, fn, tp), strict=True)},
+        }
+    return found
+
+
+def all_shown(page: Any) -> dict[str, dict[str, str]]:
+    names = ("accuracy", "precision", "recall", "f1", "tn", "fp", "fn", "tp")
+    return {phase: {name: shown(page, name, phase) for name in names} for phase in ("transfer", "finetune")}
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_the_verdict_is_in_view_and_nothing_is_cut_off(
+    address: str,
+    open_page: Callable[..., Any],
+    keep_screenshot: Callable[[Any, str], None],
+    width: int,
+    height: int,
+    theme: str,
+) -> None:
+    requests: list[str] = []
+    page = open_page(address, width, height, color_scheme=theme, offline=True)
+    page.on("request", lambda request: requests.append(request.url))
+    page.reload()
+    for part in (".verdict", ".summary tbody tr:first-child"):
+        box = page.locator(part).bounding_box()
+        assert box["y"] >= 0
+        assert box["y"] + box["height"] <= height
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert {url.split(":")[0] for url in requests} <= {"file", "data"}
+    keep_screenshot(page, f"report-{width}x{height}-{theme}")
+
+
+def test_the_slider_changes_the_numbers_from_the_keyboard(address: str, open_page: Callable[..., Any]) -> None:
+    page = open_page(address)
+    assert all_shown(page) == expected(0.5)
+    slider = page.locator("#threshold-slider")
+    slider.focus()
+    for _ in range(20):
+        page.keyboard.press("ArrowLeft")
+    assert slider.get_attribute("aria-valuetext") == "0.3"
+    assert page.locator("output").inner_text() == "0.3"
+    assert all_shown(page) == expected(0.3) != expected(0.5)
+    page.keyboard.press("End")
+    assert all_shown(page) == expected(1)
+    assert shown(page, "precision", "transfer") == "undefined"
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert all_shown(page) == expected(0.5)
+
+
+@pytest.mark.parametrize("chart", ["roc", "precision_recall"])
+def test_a_press_on_a_curve_chooses_its_threshold(address: str, open_page: Callable[..., Any], chart: str) -> None:
+    page = open_page(address)
+    page.locator(f"[data-chart={chart}]").scroll_into_view_if_needed()
+    box = page.locator(f"#{chart}-unit path").bounding_box()
+    page.mouse.click(box["x"] + 0.02 * box["width"], box["y"] + 0.02 * box["height"])  # the top left corner
+    threshold = float(page.locator("output").inner_text())
+    assert threshold > 0.5
+    assert all_shown(page) == expected(threshold)
+    dot = page.locator(f"[data-chart={chart}] circle.finetune").bounding_box()
+    recall = float(shown(page, "recall", "finetune"))
+    if chart == "roc":
+        x, y = int(shown(page, "fp", "finetune")) / int(np.sum(predictions(86)[0] == 0)), recall
+    else:
+        x, y = recall, float(shown(page, "precision", "finetune"))
+    assert dot["x"] + dot["width"] / 2 == pytest.approx(box["x"] + x * box["width"], abs=1)
+    assert dot["y"] + dot["height"] / 2 == pytest.approx(box["y"] + (1 - y) * box["height"], abs=1)
+
+
+def test_grad_cam_is_shown_for_the_phase_that_is_chosen(address: str, open_page: Callable[..., Any]) -> None:
+    page = open_page(address)
+    visible = {phase: page.locator(f".heat.{phase}").first.is_visible for phase in ("transfer", "finetune")}
+    page.locator("#heat-off").focus()
+    for chosen in ("transfer", "finetune", None):
+        page.keyboard.press("ArrowRight")
+        assert {phase: found() for phase, found in visible.items()} == {phase: phase == chosen for phase in visible}
+
+
+FOCUSED = "[(e => e.id || e.tagName)(document.activeElement), getComputedStyle(document.activeElement).outlineStyle]"
+
+
+def test_what_the_keyboard_reaches_shows_its_focus(address: str, open_page: Callable[..., Any]) -> None:
+    page = open_page(address)
+    reached = []
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        name, outline = page.evaluate(FOCUSED)
+        if name == "BODY":
+            break
+        assert outline != "none", name
+        reached.append(name)
+    assert {"A", "threshold-slider", "BUTTON", "heat-off", "SUMMARY"} <= set(reached)
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_every_text_has_the_contrast_of_wcag_aa(address: str, open_page: Callable[..., Any], theme: str) -> None:
+    page = open_page(address, color_scheme=theme)
+    contrasts = page.evaluate(CONTRASTS)
+    assert len(contrasts) > 100
+    assert [entry for entry in contrasts if entry[1] < entry[2]] == []
+
+
+def test_on_paper_it_is_light_and_shows_what_is_folded(
+    address: str, open_page: Callable[..., Any], tmp_path: Path
+) -> None:
+    page = open_page(address, color_scheme="dark")
+    settings = page.locator("details td").first
+    assert not settings.is_visible()
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert not page.locator(".contents").is_visible()
+    assert settings.bounding_box()["height"] > 0
+    page.pdf(path=tmp_path / "report.pdf", format="A4")
+    assert 0 < (tmp_path / "report.pdf").read_bytes().count(b"/Type /Page\n") < 15
+
+
+def test_without_script_it_still_says_all_but_the_explorer(address: str, open_page: Callable[..., Any]) -> None:
+    page = open_page(address, java_script_enabled=False)
+    assert page.locator(".verdict").is_visible()
+    assert page.locator("[data-chart=roc] svg").is_visible()
+    assert not page.locator("#threshold").is_visible()
+
+
+def test_in_mlflows_frame_script_and_links_work(address: str, open_page: Callable[..., Any], tmp_path: Path) -> None:
+    """MLflow's UI shows an HTML artifact from a blob: address in a frame that may run scripts and nothing else."""
+    (tmp_path / "frame.html").write_text('<iframe sandbox="allow-scripts" width="900" height="700"></iframe>')
+    page = open_page((tmp_path / "frame.html").as_uri())
+    html = Path(address.removeprefix("file://")).read_text(encoding="utf-8")
+    page.evaluate(
+        "html => { document.querySelector('iframe').src = URL.createObjectURL(new Blob([html], {type: 'text/html'})) }",
+        html,
+    )
+    frame = page.frame_locator("iframe")
+    frame.locator("#threshold").wait_for()
+    assert frame.locator("tr[data-figure=accuracy] td").all_inner_texts() == [
+        expected(0.5)[phase]["accuracy"] for phase in ("transfer", "finetune")
+    ]
+    frame.locator(".contents a", has_text="Data").click()
+    assert 0 <= frame.locator("#data").evaluate("heading => heading.getBoundingClientRect().top") < 100
+
+
+# More than two classes
+
+
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_many_classes_fit_the_page(
+    tmp_path: Path,
+    open_page: Callable[..., Any],
+    keep_screenshot: Callable[[Any, str], None],
+    width: int,
+    height: int,
+    theme: str,
+) -> None:
+    write(tmp_path, tuple(f"class {number}" for number in range(12)), both=predictions_of_many(200, 12))
+    page = open_page((tmp_path / "report.html").as_uri(), width, height, color_scheme=theme)
+    box = page.locator(".verdict").bounding_box()
+    assert box["y"] + box["height"] <= height
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert [entry for entry in page.evaluate(CONTRASTS) if entry[1] < entry[2]] == []
+    page.locator(".contents a", has_text="Classes").click()
+    heading = page.locator("#classes").bounding_box()
+    assert 0 <= heading["y"] < height
+    keep_screenshot(page, f"report-12-classes-{width}x{height}-{theme}")

@@ -1,0 +1,76 @@
+"""What tests of serving share: pictures, a small model that tells them apart, and a real server."""
+
+import io
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uvicorn
+from PIL import Image, ImageDraw
+
+from frostline.quiet_tensorflow import keras
+from frostline.saving import save_model
+
+SIZE = 32
+CLASSES = ("field", "ball")
+
+
+def ball(kind: str = "JPEG", mode: str = "RGB", width: int = 480, height: int = 360) -> bytes:
+    """A picture file: a yellow ball on the left of a green field."""
+    image = Image.new("RGB", (width, height), (30, 90, 50))
+    left, top, side = width // 16, height // 4, height // 2
+    ImageDraw.Draw(image).ellipse((left, top, left + side, top + side), (250, 220, 80))
+    return _file(image, kind, mode)
+
+
+def field(kind: str = "JPEG", mode: str = "RGB") -> bytes:
+    """A picture file without a ball."""
+    return _file(Image.new("RGB", (480, 360), (30, 90, 50)), kind, mode)
+
+
+def _file(image: Image.Image, kind: str, mode: str) -> bytes:
+    buffer = io.BytesIO()
+    image.convert(mode).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def write_model(path: Path, classes: Sequence[str] = CLASSES) -> None:
+    """Write a model whose last class' score is what a picture has more of red than of blue; the others' is constant.
+
+    Two classes end in a sigmoid, more in softmax, as the recipe's do.
+    """
+    inputs = keras.Input((SIZE, SIZE, 3), name="pictures")
+    x = keras.layers.Rescaling(1 / 255)(inputs)
+    x = keras.layers.Conv2D(3, 4, strides=4, activation="relu", name="cut")(x)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    units = 1 if len(classes) == 2 else len(classes)
+    outputs = keras.layers.Dense(units, activation="sigmoid" if units == 1 else "softmax")(x)
+    model = keras.Model(inputs, outputs)
+    channels = np.zeros((4, 4, 3, 3))
+    channels[:, :, range(3), range(3)] = 1 / 16  # the mean of each place, channel by channel
+    model.get_layer("cut").set_weights([channels, np.zeros(3)])
+    scores = np.zeros((3, units))
+    scores[:, -1] = 40, 0, -40
+    model.layers[-1].set_weights([scores, np.zeros(units)])
+    save_model(model, path, classes)
+
+
+@contextmanager
+def serving(application: Any) -> Iterator[str]:
+    """Serve `application` at a free port of this machine; yield its address."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(application, log_level="critical"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        while not server.started and thread.is_alive():
+            time.sleep(0.01)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()

@@ -1,0 +1,108 @@
+"""Each format written and read for real; ONNX where its packages are installed."""
+
+import dataclasses
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from frostline import export as exporting
+from frostline.dataset import Dataset
+from frostline.errors import FrostlineError
+from frostline.export import FORMATS, TOLERANCE, check_pictures, default_path, export
+from frostline.pictures import decode_picture
+from frostline.quiet_tensorflow import keras
+from frostline.saving import load_model
+from served import CLASSES, SIZE, ball, field, write_model
+
+INSTALLED = [
+    pytest.param(name, marks=pytest.mark.skipif(bool(missing), reason=f"not installed: {missing}"))
+    for name, form in FORMATS.items()
+    for missing in [[package for package in form.needs if importlib.util.find_spec(package) is None]]
+]
+
+
+def model_of(folder: Path, classes: tuple[str, ...] = CLASSES) -> keras.Model:
+    write_model(folder / "model.keras", classes)
+    return load_model(folder / "model.keras")
+
+
+def pictures() -> np.ndarray:
+    return np.stack([decode_picture(content, SIZE) for content in (ball(), field(), ball("PNG"))])
+
+
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+@pytest.mark.parametrize("name", INSTALLED)
+@pytest.mark.parametrize("classes", [CLASSES, ("a", "b", "ball")])
+def test_the_exported_model_answers_what_the_original_does(tmp_path: Path, name: str, classes: tuple[str, ...]) -> None:
+    model, path = model_of(tmp_path, classes), tmp_path / "new" / f"model{FORMATS[name].suffix}"
+    assert export(model, name, path, pictures()) <= TOLERANCE
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+    batch = np.concatenate([pictures()] * 3).astype(np.float32)  # more than one at once
+    np.testing.assert_allclose(FORMATS[name].read(path)(batch), model(batch), atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_one_that_answers_otherwise_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    model, form, path = model_of(tmp_path), FORMATS[name], tmp_path / "new" / "model"
+    other = keras.models.clone_model(model)
+    other.set_weights([1.001 * weights for weights in model.get_weights()])
+    writes_other = dataclasses.replace(form, write=lambda _, place: form.write(other, place))
+    monkeypatch.setitem(exporting.FORMATS, name, writes_other)
+    with pytest.raises(FrostlineError, match="would differ") as raised:
+        export(model, name, path, pictures())
+    assert len(str(raised.value).splitlines()) == 2
+    assert list(path.parent.iterdir()) == []
+
+
+def test_an_answer_that_is_no_number_is_a_difference() -> None:
+    inputs = keras.Input((SIZE, SIZE, 3))
+    model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs))
+    gone = exporting.largest_difference(model, lambda batch: np.full((len(batch), 3), np.nan), pictures())
+    assert not gone <= TOLERANCE
+
+
+def test_packages_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(exporting.FORMATS, "onnx", dataclasses.replace(FORMATS["onnx"], needs=("no_such_package",)))
+    with pytest.raises(FrostlineError) as raised:
+        export(model_of(tmp_path), "onnx", tmp_path / "model.onnx", pictures())
+    first, second = str(raised.value).splitlines()
+    assert "no_such_package" in first
+    assert "pip install -e '.[onnx]'" in second
+    assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
+
+
+def test_it_is_checked_on_the_pictures_that_are_named(tmp_path: Path) -> None:
+    (tmp_path / "ball.jpg").write_bytes(ball())
+    np.testing.assert_array_equal(check_pictures([tmp_path / "ball.jpg"], SIZE), pictures()[:1])
+    (tmp_path / "text.jpg").write_text("text")
+    for name, words in (("text.jpg", "not a JPEG"), ("none.jpg", "No such file")):
+        with pytest.raises(FrostlineError, match=f"{name} cannot be read: {words}"):
+            check_pictures([tmp_path / name], SIZE)
+
+
+def test_else_on_test_pictures(tmp_path: Path, prepared: Dataset) -> None:
+    with pytest.raises(FrostlineError, match="Name some pictures"):
+        check_pictures([], SIZE)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "processed").symlink_to(prepared.folder)
+    size = prepared.pictures("test").shape[1]
+    np.testing.assert_array_equal(check_pictures([], size), prepared.pictures("test"))
+    with pytest.raises(FrostlineError, match="another size"):
+        check_pictures([], size + 1)
+
+
+def test_the_command_says_how_far_off_it_is(tmp_path: Path) -> None:
+    model_of(tmp_path)
+    (tmp_path / "ball.jpg").write_bytes(ball())
+    command = [sys.executable, "-m", "frostline.cli", "export", "--to", "tflite", "--model", "model.keras", "ball.jpg"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second = done.stdout.splitlines()
+    assert first.startswith("exports/model.tflite: differs from model.keras by at most ")
+    assert "on 1 picture" in first
+    assert second == "takes (N, 32, 32, 3) float32, RGB from 0 to 255; gives P(ball), (N, 1)"
+    assert default_path(Path("model.keras"), "tflite").is_file()

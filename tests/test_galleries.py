@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from frostline.backbone import build_backbone
+from frostline.dataset import Dataset
+from frostline.galleries import decision_galleries, suspects_gallery
+from frostline.grad_cam import grad_cam
+from frostline.head import add_head
+from frostline.quiet_tensorflow import keras
+
+
+@pytest.fixture(scope="module")
+def models(weights: Path) -> dict[str, keras.Model]:
+    base = build_backbone(75, weights)
+    return {
+        phase: add_head(base, "mixed2", dense_units=4, dropout=0.2, seed=seed)
+        for seed, phase in enumerate(("transfer", "finetune"))
+    }
+
+
+def test_each_kind_of_decision_with_what_it_rests_on(prepared: Dataset, models: dict[str, keras.Model]) -> None:
+    labels, names = prepared.labels("test"), prepared.names("test")
+    right = np.eye(2)[labels] * 0.8 + 0.1
+    both = {"transfer": right.copy(), "finetune": right.copy()}
+    both["transfer"][0] = 1 - right[0]  # set right by fine-tuning
+    both["finetune"][1] = 1 - right[1]  # got wrong by it: its only mistake
+    both["finetune"][2] = np.eye(2)[labels[2]] * 0.1 + 0.45  # its least sure hit
+    found = decision_galleries(prepared, models, both, "finetune", 0.5, most=3)
+    assert {name: gallery.total for name, gallery in found.items()} == {
+        "mistakes": 1,
+        "unsure": len(labels) - 1,
+        "set_right": 1,
+        "got_wrong": 1,
+    }
+    assert len(found["unsure"].shown) == 3
+    for name, row in (("mistakes", 1), ("unsure", 2), ("set_right", 0), ("got_wrong", 1)):
+        picture = found[name].shown[0]
+        assert picture.name == Path(names[row]).name
+        assert picture.facts[0] == f"is {prepared.classes[labels[row]]}"
+        np.testing.assert_array_equal(picture.pixels, prepared.pictures("test")[row])
+    set_right = found["set_right"].shown[0]
+    second = prepared.classes[1]
+    assert set_right.facts[1].replace("\u00a0", " ") == (
+        f"P({second}) {both['transfer'][0, 1]:.3f} → {both['finetune'][0, 1]:.3f}"
+    )
+    decided = {"transfer": 1 - labels[0], "finetune": labels[0]}
+    for phase, heat in set_right.heat.items():
+        assert heat.explained == prepared.classes[decided[phase]]
+        alone = grad_cam(models[phase], set_right.pixels[None], np.array([decided[phase]]))[0]
+        np.testing.assert_allclose(heat.map, alone, atol=1e-3)
+
+
+def test_suspects_of_several_splits_keep_their_names(prepared: Dataset, models: dict[str, keras.Model]) -> None:
+    probabilities = {}
+    for split in ("validation", "test"):
+        probabilities[split] = np.eye(2)[prepared.labels(split)] * 0.8 + 0.1
+    probabilities["test"][3] = probabilities["test"][3, ::-1]
+    found = suspects_gallery(prepared, models, probabilities, most=8)
+    label = prepared.labels("test")[3]
+    assert found.total == len(found.shown) == 1
+    assert found.shown[0].name == Path(prepared.names("test")[3]).name
+    assert found.shown[0].facts[0] == f"labelled {prepared.classes[label]} (test)"
+    assert {heat.explained for heat in found.shown[0].heat.values()} == {prepared.classes[1 - label]}
+
+    probabilities["test"][3] = probabilities["test"][3, ::-1]
+    assert suspects_gallery(prepared, models, probabilities, most=8).shown == []

@@ -1,0 +1,152 @@
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from pyarrow import parquet
+
+from frostline.errors import FrostlineError
+from frostline.prediction import COLUMNS, Prediction, find_pictures, predict_files, write_table
+from served import ball, field, write_model
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model.keras"
+    write_model(path)
+    return path
+
+
+def folder_of(count: int, folder: Path) -> Path:
+    """Balls and fields in turn; every tenth from the third on is no picture."""
+    folder.mkdir()
+    for number in range(count):
+        content = b"text" if number % 10 == 3 else (ball if number % 2 else field)()
+        (folder / f"{number:03}.jpg").write_bytes(content)
+    return folder
+
+
+def frostline(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-m", "frostline.cli", *arguments], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("count", [1, 7, 100])  # the last one by several processes
+def test_every_file_has_its_line_in_order(model: Path, tmp_path: Path, count: int) -> None:
+    files = find_pictures([folder_of(count, tmp_path / "pictures")])
+    found = list(predict_files(model, files))
+    assert [row.path for row in found] == [str(path) for path in files]
+    for number, row in enumerate(found):
+        if number % 10 == 3:
+            assert (row.label, row.probability, row.probabilities) == (None, None, None)
+            assert row.error == "not a JPEG, PNG, GIF, WebP, BMP or TIFF picture"
+        else:
+            assert (row.label, row.error) == ("ball" if number % 2 else "field", None)
+            assert row.probabilities
+            assert row.probability == max(row.probabilities.values()) == row.probabilities[row.label]
+
+
+def test_more_than_two_classes(tmp_path: Path) -> None:
+    write_model(tmp_path / "model.keras", ("a", "b", "ball"))
+    (tmp_path / "ball.jpg").write_bytes(ball())
+    (row,) = predict_files(tmp_path / "model.keras", [tmp_path / "ball.jpg"])
+    assert row.label == "ball"
+    assert set(row.probabilities or {}) == {"a", "b", "ball"}
+    assert sum((row.probabilities or {}).values()) == pytest.approx(1)
+
+
+def test_what_cannot_be_opened_has_its_reason_too(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "folder.jpg").mkdir()
+    odd = tmp_path / os.fsdecode(b"\xff.jpg")  # no UTF-8
+    odd.write_bytes(ball())
+    found = list(predict_files(model, [tmp_path / "gone.jpg", tmp_path / "folder.jpg", odd]))
+    assert [row.error for row in found] == ["No such file or directory", "Is a directory", None]
+    assert found[2].path == f"{tmp_path}/\\udcff.jpg"
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_parquet(path: Path) -> list[dict[str, str]]:
+    rows = parquet.read_table(path).to_pylist()
+    return [{key: "" if value is None else str(value) for key, value in row.items()} for row in rows]
+
+
+@pytest.mark.parametrize(("suffix", "read"), [(".csv", read_csv), (".parquet", read_parquet)])
+def test_a_table_holds_what_was_predicted(
+    tmp_path: Path, suffix: str, read: Callable[[Path], list[dict[str, str]]]
+) -> None:
+    predictions = [
+        Prediction('a,\n"b".jpg', "개", 0.75, {"개": 0.75, "고양이": 0.25}),
+        Prediction("c.jpg", None, None, None, "truncated"),
+    ]
+    path, told = tmp_path / "new" / f"table{suffix}", []
+    assert write_table(path, iter(predictions), told.append) == 1
+    assert told == [1, 1]
+    assert read(path) == [
+        {"path": 'a,\n"b".jpg', "class": "개", "probability": "0.75", "error": ""},
+        {"path": "c.jpg", "class": "", "probability": "", "error": "truncated"},
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_that_breaks_off_leaves_what_was_there(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"table{suffix}"
+    path.write_text("before")
+
+    def breaks_off():
+        yield Prediction("a.jpg", "cat", 0.75, {"cat": 0.75, "dog": 0.25})
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_table(path, breaks_off(), lambda count: None)
+    assert path.read_text() == "before"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_another_ending_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    with pytest.raises(FrostlineError, match=r"\.csv nor in \.parquet"):
+        write_table(tmp_path / "table.xlsx", iter([Prediction("a", "b", 1, {})]), lambda count: pytest.fail("too late"))
+
+
+def test_the_command_writes_a_table_and_says_how_far_it_is_on_stderr(model: Path, tmp_path: Path) -> None:
+    pictures = folder_of(40, tmp_path / "pictures")
+    done = frostline("predict", "--model", str(model), str(pictures), "--output", str(tmp_path / "out.csv"))
+    assert (done.returncode, done.stdout) == (1, "")
+    told, failed = done.stderr.splitlines()
+    assert told.startswith("predict: 40 pictures in ")
+    assert failed == f"4 could not be read: see the column error of {tmp_path}/out.csv"
+    assert [row["path"] for row in read_csv(tmp_path / "out.csv")] == [str(path) for path in find_pictures([pictures])]
+
+
+def test_the_command_prints_json_and_csv(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "ball.jpg").write_bytes(ball())
+    (tmp_path / "bad.jpg").write_bytes(b"text")
+    arguments = ("predict", "--model", str(model), str(tmp_path / "ball.jpg"), str(tmp_path / "bad.jpg"))
+    good, bad = map(json.loads, frostline(*arguments, "--json").stdout.splitlines())
+    assert good["class"] == "ball"
+    assert good["probabilities"]["ball"] == good["probability"]
+    assert bad["error"].startswith("not a")
+    rows = list(csv.DictReader(frostline(*arguments, "--csv").stdout.splitlines()))
+    assert tuple(rows[0]) == COLUMNS
+    assert [row["class"] for row in rows] == ["ball", ""]
+
+
+def test_a_model_without_class_names_costs_two_lines(tmp_path: Path) -> None:
+    from frostline.quiet_tensorflow import keras
+
+    inputs = keras.Input((8, 8, 3))
+    keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs)).save(tmp_path / "other.keras")
+    (tmp_path / "ball.jpg").write_bytes(ball())
+    with pytest.raises(FrostlineError, match="does not name its classes"):
+        next(predict_files(tmp_path / "other.keras", [tmp_path / "ball.jpg"]))
+
+
+def test_the_processes_that_decode_import_no_tensorflow() -> None:
+    code = "import frostline.prediction, sys; assert not {'tensorflow', 'pyarrow'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)

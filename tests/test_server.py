@@ -1,0 +1,292 @@
+"""A real server and a real client; one process of its own."""
+
+import base64
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import requests
+
+from corpus import png_of
+from frostline.classifier import load_classifier
+from frostline.server import BODY_LIMIT, PICTURES_LIMIT, application
+from served import SIZE, ball, field, serving, write_model
+
+JSON = {"Content-Type": "application/json"}
+JPEG = {"Content-Type": "image/jpeg"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model.keras"
+    write_model(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the server gives access to, beside one that it does not."""
+    folder = tmp_path_factory.mktemp("beside") / "root"
+    (folder / "inside").mkdir(parents=True)
+    (folder / "ball.jpg").write_bytes(ball())
+    (folder / "inside" / "field.jpg").write_bytes(field())
+    (folder / "notes.jpg").write_text("text")
+    (folder / "huge.jpg").write_bytes(ball() + bytes(BODY_LIMIT))
+    (folder.parent / "secret.jpg").write_bytes(ball())
+    (folder / "way_out.jpg").symlink_to(folder.parent / "secret.jpg")
+    (folder / "circle.jpg").symlink_to("circle.jpg")
+    (folder / "way_in.jpg").symlink_to("ball.jpg")
+    os.mkfifo(folder / "pipe.jpg")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(model: Path, root: Path) -> Iterator[str]:
+    with serving(application(load_classifier(model), root, ["127.0.0.1"])) as url:
+        yield url
+
+
+def classes(response: requests.Response) -> list[str]:
+    assert response.status_code == 200, response.text
+    return [answer["class"] for answer in response.json()["predictions"]]
+
+
+def reason(response: requests.Response) -> tuple[int, str]:
+    """The status, and the reason, which is the whole answer and of one line."""
+    assert response.headers["Content-Type"] == "application/json"
+    (error,) = response.json().values()
+    assert error
+    assert "\n" not in error
+    assert "Traceback" not in error
+    return response.status_code, error
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [
+        ("JPEG", "RGB"),
+        ("JPEG", "CMYK"),
+        ("PNG", "RGBA"),
+        ("GIF", "P"),
+        ("WEBP", "RGB"),
+        ("BMP", "RGB"),
+        ("TIFF", "RGB"),
+    ],
+)
+def test_a_picture_is_classified_however_it_comes(address: str, kind: str, mode: str) -> None:
+    url, content = f"{address}/invocations", ball(kind, mode)
+    text = base64.b64encode(content).decode()
+    whole = requests.post(url, data=content, headers={"Content-Type": f"image/{kind.lower()}"})
+    (answer,) = whole.json()["predictions"]
+    assert answer["class"] == "ball"
+    assert answer["probability"] == answer["probabilities"]["ball"] > 0.7
+    assert sum(answer["probabilities"].values()) == pytest.approx(1)
+    for response in (
+        requests.post(url, data=content, headers={"Content-Type": "application/octet-stream"}),
+        requests.post(url, files={"file": ("a picture", content)}),
+        requests.post(url, json={"inputs": [text]}),
+        requests.post(url, json={"inputs": text}),
+        requests.post(url, json={"inputs": [f"data:image/x;base64,{text}"]}),
+    ):
+        assert response.json() == whole.json()
+
+
+def test_several_are_answered_in_order(address: str) -> None:
+    url, expected = f"{address}/invocations", ["field", "ball", "field"]
+    contents = [field(), ball(), field()]
+    texts = [base64.b64encode(content).decode() for content in contents]
+    assert classes(requests.post(url, files=[("file", (f"{n}.jpg", c)) for n, c in enumerate(contents)])) == expected
+    assert classes(requests.post(url, json={"inputs": texts})) == expected
+    assert (
+        classes(requests.post(url, json={"paths": ["inside/field.jpg", "way_in.jpg", "inside/field.jpg"]})) == expected
+    )
+
+
+def test_paths_may_be_absolute(address: str, root: Path) -> None:
+    assert classes(requests.post(f"{address}/invocations", json={"paths": [str(root / "ball.jpg")]})) == ["ball"]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("../secret.jpg", 403),
+        ("inside/../../secret.jpg", 403),
+        ("way_out.jpg", 403),
+        ("/etc/hostname", 403),
+        ("/proc/self/environ", 403),
+        ("none.jpg", 404),
+        ("inside", 404),
+        ("pipe.jpg", 404),
+        ("circle.jpg", 404),
+        ("a\0b.jpg", 404),
+        ("x" * 5000, 404),
+        ("\ud800.jpg", 404),
+        ("http://127.0.0.1/ball.jpg", 404),
+        ("file:///etc/hostname", 404),
+        ("notes.jpg", 415),
+        ("huge.jpg", 413),
+    ],
+)
+def test_no_path_leads_out_of_the_root_or_to_what_is_no_picture(address: str, path: str, status: int) -> None:
+    response = requests.post(f"{address}/invocations", data=json.dumps({"paths": [path]}), headers=JSON)
+    assert reason(response)[0] == status
+
+
+def test_without_a_root_no_path_is_read(model: Path, root: Path) -> None:
+    with serving(application(load_classifier(model))) as address:
+        status, error = reason(requests.post(f"{address}/invocations", json={"paths": [str(root / "ball.jpg")]}))
+    assert (status, "--root" in error) == (403, True)
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status", "words"),
+    [
+        (JPEG, b"text", 415, "not a JPEG"),
+        (JPEG, b"<html><script>alert(1)</script>", 415, "not a JPEG"),
+        (JPEG, b"\0\0\0\x18ftypheic" + bytes(64), 415, "HEIC"),
+        (JPEG, ball()[:2000], 422, "truncated"),
+        (JPEG, b"", 422, "empty"),
+        (JPEG, png_of(20_000, 20_000), 413, "megapixels"),
+        (JPEG, bytes(BODY_LIMIT + 1), 413, "32 MiB"),
+        ({}, b"text", 415, "Content-Type"),
+        ({"Content-Type": "application/x-www-form-urlencoded"}, ball(), 415, "image/jpeg"),
+        ({"Content-Type": "multipart/form-data"}, ball(), 400, "boundary"),
+        ({"Content-Type": "multipart/form-data; boundary=x"}, b"--x\r\n\r\nno header\r\n--x--", 400, ""),
+        ({"Content-Type": "multipart/form-data; boundary=x"}, b"--x--\r\n", 422, "no picture"),
+        (JSON, b"{", 400, "not JSON"),
+        (JSON, b"\xff", 400, "not JSON"),
+        (JSON, b"[" * 100_000, 400, "not JSON"),
+        (JSON, b"[]", 422, "inputs"),
+        (JSON, b"{}", 422, "inputs"),
+        (JSON, b'{"inputs": [], "paths": []}', 422, "inputs"),
+        (JSON, b'{"inputs": []}', 422, "no picture"),
+        (JSON, b'{"inputs": {"a": "b"}}', 422, "list of strings"),
+        (JSON, b'{"inputs": [[1, 2], null]}', 422, "list of strings"),
+        (JSON, b'{"inputs": ["%%%"]}', 422, "inputs[0]: not base64"),
+        (JSON, b'{"inputs": ["dGV4dA=="]}', 415, "inputs[0]: not a JPEG"),
+        (JSON, b'{"inputs": ["data:text/plain,text"]}', 422, "without base64"),
+        (JSON, b'{"inputs": ["http://127.0.0.1/ball.jpg"]}', 422, "nothing is fetched"),
+        (JSON, json.dumps({"paths": ["ball.jpg"] * (PICTURES_LIMIT + 1)}).encode(), 413, "at most"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(
+    address: str, headers: dict[str, str], body: bytes, status: int, words: str
+) -> None:
+    found, error = reason(requests.post(f"{address}/invocations", data=body, headers=headers))
+    assert found == status, error
+    assert words in error
+
+
+def test_one_bad_picture_among_several_is_named(address: str) -> None:
+    files = [("file", ("good.jpg", ball())), ("file", ("bad\r\n.jpg", b"text"))]
+    status, error = reason(requests.post(f"{address}/invocations", files=files))
+    assert status == 415
+    assert "bad" in error
+    assert reason(requests.post(f"{address}/invocations", files=[], data={"file": "text"}))[0] == 415
+    assert reason(requests.post(f"{address}/invocations", files=[files[0], ("note", (None, "text"))]))[0] == 422
+
+
+def test_other_addresses_and_methods(address: str) -> None:
+    assert requests.get(f"{address}/health").json() == {"status": "ok"}
+    assert reason(requests.get(f"{address}/invocations"))[0] == 405
+    assert reason(requests.get(f"{address}/docs"))[0] == 404
+    assert requests.get(address, headers={"Host": "evil.example"}).status_code == 400, "DNS rebinding"
+
+
+def test_grad_cam_comes_when_asked_for(address: str) -> None:
+    (plain,) = requests.post(f"{address}/invocations", data=ball(), headers=JPEG).json()["predictions"]
+    (explained,) = requests.post(f"{address}/invocations?explain=true", data=ball(), headers=JPEG).json()["predictions"]
+    assert set(explained) - set(plain) == {"heat", "where", "seen"}
+    assert explained["where"] == "mostly at the left"
+    assert all(explained[name].startswith("data:image/png;base64,") for name in ("heat", "seen"))
+
+
+def test_the_page_may_load_nothing_from_elsewhere(address: str) -> None:
+    response = requests.get(address)
+    policy = dict(part.strip().split(" ", 1) for part in response.headers["Content-Security-Policy"].split(";"))
+    assert policy["default-src"] == "'none'"
+    assert policy["connect-src"] == "'self'"
+    assert re.fullmatch("'sha256-[^ ]+'", policy["script-src"]), "only the page's own script"
+    assert not re.search(r"(https?:)?//\w", re.sub(r"//.*", "", response.text))
+
+
+def test_many_at_once_get_their_own_answers_from_one_trace(model: Path, root: Path) -> None:
+    classifier = load_classifier(model)
+    traces: list[Any] = []
+    call = classifier.model.call
+    classifier.model.call = lambda *args, **kwargs: traces.append(args) or call(*args, **kwargs)
+    contents = [ball(), field(), ball("TIFF"), field("TIFF"), ball("JPEG", "CMYK")] * 8
+    with serving(application(classifier)) as address, ThreadPoolExecutor(16) as pool:
+
+        def ask(content: bytes) -> str:
+            return classes(requests.post(f"{address}/invocations", data=content, headers=JPEG))[0]
+
+        assert list(pool.map(ask, contents)) == ["ball", "field", "ball", "field", "ball"] * 8
+    assert not traces, "the model was traced while it was loaded"
+    classifier.model(np.zeros((1, SIZE, SIZE, 3)))
+    assert traces, "this would have noticed"
+
+
+def test_a_client_that_hangs_up_disturbs_nobody(address: str) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    for start in (b"POST /invocations HTTP/1.1\r\nContent-Type: image/jpeg\r\n", b"\0\xff not HTTP\r\n\r\n"):
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(start + b"Host: 127.0.0.1\r\nContent-Length: 1000\r\n\r\nhalf")
+    assert classes(requests.post(f"{address}/invocations", data=ball(), headers=JPEG)) == ["ball"]
+
+
+def frostline(*arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "frostline.cli", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def test_the_command_listens_on_this_machine_and_ends_with_ctrl_c(model: Path) -> None:
+    with frostline("serve", "--model", str(model), "--port", "0") as process:
+        line = process.stderr.readline()
+        address = re.search(r"http://127\.0\.0\.1:\d+", line)
+        assert address, line
+        assert classes(requests.post(f"{address[0]}/invocations", data=ball(), headers=JPEG)) == ["ball"]
+        os.killpg(process.pid, signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output, errors.strip()) == (0, "", "stopped")
+
+
+def test_an_address_or_model_that_cannot_be_used_costs_two_lines(tmp_path: Path, model: Path) -> None:
+    from frostline.errors import FrostlineError
+    from frostline.server import serve
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for host, number in (("127.0.0.1", port), ("no.such.host.invalid", 0), ("127.0.0.1", 99999)):
+            with pytest.raises(FrostlineError, match="cannot be used") as raised:
+                serve(model, host, number, None)
+            assert len(str(raised.value).splitlines()) == 2
+    with pytest.raises(FrostlineError, match="is not a folder"):
+        serve(model, "127.0.0.1", 0, tmp_path / "none")
+    with pytest.raises(FrostlineError, match="not found"):
+        serve(tmp_path / "none.keras", "127.0.0.1", 0, None)
+
+
+def test_other_machines_are_let_in_only_with_a_warning(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from frostline.errors import FrostlineError
+    from frostline.server import serve
+
+    with pytest.raises(FrostlineError, match="not found"):
+        serve(tmp_path / "none.keras", "0.0.0.0", 0, None)
+    (warning,) = capfd.readouterr().err.splitlines()
+    assert warning.startswith("warning: ")

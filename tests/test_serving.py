@@ -1,0 +1,181 @@
+"""What MLflow serves: its own loader and its own server, on what `tracking.log_model` logs."""
+
+import base64
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import requests
+from mlflow.pyfunc import PyFuncModel, scoring_server
+
+from frostline import tracking
+from frostline.config import compose_conf
+from frostline.pictures import decode_picture
+from served import SIZE, ball, field, serving, write_model
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, logged to a store and taken from there."""
+    folder, project = tmp_path_factory.mktemp("logged"), Path(__file__).parents[1]
+    shutil.copytree(project / "conf", folder / "conf")
+    shutil.copy(project / "params.yaml", folder)
+    write_model(folder / "model.keras")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        pipeline = tracking.open_pipeline(compose_conf(), "data digest")
+        with tracking.phase_run("finetune", pipeline) as run_id:
+            tracking.log_model(folder / "model.keras", decode_picture(ball(), SIZE))
+        (model,) = mlflow.MlflowClient().search_logged_models([pipeline.experiment_id], f"source_run_id = '{run_id}'")
+        shutil.copytree(mlflow.artifacts.download_artifacts(model.model_uri), folder / "served")
+    return folder / "served"
+
+
+@pytest.fixture(scope="module")
+def loaded(logged: Path) -> PyFuncModel:
+    return mlflow.pyfunc.load_model(str(logged))
+
+
+@pytest.fixture(scope="module")
+def address(loaded: PyFuncModel) -> Iterator[str]:
+    """MLflow's own server application, in this process: starting its command takes a quarter of a minute."""
+    before = dict(os.environ)
+    with serving(scoring_server.init(loaded)) as url:
+        yield f"{url}/invocations"
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def text(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def pixels(*contents: bytes) -> np.ndarray:
+    return np.stack([decode_picture(content, SIZE) for content in contents])
+
+
+BOTH = ["ball", "field"]
+COLUMN = pd.DataFrame({"picture": [ball(), field()]})
+
+
+@pytest.mark.parametrize(
+    "pictures",
+    [
+        pixels(ball(), field()),
+        pixels(ball(), field()).astype(np.int64),
+        np.array([text(ball()), text(field())]),
+        np.array([text(ball()), f"data:image/jpeg;base64,{text(field())}"], object),
+        COLUMN,
+        COLUMN.map(text),
+    ],
+    ids=["pixels", "pixels as int64", "base64", "data URL", "bytes in a table", "base64 in a table"],
+)
+def test_pictures_are_classified_however_they_come(loaded: PyFuncModel, pictures: Any) -> None:
+    answers = loaded.predict(pictures)
+    assert list(answers.columns) == ["class", "probability", "probabilities"]
+    assert list(answers["class"]) == BOTH
+    for _, answer in answers.iterrows():
+        assert answer["probability"] == answer["probabilities"][answer["class"]] > 0.7
+
+
+def test_the_example_is_one_to_send(loaded: PyFuncModel) -> None:
+    assert list(loaded.predict(loaded.input_example)["class"]) == ["ball"]
+
+
+def test_no_pictures_no_answers(loaded: PyFuncModel) -> None:
+    assert len(loaded.predict(pixels(ball())[:0])) == 0
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"inputs": [text(ball()), text(field())]},
+        {"instances": [text(ball()), text(field())]},
+        {"inputs": pixels(ball(), field()).tolist()},
+        {"instances": pixels(ball(), field()).tolist()},
+        {"dataframe_records": [{"picture": text(ball())}, {"picture": text(field())}]},
+        {"dataframe_split": {"columns": ["picture"], "data": [[text(ball())], [text(field())]]}},
+    ],
+    ids=["inputs", "instances", "pixels", "pixels as instances", "records", "split"],
+)
+def test_mlflows_server_takes_all_its_forms(address: str, request_: dict[str, Any]) -> None:
+    response = requests.post(address, json=request_)
+    assert [answer["class"] for answer in response.json()["predictions"]] == BOTH
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        (["dGV4dA=="], "picture 0: not a JPEG"),
+        ([text(ball()), text(ball()[:2000])], "picture 1: truncated"),
+        (["%%%"], "picture 0: not base64"),
+        (["http://127.0.0.1/ball.jpg"], "picture 0: an address: nothing is fetched"),
+        ([text(ball()), None], "picture 1: neither"),
+        ([None], "expected"),
+        ([1, 2], "expected"),
+        ([[text(ball())], []], "expected"),
+        (pixels(ball())[:, 1:].tolist(), "shape (1, 31, 32, 3)"),
+        ((pixels(ball()) / 255).tolist(), "values"),
+        ((pixels(ball()).astype(int) + 200).tolist(), "values"),
+        ((pixels(ball()).astype(int) - 200).tolist(), "values"),
+        (np.full((1, SIZE, SIZE, 3), "a").tolist(), "picture 0"),
+        (np.full((1, SIZE, SIZE, 3), None).tolist(), "values"),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line(address: str, inputs: list[Any], words: str) -> None:
+    response = requests.post(address, json={"inputs": inputs})
+    assert response.status_code == 400
+    assert response.json()["error_code"] == "INVALID_PARAMETER_VALUE"
+    message = response.json()["message"]
+    assert words in message
+    assert len(message) < 200, "it does not repeat what was sent"
+    assert "stack_trace" not in response.json()
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "status"),
+    [("application/json", b"{", 400), ("application/json", b"[]", 400), ("image/jpeg", ball(), 415)],
+)
+def test_mlflow_itself_refuses_the_rest(address: str, kind: str, body: bytes, status: int) -> None:
+    assert requests.post(address, data=body, headers={"Content-Type": kind}).status_code == status
+
+
+def test_the_command_of_mlflow_serves_it_in_a_process_of_its_own(logged: Path) -> None:
+    """From the code that was logged with the model, not from here."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = ["models", "serve", "-m", str(logged), "-p", str(port), "--env-manager", "local"]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", *command],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        while process.poll() is None:
+            try:
+                requests.get(f"{url}/health", timeout=5).raise_for_status()
+                break
+            except requests.RequestException:
+                time.sleep(0.2)
+        response = requests.post(f"{url}/invocations", json={"inputs": [text(ball())]})
+        assert [answer["class"] for answer in response.json()["predictions"]] == ["ball"]
+    finally:
+        os.killpg(process.pid, 9)
+        output = process.communicate()[0].decode()
+    assert not re.search("Traceback", output), output

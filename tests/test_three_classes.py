@@ -1,0 +1,184 @@
+"""A folder of three classes through the whole recipe: from the pictures to the report and to predictions of files."""
+
+import csv
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from conftest import SIZE
+from frostline import phases, plots
+from frostline.archive import pack_folder
+from frostline.config import compose_conf
+from frostline.dataset import UNLABELLED, Dataset, load_dataset
+from frostline.evaluation import evaluate
+from frostline.galleries import decision_galleries, suspects_gallery
+from frostline.prediction import predict_files
+from frostline.preprocessing import Summary, preprocess
+from frostline.quiet_tensorflow import keras
+from frostline.report import write_report
+from frostline.saving import load_classes, load_model, save_model
+from frostline.settings import Config
+from frostline.stages.evaluate import _write_predictions
+from frostline.training import Epoch, score
+
+CLASSES = ("disc", "frame", "stripes")
+EACH = 40
+
+
+def draw(name: str, number: int) -> Image.Image:
+    rng = np.random.default_rng([CLASSES.index(name), number])
+    image = Image.new("RGB", (96, 80), tuple(rng.integers(150, 256, 3)))
+    pen, ink = ImageDraw.Draw(image), tuple(rng.integers(0, 110, 3))
+    x, y, size = map(int, rng.integers((8, 8, 35), (30, 20, 50)))
+    if name == "disc":
+        pen.ellipse((x, y, x + size, y + size), fill=ink)
+    elif name == "frame":
+        pen.rectangle((x, y, x + size, y + size), outline=ink, width=3)
+    else:
+        for left in range(x % 9, 96, 9):
+            pen.line((left, 0, left, 80), fill=ink, width=3)
+    return image
+
+
+class Trained(NamedTuple):
+    settings: Config
+    summary: Summary
+    data: Dataset
+    models: dict[str, keras.Model]
+    """By phase, as loaded from their files."""
+    files: dict[str, Path]
+    curves: dict[str, list[Epoch]]
+    folder: Path
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Iterator[Trained]:
+    folder = tmp_path_factory.mktemp("three")
+    for name in CLASSES:
+        (folder / "pictures" / name).mkdir(parents=True)
+        for number in range(EACH):
+            draw(name, number).save(folder / "pictures" / name / f"{name} {number}.png")
+    pack_folder(folder / "pictures", folder / "archive.zip")
+    shares = {"train": 0.6, "validation": 0.2, "test": 0.2}
+    summary = preprocess(folder / "archive.zip", folder / "data", size=SIZE, seed=1, shares=shares, max_rejected=0)
+    data = load_dataset(folder / "data")
+    overrides = ["data=folder", "data.path=pictures", f"preprocess.picture_size={SIZE}", "model.dense_units=32"]
+    overrides += ["model.cut_layer=mixed2", "transfer.epochs=8", "transfer.learning_rate=2e-4", "precision=float32"]
+    settings = compose_conf(overrides, Path(__file__).parents[1] / "conf")
+    files = {phase: folder / f"{phase}.keras" for phase in ("transfer", "finetune")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # for the feature cache
+        model, first = phases.transfer(data, weights, settings, on_epoch=lambda epoch: None)
+        save_model(model, files["transfer"], data.classes)
+        second = phases.finetune(model, data, settings, on_epoch=lambda epoch: None)
+        save_model(model, files["finetune"], data.classes)
+    models = {phase: load_model(path) for phase, path in files.items()}
+    yield Trained(settings, summary, data, models, files, {"transfer": first, "finetune": second}, folder)
+
+
+@pytest.fixture(scope="module")
+def both(trained: Trained) -> dict[str, np.ndarray]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(trained.folder)
+        return {
+            phase: phases.predict(model, trained.data, "test", trained.settings)
+            for phase, model in trained.models.items()
+        }
+
+
+def test_every_class_has_its_share_of_each_split(trained: Trained) -> None:
+    assert trained.summary.classes == list(trained.data.classes) == list(CLASSES)
+    assert trained.summary.counts == {
+        "train": dict.fromkeys(CLASSES, 24),
+        "validation": dict.fromkeys(CLASSES, 8),
+        "test": dict.fromkeys(CLASSES, 8),
+    }
+    labels = trained.data.labels("test")
+    assert [CLASSES[label] for label in labels] == [name.split("/")[0] for name in trained.data.names("test")]
+    assert labels.dtype == np.uint8
+
+
+def test_the_head_learns_all_classes(trained: Trained, both: dict[str, np.ndarray]) -> None:
+    for phase, model in trained.models.items():
+        assert model.output_shape == (None, 3)
+        assert model.layers[-1].activation is keras.activations.softmax
+        assert load_classes(trained.files[phase]) == list(CLASSES)
+        assert both[phase].shape == (24, 3)
+        np.testing.assert_allclose(both[phase].sum(axis=1), 1, atol=1e-6)
+        whole = model(trained.data.pictures("test").astype(np.float32)).numpy()
+        np.testing.assert_allclose(both[phase], whole, atol=2e-3)
+    losses = [epoch["train/loss"] for epochs in trained.curves.values() for epoch in epochs]
+    assert losses[-1] < losses[0]
+    last = trained.curves["finetune"][-1]
+    assert last["validation/accuracy"] > 0.8  # 1/3 by chance
+    assert last["validation/loss"] < np.log(3)
+    assert score(trained.data.labels("test"), both["finetune"])[1] > 0.8
+
+
+def test_the_evaluation_makes_all_that_two_classes_have(
+    trained: Trained, both: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    data, labels = trained.data, trained.data.labels("test")
+    result = evaluate(labels, **both, threshold=0.5, bins=15, resamples=200, seed=42)
+    assert result.figures["finetune"]["accuracy"] == np.mean(both["finetune"].argmax(axis=1) == labels)
+    assert result.confusion["finetune"].sum(axis=1).tolist() == [8, 8, 8]
+    drawing: dict[str, Any] = {"threshold": 0.5, "bins": 15, "classes": data.classes}
+    drawn = plots.write_figures(tmp_path, labels, *both.values(), curves=trained.curves, **drawing)
+    held_out = {"test": both["finetune"]}
+    galleries = decision_galleries(data, trained.models, both, "finetune", 0.5, 8)
+    galleries["suspects"] = suspects_gallery(data, trained.models, held_out, 8)
+    mistakes = int(np.sum(both["finetune"].argmax(axis=1) != labels))
+    assert galleries["mistakes"].total == mistakes
+    assert galleries["unsure"].total == 24 - mistakes
+    for picture in [picture for name in ("unsure", "mistakes", "set_right") for picture in galleries[name].shown]:
+        row = [Path(name).name for name in data.names("test")].index(picture.name)
+        before, after = both["transfer"][row], both["finetune"][row]
+        name, other = CLASSES[before.argmax()], CLASSES[after.argmax()]
+        change = "" if name == other else f"P({other}) "
+        seen = f"P({name}) {before.max():.3f} → {change}{after.max():.3f}"
+        assert [fact.replace("\u00a0", " ") for fact in picture.facts] == [f"is {CLASSES[labels[row]]}", seen]
+        assert [heat.explained for heat in picture.heat.values()] == [name, other]
+    write_report(
+        tmp_path / "report.html",
+        settings=trained.settings,
+        data=dataclasses.asdict(trained.summary),
+        curves=trained.curves,
+        labels=labels,
+        both=both,
+        evaluation=result,
+        figures={name: path.with_suffix(".svg") for name, path in drawn.items()},
+        galleries=galleries,
+        command="dvc repro",
+        digests={},
+    )
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "tell disc, frame and stripes apart" in page
+    assert result.verdict.title in page
+
+
+def test_predictions_have_a_column_per_phase_and_class(
+    trained: Trained, both: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    _write_predictions(tmp_path, trained.data, both)
+    with (tmp_path / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = [f"{phase}/{name}" for phase in ("transfer", "finetune") for name in CLASSES]
+    assert list(rows[0]) == ["path", "class", *columns]
+    assert [row["path"] for row in rows] == trained.data.names("test")
+    found = np.array([[float(row[f"finetune/{name}"]) for name in CLASSES] for row in rows])
+    np.testing.assert_allclose(found, both["finetune"], atol=1e-6)
+    assert not trained.data.has(UNLABELLED)
+
+
+def test_files_are_predicted_with_every_class_probability(trained: Trained, both: dict[str, np.ndarray]) -> None:
+    names = trained.data.names("test")
+    files = [trained.folder / "pictures" / name for name in names]
+    for prediction, expected in zip(predict_files(trained.files["finetune"], files), both["finetune"], strict=True):
+        assert prediction.label == CLASSES[expected.argmax()]
+        assert prediction.probability == pytest.approx(expected.max(), abs=2e-3)
+        assert prediction.probabilities == pytest.approx(dict(zip(CLASSES, expected, strict=True)), abs=2e-3)
