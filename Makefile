@@ -46,6 +46,7 @@ ui: install              ## browse the runs at http://127.0.0.1:5000
 
 bench: install           ## side by side with a plain Keras script, and against the machine's limits
 	$(PYTHON) benchmarks/vs_keras.py
+	$(PYTHON) benchmarks/vs_tf_data.py
 	$(PYTHON) benchmarks/roofline.py
 
 lock:                    ## pin what pyproject.toml allows, with hashes (needs uv)

@@ -14,7 +14,7 @@ from frostline.dataset import Dataset
 from frostline.errors import FrostlineError
 from frostline.export import FORMATS, TOLERANCE, check_pictures, default_path, export
 from frostline.pictures import decode_picture
-from frostline.quiet_tensorflow import keras
+from frostline.quiet_tensorflow import keras, tf
 from frostline.saving import load_model
 from served import CLASSES, SIZE, ball, field, write_model
 
@@ -46,6 +46,20 @@ def test_the_exported_model_answers_what_the_original_does(tmp_path: Path, name:
 
 
 @pytest.mark.parametrize("name", INSTALLED)
+def test_layers_that_the_backbones_have(tmp_path: Path, name: str) -> None:
+    """A mean to subtract, grouped convolutions and GELU: each needs help on its way to ONNX."""
+    inputs = keras.Input((SIZE, SIZE, 3), name="pictures")
+    x = keras.layers.Normalization(mean=[120.0, 110.0, 100.0], variance=[3000.0, 2000.0, 1000.0])(inputs)
+    x = keras.layers.Conv2D(6, 3, groups=3, strides=2, activation="gelu")(x)
+    x = keras.layers.DepthwiseConv2D(3, strides=2, padding="same")(x)
+    x = keras.layers.LayerNormalization(epsilon=1e-6)(x)
+    x = keras.layers.GlobalAveragePooling2D()(keras.layers.Activation("hard_silu")(x))
+    model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x))
+    assert export(model, name, tmp_path / f"model{FORMATS[name].suffix}", pictures()) <= TOLERANCE
+    assert not tf.config.functions_run_eagerly()
+
+
+@pytest.mark.parametrize("name", INSTALLED)
 def test_one_that_answers_otherwise_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     model, form, path = model_of(tmp_path), FORMATS[name], tmp_path / "new" / "model"
     other = keras.models.clone_model(model)
@@ -56,6 +70,22 @@ def test_one_that_answers_otherwise_is_not_kept(tmp_path: Path, monkeypatch: pyt
         export(model, name, path, pictures())
     assert len(str(raised.value).splitlines()) == 2
     assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_no_folder_of_yours_is_deleted(tmp_path: Path, name: str) -> None:
+    model, folder = model_of(tmp_path), tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "chapter.tex").write_text("years of work")
+    with pytest.raises(FrostlineError, match="would have to be deleted"):
+        export(model, name, folder, pictures())
+    assert (folder / "chapter.tex").is_file()
+
+
+def test_an_export_replaces_an_earlier_one(tmp_path: Path) -> None:
+    for _ in range(2):
+        export(model_of(tmp_path), "saved_model", tmp_path / "exported", pictures())
+    assert (tmp_path / "exported" / "saved_model.pb").is_file()
 
 
 def test_an_answer_that_is_no_number_is_a_difference() -> None:

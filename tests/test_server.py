@@ -1,6 +1,7 @@
 """A real server and a real client; one process of its own."""
 
 import base64
+import dataclasses
 import json
 import os
 import re
@@ -235,6 +236,14 @@ def test_many_at_once_get_their_own_answers_from_one_trace(model: Path, root: Pa
     assert not traces, "the model was traced while it was loaded"
     classifier.model(np.zeros((1, SIZE, SIZE, 3)))
     assert traces, "this would have noticed"
+
+
+def test_a_fault_of_the_servers_own_is_not_shown_to_the_client(model: Path) -> None:
+    broken = dataclasses.replace(load_classifier(model), probabilities=lambda pixels: 1 / 0)
+    with serving(application(broken)) as address:
+        status, error = reason(requests.post(f"{address}/invocations", data=ball(), headers=JPEG))
+        assert (status, "division" in error) == (500, False)
+        assert requests.get(f"{address}/health").ok
 
 
 def test_a_client_that_hangs_up_disturbs_nobody(address: str) -> None:

@@ -42,9 +42,14 @@ def export(model: keras.Model, name: str, path: Path, pictures: np.ndarray) -> f
     That is the largest absolute difference in their outputs for `pictures`, (N, size, size, 3) uint8. The exported
     model takes what the original takes: RGB from 0 to 255, float32.
 
-    Raises FrostlineError where that difference is above TOLERANCE, and for packages that are not installed.
+    Raises FrostlineError where that difference is above TOLERANCE, for packages that are not installed, and where
+    `path` is a folder with something else in it.
     """
     form = FORMATS[name]
+    if path.is_dir() and not (name == "saved_model" and (path / "saved_model.pb").is_file()):
+        raise FrostlineError(
+            f"{path} is a folder that would have to be deleted.\n--output names what is to be written."
+        )
     if missing := [package for package in form.needs if importlib.util.find_spec(package) is None]:
         raise FrostlineError(
             f"{name} needs packages that are not installed: {', '.join(missing)}.\n"

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from frostline.quiet_tensorflow import keras, tf
 from frostline.seeds import derive_seed
 from frostline.settings import Config, Phase
 from frostline.training import Epoch, Examples, OnEpoch
+from frostline.workers import cores
 
 
 def transfer(
@@ -66,7 +66,7 @@ def checkpoint_path(phase: str, settings: Config, data: Dataset, start: Path) ->
         [sha256_of(path) for path in sorted(Path(__file__).parent.rglob("*.py"))],
         tf.__version__,
         keras.__version__,
-        len(os.sched_getaffinity(0)),
+        cores(),
     ]
     return CHECKPOINTS / f"{phase}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.npy"
 

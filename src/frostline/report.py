@@ -15,12 +15,12 @@ from PIL import Image
 from frostline.data_urls import data_url
 from frostline.evaluation import INTERVAL_FIGURES, Evaluation, Interval, decimals, signed, threshold_counts
 from frostline.files import write_text
+from frostline.networks import NETWORKS
 from frostline.overlay import heat_png, where
 from frostline.plots import CURVES, MOST_CURVES, NAMES, WORST_CURVES
 from frostline.settings import Config
 from frostline.splitting import SPLITS
 
-_BACKBONES = {"inception_v3": "InceptionV3"}
 _SOFTWARE = {"tensorflow": "TensorFlow", "keras": "Keras", "numpy": "NumPy"}
 _EDGE_THRESHOLDS = (0, 0.001, 0.002, 0.005)  # finer where probabilities crowd
 _THRESHOLDS = (*_EDGE_THRESHOLDS, *(n / 100 for n in range(1, 100)), *(1 - t for t in reversed(_EDGE_THRESHOLDS)))
@@ -145,7 +145,7 @@ def write_report(
     totals = {split: sum(data["counts"][split].values()) for split in SPLITS}
     page = environment.get_template("report.html.jinja").render(
         name=settings.name,
-        backbone=_BACKBONES.get(settings.model.backbone, settings.model.backbone),
+        backbone=NETWORKS[settings.model.backbone].constructor,
         cut_layer=settings.model.cut_layer,
         classes=classes,
         task=_task(classes),

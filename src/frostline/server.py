@@ -62,7 +62,7 @@ def serve(model_path: Path, host: str, port: int, root: Path | None) -> None:
         address, number, *_ = listener.getsockname()
         names = ["*"]
         if ipaddress.ip_address(address).is_loopback:
-            names = [host, "localhost", "127.0.0.1", "[::1]"]  # not a stranger's page by way of DNS (rebinding)
+            names = [host, "localhost", "127.0.0.1", "::1", "[::1]"]  # not a stranger's page by way of DNS (rebinding)
         else:
             _say(f"warning: whoever reaches {address} may use this server; it has no login")
         app = application(load_classifier(model_path), root, names)

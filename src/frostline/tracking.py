@@ -38,7 +38,7 @@ import numpy as np
 import requests
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
@@ -50,6 +50,7 @@ from frostline.errors import FrostlineError
 from frostline.files import read_json, replacing, sha256_of
 from frostline.paths import ROOT, WORK
 from frostline.settings import Config
+from frostline.workers import cores
 
 for name in ("alembic", "mlflow.pyfunc"):  # they tell of every table made, example checked
     logging.getLogger(name).setLevel(logging.WARNING)
@@ -391,6 +392,12 @@ def tag_model(path: Path) -> None:
     """Tag the run with the digest of the model file that it made, so that it can be found by it."""
     run_id, digest = _outbox.run_id, sha256_of(path)
     _log("digest of the model", lambda: mlflow.MlflowClient().set_tag(run_id, MODEL, digest))
+
+
+def tag_computing(precision: str) -> None:
+    """Tag the run with what its figures' last bits depend on beside settings and data: precision, number of cores."""
+    run_id, tags = _outbox.run_id, [RunTag("frostline.precision", precision), RunTag("frostline.cores", str(cores()))]
+    _log("precision and cores", lambda: mlflow.MlflowClient().log_batch(run_id, tags=tags))
 
 
 def log_model(path: Path, example: np.ndarray) -> None:

@@ -57,6 +57,8 @@ def test_mlflow_holds_the_parent_and_its_runs(clone):
         run = runs[phase]
         assert run.data.tags["mlflow.parentRunId"] == parent
         assert run.info.status == "FINISHED"
+        assert run.data.tags["frostline.precision"] in ("float32", "bfloat16")
+        assert int(run.data.tags["frostline.cores"]) >= 1
         assert run.data.metrics["test/log_loss"] == pytest.approx(metrics[phase]["log_loss"], rel=1e-4)
         assert {"train/loss", "train/accuracy", "validation/loss", "validation/accuracy"} <= set(run.data.metrics)
         assert run.data.params["preprocess.picture_size"] == "75"

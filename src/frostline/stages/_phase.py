@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from frostline import tracking
+from frostline import precision, tracking
 from frostline.dataset import Dataset, load_dataset
 from frostline.feature_cache import prune
 from frostline.files import check_writable, write_csv, write_json
@@ -26,6 +26,7 @@ def run_phase(phase: str, config: Config, start: Path, train: Train) -> None:
     checkpoint = checkpoint_path(phase, config, data, start)
     with tracking.phase_run(phase, pipeline):
         tracking.log_data(config.data.source, config.data.depends_on, data.digest, context="training")
+        tracking.tag_computing(precision.resolve(config.precision))
         model, history = train(data, tracking.log_epoch, checkpoint)
         save_model(model, MODELS[phase], data.classes)
         write_csv(CURVES[phase], EPOCH_COLUMNS, history)
