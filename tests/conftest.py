@@ -8,9 +8,7 @@ import pytest
 from hypothesis import settings
 
 from frostline.dataset import Dataset, load_dataset
-
-SIZE = 75
-"""InceptionV3's smallest picture: a quarter of the work of the default 150."""
+from small import SIZE
 
 settings.register_profile("same every time", derandomize=True, deadline=None, database=None)
 settings.load_profile("same every time")

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from conftest import SIZE
 from frostline import backbone
 from frostline.errors import FrostlineError
 from frostline.head import add_head
 from frostline.quiet_tensorflow import keras
+from small import SIZE
 
 
 @pytest.fixture(scope="module")

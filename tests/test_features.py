@@ -9,9 +9,9 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from conftest import SIZE
 from frostline import backbone, feature_cache, features
 from frostline.quiet_tensorflow import keras
+from small import SIZE
 
 LAYERS = ["mixed6", "mixed7"]
 

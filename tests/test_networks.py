@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import SIZE
 from frostline import backbone, phases
 from frostline.config import compose_conf
 from frostline.errors import FrostlineError
@@ -14,6 +13,7 @@ from frostline.quiet_tensorflow import keras, tf
 from frostline.random_weights import write_random_weights
 from frostline.saving import load_model, save_model
 from frostline.weights_file import check_weights_file
+from small import SIZE
 
 # conf/model/'s name: Keras' module, the number of blocks, some of their ends and what "auto" thaws from.
 OTHERS = {

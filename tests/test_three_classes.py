@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from conftest import SIZE
 from frostline import phases, plots
 from frostline.archive import pack_folder
 from frostline.config import compose_conf
@@ -25,6 +24,7 @@ from frostline.saving import load_classes, load_model, save_model
 from frostline.settings import Config
 from frostline.stages.evaluate import _write_predictions
 from frostline.training import Epoch, score
+from small import SIZE
 
 CLASSES = ("disc", "frame", "stripes")
 EACH = 40

@@ -1,8 +1,6 @@
 """`frostline export`: a trained model in another format, checked against itself on pictures."""
 
 import importlib.util
-import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -147,21 +145,18 @@ def _write_onnx(model: keras.Model, path: Path) -> None:
     if not hasattr(np, "product"):  # which NumPy 2 no longer has, but tf2onnx 1.17 uses for this alone
         np.product = np.prod  # type: ignore[attr-defined]
     function = _forward(model).serve
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        archive = Path(folder) / "model.zip"
-        tf.config.run_functions_eagerly(True)  # else Keras' grouped convolutions stay functions, which ONNX has not
-        try:
-            tf2onnx.convert.from_function(
-                function,
-                function.input_signature,
-                custom_op_handlers={"Erfc": (_erfc, [])},
-                large_model=True,
-                output_path=archive,
-            )
-        finally:
-            tf.config.run_functions_eagerly(False)
-        shutil.unpack_archive(archive, folder)
-        written = onnx.load(Path(folder) / "__MODEL_PROTO.onnx")
+    tf.config.run_functions_eagerly(True)  # else Keras' grouped convolutions stay functions, which ONNX has not
+    try:
+        written, weights = tf2onnx.convert.from_function(
+            function, function.input_signature, custom_op_handlers={"Erfc": (_erfc, [])}, large_model=True
+        )
+    finally:
+        tf.config.run_functions_eagerly(False)
+    for tensor in written.graph.initializer:
+        for entry in tensor.external_data:  # of which the one is where the values would lie
+            tensor.raw_data = weights.name_to_tensor_data[entry.value]
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
     # Tensors that layers hold beside their weights (a mean to subtract) are left as inputs
     held = {inner.name: outer for outer, inner in function.get_concrete_function().graph.captures}
     for tensor in written.graph.input[1:]:

@@ -97,4 +97,5 @@ def _save(path: Path, model: Any) -> None:
             group.attrs["weight_names"] = [weight.name.encode() for weight in weights]
             for weight in weights:
                 group.create_dataset(weight.name, data=np.asarray(weight))
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.getbuffer())
