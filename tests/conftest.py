@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ from hypothesis import settings
 
 from frostline.dataset import Dataset, load_dataset
 from small import SIZE
+
+# Where the tests run in the background, their shell has Ctrl-C ignored, and so would every process they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("same every time", derandomize=True, deadline=None, database=None)
 settings.load_profile("same every time")
