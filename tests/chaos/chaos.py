@@ -56,7 +56,6 @@ class Project:
     def __init__(self, root: Path) -> None:
         self.clone = Clone(root / "project")
         self.root, self.kept = self.clone.root, root / "reference"
-        self.clone.dvc("repro")
         self.seconds = {stage: self._seconds(stage) for stage in STAGES}
         lock = yaml.safe_load((self.root / "dvc.lock").read_text())
         self.outputs = [out["path"] for stage in lock["stages"].values() for out in stage["outs"]] + ["dvc.lock"]
