@@ -3,6 +3,7 @@ import pytest
 
 from frostline.errors import FrostlineError
 from frostline.quiet_tensorflow import keras
+from frostline.seeds import generator
 from frostline.training import EPOCH_COLUMNS, Examples, predictor, score, train
 
 
@@ -27,6 +28,15 @@ def run(model, examples, **changes):
     return train(model, *examples, **settings)
 
 
+def fit_in_that_order(model, loss, examples):
+    """One epoch of Keras' own training on the batches of `run`'s first epoch."""
+    order = generator(1, "shuffle", "transfer", 1).permutation(150)
+    rows = np.concatenate([np.sort(order[start : start + 32]) for start in range(0, 150, 32)])
+    model.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"])
+    inputs, targets = examples.batch(rows)
+    return model.fit(inputs, targets, batch_size=32, shuffle=False, verbose=0).history
+
+
 def test_it_learns(examples):
     history = run(make_model(), examples, epochs=8)
     assert history[-1]["train/loss"] < 0.7 * history[0]["train/loss"]
@@ -46,17 +56,11 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(examples):
 
 def test_one_epoch_is_one_pass_of_keras_own_training_in_that_order(examples):
     """The same batches through `fit` without shuffling give the same losses: nothing is dropped or seen twice."""
-    from frostline.seeds import generator
-
     model, reference = make_model(), make_model()
     for each in (model, reference):
         each.layers[2].rate = 0
     history = run(model, examples, epochs=1)
-    order = generator(1, "shuffle", "transfer", 1).permutation(150)
-    rows = np.concatenate([np.sort(order[start : start + 32]) for start in range(0, 150, 32)])
-    reference.compile(keras.optimizers.Adam(0.01), "binary_crossentropy", metrics=["accuracy"])
-    inputs, targets = examples[0].batch(rows)
-    fitted = reference.fit(inputs, targets, batch_size=32, shuffle=False, verbose=0).history
+    fitted = fit_in_that_order(reference, "binary_crossentropy", examples[0])
     assert history[0]["train/loss"] == pytest.approx(fitted["loss"][0], rel=1e-4)
     assert history[0]["train/accuracy"] == pytest.approx(fitted["accuracy"][0], abs=1e-6)
     assert history[0]["validation/loss"] == pytest.approx(
@@ -135,15 +139,9 @@ def examples_of_three():
 
 
 def test_an_epoch_of_three_classes_is_one_of_keras_own_training(examples_of_three):
-    from frostline.seeds import generator
-
     model, reference = make_model_of_three(), make_model_of_three()
     history = run(model, examples_of_three, epochs=1)
-    order = generator(1, "shuffle", "transfer", 1).permutation(150)
-    rows = np.concatenate([np.sort(order[start : start + 32]) for start in range(0, 150, 32)])
-    reference.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])
-    inputs, targets = examples_of_three[0].batch(rows)
-    fitted = reference.fit(inputs, targets, batch_size=32, shuffle=False, verbose=0).history
+    fitted = fit_in_that_order(reference, "sparse_categorical_crossentropy", examples_of_three[0])
     assert history[0]["train/loss"] == pytest.approx(fitted["loss"][0], rel=1e-4)
     assert history[0]["train/accuracy"] == pytest.approx(fitted["accuracy"][0], abs=1e-6)
     loss, accuracy = reference.evaluate(*examples_of_three[1].batch(slice(None)), verbose=0)

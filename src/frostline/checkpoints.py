@@ -15,7 +15,6 @@ History = list[dict[str, float]]
 
 def save(path: Path, variables: Sequence[Any], history: History) -> None:
     """Write the values of `variables` and the epochs' figures to `path`, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.save(file, np.frombuffer(json.dumps(history).encode(), np.uint8))
         for variable in variables:

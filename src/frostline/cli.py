@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from frostline.errors import FrostlineError
+from frostline.errors import FrostlineError, in_one_line
 from frostline.files import read_json
 from frostline.paths import EVALUATION, METRICS, MODELS, REPORT
 
@@ -30,7 +30,7 @@ def main() -> None:
         sys.stderr.close()
         sys.exit(0)
     except OSError as error:  # a full disk, a file that may not be read
-        sys.exit(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        sys.exit(f"error: {in_one_line(error)}")
 
 
 def _parser() -> argparse.ArgumentParser:

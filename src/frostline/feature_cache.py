@@ -1,14 +1,11 @@
 """The folder of cached features: what is there, what is complete, what goes first when room is short."""
 
-import fcntl
 import shutil
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from frostline.files import read_json, write_json
+from frostline.files import locked, read_json, write_json
 from frostline.paths import FEATURES
 
 ARRAY, ENTRY = "features.npy", "entry.json"
@@ -34,16 +31,9 @@ def complete(folder: Path, layer: str, count: int) -> None:
     write_json(folder / ENTRY, {"layer": layer, "count": count})
 
 
-@contextmanager
-def lock(cache: Path) -> Iterator[None]:
+def lock(cache: Path) -> AbstractContextManager[None]:
     """One process at a time computes or prunes; a second one waits and then finds the features there."""
-    with (cache / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            sys.stderr.write("another process computes features; waiting for it.\n")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return locked(cache / "lock", "another process computes features; waiting for it.")
 
 
 def entries(cache: Path = FEATURES) -> list[Entry]:

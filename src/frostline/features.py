@@ -7,7 +7,6 @@ features that one pass over the pictures left on disk. An entry is named by all 
 
 import hashlib
 import io
-import json
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ import numpy as np
 
 from frostline.backbone import inference_copy
 from frostline.feature_cache import ARRAY, complete, is_complete, lock
-from frostline.files import release
+from frostline.files import digest_of, release
 from frostline.paths import FEATURES
 from frostline.progress import track
 from frostline.quiet_tensorflow import keras, tf
@@ -124,4 +123,4 @@ def _key(model: keras.Model, layer: str, pictures: str, precision: str) -> str:
         "keras": keras.__version__,
         "devices": [device.device_type for device in tf.config.list_physical_devices()],
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+    return digest_of(facts)

@@ -1,12 +1,14 @@
 """Files that are either whole or absent, with bytes that depend on their content alone."""
 
 import csv
+import fcntl
 import glob
 import hashlib
 import json
 import mmap
 import os
 import shutil
+import sys
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -107,6 +109,26 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, An
 def read_csv(path: Path) -> list[dict[str, str]]:
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
+
+
+@contextmanager
+def locked(path: Path, notice: str) -> Iterator[None]:
+    """Hold a lock on the file `path`; where another process does, write `notice` to stderr and wait.
+
+    The lock is the kernel's: it ends with its process, however that ends.
+    """
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.stderr.write(f"{notice}\n")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def digest_of(facts: object) -> str:
+    """A name, 32 hexadecimal digits, for what depends on `facts` (anything that JSON can hold) and nothing else."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def sha256_of(path: Path) -> str:

@@ -1,7 +1,5 @@
 """The two-phase recipe: transfer trains a new head on the frozen backbone, finetune thaws the top of the backbone."""
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,7 +10,7 @@ import numpy as np
 from frostline import backbone, features, precision, training
 from frostline.augmentation import build_augmentation
 from frostline.dataset import Dataset
-from frostline.files import sha256_of
+from frostline.files import digest_of, sha256_of
 from frostline.head import add_head
 from frostline.paths import CHECKPOINTS
 from frostline.quiet_tensorflow import keras, tf
@@ -30,7 +28,7 @@ def transfer(
     Returns the classifier (pictures (N, size, size, 3) from 0 to 255 → probabilities, see `add_head`) and each epoch's
     figures.
     """
-    _choose_determinism(settings)
+    choose_determinism(settings)
     base = backbone.build_backbone(settings.preprocess.picture_size, weights, settings.model.backbone)
     cut = settings.model.cut_layer
     thaw_from = backbone.resolve_thaw_from(base, cut, settings.finetune.thaw_from)
@@ -68,21 +66,21 @@ def checkpoint_path(phase: str, settings: Config, data: Dataset, start: Path) ->
         keras.__version__,
         cores(),
     ]
-    return CHECKPOINTS / f"{phase}-{hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]}.npy"
+    return CHECKPOINTS / f"{phase}-{digest_of(facts)}.npy"
 
 
 def finetune(
     model: keras.Model, data: Dataset, settings: Config, on_epoch: OnEpoch, checkpoint: Path | None = None
 ) -> list[Epoch]:
     """Thaw the classifier `model` from the frost line on and train it on, in place; return each epoch's figures."""
-    _choose_determinism(settings)
+    choose_determinism(settings)
     thaw_from = backbone.resolve_thaw_from(model, settings.model.cut_layer, settings.finetune.thaw_from)
     backbone.thaw(model, thaw_from)
     layers = backbone.frontier(model, thaw_from)
     return _train(model, layers, data, "finetune", settings.finetune, settings, on_epoch, checkpoint)
 
 
-def _choose_determinism(settings: Config) -> None:
+def choose_determinism(settings: Config) -> None:
     """Let TensorFlow take only kernels that give the same bits each time; on a CPU all do, as far as was seen."""
     if settings.deterministic:
         tf.config.experimental.enable_op_determinism()
@@ -103,7 +101,7 @@ def _train(
     wanted, computed_in = list(dict.fromkeys([*layers, *also])), precision.resolve(settings.precision)
 
     def features_of(split: str, mirrored: bool = False) -> list[np.ndarray]:
-        return _features(model, data, split, wanted, computed_in, mirrored)[: len(layers)]
+        return cached_features(model, data, split, wanted, computed_in, mirrored)[: len(layers)]
 
     def examples(split: str) -> Examples:
         return Examples(features_of(split), data.labels(split))
@@ -155,15 +153,16 @@ def predict(model: keras.Model, data: Dataset, split: str, settings: Config) -> 
     Both phases' models are the same below the frost line, so the second one finds its features computed. In float32
     whatever the phases were trained in, as the saved model computes.
     """
-    _choose_determinism(settings)
+    choose_determinism(settings)
     thaw_from = backbone.resolve_thaw_from(model, settings.model.cut_layer, settings.finetune.thaw_from)
     layers = backbone.frontier(model, thaw_from)
-    return training.predictor(backbone.part(model, layers))(_features(model, data, split, layers, "float32"))
+    return training.predictor(backbone.part(model, layers))(cached_features(model, data, split, layers, "float32"))
 
 
-def _features(
+def cached_features(
     model: keras.Model, data: Dataset, split: str, layers: Sequence[str], computed_in: str, mirrored: bool = False
 ) -> list[np.ndarray]:
+    """What `layers` of `model` give for the pictures of `split`, one array (N, …) each; see `features.extract`."""
     pictures, digest = data.pictures(split), f"{data.digest}/{split}"
     if mirrored:
         pictures, digest = pictures[:, :, ::-1], f"{digest}/mirrored"

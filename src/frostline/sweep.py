@@ -8,8 +8,6 @@ since these made what lies in data/processed. Points are chosen by validation lo
 the end, for the chosen one. Points that ran before are taken from disk; --force runs them again.
 """
 
-import hashlib
-import json
 import math
 import signal
 import sys
@@ -25,9 +23,9 @@ from omegaconf import DictConfig
 
 from frostline import sweep_table
 from frostline.config import parse
-from frostline.errors import FrostlineError
+from frostline.errors import FrostlineError, in_one_line
 from frostline.feature_cache import prune
-from frostline.files import write_json, write_text
+from frostline.files import digest_of, write_json, write_text
 from frostline.paths import FEATURES
 from frostline.settings import Config
 from frostline.sweep_plan import CONF, Plan, compose_point, is_search, plan, with_prepared_data
@@ -130,7 +128,7 @@ def run(arguments: list[str]) -> None:
 
     shared = sweep_points.open_shared()
     keys = sorted(sweep_points.point_key(config, shared) for config in configs)
-    group = hashlib.sha256(json.dumps([asked.text, keys]).encode()).hexdigest()[:16]
+    group = digest_of([asked.text, keys])[:16]
     if force:
         _forget(asked, configs, shared, group)
     if not flags:
@@ -204,7 +202,7 @@ if __name__ == "__main__":
     except FrostlineError as error:
         sys.exit(f"error: {error}")
     except OSError as error:  # a full disk, a folder that may not be written
-        sys.exit(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        sys.exit(f"error: {in_one_line(error)}")
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command goes on from here.\n")
         sys.exit(130)

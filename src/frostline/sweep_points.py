@@ -3,8 +3,6 @@
 import fcntl
 import functools
 import gc
-import hashlib
-import json
 import os
 import shutil
 import sys
@@ -14,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import yaml
@@ -22,8 +20,7 @@ import yaml
 from frostline import backbone, features, phases, precision
 from frostline.dataset import Dataset, load_dataset
 from frostline.errors import FrostlineError
-from frostline.files import read_json, sha256_of, write_json
-from frostline.head import add_head
+from frostline.files import digest_of, read_json, sha256_of, write_json
 from frostline.paths import BACKBONE_WEIGHTS, PROCESSED, WORK
 from frostline.quiet_tensorflow import keras, tf
 from frostline.saving import load_model, save_model
@@ -80,7 +77,7 @@ def open_shared() -> Shared:
         {name: version(name) for name in ("tensorflow", "keras", "numpy")},
         [device.device_type for device in tf.config.list_physical_devices()],
     ]
-    return Shared(data, _digest(facts))
+    return Shared(data, digest_of(facts))
 
 
 def _code_digest() -> str:
@@ -90,22 +87,18 @@ def _code_digest() -> str:
     stages = yaml.safe_load(_DVC_YAML.read_text(encoding="utf-8"))["stages"]
     listed = {path for phase in ("transfer", "finetune") for path in stages[phase]["deps"] if path.endswith(".py")}
     package = Path(__file__).parent
-    return _digest([sha256_of(package / path.removeprefix("src/frostline/")) for path in sorted(listed)])
+    return digest_of([sha256_of(package / path.removeprefix("src/frostline/")) for path in sorted(listed)])
 
 
 def _transfer_key(settings: Config, shared: Shared) -> str:
     """As point_key, of the transfer phase."""
     facts = asdict(settings) | {"precision": precision.resolve(settings.precision)}
-    return _digest([{key: value for key, value in facts.items() if key not in _NO_FACTS}, shared.digest])
+    return digest_of([{key: value for key, value in facts.items() if key not in _NO_FACTS}, shared.digest])
 
 
 def point_key(settings: Config, shared: Shared) -> str:
     """The digest of all that the point's result depends on: points of one key have one result."""
-    return _digest([_transfer_key(settings, shared), asdict(settings.finetune)])
-
-
-def _digest(facts: Any) -> str:
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+    return digest_of([_transfer_key(settings, shared), asdict(settings.finetune)])
 
 
 def stored(settings: Config, shared: Shared) -> Result | None:
@@ -226,9 +219,11 @@ def extract_features(points: Sequence[Config], data: Dataset) -> None:
     may hold, that is left to the points.
     """
     for point in points:
-        phases._choose_determinism(point)
-    wanted = _wanted_layers(points)
-    base = _backbone_of(points)
+        phases.choose_determinism(point)
+    # All points have one backbone: its weights lie in one file.
+    first = points[0]
+    base = backbone.build_backbone(first.preprocess.picture_size, BACKBONE_WEIGHTS, first.model.backbone)
+    wanted = _wanted_layers(base, points)
     order = [layer.name for layer in base.layers]
     needed, limit = 0, min(point.feature_cache_gib for point in points)
     for (_, split, _), layers in wanted.items():
@@ -241,16 +236,10 @@ def extract_features(points: Sequence[Config], data: Dataset) -> None:
         )
         return
     for (computed_in, split, mirrored), layers in sorted(wanted.items()):
-        phases._features(base, data, split, sorted(layers, key=order.index), computed_in, mirrored)
+        phases.cached_features(base, data, split, sorted(layers, key=order.index), computed_in, mirrored)
 
 
-def _backbone_of(points: Sequence[Config]) -> keras.Model:
-    """All points have one backbone: its weights lie in one file."""
-    return backbone.build_backbone(points[0].preprocess.picture_size, BACKBONE_WEIGHTS, points[0].model.backbone)
-
-
-def _wanted_layers(points: Sequence[Config]) -> dict[Pass, set[str]]:
-    base = _backbone_of(points)
+def _wanted_layers(base: keras.Model, points: Sequence[Config]) -> dict[Pass, set[str]]:
     # To give a convolution's output beside those of layers above it, `inference_copy` could not fold the batch norm
     # into it, and these would be rounded differently from those of a point that runs alone.
     folded = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
@@ -262,9 +251,9 @@ def _wanted_layers(points: Sequence[Config]) -> dict[Pass, set[str]]:
             line = backbone.resolve_thaw_from(base, cut, thaw_from)
         except FrostlineError:  # the point itself will say so
             return set()
-        model = add_head(base, cut, dense_units=1, dropout=0, seed=0)
+        below = keras.Model(base.input, base.get_layer(cut).output)
         return {
-            name for name in (cut, *backbone.frontier(model, line)) if not isinstance(model.get_layer(name), folded)
+            name for name in (cut, *backbone.frontier(below, line)) if not isinstance(below.get_layer(name), folded)
         }
 
     wanted: dict[Pass, set[str]] = defaultdict(set)

@@ -2,8 +2,9 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -13,6 +14,24 @@ SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 """Kept after the tests, for people to look at."""
 
 OpenPage = Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Screen:
+    width: int
+    height: int
+    theme: str
+
+    def __str__(self) -> str:
+        return f"{self.width}x{self.height}-{self.theme}"
+
+
+@pytest.fixture(
+    params=[Screen(*size, theme) for size in ((1280, 800), (390, 844)) for theme in ("light", "dark")], ids=str
+)
+def screen(request: pytest.FixtureRequest) -> Screen:
+    """A desk's and a phone's, light and dark, in turn."""
+    return cast(Screen, request.param)
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,6 @@ from frostline.classifier import load_classifier
 from frostline.server import BODY_LIMIT, application
 from served import ball, field, serving, write_model
 
-SIZES = [(1280, 800), (390, 844)]
-THEMES = ["light", "dark"]
-
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -50,18 +47,14 @@ def hand_over(page: Any, *kinds: str, filling: int = 0) -> list[bool]:
     return list(page.evaluate(HAND_OVER, [kinds, base64.b64encode(ball()).decode(), filling]))
 
 
-@pytest.mark.parametrize("theme", THEMES)
-@pytest.mark.parametrize(("width", "height"), SIZES)
 def test_a_dropped_picture_is_shown_with_its_class_and_what_speaks_for_it(
     address: str,
     open_page: Callable[..., Any],
     keep_screenshot: Callable[[Any, str], None],
-    width: int,
-    height: int,
-    theme: str,
+    screen: Any,
 ) -> None:
-    phone = width < 500
-    page = open_page(address, width, height, color_scheme=theme, has_touch=phone, is_mobile=phone)
+    phone = screen.width < 500
+    page = open_page(address, screen.width, screen.height, color_scheme=screen.theme, has_touch=phone, is_mobile=phone)
     assert page.locator(".touch").is_visible() == phone
     assert not page.locator(".result").is_visible()
     assert all(hand_over(page, "dragover", "drop")), "the browser would leave the page for the picture"
@@ -77,11 +70,11 @@ def test_a_dropped_picture_is_shown_with_its_class_and_what_speaks_for_it(
     assert heat.evaluate("image => image.naturalWidth") > 0
     assert heat.bounding_box() == picture.bounding_box()
     assert "mostly at the left" in page.locator(".where").inner_text()
-    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.evaluate("document.documentElement.scrollWidth") == screen.width
     contrasts = page.evaluate(CONTRASTS)
     assert len(contrasts) > 8
     assert [entry for entry in contrasts if entry[1] < entry[2]] == []
-    keep_screenshot(page, f"drop-{width}x{height}-{theme}")
+    keep_screenshot(page, f"drop-{screen}")
     page.locator(".toggle").click()
     assert not heat.is_visible()
 

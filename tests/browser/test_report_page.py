@@ -12,9 +12,6 @@ from frostline.evaluation import confusion_matrix, figures
 from test_plots import predictions, predictions_of_many
 from test_report import write
 
-SIZES = [(1280, 800), (390, 844)]
-THEMES = ["light", "dark"]
-
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -49,27 +46,23 @@ def all_shown(page: Any) -> dict[str, dict[str, str]]:
     return {phase: {name: shown(page, name, phase) for name in names} for phase in ("transfer", "finetune")}
 
 
-@pytest.mark.parametrize("theme", THEMES)
-@pytest.mark.parametrize(("width", "height"), SIZES)
 def test_the_verdict_is_in_view_and_nothing_is_cut_off(
     address: str,
     open_page: Callable[..., Any],
     keep_screenshot: Callable[[Any, str], None],
-    width: int,
-    height: int,
-    theme: str,
+    screen: Any,
 ) -> None:
     requests: list[str] = []
-    page = open_page(address, width, height, color_scheme=theme, offline=True)
+    page = open_page(address, screen.width, screen.height, color_scheme=screen.theme, offline=True)
     page.on("request", lambda request: requests.append(request.url))
     page.reload()
     for part in (".verdict", ".summary tbody tr:first-child"):
         box = page.locator(part).bounding_box()
         assert box["y"] >= 0
-        assert box["y"] + box["height"] <= height
-    assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert box["y"] + box["height"] <= screen.height
+    assert page.evaluate("document.documentElement.scrollWidth") == screen.width
     assert {url.split(":")[0] for url in requests} <= {"file", "data"}
-    keep_screenshot(page, f"report-{width}x{height}-{theme}")
+    keep_screenshot(page, f"report-{screen}")
 
 
 def test_the_slider_changes_the_numbers_from_the_keyboard(address: str, open_page: Callable[..., Any]) -> None:
@@ -134,7 +127,7 @@ def test_what_the_keyboard_reaches_shows_its_focus(address: str, open_page: Call
     assert {"A", "threshold-slider", "BUTTON", "heat-off", "SUMMARY"} <= set(reached)
 
 
-@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("theme", ["light", "dark"])
 def test_every_text_has_the_contrast_of_wcag_aa(address: str, open_page: Callable[..., Any], theme: str) -> None:
     page = open_page(address, color_scheme=theme)
     contrasts = page.evaluate(CONTRASTS)
@@ -184,23 +177,19 @@ def test_in_mlflows_frame_script_and_links_work(address: str, open_page: Callabl
 # More than two classes
 
 
-@pytest.mark.parametrize("theme", THEMES)
-@pytest.mark.parametrize(("width", "height"), SIZES)
 def test_many_classes_fit_the_page(
     tmp_path: Path,
     open_page: Callable[..., Any],
     keep_screenshot: Callable[[Any, str], None],
-    width: int,
-    height: int,
-    theme: str,
+    screen: Any,
 ) -> None:
     write(tmp_path, tuple(f"class {number}" for number in range(12)), both=predictions_of_many(200, 12))
-    page = open_page((tmp_path / "report.html").as_uri(), width, height, color_scheme=theme)
+    page = open_page((tmp_path / "report.html").as_uri(), screen.width, screen.height, color_scheme=screen.theme)
     box = page.locator(".verdict").bounding_box()
-    assert box["y"] + box["height"] <= height
-    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert box["y"] + box["height"] <= screen.height
+    assert page.evaluate("document.documentElement.scrollWidth") == screen.width
     assert [entry for entry in page.evaluate(CONTRASTS) if entry[1] < entry[2]] == []
     page.locator(".contents a", has_text="Classes").click()
     heading = page.locator("#classes").bounding_box()
-    assert 0 <= heading["y"] < height
-    keep_screenshot(page, f"report-12-classes-{width}x{height}-{theme}")
+    assert 0 <= heading["y"] < screen.height
+    keep_screenshot(page, f"report-12-classes-{screen}")

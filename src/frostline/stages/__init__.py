@@ -1,19 +1,19 @@
 """One thin entry point per DVC stage, named as the stage is: read the settings, call the package, write the outputs."""
 
 import errno
-import fcntl
 import multiprocessing
 import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
 from frostline.errors import FrostlineError
+from frostline.files import locked
 
 if TYPE_CHECKING:
     from frostline.settings import Config
@@ -60,17 +60,10 @@ def _errno(error: OSError | RuntimeError) -> int | None:
     return int(found[1]) if found else None
 
 
-@contextmanager
-def _alone(stage: str) -> Iterator[None]:
+def _alone(stage: str) -> AbstractContextManager[None]:
     path = Path(".frostline/stages", f"{stage}.lock")  # not in WORK: queued experiments may run side by side
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            sys.stderr.write(f"{stage} is running in another process; waiting for it to end.\n")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    return locked(path, f"{stage} is running in another process; waiting for it to end.")
 
 
 @contextmanager
