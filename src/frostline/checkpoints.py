@@ -18,7 +18,7 @@ def save(path: Path, variables: Sequence[Any], history: History) -> None:
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.save(file, np.frombuffer(json.dumps(history).encode(), np.uint8))
         for variable in variables:
-            np.save(file, variable.numpy())
+            np.save(file, np.asarray(memoryview(variable.value.read_value())))  # numpy() would copy it first
 
 
 def load(path: Path, variables: Sequence[Any]) -> History:

@@ -4,6 +4,7 @@ TensorFlow's C++ code writes notices to the process' stderr while it is imported
 They are held back here, and shown only where the import fails.
 """
 
+import gc
 import logging
 import os
 import sys
@@ -29,6 +30,7 @@ def _hidden(*modules: str) -> Iterator[None]:
 
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+gc.disable()  # collecting while nothing becomes garbage: a quarter of the import's time
 with tempfile.TemporaryFile() as _held_back:
     try:
         # Keras imports these where it can, a second of some four, for wrappers and galleries that are not used here.
@@ -39,6 +41,9 @@ with tempfile.TemporaryFile() as _held_back:
         _held_back.seek(0)
         os.write(2, _held_back.read())
         raise
+    finally:
+        gc.enable()
+gc.freeze()  # what was imported stays
 
 for name in ("absl", "tensorflow"):  # of retraced functions, of deprecated options
     logging.getLogger(name).setLevel(logging.ERROR)

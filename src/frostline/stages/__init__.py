@@ -1,6 +1,7 @@
 """One thin entry point per DVC stage, named as the stage is: read the settings, call the package, write the outputs."""
 
 import errno
+import gc
 import multiprocessing
 import os
 import re
@@ -33,6 +34,7 @@ def run_stage(main: Callable[["Config"], None]) -> None:
         with _interruptible(), _alone(Path(sys.argv[0]).stem):
             main(load_params(sys.argv[1:]))
             sys.stdout.flush()
+            gc.freeze()  # the interpreter's last collection would go through all of TensorFlow for a second
     except FrostlineError as error:
         sys.exit(f"error: {error}")
     except (OSError, RuntimeError) as error:  # a full disk, a read-only folder
