@@ -144,11 +144,17 @@ def main() -> None:
         print_time(console, plain, ours)
         print_scores(console, plain[-1].scores, ours[-1].scores)
         if arguments.sweep:
-            sweep, alone = run_sweep(project, epochs), POINTS * statistics.median(run.seconds for run in plain)
+            sweep = run_sweep(project, epochs)
             print(sweep.output)
+            seconds, cpu = (
+                POINTS * statistics.median(values)
+                for values in zip(*((run.seconds, run.cpu) for run in plain), strict=True)
+            )
             console.print(
-                f"Sweep of {POINTS} points: {sweep.seconds:.0f} s. {POINTS} plain scripts: {alone:.0f} s, reckoned as "
-                f"{POINTS} times the measured one, which is cut at mixed7. {alone / sweep.seconds:.1f} times as fast."
+                f"Sweep of {POINTS} points: {sweep.seconds:.0f} s ({sweep.cpu:.0f} s of cores, other jobs "
+                f"{sweep.others:.0f}). {POINTS} plain scripts: {seconds:.0f} s ({cpu:.0f} s of cores), reckoned as "
+                f"{POINTS} times the measured one, cut at mixed7. {seconds / sweep.seconds:.1f} times as fast, "
+                f"{cpu / sweep.cpu:.1f} times by seconds of cores."
             )
 
 

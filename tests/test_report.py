@@ -10,6 +10,7 @@ import numpy as np
 from sklearn import metrics
 
 from frostline import plots
+from frostline.adjustments import Views, effects
 from frostline.config import compose_conf
 from frostline.evaluation import changed_decisions, evaluate, least_sure_hits, surest_mistakes
 from frostline.report import Gallery, Heat, Picture, write_report
@@ -45,6 +46,8 @@ def write(
         return Gallery(len(rows), shown)
 
     better, worse = changed_decisions(*both, 0.5)
+    views = Views(labels, winner)
+    chosen = {"flip": False, "temperature": False, "clip": True}
     write_report(
         folder / "report.html",
         settings=settings(weights),
@@ -61,6 +64,7 @@ def write(
         labels=labels,
         both={"transfer": transfer, "finetune": finetune},
         evaluation=evaluation,
+        effects=effects(views, views, chosen=chosen, threshold=0.5, bins=15, resamples=200, seed=42),
         figures={name: path.with_suffix(".svg") for name, path in drawn.items()},
         galleries={
             "mistakes": gallery(surest_mistakes(labels, winner, 0.5)),

@@ -1,4 +1,4 @@
-"""What MLflow serves: its own loader and its own server, on what `tracking.log_model` logs."""
+"""What MLflow serves: its own loader and its own server, on what `log_model` logs."""
 
 import base64
 import os
@@ -21,6 +21,7 @@ from mlflow.pyfunc import PyFuncModel, scoring_server
 
 from frostline import tracking
 from frostline.config import compose_conf
+from frostline.logged_model import log_model
 from frostline.pictures import decode_picture
 from served import SIZE, ball, field, serving, write_model
 
@@ -37,7 +38,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
         pipeline = tracking.open_pipeline(compose_conf(), "data digest")
         with tracking.phase_run("finetune", pipeline) as run_id:
-            tracking.log_model(folder / "model.keras", decode_picture(ball(), SIZE))
+            log_model(folder / "model.keras", decode_picture(ball(), SIZE), lambda: run_id)
         (model,) = mlflow.MlflowClient().search_logged_models([pipeline.experiment_id], f"source_run_id = '{run_id}'")
         shutil.copytree(mlflow.artifacts.download_artifacts(model.model_uri), folder / "served")
     return folder / "served"

@@ -346,7 +346,7 @@ def test_no_credential_reaches_the_store(settings, monkeypatch, tmp_path):
     pipeline = tracking.open_pipeline(settings, "data")
     with tracking.phase_run("transfer", pipeline) as run_id:
         tracking.log_data(settings.data.source, settings.data.depends_on, "0" * 64, context="training")
-        tracking.describe(run_id, "text")
+        tracking.describe(run_id, "text", {"test/accuracy": 0.5})
     assert mlflow.get_run(run_id).data.params["data.url"] == "https://example.com/a.zip"
     for path in Path("mlruns").rglob("*"):
         if path.is_file():
@@ -372,3 +372,15 @@ def test_the_environments_store_wins(settings, monkeypatch, tmp_path):
         pass
     assert (tmp_path / "elsewhere" / "runs.db").is_file()
     assert not Path("mlruns").exists()
+
+
+def test_a_long_run_has_system_metrics(settings, monkeypatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    pipeline = tracking.open_pipeline(settings, "data digest")
+
+    def has_some(run_id):
+        return any(name.startswith("system/cpu") for name in mlflow.get_run(run_id).data.metrics)
+
+    with tracking.phase_run("transfer", pipeline) as run_id:
+        wait_until(lambda: has_some(run_id))
+    assert mlflow.get_run(run_id).info.status == "FINISHED"

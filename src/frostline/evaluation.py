@@ -91,16 +91,16 @@ class Evaluation:
         """
         parts: dict[str, dict[str, Any]] = {}
         for name, values in (*self.figures.items(), ("difference", self.difference)):
-            parts[name] = {figure: _rounded(value) for figure, value in values.items()}
+            parts[name] = {figure: rounded(value) for figure, value in values.items()}
             for figure, interval in self.intervals[name].items():
-                parts[name][f"{figure}_low"] = _rounded(interval.low)
-                parts[name][f"{figure}_high"] = _rounded(interval.high)
+                parts[name][f"{figure}_low"] = rounded(interval.low)
+                parts[name][f"{figure}_high"] = rounded(interval.high)
         parts["verdict"] = {
             "outcome": self.verdict.outcome,
             "winner": self.verdict.winner,
             "decisions_better": self.decisions.n_better,
             "decisions_worse": self.decisions.n_worse,
-            "mcnemar_p": _rounded(self.decisions.p_value),
+            "mcnemar_p": rounded(self.decisions.p_value),
             "pictures": self.pictures,
         }
         return parts
@@ -459,5 +459,6 @@ def p_text(p_value: float) -> str:
     return f"p = {p_value:.3f}" if p_value < 0.01 else f"p = {p_value:.2f}"
 
 
-def _rounded(value: float) -> float:
+def rounded(value: float) -> float:
+    """`value` with six significant digits, as metrics.json has it."""
     return float(f"{value:.6g}") + 0.0  # + 0.0: no negative zero

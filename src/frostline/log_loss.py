@@ -2,15 +2,15 @@
 
 import numpy as np
 
-_CLIP = 1e-7  # keras.config.epsilon(), which Keras' cross-entropies keep from 0 and 1
+CLIP = 1e-7  # keras.config.epsilon(), which Keras' cross-entropies keep from 0 and 1
 
 
 def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """-ln P(actual class) of each picture, (N,): `labels` (N,) are class indices, `probabilities` (N, classes)."""
     if probabilities.shape[1] == 2:  # by P(second) alone, as binary cross-entropy: 1 - P may be rounded
-        second = np.clip(probabilities[:, 1], _CLIP, 1 - _CLIP)
+        second = np.clip(probabilities[:, 1], CLIP, 1 - CLIP)
         losses: np.ndarray = -np.where(labels == 1, np.log(second), np.log1p(-second))
     else:
         actual = probabilities[np.arange(len(labels)), labels]
-        losses = -np.log(np.clip(actual, _CLIP, 1 - _CLIP))
+        losses = -np.log(np.clip(actual, CLIP, 1 - CLIP))
     return losses

@@ -147,8 +147,8 @@ def _augmented_features(model: keras.Model, layers: Sequence[str]) -> Callable[[
     return prepare
 
 
-def predict(model: keras.Model, data: Dataset, split: str, settings: Config) -> np.ndarray:
-    """Probabilities, (N, classes) float64, for the pictures of `split`, through the cache.
+def predict(model: keras.Model, data: Dataset, split: str, settings: Config, mirrored: bool = False) -> np.ndarray:
+    """Probabilities, (N, classes) float64, for the pictures of `split` (or their mirror images), through the cache.
 
     Both phases' models are the same below the frost line, so the second one finds its features computed. In float32
     whatever the phases were trained in, as the saved model computes.
@@ -156,7 +156,9 @@ def predict(model: keras.Model, data: Dataset, split: str, settings: Config) -> 
     choose_determinism(settings)
     thaw_from = backbone.resolve_thaw_from(model, settings.model.cut_layer, settings.finetune.thaw_from)
     layers = backbone.frontier(model, thaw_from)
-    return training.predictor(backbone.part(model, layers))(cached_features(model, data, split, layers, "float32"))
+    return training.predictor(backbone.part(model, layers))(
+        cached_features(model, data, split, layers, "float32", mirrored)
+    )
 
 
 def cached_features(

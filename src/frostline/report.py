@@ -12,13 +12,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
+from frostline.adjustments import Effect
 from frostline.data_urls import data_url
 from frostline.evaluation import INTERVAL_FIGURES, Evaluation, Interval, decimals, signed, threshold_counts
 from frostline.files import write_text
 from frostline.networks import NETWORKS
 from frostline.overlay import heat_png, where
 from frostline.plots import CURVES, MOST_CURVES, NAMES, WORST_CURVES
-from frostline.settings import Config
+from frostline.settings import Config, Submission
 from frostline.splitting import SPLITS
 
 _SOFTWARE = {"tensorflow": "TensorFlow", "keras": "Keras", "numpy": "NumPy"}
@@ -116,6 +117,7 @@ def write_report(
     labels: np.ndarray,
     both: Mapping[str, np.ndarray],
     evaluation: Evaluation,
+    effects: Sequence[Effect],
     figures: Mapping[str, Path],
     galleries: Mapping[str, Gallery],
     command: str,
@@ -129,6 +131,7 @@ def write_report(
       rejected {reason: n}, duplicates {groups: n, pictures: n}, ignored n, digest (SHA-256).
     - `curves`: each epoch's figures by phase, as EPOCH_COLUMNS name them.
     - `labels`, `both`: the test pictures' classes (N,) and, by phase, their probabilities (N, classes).
+    - `effects`: what adjustments of the winner's probabilities change, last of those chosen (`adjustments.effects`).
     - `figures`: the SVG files that `plots.write_figures` leaves, by name.
     - `galleries`: "mistakes", "unsure", "set_right", "got_wrong", "suspects" (see `galleries`).
     - `command` reproduces the run; `digests`: SHA-256 by what has it.
@@ -172,6 +175,7 @@ def write_report(
             if chart in figures
         ],
         explorer=_explorer(labels, both, evaluation.threshold) if len(classes) == 2 else None,
+        effect_rows=list(_effect_rows(effects, settings.evaluate.submission, evaluation)),
         class_rows=list(_class_rows(evaluation.confusion, classes)),
         confused_pairs=_confused_pairs(evaluation, classes),
         galleries={
@@ -232,6 +236,35 @@ def _figure_rows(evaluation: Evaluation, classes: Sequence[str]) -> Iterator[dic
                 "meaning": of_two.format(first=classes[0], second=classes[1]) if len(classes) == 2 else of_more,
                 **{phase: "undefined" if value is None else f"{value:.4f}" for phase, value in values.items()},
             }
+
+
+def _effect_rows(effects: Sequence[Effect], chosen: Submission, evaluation: Evaluation) -> Iterator[dict[str, str]]:
+    """One row for the winner's probabilities as they are, and one per adjustment."""
+    names = [name for name, wanted in asdict(chosen).items() if wanted]
+    before = evaluation.figures[evaluation.verdict.winner]
+    yield {
+        "name": "As the model gives them",
+        "log_loss": f"{before['log_loss']:.4f}",
+        "difference": "",
+        "interval": "",
+        "ece": f"{before['ece']:.4f}",
+    }
+    for effect in effects:
+        adjustment = effect.adjustment
+        name = {
+            "flip": "Mean with the mirrored picture",
+            "temperature": f"Temperature {adjustment.temperature:.3g}",
+            "clip": f"Clipped to {adjustment.clip:.2g} from 0 and 1",
+            "chosen": f"As in submission.csv ({', '.join(names) or 'no adjustment'})",
+        }[effect.name]
+        digits = max(4, decimals(effect.difference, effect.interval.low, effect.interval.high))
+        yield {
+            "name": name,
+            "log_loss": f"{effect.log_loss:.4f}",
+            "difference": signed(effect.difference, digits),
+            "interval": f"{signed(effect.interval.low, digits)} to {signed(effect.interval.high, digits)}",
+            "ece": f"{effect.ece:.4f}",
+        }
 
 
 def _task(classes: Sequence[str]) -> str:

@@ -102,10 +102,20 @@ class Finetune(Phase):
 
 
 @dataclass
+class Submission:
+    """What is done to the winner's probabilities in submission.csv (see `adjustments`)."""
+
+    flip: bool
+    temperature: bool
+    clip: bool
+
+
+@dataclass
 class Evaluate:
     threshold: float
     bootstrap: int
     calibration_bins: int
+    submission: Submission
 
 
 @dataclass

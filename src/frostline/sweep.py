@@ -189,8 +189,7 @@ def _finish(folder: Path, shared: "Shared", pipeline: "Pipeline") -> None:
     sweep_table.print_summary(points, test, folder)
     with tracking.sweep_run(pipeline) as parent:
         tracking.log_files(*files)
-        tracking.log_metrics(parent, figures)
-        tracking.describe(parent, text)
+        tracking.describe(parent, text, figures)
     if not settings:
         raise FrostlineError("no point finished.")
 

@@ -1,6 +1,6 @@
 """MLflow: a parent run per pipeline, a child run per phase and for the evaluation.
 
-The only module that imports it, but for `serving`, which MLflow itself loads.
+With `logged_model` and `model_registry`, the only module that imports it, but for `serving`, which MLflow itself loads.
 
 Runs are found by what they made: a phase's run carries the digest of its model as a tag. Stages that DVC restored
 from its cache left no run here; `find_or_restore` then logs one that says so.
@@ -10,7 +10,6 @@ and is sent, in order, when it is back, at the latest try at the end of the phas
 says what it lacks; no output of a stage depends on it. A locked SQLite store is waited for, then it counts as lost.
 """
 
-import base64
 import fcntl
 import functools
 import hashlib
@@ -25,7 +24,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,15 +32,12 @@ os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 
 import mlflow
-import numpy as np
 import requests
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.models import Model, ModelSignature
-from mlflow.types import ColSpec, DataType, Schema, TensorSpec
-from mlflow.types.schema import Map
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
 from frostline.addresses import hide_credentials
@@ -54,7 +49,8 @@ from frostline.workers import cores
 
 for name in ("alembic", "mlflow.pyfunc"):  # they tell of every table made, example checked
     logging.getLogger(name).setLevel(logging.WARNING)
-for name in ("mlflow.store.db.utils", "urllib3.connectionpool"):  # they tell of every retry, with tracebacks
+_OF_TRIES = ("mlflow.store.db.utils", "mlflow.system_metrics.system_metrics_monitor", "urllib3.connectionpool")
+for name in _OF_TRIES:  # they tell of every one, with tracebacks
     logging.getLogger(name).setLevel(logging.CRITICAL)
 
 PHASE, PIPELINE, MODEL, RESTORED, TOKEN = (
@@ -66,6 +62,7 @@ PHASE, PIPELINE, MODEL, RESTORED, TOKEN = (
 )
 
 _MARKERS = WORK / "runs"
+_SYSTEM_METRICS_EVERY = 5  # seconds
 _SQLITE_WAIT = 20.0
 """Seconds to wait for a locked SQLite store before anything is trained; as long as MLflow waits later."""
 
@@ -213,15 +210,19 @@ def _running(pipeline: Pipeline, begin: Callable[[], list[str]]) -> Iterator[str
             with _store_is_needed():
                 runs = begin()
             _outbox.run_id, status = runs[0], "FAILED"
+            monitor = SystemMetricsMonitor(runs[0], sampling_interval=_SYSTEM_METRICS_EVERY)
             try:
+                monitor.start()
                 yield runs[0]
                 status = "FINISHED"
             except KeyboardInterrupt:
                 status = "KILLED"
                 raise
             finally:
+                if not _outbox.away:  # else its thread, which ends with the process, waits for the store
+                    monitor.finish()
                 client = mlflow.MlflowClient()
-                _log("the run's end", lambda: [client.set_terminated(run, status) for run in runs])
+                log("the run's end", lambda: [client.set_terminated(run, status) for run in runs])
                 if status != "KILLED":  # who interrupts does not want to wait for a lost server
                     _send()
                     _warn_of_what_is_lacking()
@@ -268,8 +269,8 @@ def _lock(file: IO[str]) -> bool:
     return True
 
 
-def _log(what: str, action: Callable[[], object]) -> None:
-    """Do `action`, after all that waits already; where the store is away, it waits, too."""
+def log(what: str, action: Callable[[], object]) -> None:
+    """Do `action`, which sends `what`, after all that waits already; where the store is away, it waits, too."""
     _outbox.unsent.append((what, action))
     if time.monotonic() >= _outbox.next_try:
         _send()
@@ -352,13 +353,13 @@ def _restore(
 def log_epoch(epoch: Mapping[str, float]) -> None:
     """Log one epoch's figures as they come."""
     run_id, metrics = _outbox.run_id, _metrics_of(epoch)
-    _log(f"epoch {epoch['epoch']}", lambda: mlflow.MlflowClient().log_batch(run_id, metrics=metrics))
+    log(f"epoch {epoch['epoch']}", lambda: mlflow.MlflowClient().log_batch(run_id, metrics=metrics))
 
 
 def log_metrics(run: str | Callable[[], str], metrics: Mapping[str, float]) -> None:
     """Log final figures on `run`, an id or what find_or_restore returned."""
     values = _metrics_of(metrics)
-    _log("figures", lambda: mlflow.MlflowClient().log_batch(run if isinstance(run, str) else run(), metrics=values))
+    log("figures", lambda: mlflow.MlflowClient().log_batch(run if isinstance(run, str) else run(), metrics=values))
 
 
 def _metrics_of(figures: Mapping[str, float]) -> list[Metric]:
@@ -372,7 +373,7 @@ def log_data(name: str, source: str, digest: str, context: str) -> None:
     dataset = MetaDataset(CodeDatasetSource({"source": source}), name=name, digest=digest[:32])
     described = DatasetInput(dataset._to_mlflow_entity(), [InputTag(MLFLOW_DATASET_CONTEXT, context)])
     run_id = _outbox.run_id
-    _log("data set", lambda: mlflow.MlflowClient().log_inputs(run_id, [described]))
+    log("data set", lambda: mlflow.MlflowClient().log_inputs(run_id, [described]))
 
 
 def log_files(*paths: Path) -> None:
@@ -385,83 +386,33 @@ def log_files(*paths: Path) -> None:
             mlflow.MlflowClient().log_artifact(run_id, str(path))
 
     for path in paths:
-        _log(str(path), functools.partial(send, path))
+        log(str(path), functools.partial(send, path))
 
 
 def tag_model(path: Path) -> None:
     """Tag the run with the digest of the model file that it made, so that it can be found by it."""
     run_id, digest = _outbox.run_id, sha256_of(path)
-    _log("digest of the model", lambda: mlflow.MlflowClient().set_tag(run_id, MODEL, digest))
+    log("digest of the model", lambda: mlflow.MlflowClient().set_tag(run_id, MODEL, digest))
 
 
 def tag_computing(precision: str) -> None:
     """Tag the run with what its figures' last bits depend on beside settings and data: precision, number of cores."""
     run_id, tags = _outbox.run_id, [RunTag("frostline.precision", precision), RunTag("frostline.cores", str(cores()))]
-    _log("precision and cores", lambda: mlflow.MlflowClient().log_batch(run_id, tags=tags))
+    log("precision and cores", lambda: mlflow.MlflowClient().log_batch(run_id, tags=tags))
 
 
-def log_model(path: Path, example: np.ndarray) -> None:
-    """Log the model file at `path` on the run, ready to be loaded and served (see `serving`).
-
-    `example`: a picture (size, size, 3) uint8; MLflow's UI shows how to ask for its class.
-    """
-    from frostline.pictures import as_png  # here, since no output of a stage depends on it
-
-    package = Path(__file__).parent
-    # The one signature that lets through base64 texts and arrays of pixels alike: MLflow takes an object tensor as
-    # "anything". What is wrong with them, the model says itself.
-    pictures = Schema([TensorSpec(np.dtype(object), (-1,))])
-    answers = Schema(
-        [
-            ColSpec(DataType.string, "class"),
-            ColSpec(DataType.double, "probability"),
-            ColSpec(Map(DataType.double), "probabilities"),
-        ]
-    )
-    request = np.array([base64.b64encode(as_png(example)).decode("ascii")], object)
-    needed = ("tensorflow", "keras", "numpy", "pillow", "rich")
-    run_id = _outbox.run_id
-
-    def send() -> None:
-        client = mlflow.MlflowClient()
-        experiment, made_by = client.get_run(run_id).info.experiment_id, f"source_run_id = '{run_id}'"
-        for cut_off in client.search_logged_models([experiment], made_by):
-            client.delete_logged_model(cut_off.model_id)  # the store was lost in the middle of it
-        Model.log(
-            artifact_path=None,
-            name="model",
-            run_id=run_id,
-            flavor=sys.modules[__name__],  # its save_model is called
-            loader_module="frostline.serving",
-            data_path=str(path),
-            code_paths=[str(package)],
-            signature=ModelSignature(pictures, answers),
-            input_example=request,
-            pip_requirements=[f"{name}=={version(name)}" for name in needed],
-            validate_serving_input=False,
-        )
-
-    _log("model", send)
-
-
-def save_model(path: str, mlflow_model: Model, *, validate_serving_input: bool, **details: Any) -> None:
-    """Save as mlflow.pyfunc does, called by `Model.log`.
-
-    mlflow.pyfunc.log_model would also load the model again to try the example, 3 s a phase; it knows no switch for it.
-    """
-    mlflow.pyfunc.save_model(path, mlflow_model=mlflow_model, **details)
-
-
-def describe(run_id: str, text: str) -> None:
-    """Set the description (Markdown) of the run, and of the parent run that people open first."""
+def describe(run_id: str, text: str, metrics: Mapping[str, float]) -> None:
+    """Set the description (Markdown) of the run and of its parent, which people open first and which gets `metrics`."""
+    values = _metrics_of(metrics)
 
     def send() -> None:
         client = mlflow.MlflowClient()
         parent = client.get_run(run_id).data.tags.get(MLFLOW_PARENT_RUN_ID, run_id)
         for target in (run_id, parent):
             client.set_tag(target, MLFLOW_RUN_NOTE, text)
+        client.log_batch(parent, metrics=values)
 
-    _log("description", send)
+    log("description", send)
 
 
 def _create(phase: str, pipeline: Pipeline, parent: str | None, tags: Mapping[str, str] | None = None) -> str:

@@ -7,6 +7,7 @@ from frostline import precision, tracking
 from frostline.dataset import Dataset, load_dataset
 from frostline.feature_cache import prune
 from frostline.files import check_writable, write_csv, write_json
+from frostline.logged_model import log_model
 from frostline.paths import CURVES, MODELS, PROCESSED, TRAINING
 from frostline.phases import checkpoint_path
 from frostline.quiet_tensorflow import keras
@@ -24,7 +25,7 @@ def run_phase(phase: str, config: Config, start: Path, train: Train) -> None:
     data = load_dataset(PROCESSED)
     pipeline = tracking.open_pipeline(config, data.digest)
     checkpoint = checkpoint_path(phase, config, data, start)
-    with tracking.phase_run(phase, pipeline):
+    with tracking.phase_run(phase, pipeline) as run_id:
         tracking.log_data(config.data.source, config.data.depends_on, data.digest, context="training")
         tracking.tag_computing(precision.resolve(config.precision))
         model, history = train(data, tracking.log_epoch, checkpoint)
@@ -35,5 +36,5 @@ def run_phase(phase: str, config: Config, start: Path, train: Train) -> None:
         tracking.log_files(CURVES[phase])
         tracking.tag_model(MODELS[phase])
         if config.tracking.log_models:
-            tracking.log_model(MODELS[phase], data.pictures("train")[0])
+            log_model(MODELS[phase], data.pictures("train")[0], lambda: run_id)
     prune(config.feature_cache_gib)

@@ -1,16 +1,19 @@
 """evaluate: both phases on the same test set; figures, report, predictions, submission."""
 
-from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from frostline import plots, tracking
+from frostline import adjustments, plots, tracking
+from frostline.adjustments import Views
 from frostline.dataset import UNLABELLED, Dataset, load_dataset
-from frostline.evaluation import evaluate, scored_classes
-from frostline.files import read_csv, read_json, replacing, sha256_of, write_csv, write_json, write_text
+from frostline.evaluation import evaluate
+from frostline.files import read_csv, read_json, replacing, sha256_of, write_json, write_text
 from frostline.galleries import decision_galleries, suspects_gallery
+from frostline.logged_model import log_model
+from frostline.model_registry import Winner, register
 from frostline.paths import (
     BACKBONE_WEIGHTS,
     CURVES,
@@ -22,6 +25,8 @@ from frostline.paths import (
     REPORT,
 )
 from frostline.phases import predict
+from frostline.prediction_files import write_predictions, write_submission
+from frostline.quiet_tensorflow import keras
 from frostline.report import write_report
 from frostline.saving import load_model
 from frostline.settings import Config
@@ -50,6 +55,19 @@ def main(config: Config) -> None:
         )
         winner, note = result.verdict.winner, f"**{result.verdict.title}**: {result.verdict.detail}"
 
+        held_out = {"validation": predict(models[winner], data, "validation", config), "test": both[winner]}
+        effects = adjustments.effects(
+            *(
+                Views(data.labels(split), probabilities, _mirrored(models[winner], data, split, config))
+                for split, probabilities in held_out.items()
+            ),
+            chosen=asdict(settings.submission),
+            threshold=settings.threshold,
+            bins=settings.calibration_bins,
+            resamples=settings.bootstrap,
+            seed=config.seed,
+        )
+
         drawing: dict[str, Any] = {
             "threshold": settings.threshold,
             "bins": settings.calibration_bins,
@@ -60,12 +78,13 @@ def main(config: Config) -> None:
             for phase, probabilities in both.items():
                 plots.write_dvc_plots(folder / phase, labels, probabilities, **drawing)
             plots.write_figures(folder, *compared, curves=curves, **drawing)
-            _write_predictions(folder, data, both)
+            write_predictions(folder / "predictions.csv", data, both)
             if data.has(UNLABELLED) and len(data.classes) == 2:
-                _write_submission(folder, data, predict(models[winner], data, UNLABELLED, config))
+                asked = predict(models[winner], data, UNLABELLED, config)
+                asked = effects[-1].adjustment.apply(asked, _mirrored(models[winner], data, UNLABELLED, config))
+                write_submission(folder / "submission.csv", data, asked)
             write_text(folder / "verdict.md", f"{note}\n")
-        write_json(METRICS, result.as_metrics())
-        held_out = {"validation": predict(models[winner], data, "validation", config), "test": both[winner]}
+        write_json(METRICS, result.as_metrics() | {"submission": effects[-1].as_metrics()})
         write_report(
             REPORT,
             settings=config,
@@ -74,6 +93,7 @@ def main(config: Config) -> None:
             labels=labels,
             both=both,
             evaluation=result,
+            effects=effects,
             figures={path.stem: path for path in EVALUATION.glob("*.svg")},
             galleries={
                 **decision_galleries(data, models, both, winner, settings.threshold, _SHOWN),
@@ -87,13 +107,22 @@ def main(config: Config) -> None:
             },
         )
 
+        runs = {phase: tracking.find_or_restore(phase, pipeline, MODELS[phase], curves[phase]) for phase in MODELS}
         for phase, figures in result.figures.items():
-            phase_run = tracking.find_or_restore(phase, pipeline, MODELS[phase], curves[phase])
-            tracking.log_metrics(phase_run, {f"test/{name}": value for name, value in figures.items()})
+            tracking.log_metrics(runs[phase], {f"test/{name}": value for name, value in figures.items()})
         tracking.log_metrics(run_id, {f"difference/{name}": value for name, value in result.difference.items()})
         tracking.log_data(config.data.source, config.data.depends_on, data.digest, context="testing")
         tracking.log_files(REPORT, EVALUATION)
-        tracking.describe(run_id, note)
+        tracking.describe(run_id, note, {f"test/{name}": value for name, value in result.figures[winner].items()})
+        if config.tracking.log_models:
+            log_model(MODELS[winner], data.pictures("test")[0], runs[winner])
+            register(
+                f"{config.tracking.experiment}-{config.data.source}",
+                Winner(MODELS[winner], winner, runs[winner], run_id, note),
+                data.classes,
+                resamples=settings.bootstrap,
+                seed=config.seed,
+            )
     print(result.verdict.headline)
 
 
@@ -101,28 +130,8 @@ def _read_curve(path: Path) -> list[Epoch]:
     return [{name: float(value) for name, value in row.items()} for row in read_csv(path)]
 
 
-def _write_predictions(folder: Path, data: Dataset, both: dict[str, np.ndarray]) -> None:
-    """predictions.csv: each test picture's path, class and both phases' probabilities.
-
-    Of two classes in the columns "transfer" and "finetune" that of the second; else that of each, as "transfer/cat".
-    """
-    columns: dict[str, Iterable[str]] = {
-        "path": data.names("test"),
-        "class": [data.classes[label] for label in data.labels("test")],
-    }
-    for phase, probabilities in both.items():
-        for number in scored_classes(probabilities):
-            name = phase if len(data.classes) == 2 else f"{phase}/{data.classes[number]}"
-            columns[name] = [f"{value:.6f}" for value in probabilities[:, number]]
-    rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
-    write_csv(folder / "predictions.csv", tuple(columns), rows)
-
-
-def _write_submission(folder: Path, data: Dataset, probabilities: np.ndarray) -> None:
-    """submission.csv in Kaggle's form: the file's number and the probability of the second class (dog)."""
-    ids = [Path(name).stem for name in data.names(UNLABELLED)]
-    rows = ({"id": name, "label": f"{value:.6f}"} for name, value in zip(ids, probabilities[:, 1], strict=True))
-    write_csv(folder / "submission.csv", ("id", "label"), rows)
+def _mirrored(model: keras.Model, data: Dataset, split: str, config: Config) -> np.ndarray | None:
+    return predict(model, data, split, config, mirrored=True) if config.evaluate.submission.flip else None
 
 
 if __name__ == "__main__":

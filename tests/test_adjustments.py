@@ -1,0 +1,109 @@
+import numpy as np
+import pytest
+from scipy.special import softmax
+
+from frostline.adjustments import Adjustment, Views, clipped, effects, fit, fit_clip, fit_temperature, with_temperature
+from frostline.log_loss import log_losses
+from test_evaluation import noisy, noisy_of_many, of
+
+
+def loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    return float(np.mean(log_losses(labels, probabilities)))
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_a_temperature_undoes_what_made_probabilities_too_sure(classes: int) -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 1, (4000, classes))
+    true = softmax(logits, axis=1)
+    labels = np.array([rng.choice(classes, p=row) for row in true])  # calibrated by construction
+    too_sure = softmax(logits * 3, axis=1)
+    temperature = fit_temperature(labels, too_sure)
+    assert temperature == pytest.approx(3, rel=0.1)
+    np.testing.assert_allclose(with_temperature(too_sure, 3), true, atol=5e-3)  # float32 knows no less than 1e-7
+    assert loss(labels, with_temperature(too_sure, temperature)) < loss(labels, too_sure)
+
+
+def test_a_temperature_changes_no_decision_and_keeps_sums_of_one() -> None:
+    _, probabilities = noisy_of_many(200, 4, 1.0)
+    for temperature in (0.1, 1, 7):
+        scaled = with_temperature(probabilities, temperature)
+        assert np.array_equal(scaled.argmax(axis=1), probabilities.argmax(axis=1))
+        np.testing.assert_allclose(scaled.sum(axis=1), 1)
+
+
+def test_probabilities_of_0_and_1_stay_numbers() -> None:
+    sure = of([0.0, 1.0, 1.0])
+    for temperature in (0.05, 3, 20):
+        assert np.all(np.isfinite(with_temperature(sure, temperature)))
+    assert 0.05 <= fit_temperature(np.array([0, 1, 1]), sure) <= 20
+
+
+def test_clipping_supposes_one_mistake_that_was_not_seen() -> None:
+    labels = np.array([0, 1] * 50)
+    perfect = of(labels.astype(float))
+    # n pictures right at a cost of about c each and one wrong at -ln c: the least is at c = 1 / (n + 1).
+    assert fit_clip(labels, perfect) == pytest.approx(1 / 101, rel=0.1)
+    wrong = labels.copy()
+    wrong[:5] = 1 - wrong[:5]
+    assert fit_clip(wrong, perfect) == pytest.approx(6 / 101, rel=0.1)
+
+
+def test_clipped_probabilities_keep_their_distance_and_sum() -> None:
+    _, probabilities = noisy_of_many(50, 3, 4.0)
+    within = clipped(probabilities, 0.01)
+    assert within.min() > 0.0095
+    np.testing.assert_allclose(within.sum(axis=1), 1)
+    assert np.array_equal(clipped(probabilities, 0), probabilities)
+
+
+def test_nothing_chosen_changes_nothing() -> None:
+    labels, probabilities = noisy(60, 1.0)
+    nothing = fit(Views(labels, probabilities), flip=False, temperature=False, clip=False)
+    assert nothing == Adjustment()
+    assert np.array_equal(nothing.apply(probabilities), probabilities)
+
+
+def test_parts_are_fitted_in_the_order_in_which_they_are_applied() -> None:
+    labels, probabilities = noisy(400, 6.0)
+    views = Views(labels, probabilities, probabilities[:, ::-1])  # a mirror that says the contrary: the mean is 0.5
+    found = fit(views, flip=True, temperature=True, clip=True)
+    assert np.allclose(found.apply(views.plain, views.mirrored), 0.5)
+    alone = fit(Views(labels, probabilities), flip=False, temperature=True, clip=False)
+    assert alone.temperature == pytest.approx(fit_temperature(labels, probabilities))
+    assert alone.temperature > 1  # noise made them too sure
+    with pytest.raises(ValueError, match="mirrored"):
+        found.apply(views.plain)
+
+
+def test_effects_are_fitted_on_validation_and_measured_on_test() -> None:
+    validation, test = Views(*noisy(500, 5.0, seed=1)), Views(*noisy(500, 5.0, seed=2))
+    chosen = {"flip": False, "temperature": True, "clip": False}
+    found = effects(validation, test, chosen=chosen, threshold=0.5, bins=10, resamples=300, seed=1)
+    assert [effect.name for effect in found] == ["temperature", "clip", "chosen"]
+    temperature, _, together = found
+    assert temperature.adjustment.temperature == pytest.approx(fit_temperature(validation.labels, validation.plain))
+    after = with_temperature(test.plain, temperature.adjustment.temperature)
+    assert temperature.log_loss == pytest.approx(loss(test.labels, after))
+    assert temperature.difference == pytest.approx(loss(test.labels, after) - loss(test.labels, test.plain))
+    assert temperature.interval.low < temperature.difference < temperature.interval.high < 0
+    assert together.adjustment == temperature.adjustment
+    assert together.interval == temperature.interval
+
+
+def test_flip_is_measured_where_mirrored_pictures_were_computed() -> None:
+    rng = np.random.default_rng(3)
+    labels, plain = noisy(300, 3.0, seed=3)
+    mirrored = of(np.clip(plain[:, 1] + rng.normal(0, 0.2, 300), 0, 1))
+    views = Views(labels, plain, mirrored)
+    found = effects(
+        views,
+        views,
+        chosen={"flip": True, "temperature": False, "clip": False},
+        threshold=0.5,
+        bins=10,
+        resamples=200,
+        seed=1,
+    )
+    assert [effect.name for effect in found] == ["flip", "temperature", "clip", "chosen"]
+    assert found[0].log_loss == pytest.approx(loss(labels, (plain + mirrored) / 2))

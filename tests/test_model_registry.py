@@ -1,0 +1,95 @@
+"""Versions and aliases in a real SQLite store."""
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+
+from frostline import tracking
+from frostline.config import compose_conf
+from frostline.logged_model import log_model
+from frostline.model_registry import Winner, register
+from frostline.paths import EVALUATION
+from test_champion import write
+from test_evaluation import noisy
+
+NAME = "frostline-sample"
+LABELS, GOOD = noisy(200, 1.0)
+BAD = np.full_like(GOOD, 0.5)
+PIXELS = np.zeros((8, 8, 3), np.uint8)
+
+
+@pytest.fixture
+def pipeline(project: Path, monkeypatch: pytest.MonkeyPatch) -> tracking.Pipeline:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlruns/mlflow.db")
+    return tracking.open_pipeline(compose_conf(), "data digest")
+
+
+def evaluate(pipeline: tracking.Pipeline, content: bytes, probabilities: np.ndarray, **options: Any) -> None:
+    """What the stages do: a fine-tuned model, logged; its predictions, logged; then it is registered."""
+    model = Path("model.keras")
+    model.write_bytes(content)
+    with tracking.phase_run("finetune", pipeline) as run_id:
+        log_model(model, PIXELS, lambda: run_id)
+    with tracking.phase_run("evaluate", pipeline) as evaluation:
+        EVALUATION.mkdir(parents=True, exist_ok=True)
+        write(EVALUATION / "predictions.csv", LABELS, probabilities, **options)
+        tracking.log_files(EVALUATION)
+        winner = Winner(model, "finetune", lambda: run_id, evaluation, "**verdict**")
+        register(NAME, winner, ["c0", "c1"], resamples=300, seed=1)
+
+
+def state() -> tuple[dict[str, str], dict[str, str]]:
+    """The aliases, and each version's last paragraph."""
+    client = mlflow.MlflowClient()
+    versions = client.search_model_versions(f"name = '{NAME}'")
+    aliases = {alias: str(version) for alias, version in client.get_registered_model(NAME).aliases.items()}
+    return aliases, {str(entry.version): entry.description.split("\n\n")[1] for entry in versions}
+
+
+def test_the_champion_changes_only_for_a_better_model_on_the_same_pictures(pipeline: tracking.Pipeline) -> None:
+    evaluate(pipeline, b"first", BAD)
+    assert state() == ({"champion": "1"}, {"1": "The first version."})
+
+    evaluate(pipeline, b"other pictures", GOOD, names=[f"other{n}" for n in range(200)])
+    aliases, reasons = state()
+    assert aliases == {"champion": "1", "challenger": "2"}
+    assert reasons["2"] == "The champion was tested on other pictures: not comparable."
+
+    evaluate(pipeline, b"better", GOOD)
+    aliases, reasons = state()
+    assert aliases == {"champion": "3", "challenger": "2"}
+    assert reasons["3"].startswith("Better than the champion on the same 200 test pictures")
+
+    evaluate(pipeline, b"worse", BAD)
+    aliases, reasons = state()
+    assert aliases == {"champion": "3", "challenger": "4"}
+    assert reasons["4"].startswith("Not better than the champion beyond chance")
+
+
+def test_a_model_is_registered_once_and_can_be_loaded_from_there(pipeline: tracking.Pipeline) -> None:
+    evaluate(pipeline, b"a model", GOOD)
+    evaluate(pipeline, b"a model", GOOD)
+    assert state() == ({"champion": "1"}, {"1": "The champion, evaluated again."})
+    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{NAME}@champion"))
+    assert (folder / "data" / "model.keras").read_bytes() == b"a model"
+
+
+def test_a_challenger_that_is_better_now_becomes_champion_and_challenger_no_more(pipeline: tracking.Pipeline) -> None:
+    evaluate(pipeline, b"first", BAD)
+    evaluate(pipeline, b"second", BAD)
+    assert state()[0] == {"champion": "1", "challenger": "2"}
+    evaluate(pipeline, b"second", GOOD)  # say, its threshold or its test pictures were chosen anew
+    assert state()[0] == {"champion": "2"}
+
+
+def test_a_champion_whose_predictions_are_gone_stays(pipeline: tracking.Pipeline) -> None:
+    evaluate(pipeline, b"first", BAD)
+    for path in Path("mlruns").rglob("predictions.csv"):
+        path.unlink()
+    evaluate(pipeline, b"second", GOOD)
+    aliases, reasons = state()
+    assert aliases == {"champion": "1", "challenger": "2"}
+    assert "not comparable" in reasons["2"]
