@@ -1,5 +1,5 @@
 # Everything people do here, each one command.
-.PHONY: demo install browser test chaos fuzz lint audit format params ui bench lock clean
+.PHONY: demo install browser postgresql test chaos fuzz lint audit format params ui server bench lock clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -16,12 +16,16 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-test: install browser    ## the whole test suite
+test: install browser postgresql    ## the whole test suite
 	$(RUN) pytest -n auto --dist loadfile
 
 browser:                 ## Chromium for the browser tests, where Debian's package can be had; they are skipped without
 	@command -v chromium || { [ "$$(id -u)" = 0 ] && command -v apt-get && \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends chromium; } || true
+
+postgresql:              ## PostgreSQL for `make server` and its tests, where Debian's package can be had
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb || { [ "$$(id -u)" = 0 ] && command -v apt-get && \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends postgresql; } || true
 
 chaos: install           ## kill stages, break disks, stores and servers, recover, compare every byte (an hour)
 	$(PYTHON) tests/chaos/chaos.py $(ARGS)
@@ -43,6 +47,11 @@ params: install          ## write conf/'s composition to params.yaml; ARGS="data
 
 ui: install              ## browse the runs at http://127.0.0.1:5000
 	$(RUN) MLFLOW_DISABLE_TELEMETRY=true mlflow ui --host 127.0.0.1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlruns/mlflow.db}"
+
+server: HOST := 127.0.0.1
+server: PORT := 5000
+server: install postgresql  ## an MLflow server on PostgreSQL, to share; HOST=address PORT=number override
+	$(PYTHON) -m frostline.tracking_server --host $(HOST) --port $(PORT)
 
 bench: install           ## side by side with a plain Keras script, and against the machine's limits
 	$(PYTHON) benchmarks/vs_keras.py

@@ -50,6 +50,7 @@ _RULES: dict[str, Rule] = {
     "augment": (lambda v: v in ("none", "flip", "full"), "none, flip, full"),
     "feature_cache_gib": (lambda v: 0 <= v < math.inf, "a number of GiB, 0 or more"),
     "precision": (lambda v: v in ("auto", "float32", "bfloat16"), "auto, float32, bfloat16"),
+    "distribution": (lambda v: v in ("none", "mirrored", "multi_worker"), "none, mirrored, multi_worker"),
     "data.seed": _SEED,
     "data.size": _COUNT,
     "weights.seed": _SEED,

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]  # comes without types
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -46,18 +48,20 @@ def _remove_left_behind(path: Path) -> None:
     """Remove the temporary files for `path` of processes that are gone (or that had this one's number)."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         owner = left.name.removesuffix(".part").rpartition(".")[2]
-        if owner.isdigit() and (int(owner) == os.getpid() or not _is_alive(int(owner))):
+        if owner.isdigit() and (int(owner) == os.getpid() or not _is_writing(int(owner), left)):
             _remove(left)
 
 
-def _is_alive(process: int) -> bool:
+def _is_writing(process: int, temporary: Path) -> bool:
+    """Whether `process` may be the one that writes `temporary`: alive, and not begun after it.
+
+    A killed process whose parent does not ask for its end, as in many containers, keeps its number: a zombie.
+    """
     try:
-        os.kill(process, 0)
-    except ProcessLookupError:
+        owner = psutil.Process(process)
+        return bool(owner.status() != psutil.STATUS_ZOMBIE and owner.create_time() <= temporary.stat().st_mtime + 1)
+    except (psutil.NoSuchProcess, FileNotFoundError):
         return False
-    except PermissionError:
-        pass
-    return True
 
 
 def _remove(path: Path) -> None:

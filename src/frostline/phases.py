@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from frostline import backbone, features, precision, training
+from frostline import backbone, distribution, features, precision, training
 from frostline.augmentation import build_augmentation
 from frostline.dataset import Dataset
 from frostline.files import digest_of, sha256_of
@@ -128,6 +128,7 @@ def _train(
             on_epoch=on_epoch,
             prepare=prepare,
             checkpoint=checkpoint,
+            strategy=distribution.strategy_of(settings.distribution),
         )
 
 
@@ -135,14 +136,20 @@ def _augmented_features(model: keras.Model, layers: Sequence[str]) -> Callable[[
     """Changed pictures cannot be cached: their features are computed anew, in inference mode and without gradients."""
     frozen = keras.Model(model.input, [model.get_layer(name).output for name in layers])
 
+    def outputs_of(pictures: tf.Tensor) -> Any:
+        return backbone.as_model_inputs(keras.tree.flatten(frozen(pictures, training=False)))
+
+    features_of = tf.function(outputs_of, reduce_retracing=True)
+
     def prepare(seed: int) -> training.Prepare:
         augment = build_augmentation(seed)
+        change = tf.function(lambda pictures: augment(pictures, training=True), reduce_retracing=True)
 
-        def features_of(pictures: tf.Tensor) -> Any:
-            found = keras.tree.flatten(frozen(augment(pictures, training=True), training=False))
-            return backbone.as_model_inputs(found)
+        def prepared(pictures: Any) -> Callable[[slice], Any]:
+            changed = change(pictures)
+            return lambda rows: features_of(changed[rows])
 
-        return cast(training.Prepare, tf.function(features_of, reduce_retracing=True))
+        return prepared
 
     return prepare
 

@@ -132,6 +132,7 @@ class Config:
     augment: str
     precision: str
     deterministic: bool
+    distribution: str
     feature_cache_gib: float
     data: Data
     weights: Weights

@@ -2,6 +2,7 @@
 
     python -m frostline.sweep -m model.cut_layer=mixed5,mixed7 finetune.learning_rate=1e-5,1e-4
     python -m frostline.sweep -m hydra/sweeper=optuna
+    python -m frostline.sweep -m hydra/launcher=ray seed=1,2,3,4
 
 Settings come from conf/ and the command line; the sections data, weights and preprocess are those of params.yaml,
 since these made what lies in data/processed. Points are chosen by validation loss; the test set is looked at once, at
@@ -37,6 +38,7 @@ from frostline.sweep_results import (
     group_of,
     headline,
     name_group,
+    new_record,
     rank,
     read_points,
     recipe,
@@ -57,8 +59,7 @@ def main(raw: DictConfig) -> float:
     """Run one point; return its validation loss, which Hydra's optimizing sweepers minimize."""
     this = HydraConfig.get()
     output = Path(this.runtime.output_dir)
-    overrides = list(this.overrides.task)
-    record: dict[str, Any] = {"point": " ".join(overrides) or "default", "overrides": overrides}
+    record = new_record(list(this.overrides.task))
     try:
         record |= run_point(
             with_prepared_data(parse(raw, "conf/")), record["point"], group_of(Path(this.sweep.dir)), _hopeless(this)

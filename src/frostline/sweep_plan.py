@@ -21,6 +21,8 @@ from frostline.settings import Config
 
 CONF = Path("conf")
 _PREPARED = ("data", "weights", "preprocess")
+_ENGINES = {"RayLauncher": "ray", "LocalLauncher": "submitit", "SlurmLauncher": "submitit"}
+"""What our launchers need, module and extra alike."""
 
 
 def is_search(settings: Any) -> bool:
@@ -69,6 +71,9 @@ def plan(overrides: Sequence[str]) -> Plan:
         asked = [*parser.parse_overrides(params), *(item for item in parsed if not _is_hydras(item))]
     except (HydraException, OmegaConfBaseException) as error:
         raise FrostlineError(f"not a list of overrides: {' '.join(str(error).split())}") from error
+    engine = _ENGINES.get(str(settings.launcher._target_).rpartition(".")[2])
+    if engine and find_spec(engine) is None:
+        raise FrostlineError(f"this launcher needs {engine}.\nInstall it: pip install 'frostline[{engine}]'")
     swept = list({item.get_key_element(): item for item in asked}.values())  # the last one for a key counts
     for override in swept:
         if override.key_or_group.split(".")[0] in _PREPARED:

@@ -60,6 +60,11 @@ def _figure(point: Record, phase: str, figure: str) -> float:
     return float(point[phase][f"validation/{figure}"])
 
 
+def new_record(overrides: list[str]) -> dict[str, Any]:
+    """A point of which nothing is known yet but its `overrides`."""
+    return {"point": " ".join(overrides) or "default", "overrides": overrides}
+
+
 def read_points(folder: Path) -> list[Record]:
     """The points in the sweep's `folder`, in the order in which they were numbered."""
     paths = (path for path in folder.glob(f"*/{RESULT}") if path.parent.name.isdigit())

@@ -19,6 +19,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,6 +38,8 @@ from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
 
@@ -62,7 +65,7 @@ PHASE, PIPELINE, MODEL, RESTORED, TOKEN = (
 )
 
 _MARKERS = WORK / "runs"
-_SYSTEM_METRICS_EVERY = 5  # seconds
+_SYSTEM_METRICS_EVERY, _SYSTEM_METRICS_END = 5, 2  # seconds
 _SQLITE_WAIT = 20.0
 """Seconds to wait for a locked SQLite store before anything is trained; as long as MLflow waits later."""
 
@@ -109,7 +112,11 @@ def _connect(uri: str, experiment: str) -> str:
             artifacts = (path.parent / "artifacts").as_uri()
             _wait_for_lock(path)
         if mlflow.get_experiment_by_name(experiment) is None:
-            mlflow.create_experiment(experiment, artifact_location=artifacts)
+            try:
+                mlflow.create_experiment(experiment, artifact_location=artifacts)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
+                    raise
         experiment_id = str(mlflow.set_experiment(experiment).experiment_id)
         _close_what_was_killed()
         return experiment_id
@@ -210,17 +217,14 @@ def _running(pipeline: Pipeline, begin: Callable[[], list[str]]) -> Iterator[str
             with _store_is_needed():
                 runs = begin()
             _outbox.run_id, status = runs[0], "FAILED"
-            monitor = SystemMetricsMonitor(runs[0], sampling_interval=_SYSTEM_METRICS_EVERY)
             try:
-                monitor.start()
-                yield runs[0]
+                with _system_metrics(runs[0]):
+                    yield runs[0]
                 status = "FINISHED"
             except KeyboardInterrupt:
                 status = "KILLED"
                 raise
             finally:
-                if not _outbox.away:  # else its thread, which ends with the process, waits for the store
-                    monitor.finish()
                 client = mlflow.MlflowClient()
                 log("the run's end", lambda: [client.set_terminated(run, status) for run in runs])
                 if status != "KILLED":  # who interrupts does not want to wait for a lost server
@@ -228,6 +232,24 @@ def _running(pipeline: Pipeline, begin: Callable[[], list[str]]) -> Iterator[str
                     _warn_of_what_is_lacking()
     finally:
         _outbox = outer
+
+
+@contextmanager
+def _system_metrics(run_id: str) -> Iterator[None]:
+    """Let MLflow log the use of processor, memory and GPUs meanwhile; no run fails or waits long for it."""
+    monitor = None
+    with suppress(Exception):  # a machine that psutil cannot read
+        monitor = SystemMetricsMonitor(run_id, sampling_interval=_SYSTEM_METRICS_EVERY)
+        # Eight names would push a phase's own figures out of sight where runs are compared.
+        monitor.monitors = [each for each in monitor.monitors if not isinstance(each, DiskMonitor | NetworkMonitor)]
+        monitor.start()
+    try:
+        yield
+    finally:
+        if monitor:
+            end = threading.Thread(target=monitor.finish, daemon=True)  # it waits for a store that is away
+            end.start()
+            end.join(_SYSTEM_METRICS_END)
 
 
 @contextmanager

@@ -1,7 +1,8 @@
 """A real browser: Debian's Chromium, driven by Playwright; without one of them these tests are skipped."""
 
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -47,16 +48,23 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def open_page(browser: Any) -> Iterator[OpenPage]:
-    """Open an address in a fresh window of `width` x `height`; the test fails if any page complains on its console."""
+    """Open an address in a fresh window of `width` x `height`; the test fails if any page complains on its console.
+
+    `known`: patterns of complaints that do not count.
+    """
     contexts, complaints = [], []
 
-    def open_(address: str, width: int = 1280, height: int = 800, **options: Any) -> Any:
+    def open_(address: str, width: int = 1280, height: int = 800, known: Sequence[str] = (), **options: Any) -> Any:
+        def complain(text: str) -> None:
+            if not any(re.search(pattern, text) for pattern in known):
+                complaints.append(text)
+
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("requestfailed", lambda request: complaints.append(f"failed: {request.url}"))
+        page.on("console", lambda message: complain(f"{message.type}: {message.text} ({message.location['url']})"))
+        page.on("pageerror", lambda error: complain(str(error)))
+        page.on("requestfailed", lambda request: complain(f"failed: {request.url}"))
         page.goto(address)
         return page
 

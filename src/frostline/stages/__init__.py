@@ -14,7 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from frostline.errors import FrostlineError
-from frostline.files import locked
+from frostline.files import digest_of, locked
 
 if TYPE_CHECKING:
     from frostline.settings import Config
@@ -63,7 +63,9 @@ def _errno(error: OSError | RuntimeError) -> int | None:
 
 
 def _alone(stage: str) -> AbstractContextManager[None]:
-    path = Path(".frostline/stages", f"{stage}.lock")  # not in WORK: queued experiments may run side by side
+    cluster = os.environ.get("TF_CONFIG")  # each process of a training of several has its own, and waits for the others
+    name = f"{stage}-{digest_of(cluster)}" if cluster else stage
+    path = Path(".frostline/stages", f"{name}.lock")  # not in WORK: queued experiments may run side by side
     path.parent.mkdir(parents=True, exist_ok=True)
     return locked(path, f"{stage} is running in another process; waiting for it to end.")
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from frostline import precision, tracking
+from frostline import distribution, precision, tracking
 from frostline.dataset import Dataset, load_dataset
 from frostline.feature_cache import prune
 from frostline.files import check_writable, write_csv, write_json
@@ -19,7 +19,20 @@ Train = Callable[[Dataset, OnEpoch, Path], tuple[keras.Model, list[Epoch]]]
 
 
 def run_phase(phase: str, config: Config, start: Path, train: Train) -> None:
-    """Run `train` as the stage `phase` ("transfer" or "finetune"), starting from the weights in the file `start`."""
+    """Run `train` as the stage `phase` ("transfer" or "finetune"), starting from the weights in the file `start`.
+
+    Of several processes (see `distribution`) only the chief leaves anything; the others end when its outputs are there.
+    """
+    strategy = distribution.strategy_of(config.distribution)
+    if distribution.is_chief(strategy):
+        _train_and_log(phase, config, start, train)
+    else:
+        data = load_dataset(PROCESSED)
+        train(data, lambda epoch: None, checkpoint_path(phase, config, data, start))
+    distribution.wait_for_all(strategy)
+
+
+def _train_and_log(phase: str, config: Config, start: Path, train: Train) -> None:
     for output in (MODELS[phase], CURVES[phase], TRAINING[phase]):
         check_writable(output)
     data = load_dataset(PROCESSED)

@@ -1,5 +1,6 @@
 """finetune: thaw the backbone's layers above the frost line and train on at a low rate."""
 
+from frostline.distribution import strategy_of
 from frostline.paths import MODELS
 from frostline.phases import finetune
 from frostline.saving import load_model
@@ -10,6 +11,7 @@ from frostline.stages._phase import run_phase
 
 def main(config: Config) -> None:
     start = MODELS["transfer"]
+    strategy_of(config.distribution)  # before TensorFlow does anything else
     model = load_model(start)
     run_phase("finetune", config, start, lambda data, *options: (model, finetune(model, data, config, *options)))
 

@@ -1,0 +1,168 @@
+"""Points in processes of their own, with the real engines: Ray on this machine, and submitit's local executor."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+
+from frostline.config import compose_conf
+from frostline.paths import BACKBONE_WEIGHTS, PROCESSED
+from small import SIZE
+
+ROOT = Path(__file__).parents[1]
+ENGINES = {
+    "ray": ("hydra/launcher=ray", "hydra.launcher.cpus_per_point=1"),
+    "submitit": ("hydra/launcher=submitit_local", "hydra.launcher.cpus_per_task=1"),
+}
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request):
+    pytest.importorskip(request.param)
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def environment():
+    """Ray's folder is not that of the user's clusters, and its path is short enough for sockets."""
+    with tempfile.TemporaryDirectory(prefix="ray") as folder:
+        yield {**os.environ, "RAY_TMPDIR": folder, "MLFLOW_HTTP_REQUEST_TIMEOUT": "7"}
+
+
+APP = """
+import os, signal, sys, time
+from pathlib import Path
+import hydra
+from hydra.core.hydra_config import HydraConfig
+
+@hydra.main(version_base="1.3", config_path=os.path.abspath("conf"), config_name="config")
+def main(settings):
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    (folder / "begun").touch()
+    other = folder.with_name({0: "1", 1: "0"}.get(HydraConfig.get().job.num, folder.name))
+    for _ in range(600):  # until the other one has begun, too
+        if (other / "begun").exists():
+            break
+        time.sleep(0.1)
+    else:
+        sys.exit("one at a time")
+    if settings.seed == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    names = ("TF_NUM_INTRAOP_THREADS", "MLFLOW_HTTP_REQUEST_TIMEOUT")
+    (folder / "done").write_text(" ".join([os.getcwd(), *(os.environ[name] for name in names)]))
+    return 0.0
+
+main()
+"""
+
+
+@contextlib.contextmanager
+def at_once(folders, environment, command):
+    """Start `command` with each engine, all at once; yield each one's folder and process."""
+    processes = {}
+    for engine, folder in folders.items():
+        whole = [sys.executable, *command, *ENGINES[engine]]
+        processes[engine] = subprocess.Popen(
+            whole, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+    yield {engine: (folders[engine], process) for engine, process in processes.items()}
+    for process in processes.values():
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def end(folder_and_process):
+    """Wait for the process; return the folder."""
+    folder, process = folder_and_process
+    errors = process.stderr.read()
+    assert process.wait() == 0, errors
+    return folder
+
+
+@pytest.fixture(scope="module")
+def apps(environment, tmp_path_factory):
+    """APP: at once, as submitit looks for the result of a killed process for 15 seconds."""
+    folders = {engine: tmp_path_factory.mktemp(engine) for engine in ENGINES if find_spec(engine)}
+    for folder in folders.values():
+        shutil.copytree(ROOT / "conf", folder / "conf")
+        (folder / "app.py").write_text(APP)
+    with at_once(folders, environment, ["app.py", "-m", "seed=1,2,4", "hydra.sweep.dir=out"]) as started:
+        yield started
+
+
+def test_points_run_side_by_side_and_one_whose_process_is_killed_does_not_stop_the_others(engine, apps):
+    folder = end(apps[engine])
+    for number in (0, 2):
+        assert (folder / f"out/{number}/done").read_text() == f"{folder} 1 7"
+        assert not (folder / f"out/{number}/point.json").exists(), "that is left to the point itself"
+    record = json.loads((folder / "out/1/point.json").read_text())
+    assert record["overrides"] == ["seed=2"]
+    assert record["error"].startswith("its process ended before it did (")
+    assert len(record["error"].splitlines()) == 1
+
+
+SWEEP = ["-m", "frostline.sweep", "-m", "model.cut_layer=mixed1", "model.dense_units=8", "transfer.epochs=1"]
+SWEEP += ["finetune.epochs=1", "finetune.thaw_from=auto,mixed1,mixed5"]
+
+
+def records(folder):
+    """What the sweep in `folder` left of each point, by its swept setting."""
+    found = [json.loads(path.read_text()) for path in folder.glob("multirun/*/*/point.json")]
+    return {record["overrides"][-1].split("=")[1]: record for record in found}
+
+
+@pytest.fixture(scope="module")
+def alone(prepared, weights, environment, tmp_path_factory):
+    """A project in which the points have run in one process, which has as many threads as the others will have."""
+    folder = tmp_path_factory.mktemp("alone")
+    shutil.copytree(ROOT / "conf", folder / "conf")
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    with contextlib.chdir(folder):
+        settings = asdict(compose_conf([f"preprocess.picture_size={SIZE}"]))
+    (folder / "params.yaml").write_text(yaml.safe_dump(settings))
+    shutil.copytree(prepared.folder, folder / PROCESSED)
+    (folder / BACKBONE_WEIGHTS).parent.mkdir()
+    shutil.copy(weights, folder / BACKBONE_WEIGHTS)
+    one_thread = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+    subprocess.run([sys.executable, *SWEEP], cwd=folder, env=environment | one_thread, capture_output=True, check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sweeps(alone, environment, tmp_path_factory):
+    """Sweeps over the same points in copies of that project; of what it made, its features and the winner's test."""
+    folders = {engine: tmp_path_factory.mktemp("sweep") / engine for engine in ENGINES if find_spec(engine)}
+    for folder in folders.values():
+        shutil.copytree(alone, folder)
+        for name in ("mlruns", "multirun", ".frostline/transfer"):
+            shutil.rmtree(folder / name)
+        for path in folder.glob(f".frostline/points/{'?' * 32}.json"):
+            path.unlink()
+    with at_once(folders, environment, SWEEP) as started:
+        yield started
+
+
+def test_points_in_several_processes_share_a_transfer_phase_and_give_the_figures_of_one_process(
+    engine, alone, sweeps, environment
+):
+    folder = end(sweeps[engine])
+    expected, found = records(alone), records(folder)
+    for points in (expected, found):  # the words depend on whether another point has left the transfer phase
+        assert points.pop("mixed5")["error"].startswith("finetune.thaw_from is 'mixed5'")
+    assert found == expected
+    assert len(found) == 2
+    logs = {"ray": Path(environment["RAY_TMPDIR"]).glob("ray/session_2*/logs/*.err"), "submitit": folder.rglob("*.err")}
+    said = "".join(path.read_text() for path in logs[engine])
+    assert said.count("transfer 1/1: ") == 1, "the second point waits for the first one's model"
+    assert said.count("finetune 1/1: ") == 2
+    assert "features: " not in said, "they come from the pass before"
