@@ -86,7 +86,7 @@ def train(
     keras.utils.set_random_seed(derive_seed(seed, phase))
     with strategy.scope() if strategy else nullcontext():
         learner = distribution.replica_of(model) if strategy else model
-        optimizer = (keras.optimizers.Adam if strategy else _LoneAdam)(learning_rate)
+        optimizer = (keras.optimizers.Adam if strategy else _LoneAdam)(learning_rate, name="adam")
         optimizer.build(learner.trainable_variables)
     state = [*learner.variables, *optimizer.variables]
     history = checkpoints.load(checkpoint, state) if checkpoint else []
