@@ -1,3 +1,5 @@
+import gc
+
 import numpy as np
 import pytest
 
@@ -161,3 +163,15 @@ def test_three_classes_are_learnt_and_predicted_as_the_model_gives_them(examples
     assert score(examples_of_three[1].labels, found) == pytest.approx(
         (history[-1]["validation/loss"], history[-1]["validation/accuracy"])
     )
+
+
+def test_nothing_of_a_training_stays_in_memory(examples):
+    """Graphs hold Adam's moments: a sweep would grow by them with every point."""
+
+    def graphs():
+        gc.collect()
+        return sum(type(item).__name__ == "FuncGraph" for item in gc.get_objects())
+
+    before = graphs()
+    run(make_model(), examples)
+    assert graphs() == before
