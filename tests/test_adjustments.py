@@ -39,14 +39,14 @@ def test_probabilities_of_0_and_1_stay_numbers() -> None:
     assert 0.05 <= fit_temperature(np.array([0, 1, 1]), sure) <= 20
 
 
-def test_clipping_supposes_one_mistake_that_was_not_seen() -> None:
+def test_clipping_supposes_half_a_mistake_that_was_not_seen() -> None:
     labels = np.array([0, 1] * 50)
     perfect = of(labels.astype(float))
-    # n pictures right at a cost of about c each and one wrong at -ln c: the least is at c = 1 / (n + 1).
-    assert fit_clip(labels, perfect) == pytest.approx(1 / 101, rel=0.1)
+    # n pictures right at a cost of about c each and half a one wrong at -ln c: the least is at c = 0.5 / (n + 0.5).
+    assert fit_clip(labels, perfect) == pytest.approx(0.5 / 100.5, rel=0.1)
     wrong = labels.copy()
     wrong[:5] = 1 - wrong[:5]
-    assert fit_clip(wrong, perfect) == pytest.approx(6 / 101, rel=0.1)
+    assert fit_clip(wrong, perfect) == pytest.approx(5.5 / 100.5, rel=0.1)
 
 
 def test_clipped_probabilities_keep_their_distance_and_sum() -> None:
