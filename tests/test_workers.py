@@ -3,7 +3,7 @@ from collections.abc import Iterator
 import pytest
 
 from frostline.errors import FrostlineError
-from frostline.workers import mapped
+from frostline.workers import cores, mapped, threads
 
 
 def test_results_come_in_order_and_little_is_taken_ahead() -> None:
@@ -33,3 +33,10 @@ def test_a_process_that_dies_is_told_in_two_lines() -> None:
     with pytest.raises(FrostlineError, match="process died") as raised:
         list(mapped(os._exit, [3], 1))
     assert len(str(raised.value).splitlines()) == 2
+
+
+def test_threads_are_all_cores_unless_tensorflow_is_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    assert threads() == cores() >= 1
+    monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "7")
+    assert threads() == 7

@@ -17,7 +17,7 @@ from frostline.quiet_tensorflow import keras, tf
 from frostline.seeds import derive_seed
 from frostline.settings import Config, Phase
 from frostline.training import Epoch, Examples, OnEpoch
-from frostline.workers import cores
+from frostline.workers import threads
 
 
 def transfer(
@@ -64,7 +64,7 @@ def checkpoint_path(phase: str, settings: Config, data: Dataset, start: Path) ->
         [sha256_of(path) for path in sorted(Path(__file__).parent.rglob("*.py"))],
         tf.__version__,
         keras.__version__,
-        cores(),
+        threads(),
     ]
     return CHECKPOINTS / f"{phase}-{digest_of(facts)}.npy"
 

@@ -78,7 +78,7 @@ def run_point(config: Config, name: str, group: str, hopeless: Hopeless | None =
 
     Returns the figures of each phase's last epoch; or, where `hopeless` ended the point, why.
     """
-    from frostline import sweep_points, tracking
+    from frostline import precision, sweep_points, tracking
 
     shared = sweep_points.open_shared()
     pipeline = tracking.open_pipeline(config, shared.data.digest, group)
@@ -96,6 +96,7 @@ def run_point(config: Config, name: str, group: str, hopeless: Hopeless | None =
 
         with tracking.phase_run(name, pipeline):
             tracking.log_data(config.data.source, config.data.depends_on, shared.data.digest, context="training")
+            tracking.tag_computing(precision.resolve(config.precision))
             try:
                 result = sweep_points.run(config, shared, on_epoch)
             except sweep_points.PrunedError as reason:  # within the run: it has not failed

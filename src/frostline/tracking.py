@@ -48,7 +48,7 @@ from frostline.errors import FrostlineError
 from frostline.files import read_json, replacing, sha256_of
 from frostline.paths import ROOT, WORK
 from frostline.settings import Config
-from frostline.workers import cores
+from frostline.workers import threads
 
 for name in ("alembic", "mlflow.pyfunc"):  # they tell of every table made, example checked
     logging.getLogger(name).setLevel(logging.WARNING)
@@ -419,7 +419,7 @@ def tag_model(path: Path) -> None:
 
 def tag_computing(precision: str) -> None:
     """Tag the run with what its figures' last bits depend on beside settings and data: precision, number of cores."""
-    run_id, tags = _outbox.run_id, [RunTag("frostline.precision", precision), RunTag("frostline.cores", str(cores()))]
+    run_id, tags = _outbox.run_id, [RunTag("frostline.precision", precision), RunTag("frostline.cores", str(threads()))]
     log("precision and cores", lambda: mlflow.MlflowClient().log_batch(run_id, tags=tags))
 
 

@@ -24,6 +24,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def threads() -> int:
+    """How many threads TensorFlow computes one operation with: its own variable (which launchers set), or all cores."""
+    return int(os.environ.get("TF_NUM_INTRAOP_THREADS") or cores())
+
+
 def mapped(function: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Generator[Result]:
     """Yield what `function` makes of each item, in order, from a few ahead of what is asked for: memory stays bounded.
 
