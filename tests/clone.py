@@ -81,8 +81,12 @@ class Clone:
     def json(self, name: str):
         return json.loads((self.root / name).read_text())
 
+    def client(self) -> mlflow.MlflowClient:
+        store = f"sqlite:///{self.root}/mlruns/mlflow.db"
+        return mlflow.MlflowClient(store, store)
+
     def runs(self) -> list:
-        client = mlflow.MlflowClient(f"sqlite:///{self.root}/mlruns/mlflow.db")
+        client = self.client()
         experiment = client.get_experiment_by_name("frostline")
         return list(client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"]))
 

@@ -69,10 +69,10 @@ def test_mlflow_holds_the_parent_and_its_runs(clone):
     assert names[0] == names[1]
     winner = metrics["verdict"]["winner"]
     assert runs["pipeline"].data.metrics["test/log_loss"] == pytest.approx(metrics[winner]["log_loss"], rel=1e-4)
-    champion = mlflow.MlflowClient().get_model_version_by_alias("frostline-sample", "champion")
+    champion = clone.client().get_model_version_by_alias("frostline-sample", "champion")
     assert champion.run_id == runs[winner].info.run_id
     assert champion.description.startswith("**")
-    (logged,) = mlflow.MlflowClient().search_logged_models(
+    (logged,) = clone.client().search_logged_models(
         [runs[winner].info.experiment_id], f"source_run_id = '{champion.run_id}'"
     )
     assert champion.source == f"models:/{logged.model_id}"
