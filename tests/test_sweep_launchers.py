@@ -34,8 +34,9 @@ def engine(request):
 @pytest.fixture(scope="module")
 def environment():
     """Ray's folder is not that of the user's clusters, and its path is short enough for sockets."""
+    own = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}  # other tests' store
     with tempfile.TemporaryDirectory(prefix="ray") as folder:
-        yield {**os.environ, "RAY_TMPDIR": folder, "MLFLOW_HTTP_REQUEST_TIMEOUT": "7"}
+        yield {**own, "RAY_TMPDIR": folder, "MLFLOW_HTTP_REQUEST_TIMEOUT": "7"}
 
 
 APP = """

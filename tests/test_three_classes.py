@@ -11,18 +11,19 @@ import pytest
 from PIL import Image, ImageDraw
 
 from frostline import phases, plots
+from frostline.adjustments import Views, effects
 from frostline.archive import pack_folder
 from frostline.config import compose_conf
 from frostline.dataset import UNLABELLED, Dataset, load_dataset
 from frostline.evaluation import evaluate
 from frostline.galleries import decision_galleries, suspects_gallery
 from frostline.prediction import predict_files
+from frostline.prediction_files import write_predictions
 from frostline.preprocessing import Summary, preprocess
 from frostline.quiet_tensorflow import keras
 from frostline.report import write_report
 from frostline.saving import load_classes, load_model, save_model
 from frostline.settings import Config
-from frostline.stages.evaluate import _write_predictions
 from frostline.training import Epoch, score
 from small import SIZE
 
@@ -143,6 +144,8 @@ def test_the_evaluation_makes_all_that_two_classes_have(
         seen = f"P({name}) {before.max():.3f} → {change}{after.max():.3f}"
         assert [fact.replace("\u00a0", " ") for fact in picture.facts] == [f"is {CLASSES[labels[row]]}", seen]
         assert [heat.explained for heat in picture.heat.values()] == [name, other]
+    seen = Views(labels, both[result.verdict.winner])
+    found = effects(seen, seen, chosen={"temperature": True}, threshold=0.5, bins=10, resamples=200, seed=1)
     write_report(
         tmp_path / "report.html",
         settings=trained.settings,
@@ -151,6 +154,7 @@ def test_the_evaluation_makes_all_that_two_classes_have(
         labels=labels,
         both=both,
         evaluation=result,
+        effects=found,
         figures={name: path.with_suffix(".svg") for name, path in drawn.items()},
         galleries=galleries,
         command="dvc repro",
@@ -164,7 +168,7 @@ def test_the_evaluation_makes_all_that_two_classes_have(
 def test_predictions_have_a_column_per_phase_and_class(
     trained: Trained, both: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
-    _write_predictions(tmp_path, trained.data, both)
+    write_predictions(tmp_path / "predictions.csv", trained.data, both)
     with (tmp_path / "predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     columns = [f"{phase}/{name}" for phase in ("transfer", "finetune") for name in CLASSES]
