@@ -3,7 +3,6 @@
 import csv
 import io
 import multiprocessing
-import signal
 import subprocess
 import sys
 import threading
@@ -194,28 +193,6 @@ def test_a_killed_worker_is_an_error_and_no_hang(tmp_path: Path) -> None:
     thread.join()
     assert "A decoding process died" in str(raised[0])
     assert not (tmp_path / "out").exists()
-
-
-def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
-    """Nobody else would end them: they wait for a next task for ever."""
-    code = (
-        "import functools, os, signal, sys\n"
-        "from pathlib import Path\n"
-        "from frostline import preprocessing, workers\n"
-        "if __name__ == '__main__':\n"
-        "    members = preprocessing.list_pictures(Path(sys.argv[1]), Path()).members\n"
-        "    decode = functools.partial(preprocessing._decode_chunk, size=20)\n"
-        "    chunks = workers.mapped(decode, [members] * 9, 2)\n"
-        "    next(chunks)\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    script = tmp_path / "script.py"
-    script.write_text(code)
-    archive = archive_of(tmp_path / "a.zip", good(3))
-    # the workers inherit the pipe: it ends when the last of them has ended
-    with subprocess.Popen([sys.executable, script, archive], stdout=subprocess.PIPE) as process:
-        assert process.communicate(timeout=25)[0] == b""
-    assert process.returncode == -signal.SIGKILL
 
 
 def test_nothing_heavy_is_imported() -> None:

@@ -1,4 +1,8 @@
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +37,22 @@ def test_a_process_that_dies_is_told_in_two_lines() -> None:
     with pytest.raises(FrostlineError, match="process died") as raised:
         list(mapped(os._exit, [3], 1))
     assert len(str(raised.value).splitlines()) == 2
+
+
+def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+    """Nobody else would end them: they wait for a next task for ever."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, signal\n"
+        "from frostline.workers import mapped\n"
+        "if __name__ == '__main__':\n"
+        "    next(mapped(abs, range(9), 2))\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    # the workers inherit the pipe: it ends when the last of them has ended
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE) as process:
+        assert process.communicate(timeout=25)[0] == b""
+    assert process.returncode == -signal.SIGKILL
 
 
 def test_threads_are_all_cores_unless_tensorflow_is_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:

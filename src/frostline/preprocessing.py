@@ -2,14 +2,18 @@
 
 import functools
 import hashlib
+import itertools
+import os
 import re
 import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -31,7 +35,7 @@ from frostline.workers import cores, mapped
 
 OK = "ok"
 _SPLIT_ORDER = (*SPLITS, UNLABELLED, "")
-_CHUNK_BYTES = 4 << 20  # workers send decoded pictures in chunks of about this size
+_CHUNK_BYTES = 4 << 20  # of decoded pictures, about: what a worker takes on at once
 
 
 @dataclass(frozen=True)
@@ -62,8 +66,9 @@ class Entry:
     pixels: str = ""
     verdict: str = OK
     split: str = ""
+    chunk: int = -1
     row: int = -1
-    """Where the decoded picture lies in the staging file."""
+    """Where the decoded picture lies: the name of the staged file, and the row in it."""
 
 
 def preprocess(
@@ -93,6 +98,7 @@ def preprocess(
             listing = list_pictures(archive, Path(scratch))
             classes = _classes(listing.members, archive)
             staging = Path(scratch) / "decoded"
+            staging.mkdir()
             entries = _decode_all(listing.members, staging, size, processes)
             _reject_contradictions(entries)
             _check_losses(entries, classes, max_rejected)
@@ -116,40 +122,45 @@ def _classes(members: Sequence[Member], archive: Path) -> list[str]:
 
 
 def _decode_all(members: Sequence[Member], staging: Path, size: int, processes: int | None) -> list[Entry]:
-    """Decode every member, in order; good ones become rows of the file `staging`, (size, size, 3) uint8."""
+    """Decode every member, in order. The workers write the good ones to files in the folder `staging`.
+
+    Sent back to this process and written here, pixels would be copied three times more.
+    """
     length = max(1, min(32, _CHUNK_BYTES // (size * size * 3)))
-    chunks = [members[start : start + length] for start in range(0, len(members), length)]
-    decode = functools.partial(_decode_chunk, size=size)
+    chunks = [Chunk(start, members[start : start + length]) for start in range(0, len(members), length)]
+    decode = functools.partial(_decode_chunk, staging=staging, size=size)
     entries: list[Entry] = []
-    rows = 0
     with (
-        staging.open("wb") as file,
         track("preprocess", len(members), "pictures") as advance,
         closing(mapped(decode, chunks, min(processes or cores(), len(chunks)))) as results,
     ):
-        for chunk, pixels in results:
-            for entry in chunk:
-                if entry.verdict == OK:
-                    entry.row = rows
-                    rows += 1
-            file.write(pixels)
-            entries += chunk
-            advance(len(chunk))
+        for decoded in results:
+            entries += decoded
+            advance(len(decoded))
     return entries
 
 
-Chunk = tuple[list[Entry], bytes]
-"""Manifest lines, and the pixels of the good ones, one after the other."""
+class Chunk(NamedTuple):
+    start: int
+    """Which member is the first; the file of the decoded pictures is named so."""
+    members: Sequence[Member]
+
+
+def _decode_chunk(chunk: Chunk, staging: Path, size: int) -> list[Entry]:
+    entries, rows = [], itertools.count()
+    with (staging / str(chunk.start)).open("wb") as file:
+        for member in chunk.members:
+            entry, pixels = _decode_member(member, size)
+            if entry.verdict == OK:
+                entry.chunk, entry.row = chunk.start, next(rows)
+                file.write(pixels)
+            entries.append(entry)
+    return entries
 
 
 @functools.lru_cache(maxsize=2)
 def _zip_file(path: Path) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)  # a worker opens each zip once, for its lifetime
-
-
-def _decode_chunk(members: Sequence[Member], size: int) -> Chunk:
-    entries, pixels = zip(*(_decode_member(member, size) for member in members), strict=True)
-    return list(entries), b"".join(pixels)
 
 
 def _decode_member(member: Member, size: int) -> tuple[Entry, bytes]:
@@ -222,26 +233,48 @@ def _manifest_order(entry: Entry) -> tuple[int, list[tuple[str, int, str]], str]
 
 
 def _write_arrays(entries: Sequence[Entry], staging: Path, folder: Path, size: int, classes: Sequence[str]) -> None:
-    """Copy the rows of `staging` into one file per split, in the order of `entries`.
-
-    Plain reads and writes: a memory map counts as resident memory, and a full disk kills its process.
-    """
+    """Move the pictures in `staging` into one file per split, in the order of `entries`."""
     row_bytes, label_of = size * size * 3, {name: label for label, name in enumerate(classes)}
     label_type = np.min_scalar_type(len(classes) - 1)
-    with staging.open("rb") as source:
+    moves: dict[int, list[Move]] = {}
+    with ExitStack() as stack:
         for split in (*SPLITS, UNLABELLED):
             chosen = [entry for entry in entries if entry.split == split]
             if not chosen:
                 continue
-            with (folder / pictures_file(split)).open("wb") as target:
-                header = {"descr": "|u1", "fortran_order": False, "shape": (len(chosen), size, size, 3)}
-                np.lib.format.write_array_header_1_0(target, header)
-                for entry in chosen:
-                    source.seek(entry.row * row_bytes)
-                    target.write(source.read(row_bytes))
+            target = stack.enter_context((folder / pictures_file(split)).open("wb", buffering=0))
+            header = {"descr": "|u1", "fortran_order": False, "shape": (len(chosen), size, size, 3)}
+            np.lib.format.write_array_header_1_0(target, header)
+            start = target.tell()
+            for row, entry in enumerate(chosen):
+                moves.setdefault(entry.chunk, []).append((entry.row, target.fileno(), start + row * row_bytes))
             if split != UNLABELLED:
                 labels = np.array([label_of[entry.label or ""] for entry in chosen], label_type)
                 np.save(folder / labels_file(split), labels, allow_pickle=False)
+        pool = stack.enter_context(ThreadPoolExecutor(cores()))
+        list(pool.map(lambda chunk: _move(staging / str(chunk), moves[chunk], row_bytes), sorted(moves)))
+
+
+Move = tuple[int, int, int]
+"""A row of a staged file, the descriptor of the file that it goes to, and the offset there."""
+
+
+def _move(staged: Path, moves: Sequence[Move], row_bytes: int) -> None:
+    """Copy rows of the file `staged` and delete it: most of it was not on the disk yet, and now need not go there.
+
+    Plain reads and writes: a memory map counts as resident memory, and a full disk kills its process.
+    """
+    with staged.open("rb") as file:
+        for row, target, offset in sorted(moves):
+            file.seek(row * row_bytes)
+            _write_at(target, file.read(row_bytes), offset)
+    staged.unlink()
+
+
+def _write_at(descriptor: int, data: bytes, offset: int) -> None:
+    while data:  # on a disk that is nearly full, a part is written before the error comes
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
 
 
 def _manifest_row(entry: Entry) -> dict[str, str | int | None]:
