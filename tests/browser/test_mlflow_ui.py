@@ -200,7 +200,16 @@ def test_both_phases_are_compared_metric_by_metric_and_curve_by_curve(
     assert {name: [float(value) for value in values] for name, *values in runs.evaluate(METRICS)} == expected
     keep_screenshot(runs, "mlflow-compare")
 
-    runs.get_by_role("link", name="train/loss").click()
+    curves = runs.get_by_role("link", name="train/loss")
+
+    def opened() -> bool:
+        """MLflow draws its tables anew while the sections above fold, and a click in between is lost."""
+        if "/compare-runs" in runs.url:
+            curves.click(timeout=5_000)
+        runs.wait_for_timeout(500)
+        return "/compare-runs" not in runs.url
+
+    wait_until(opened, seconds=60)
     legend = [runs.get_by_text(f"{phase} sample-random (train/loss)") for phase in EPOCHS]
     for entry in legend:
         entry.first.wait_for()
