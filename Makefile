@@ -27,7 +27,7 @@ postgresql:              ## PostgreSQL for `make server` and its tests, where De
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb || { [ "$$(id -u)" = 0 ] && command -v apt-get && \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends postgresql; } || true
 
-chaos: install           ## kill stages, break disks, stores and servers, recover, compare every byte (an hour)
+chaos: install           ## kill stages, break disks, stores and servers, recover, compare every byte (hours)
 	$(PYTHON) tests/chaos/chaos.py $(ARGS)
 
 fuzz: install            ## 50,000 damaged pictures: no crash, no hang, bounded memory

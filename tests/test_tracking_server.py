@@ -1,5 +1,6 @@
 """A real server on a real PostgreSQL, and clients in processes of their own."""
 
+import ctypes
 import fcntl
 import hashlib
 import os
@@ -11,10 +12,12 @@ import sys
 import tempfile
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import mlflow
+import psutil
 import pytest
 import requests
 
@@ -210,14 +213,32 @@ def names(server: Server) -> list[str]:
     return sorted(experiment.name for experiment in mlflow.MlflowClient(server.uri).search_experiments())
 
 
+@contextmanager
+def orphans_stay_zombies() -> Iterator[None]:
+    """As in many containers: orphans become children of this process (prctl PR_SET_CHILD_SUBREAPER), which does not
+    ask for their end."""
+    prctl = ctypes.CDLL(None).prctl
+    prctl(36, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        prctl(36, 0, 0, 0, 0)
+        for child in psutil.Process().children():
+            if child.status() == psutil.STATUS_ZOMBIE:
+                child.wait()
+
+
 def test_killed_together_with_postgresql_it_starts_again_with_all_runs(server: Server) -> None:
     mlflow.MlflowClient(server.uri).create_experiment("kept")
     before = names(server)
-    server.process.send_signal(signal.SIGSTOP)
-    os.kill(int(server.postgres()[0]), signal.SIGKILL)
-    server.end(signal.SIGKILL)
-    assert server.postgres(), "its postmaster.pid stays"
-    server.start()  # at once, on the same port
+    with orphans_stay_zombies():
+        server.process.send_signal(signal.SIGSTOP)
+        killed = int(server.postgres()[0])
+        os.kill(killed, signal.SIGKILL)
+        server.end(signal.SIGKILL)
+        assert server.postgres(), "its postmaster.pid stays"
+        server.start()  # at once, on the same port
+        assert psutil.Process(killed).status() == psutil.STATUS_ZOMBIE
     assert names(server) == before
 
 
@@ -243,6 +264,25 @@ def test_where_postgresql_ends_it_says_so(server: Server) -> None:
     assert server.process.wait() == 1
     assert server.said().splitlines()[-2].startswith("error: PostgreSQL has ended")
     assert server.said().endswith("postgres.log.\n")
+
+
+def test_it_does_not_start_beside_a_postgresql_on_its_data(server: Server) -> None:
+    programs, sockets = tracking_server.find_postgres(server.cluster), str(server.cluster)
+    by_hand = [programs / "postgres", "-D", server.cluster, "-k", sockets, "-c", "listen_addresses="]
+    ready = [programs / "pg_isready", "--quiet", "--host", sockets]
+    with (
+        (server.folder / "log").open("wb") as log,
+        subprocess.Popen(by_hand, stdout=log, stderr=log, **tracking_server._as_its_user()) as other,
+    ):
+        wait_until(lambda: subprocess.run(ready).returncode == 0, seconds=60)
+        command = [sys.executable, "-m", "frostline.tracking_server", "--port", str(server.port)]
+        done = subprocess.run(command, cwd=server.folder, capture_output=True, text=True)
+        assert other.poll() is None
+        other.send_signal(signal.SIGINT)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: PostgreSQL does not start: ")
+    assert f'data directory "{server.cluster}"' in done.stderr
+    assert len(done.stderr.splitlines()) == 2
 
 
 def test_missing_postgresql_is_two_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

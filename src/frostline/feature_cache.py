@@ -31,7 +31,7 @@ def complete(folder: Path, layer: str, count: int) -> None:
     write_json(folder / ENTRY, {"layer": layer, "count": count})
 
 
-def lock(cache: Path) -> AbstractContextManager[None]:
+def lock(cache: Path) -> AbstractContextManager[int]:
     """One process at a time computes or prunes; a second one waits and then finds the features there."""
     return locked(cache / "lock", "another process computes features; waiting for it.")
 

@@ -116,10 +116,11 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 @contextmanager
-def locked(path: Path, notice: str) -> Iterator[None]:
+def locked(path: Path, notice: str) -> Iterator[int]:
     """Hold a lock on the file `path`; where another process does, write `notice` to stderr and wait.
 
-    The lock is the kernel's: it ends with its process, however that ends.
+    The lock is the kernel's: it ends with its process, however that ends. Yields its descriptor: a process that
+    inherits it holds the lock, too, to its own end.
     """
     with path.open("w") as file:
         try:
@@ -127,7 +128,7 @@ def locked(path: Path, notice: str) -> Iterator[None]:
         except BlockingIOError:
             sys.stderr.write(f"{notice}\n")
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        yield file.fileno()
 
 
 def digest_of(facts: object) -> str:

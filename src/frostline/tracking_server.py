@@ -9,7 +9,6 @@ that.
 """
 
 import argparse
-import fcntl
 import os
 import pwd
 import shutil
@@ -28,7 +27,7 @@ from typing import Any
 from urllib.parse import quote
 
 from frostline.errors import FrostlineError, in_one_line
-from frostline.files import replacing
+from frostline.files import locked, replacing
 from frostline.paths import ROOT
 from frostline.workers import cores
 
@@ -55,7 +54,8 @@ def serve(host: str, port: int, folder: Path = FOLDER) -> None:
     cluster = folder / "postgres"
     programs = find_postgres(cluster)
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder / "lock") as lock, TemporaryDirectory(prefix="frostline-") as sockets:
+    notice = f"The server of {folder} is still running; waiting for its end."
+    with locked(folder / "lock", notice) as lock, TemporaryDirectory(prefix="frostline-") as sockets:
         _check_address(host, port)
         if not cluster.exists():
             _create(cluster, programs)
@@ -82,18 +82,6 @@ def find_postgres(cluster: Path) -> Path:
     raise FrostlineError(f"{name} is not installed.\napt-get install {package}")
 
 
-@contextmanager
-def _alone(path: Path) -> Iterator[int]:
-    """Hold the lock on `path`, and yield its descriptor: who inherits it holds the lock, too, and to its own end."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _say(f"The server of {path.parent} is still running; waiting for its end.")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield file.fileno()
-
-
 def _check_address(host: str, port: int) -> None:
     """Raise before seconds are spent on PostgreSQL what uvicorn would end with."""
     try:
@@ -109,9 +97,9 @@ def _check_address(host: str, port: int) -> None:
 # PostgreSQL
 
 
-def _as_its_user() -> dict[str, Any]:
+def _as_its_user(**environment: str) -> dict[str, Any]:
     """How subprocesses of PostgreSQL are started: it refuses root, for whom the package has made the user postgres."""
-    options: dict[str, Any] = {"cwd": "/", "env": _ENVIRONMENT}
+    options: dict[str, Any] = {"cwd": "/", "env": _ENVIRONMENT | environment}
     if os.geteuid() == 0:
         options |= {"user": "postgres", "group": "postgres", "extra_groups": []}
     return options
@@ -146,9 +134,10 @@ def _postgres(programs: Path, cluster: Path, sockets: str, lock: int) -> Iterato
     _give_to_its_user(sockets)
     command: list[str | Path] = [programs / "postgres", "-D", cluster, "-k", sockets, "-c", "listen_addresses="]
     is_ready = [str(programs / "pg_isready"), "--quiet", "--host", sockets, "--dbname", "postgres"]
+    options = _as_its_user(**_disregarding_killed(cluster))
     with (
         _log(cluster).open("ab") as log,
-        _running(command, signal.SIGINT, lock, stdout=log, stderr=log, **_as_its_user()) as process,
+        _running(command, signal.SIGINT, lock, stdout=log, stderr=log, **options) as process,
     ):
         while subprocess.run(is_ready, env=_ENVIRONMENT).returncode:  # noqa: S603 - a list
             if process.poll() is not None:
@@ -156,6 +145,18 @@ def _postgres(programs: Path, cluster: Path, sockets: str, lock: int) -> Iterato
                 raise FrostlineError(f"PostgreSQL does not start: {reason}\nIts log is {_log(cluster)}.")
             time.sleep(0.05)
         yield process
+
+
+def _disregarding_killed(cluster: Path) -> dict[str, str]:
+    """What lets PostgreSQL start over the postmaster.pid of a server that was killed; to be asked with the lock held.
+
+    Its process number may still be there, which PostgreSQL takes for that server: as a zombie, where no parent asks for
+    its end (as in many containers), or as any other process after a restart of the machine. The one in this variable
+    (which pg_ctl sets to its caller's; CreateLockFile in PostgreSQL's miscinit.c) it disregards, and goes by the old
+    server's shared memory alone. So it still refuses to start beside one that was started by hand.
+    """
+    left = cluster / "postmaster.pid"
+    return {"PG_GRANDPARENT_PID": left.read_text().partition("\n")[0]} if left.exists() else {}
 
 
 def _log(cluster: Path) -> Path:

@@ -1,8 +1,13 @@
 """A short seeded run of chaos.py: what `make chaos` does at length."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 
-from chaos import Project, kill
+from chaos import kill
+from faults import bad_tls, read_only
+from recovery import Outcome, Project
 
 
 @pytest.fixture(scope="module")
@@ -19,3 +24,13 @@ def test_a_killed_stage_run_again_leaves_the_same_bytes(
 ) -> None:
     outcome = kill(project, stage, moment, alone=alone, cold=True)
     assert (outcome.wrong, outcome.differing) == ("", 0)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [partial(read_only, stage="preprocess"), partial(bad_tls, name="a certificate that nobody trusts")],
+    ids=lambda fault: fault.func.__name__,
+)
+def test_so_does_one_that_met_a_fault(project: Project, fault: Callable[[Project], Outcome]) -> None:
+    outcome = fault(project)
+    assert outcome == Outcome(outcome.fault, hit=True)

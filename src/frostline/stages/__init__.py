@@ -62,7 +62,7 @@ def _errno(error: OSError | RuntimeError) -> int | None:
     return int(found[1]) if found else None
 
 
-def _alone(stage: str) -> AbstractContextManager[None]:
+def _alone(stage: str) -> AbstractContextManager[int]:
     cluster = os.environ.get("TF_CONFIG")  # each process of a training of several has its own, and waits for the others
     name = f"{stage}-{digest_of(cluster)}" if cluster else stage
     path = Path(".frostline/stages", f"{name}.lock")  # not in WORK: queued experiments may run side by side
