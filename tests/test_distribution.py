@@ -23,7 +23,7 @@ from frostline.training import Examples, train
 ROWS = 131
 """In batches of 32, the last one has three rows: one of two replicas gets one of them, and the other two."""
 
-SINGLE_ROW = {"epochs": 1, "rows": 33, "rate": 0}
+SINGLE_ROW = {"epochs": 1, "rows": 33, "rate": 0, "schedule": "cosine"}
 """The last batch has fewer rows than there are replicas, which then draw masks of their own."""
 
 
@@ -47,7 +47,7 @@ def examples(rows, name):
     return Examples(features, (features[0].mean(axis=(1, 2, 3)) > 0).astype(np.uint8))
 
 
-def run(strategy, epochs=3, checkpoint=None, rows=ROWS, rate=0.2):
+def run(strategy, epochs=3, checkpoint=None, rows=ROWS, rate=0.2, schedule="constant"):
     """Train, and return all variables and figures."""
     model = make_model(rate)
     history = train(
@@ -57,6 +57,8 @@ def run(strategy, epochs=3, checkpoint=None, rows=ROWS, rate=0.2):
         phase="finetune",
         epochs=epochs,
         learning_rate=0.01,
+        schedule=schedule,
+        patience=2,
         batch_size=32,
         seed=1,
         checkpoint=checkpoint,
@@ -72,8 +74,8 @@ def main(name, folder):
         tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], halves)
     strategy = distribution.strategy_of(name)
     assert strategy.num_replicas_in_sync == 2
+    np.savez(folder / "single row.npz", *run(strategy, **SINGLE_ROW))
     if name == "multi_worker":
-        np.savez(folder / "single row.npz", *run(strategy, **SINGLE_ROW))
         run(strategy, epochs=2, checkpoint=folder / "checkpoint")  # and stopped here; only the chief has this file
     np.savez(folder / "whole.npz", *run(strategy, checkpoint=folder / "checkpoint"))
     distribution.wait_for_all(strategy)
@@ -110,7 +112,8 @@ def assert_same(found, expected):
 
 def test_two_devices_train_as_one(alone, tmp_path):
     finish(start("mirrored", tmp_path / "mirrored"))
-    assert_same(load(tmp_path / "mirrored/whole.npz"), alone["whole.npz"])
+    for name, expected in alone.items():
+        assert_same(load(tmp_path / "mirrored" / name), expected)
 
 
 def free_ports(count):

@@ -23,6 +23,7 @@ NEUTRAL = {
     "paths",
     "progress",
     "quiet_tensorflow",
+    "ray_workers",
     "settings",
     "stages/__init__",
     "stderr",

@@ -41,7 +41,7 @@ def test_both_phases_from_cached_features_equal_training_from_pixels(settings, p
     )
     backbone.thaw(plain, "mixed6")
     options = dataclasses.asdict(settings.finetune)
-    del options["thaw_from"]
+    del options["thaw_from"], options["batch_norm"]
     expected_second = train(plain, *pixels, phase="finetune", seed=settings.seed, **options)
 
     for got, expected in zip(first + second, expected_first + expected_second, strict=True):
@@ -80,6 +80,27 @@ def test_finetune_leaves_what_lies_below_the_frost_line(settings, prepared, weig
             assert same, f"{layer.name} is frozen"
         elif isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
             assert not same, f"{layer.name} did not learn"
+
+
+def test_frozen_batch_norm_keeps_its_weights_and_statistics(settings, prepared, weights):
+    model, _ = phases.transfer(prepared, weights, settings, on_epoch=lambda epoch: None)
+    before = {layer.name: [np.array(w) for w in layer.get_weights()] for layer in model.layers}
+    start = [variable.numpy() for variable in model.variables]
+    changed = {}
+    for policy in ("frozen", "train"):
+        for variable, value in zip(model.variables, start, strict=True):
+            variable.assign(value)
+        settings.finetune.batch_norm = policy
+        phases.finetune(model, prepared, settings, on_epoch=lambda epoch: None)
+        changed[policy] = {
+            layer.name
+            for layer in model.layers
+            if not all(np.array_equal(*pair) for pair in zip(before[layer.name], layer.get_weights(), strict=True))
+        }
+    norms = {layer.name for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)}
+    thawed = changed["train"] & norms
+    assert len(thawed) == 10, "mixed7 ends ten convolutions, each with its batch norm"
+    assert changed["frozen"] == changed["train"] - thawed
 
 
 def test_flip_trains_on_both_views_from_the_cache(settings, prepared, weights, monkeypatch):

@@ -21,8 +21,9 @@ HOSTILE = ('<script>alert("1")</script>', "고양이 & 'x'")
 CONF = Path(__file__).parents[1] / "conf"
 
 
-def settings(weights: str) -> Config:
-    composed = compose_conf(["data=folder", "data.path=/home/someone/pictures", f"weights={weights}"], CONF)
+def settings(weights: str, patience: str = "null") -> Config:
+    given = ["data=folder", "data.path=/home/someone/pictures", f"weights={weights}", f"finetune.patience={patience}"]
+    composed = compose_conf(given, CONF)
     tracking = dataclasses.replace(composed.tracking, uri="postgresql://user:secret@host/db")
     return dataclasses.replace(composed, name="run <1>", tracking=tracking)
 
@@ -32,6 +33,7 @@ def write(
     classes: tuple[str, ...] = ("cat", "dog"),
     weights: str = "random",
     both: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+    patience: str = "null",
 ) -> str:
     labels, transfer, finetune = both = both or predictions(86)
     evaluation = evaluate(*both, threshold=0.5, bins=15, resamples=200, seed=42)
@@ -50,7 +52,7 @@ def write(
     chosen = {"flip": False, "temperature": False, "clip": True}
     write_report(
         folder / "report.html",
-        settings=settings(weights),
+        settings=settings(weights, patience),
         data={
             "classes": list(classes),
             "counts": {split: dict.fromkeys(classes, 1234) for split in ("test", "train", "validation")},
@@ -166,6 +168,12 @@ def test_names_are_escaped(tmp_path: Path) -> None:
 def test_an_untrained_backbone_is_named_as_such(tmp_path: Path) -> None:
     assert "The backbone is untrained" in write(tmp_path, weights="random")
     assert "untrained" not in write(tmp_path, weights="imagenet")
+
+
+def test_with_patience_the_kept_epoch_is_marked(tmp_path: Path) -> None:
+    assert "kept" not in Page(write(tmp_path)).text
+    rows = re.findall(r'<th scope="row">(\d+) <span class="muted">kept', write(tmp_path, patience="1"))
+    assert rows == ["4"], "the second of fine-tuning, after two of transfer"
 
 
 def test_one_class_and_no_mistakes_still_make_a_page(tmp_path: Path) -> None:

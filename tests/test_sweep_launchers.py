@@ -7,10 +7,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -73,7 +75,13 @@ def at_once(folders, environment, command):
     for engine, folder in folders.items():
         whole = [sys.executable, *command, *ENGINES[engine]]
         processes[engine] = subprocess.Popen(
-            whole, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            whole,
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # what Ray leaves to end a killed process' own ends its process group
         )
     yield {engine: (folders[engine], process) for engine, process in processes.items()}
     for process in processes.values():
@@ -139,17 +147,22 @@ def alone(prepared, weights, environment, tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def sweeps(alone, environment, tmp_path_factory):
-    """Sweeps over the same points in copies of that project; of what it made, its features and the winner's test."""
-    folders = {engine: tmp_path_factory.mktemp("sweep") / engine for engine in ENGINES if find_spec(engine)}
+def copies(alone, parent):
+    """Copies of that project for each engine, with its features and the winner's test, of all that it made."""
+    folders = {engine: parent / engine for engine in ENGINES if find_spec(engine)}
     for folder in folders.values():
         shutil.copytree(alone, folder)
         for name in ("mlruns", "multirun", ".frostline/transfer"):
             shutil.rmtree(folder / name)
         for path in folder.glob(f".frostline/points/{'?' * 32}.json"):
             path.unlink()
-    with at_once(folders, environment, SWEEP) as started:
+    return folders
+
+
+@pytest.fixture(scope="module")
+def sweeps(alone, environment, tmp_path_factory):
+    """Sweeps over the same points."""
+    with at_once(copies(alone, tmp_path_factory.mktemp("sweep")), environment, SWEEP) as started:
         yield started
 
 
@@ -167,3 +180,44 @@ def test_points_in_several_processes_share_a_transfer_phase_and_give_the_figures
     assert said.count("transfer 1/1: ") == 1, "the second point waits for the first one's model"
     assert said.count("finetune 1/1: ") == 2
     assert "features: " not in said, "they come from the pass before"
+
+
+def finished(folder):
+    """The files with the results of points."""
+    return sorted(folder.glob(f".frostline/points/{'?' * 32}.json"))
+
+
+@pytest.fixture(scope="module")
+def gone_on(alone, sweeps, environment, tmp_path_factory):
+    """Sweeps that have been started anew after their processes were killed with the first point just finished, and when
+    this point's file was last written. Whoever runs the second point is left alone: Ray ends it, submitit does not."""
+    folders, left, times = copies(alone, tmp_path_factory.mktemp("killed")), [], {}
+    for started in sweeps.values():
+        end(started)  # first: one at a time takes no longer
+    sweep = [*SWEEP[:-1], "finetune.thaw_from=auto,mixed1"]
+    with at_once(folders, environment, [*sweep, "hydra.sweeper.max_batch_size=1"]) as started:
+        while len(times) < len(started):
+            for engine, (folder, process) in started.items():
+                if engine not in times and (files := finished(folder)):
+                    (first,) = files
+                    left += psutil.Process(process.pid).children(recursive=True)
+                    process.kill()
+                    times[engine] = first, first.stat().st_mtime_ns
+                assert engine in times or process.poll() is None, process.stderr.read()
+            time.sleep(0.05)
+    with at_once(folders, environment, sweep) as started:
+        yield {engine: (started[engine], *times[engine]) for engine in started}
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def test_a_killed_sweep_goes_on_to_the_bytes_of_one_left_alone(engine, alone, gone_on):
+    started, first, written = gone_on[engine]
+    folder = end(started)
+    assert first.stat().st_mtime_ns == written, "what was finished is not run again"
+    for pattern in ("points/*.json", "transfer/*/model.keras"):
+        expected, found = (sorted(root.glob(f".frostline/{pattern}")) for root in (alone, folder))
+        assert [path.relative_to(folder) for path in found] == [path.relative_to(alone) for path in expected]
+        assert [path.read_bytes() for path in found] == [path.read_bytes() for path in expected]
+    assert len(finished(folder)) == 2

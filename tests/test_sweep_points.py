@@ -53,7 +53,7 @@ def test_a_key_holds_what_the_result_depends_on_and_nothing_else(shared, folder)
     config = compose()
     key = sweep_points.point_key(config, shared)
     for same in (
-        replace(config, name="other", feature_cache_gib=1.0),
+        replace(config, name="other", feature_cache_gib=1.0, workers="ray"),
         replace(config, evaluate=replace(config.evaluate, threshold=0.9)),
         replace(config, tracking=replace(config.tracking, experiment="other")),
     ):
@@ -97,7 +97,7 @@ def test_all_layers_come_from_one_pass_and_a_killed_point_ends_in_the_bytes_of_o
     result = sweep_points.run(upper, shared, lambda epoch: epochs.append(epoch["epoch"]))
     assert bars(capsys) == ["finetune 2/2"], "the transfer phase and the first epoch are kept"
     assert epochs == [1, 2, 1, 2, 3]
-    assert [epoch["epoch"] for epoch in result.epochs()] == [1, 2, 3]
+    assert [epoch["epoch"] for epoch in result.epochs(upper)] == [1, 2, 3]
     assert sweep_points.stored(upper, shared) == result
     assert not list((folder / ".frostline/checkpoints").iterdir())
 
@@ -143,6 +143,18 @@ def test_a_point_that_is_given_up_leaves_nothing_and_its_transfer_phase_serves_t
     sweep_points.forget(other, shared)
     assert sweep_points.stored(other, shared) is None
     assert not list((folder / ".frostline/points").glob("*.test.json"))
+
+
+def test_a_points_figures_are_those_of_the_epochs_that_it_kept(shared):
+    first = [{"epoch": 1, "validation/loss": 3}, {"epoch": 2, "validation/loss": 2}]
+    second = [{"epoch": 1, "validation/loss": 1}, {"epoch": 2, "validation/loss": 4}]
+    result = sweep_points.Result(first, second)
+    patient = compose("finetune.patience=1")
+    assert result.kept(patient) == {"transfer": first[1], "finetune": second[0]}
+    assert [epoch["validation/loss"] for epoch in result.epochs(patient)] == [3, 2, 1, 4, 1]
+    assert [epoch["epoch"] for epoch in result.epochs(patient)] == [1, 2, 3, 4, 5]
+    assert result.kept(compose()) == {"transfer": first[1], "finetune": second[1]}
+    assert len(result.epochs(compose())) == 4
 
 
 def test_what_the_cache_cannot_hold_is_left_to_the_points(shared, capsys):

@@ -1,4 +1,5 @@
 import gc
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import pytest
 from frostline.errors import FrostlineError
 from frostline.quiet_tensorflow import keras
 from frostline.seeds import generator
-from frostline.training import EPOCH_COLUMNS, Examples, predictor, score, train
+from frostline.training import EPOCH_COLUMNS, Examples, kept_epoch, predictor, score, train, with_kept_last
 
 
 def make_model(seed=1):
@@ -30,11 +31,11 @@ def run(model, examples, **changes):
     return train(model, *examples, **settings)
 
 
-def fit_in_that_order(model, loss, examples):
+def fit_in_that_order(model, loss, examples, rate=0.01):
     """One epoch of Keras' own training on the batches of `run`'s first epoch."""
     order = generator(1, "shuffle", "transfer", 1).permutation(150)
     rows = np.concatenate([np.sort(order[start : start + 32]) for start in range(0, 150, 32)])
-    model.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"])
+    model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
     inputs, targets = examples.batch(rows)
     return model.fit(inputs, targets, batch_size=32, shuffle=False, verbose=0).history
 
@@ -96,6 +97,92 @@ def test_training_goes_on_from_its_last_epoch_to_the_same_weights(examples, tmp_
     assert seen == history
     for left, right in zip(whole.variables, resumed.variables, strict=True):  # the dropout's seed among them
         np.testing.assert_array_equal(left, right)
+
+
+def test_cosine_is_keras_own_training_by_its_schedule(examples):
+    model, reference, constant = make_model(), make_model(), make_model()
+    for each in (model, reference, constant):
+        each.layers[2].rate = 0
+    run(model, examples, epochs=1, schedule="cosine")
+    run(constant, examples, epochs=1)
+    rate = keras.optimizers.schedules.CosineDecay(0.01, decay_steps=5)  # 150 examples in batches of 32
+    fit_in_that_order(reference, "binary_crossentropy", examples[0], rate)
+    for got, expected, other in zip(*(each.get_weights() for each in (model, reference, constant)), strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+        assert np.abs(got - other).max() > 1e-3
+
+
+def test_cosine_ends_at_a_rate_of_nearly_zero(examples):
+    """Adam moves each weight by about the rate, so one batch per epoch shows it."""
+    model, weights = make_model(), [make_model().get_weights()[0]]
+    run(
+        model,
+        examples,
+        epochs=10,
+        batch_size=150,
+        schedule="cosine",
+        on_epoch=lambda epoch: weights.append(model.get_weights()[0]),
+    )
+    moved = [np.abs(after - before).mean() for before, after in pairwise(weights)]
+    assert moved[5] < 0.7 * moved[0] and moved[-1] < 0.05 * moved[0]
+
+
+PATIENT = {"epochs": 12, "learning_rate": 0.03, "patience": 3}
+
+
+@pytest.fixture
+def noise(examples):
+    """Examples with nothing to learn but by heart: the validation loss rises before long."""
+    labels = np.random.default_rng(1).integers(0, 2, 203).astype(np.uint8)
+    training, validation = examples
+    return Examples(training.features, labels[:150]), Examples(validation.features, labels[150:])
+
+
+def same(left, right):
+    """Whether all is the same to the last bit, the dropout's seed included."""
+    return all(np.array_equal(*pair) for pair in zip(left.variables, right.variables, strict=True))
+
+
+def test_patience_leaves_the_model_of_the_best_epoch(noise):
+    stopped, best, last = make_model(), make_model(), make_model()
+    history = run(stopped, noise, **PATIENT)
+    kept = kept_epoch(history, 3)
+    assert kept["validation/loss"] == min(epoch["validation/loss"] for epoch in history)
+    assert len(history) == kept["epoch"] + 3 < 12
+    assert run(best, noise, **PATIENT | {"epochs": int(kept["epoch"]), "patience": None}) == history[:-3]
+    assert same(stopped, best)
+    loss, _ = score(noise[1].labels, predictor(stopped)(noise[1].features))
+    assert loss == kept["validation/loss"]
+    run(last, noise, **PATIENT | {"epochs": len(history), "patience": None})
+    assert not same(stopped, last)
+
+
+@pytest.mark.parametrize("done", ["best", "after best", "last"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_patient_training_goes_on_to_the_same_weights(noise, tmp_path, schedule, done):
+    options = PATIENT | {"schedule": schedule}
+    whole, resumed, checkpoint = make_model(), make_model(seed=2), tmp_path / "checkpoint"
+    history = run(whole, noise, **options)
+    kept = int(kept_epoch(history, 3)["epoch"])
+    assert kept + 3 == len(history) < 12
+
+    def kill(epoch):
+        if epoch["epoch"] == {"best": kept, "after best": kept + 1, "last": len(history)}[done]:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        run(make_model(), noise, checkpoint=checkpoint, on_epoch=kill, **options)
+    assert run(resumed, noise, checkpoint=checkpoint, **options) == history
+    assert same(whole, resumed)
+
+
+def test_without_patience_the_last_epoch_is_kept():
+    history = [{"epoch": number, "validation/loss": loss} for number, loss in enumerate([0.3, 0.2, 0.2, 0.4], 1)]
+    assert kept_epoch(history, None) == history[3]
+    assert with_kept_last(history, None) == history
+    assert kept_epoch(history, 5) == history[1]
+    assert with_kept_last(history, 5) == [*history, {"epoch": 5, "validation/loss": 0.2}]
+    assert with_kept_last(history[:2], 5) == history[:2]
 
 
 def test_a_damaged_checkpoint_is_named(examples, tmp_path):

@@ -303,9 +303,14 @@ def freeze(model: keras.Model, backbone: keras.Model) -> None:
         layer.trainable = layer not in frozen
 
 
-def thaw(model: keras.Model, thaw_from: str) -> None:
-    """Freeze every layer below `thaw_from`, thaw it and every layer after it, the head included."""
+def thaw(model: keras.Model, thaw_from: str, batch_norm: str = "train") -> None:
+    """Freeze every layer below `thaw_from`, thaw it and every layer after it, the head included.
+
+    `batch_norm`: "train" thaws it like all else; "frozen" leaves it frozen everywhere. A frozen one also computes as in
+    inference, by its moving statistics (https://keras.io/guides/transfer_learning).
+    """
     above = False
     for layer in model.layers:
         above = above or layer.name == thaw_from
-        layer.trainable = above
+        kept = batch_norm == "frozen" and isinstance(layer, keras.layers.BatchNormalization)
+        layer.trainable = above and not kept

@@ -42,6 +42,8 @@ _SHARE: Rule = (lambda v: 0 < v < 1, "a share between 0 and 1")
 _MD5: Rule = (lambda v: bool(re.fullmatch(r"[0-9a-fA-F]{32}", v)), "32 hexadecimal digits, or null")
 _SHA256: Rule = (lambda v: bool(re.fullmatch(r"[0-9a-fA-F]{64}", v)), "64 hexadecimal digits, or null")
 _SEED: Rule = (lambda v: v >= 0, "a whole number, 0 or more")
+_SCHEDULE: Rule = (lambda v: v in ("constant", "cosine"), "constant, cosine")
+_PATIENCE: Rule = (lambda v: v >= 1, "a whole number of epochs, 1 or more, or null")
 
 _LARGEST_PICTURE = 1024
 
@@ -51,6 +53,7 @@ _RULES: dict[str, Rule] = {
     "feature_cache_gib": (lambda v: 0 <= v < math.inf, "a number of GiB, 0 or more"),
     "precision": (lambda v: v in ("auto", "float32", "bfloat16"), "auto, float32, bfloat16"),
     "distribution": (lambda v: v in ("none", "mirrored", "multi_worker"), "none, mirrored, multi_worker"),
+    "workers": (lambda v: v in ("local", "ray"), "local, ray"),
     "data.seed": _SEED,
     "data.size": _COUNT,
     "weights.seed": _SEED,
@@ -72,10 +75,15 @@ _RULES: dict[str, Rule] = {
     "model.imagenet.sha256": _SHA256,
     "transfer.epochs": _COUNT,
     "transfer.learning_rate": _POSITIVE,
+    "transfer.schedule": _SCHEDULE,
+    "transfer.patience": _PATIENCE,
     "transfer.batch_size": _COUNT,
     "finetune.epochs": _COUNT,
     "finetune.learning_rate": _POSITIVE,
+    "finetune.schedule": _SCHEDULE,
+    "finetune.patience": _PATIENCE,
     "finetune.batch_size": _COUNT,
+    "finetune.batch_norm": (lambda v: v in ("train", "frozen"), "train, frozen"),
     "evaluate.threshold": _SHARE,
     "evaluate.bootstrap": (lambda v: v >= 100, "a whole number, 100 or more"),
     "evaluate.calibration_bins": _COUNT,

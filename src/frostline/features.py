@@ -8,12 +8,13 @@ features that one pass over the pictures left on disk. An entry is named by all 
 import hashlib
 import io
 import os
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import numpy as np
 
+from frostline import ray_workers
 from frostline.backbone import inference_copy
 from frostline.feature_cache import ARRAY, complete, is_complete, lock
 from frostline.files import digest_of, release
@@ -25,6 +26,7 @@ BATCH = 64
 """Pictures in one forward pass; larger ones were no faster on 2 cores."""
 DTYPE = np.float16
 """On disk. Half of float32's size; features are read back with a relative error of at most 2**-11."""
+_LARGEST = float(np.finfo(DTYPE).max)
 
 
 def extract(
@@ -34,32 +36,38 @@ def extract(
     layers: Sequence[str],
     precision: str = "float32",
     cache: Path = FEATURES,
+    *,
+    workers: str = "local",
+    deterministic: bool = True,
 ) -> list[np.ndarray]:
     """Return the outputs of `layers` for `pictures` as read-only memory-mapped float16 arrays (N, …), one per layer.
 
     `model` takes float32 pictures (N, size, size, 3) from 0 to 255; `pictures` is uint8 of that shape, and `digest`
     names their content. `precision`: what the layers compute in, "float32" or "bfloat16". What is missing from `cache`
-    is computed in one pass for all layers; a pass that is cut off goes on from its last whole batch.
+    is computed in one pass for all layers; a pass that is cut off goes on from its last whole batch. `workers`: who
+    computes it, "local" (this process) or "ray" (see `ray_workers.mapped`, and its errors); `deterministic`: with op
+    determinism there, as this process may have it on. Either way the same bytes come from processors of one kind.
     """
     cache.mkdir(parents=True, exist_ok=True)
     folders = [cache / _key(model, layer, digest, precision) for layer in layers]
     with lock(cache):
         missing = [(layer, folder) for layer, folder in zip(layers, folders, strict=True) if not is_complete(folder)]
         if missing:
-            _compute(model, pictures, missing, precision)
+            _compute(model, pictures, missing, precision, workers, deterministic)
     for folder in folders:
         os.utime(folder)  # used now
     return [np.load(folder / ARRAY, mmap_mode="r") for folder in folders]
 
 
-def _compute(model: keras.Model, pictures: np.ndarray, missing: Sequence[tuple[str, Path]], precision: str) -> None:
-    part = inference_copy(model, [layer for layer, _ in missing], precision)
-
-    def outputs_of(batch: tf.Tensor) -> list[tf.Tensor]:
-        return [tf.cast(output, tf.float32) for output in keras.tree.flatten(part([batch], training=False))]
-
-    forward = tf.function(outputs_of, input_signature=[tf.TensorSpec((None, *pictures.shape[1:]), tf.float32)])
-    limit = float(np.finfo(DTYPE).max)
+def _compute(
+    model: keras.Model,
+    pictures: np.ndarray,
+    missing: Sequence[tuple[str, Path]],
+    precision: str,
+    workers: str,
+    deterministic: bool,
+) -> None:
+    forward = _Forward(inference_copy(model, [layer for layer, _ in missing], precision), deterministic)
     with ExitStack() as stack:
         outputs = [
             stack.enter_context(_Output(folder / ARRAY, (len(pictures), *model.get_layer(layer).output.shape[1:])))
@@ -69,15 +77,58 @@ def _compute(model: keras.Model, pictures: np.ndarray, missing: Sequence[tuple[s
         for output in outputs:
             output.go_to(done)
         advance = stack.enter_context(track("features", total=len(pictures), start=done, unit="pictures"))
-        for start in range(done, len(pictures), BATCH):
-            batch = pictures[start : start + BATCH]
-            values = forward(batch.astype(np.float32))
-            release(pictures)
-            for output, value in zip(outputs, values, strict=True):
-                output.append(np.clip(value.numpy(), -limit, limit).astype(DTYPE))
-            advance(len(batch))
+        for values in stack.enter_context(closing(_computed(forward, _batches(pictures, done), workers))):
+            for output, rows in zip(outputs, values, strict=True):
+                output.append(rows)
+            advance(len(values[0]))
     for layer, folder in missing:
         complete(folder, layer, len(pictures))
+
+
+def _batches(pictures: np.ndarray, start: int) -> Generator[np.ndarray]:
+    for first in range(start, len(pictures), BATCH):
+        yield np.ascontiguousarray(pictures[first : first + BATCH])
+        release(pictures)
+
+
+def _computed(forward: "_Forward", batches: Iterable[np.ndarray], workers: str) -> Generator[list[np.ndarray]]:
+    if workers == "ray":
+        gpus = min(1, len(tf.config.list_physical_devices("GPU")))  # the entry's name says whether a GPU computed it
+        yield from ray_workers.mapped(forward, batches, gpus=gpus)
+    else:
+        yield from map(forward, batches)
+
+
+class _Forward:
+    """A batch of pictures, (N, size, size, 3) uint8 → the outputs of `part`, float16.
+
+    It goes to another process as JSON and arrays, from which Keras builds the model there.
+    """
+
+    def __init__(self, part: keras.Model, deterministic: bool) -> None:
+        self._part, self._deterministic = part, deterministic
+
+        def outputs_of(batch: tf.Tensor) -> list[tf.Tensor]:
+            return [tf.cast(output, tf.float32) for output in keras.tree.flatten(part([batch], training=False))]
+
+        self._outputs_of = tf.function(outputs_of, input_signature=[tf.TensorSpec(part.inputs[0].shape, tf.float32)])
+
+    def __call__(self, pictures: np.ndarray) -> list[np.ndarray]:
+        outputs = self._outputs_of(pictures.astype(np.float32))
+        return [np.clip(output.numpy(), -_LARGEST, _LARGEST).astype(DTYPE) for output in outputs]
+
+    def __reduce__(self) -> tuple[Callable[..., "_Forward"], tuple[str, Mapping[str, list[np.ndarray]], bool]]:
+        weights = {layer.name: layer.get_weights() for layer in self._part.layers if layer.weights}
+        return _rebuilt, (self._part.to_json(), weights, self._deterministic)
+
+
+def _rebuilt(config: str, weights: Mapping[str, list[np.ndarray]], deterministic: bool) -> _Forward:
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    part = keras.models.model_from_json(config)  # in safe mode, Keras' default: it runs no code from there
+    for name, values in weights.items():
+        part.get_layer(name).set_weights(values)
+    return _Forward(part, deterministic)
 
 
 class _Output:

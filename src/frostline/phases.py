@@ -75,7 +75,7 @@ def finetune(
     """Thaw the classifier `model` from the frost line on and train it on, in place; return each epoch's figures."""
     choose_determinism(settings)
     thaw_from = backbone.resolve_thaw_from(model, settings.model.cut_layer, settings.finetune.thaw_from)
-    backbone.thaw(model, thaw_from)
+    backbone.thaw(model, thaw_from, settings.finetune.batch_norm)
     layers = backbone.frontier(model, thaw_from)
     return _train(model, layers, data, "finetune", settings.finetune, settings, on_epoch, checkpoint)
 
@@ -101,7 +101,7 @@ def _train(
     wanted, computed_in = list(dict.fromkeys([*layers, *also])), precision.resolve(settings.precision)
 
     def features_of(split: str, mirrored: bool = False) -> list[np.ndarray]:
-        return cached_features(model, data, split, wanted, computed_in, mirrored)[: len(layers)]
+        return cached_features(model, data, split, wanted, settings, computed_in, mirrored)[: len(layers)]
 
     def examples(split: str) -> Examples:
         return Examples(features_of(split), data.labels(split))
@@ -123,6 +123,8 @@ def _train(
             phase=phase,
             epochs=options.epochs,
             learning_rate=options.learning_rate,
+            schedule=options.schedule,
+            patience=options.patience,
             batch_size=options.batch_size,
             seed=settings.seed,
             on_epoch=on_epoch,
@@ -164,15 +166,29 @@ def predict(model: keras.Model, data: Dataset, split: str, settings: Config, mir
     thaw_from = backbone.resolve_thaw_from(model, settings.model.cut_layer, settings.finetune.thaw_from)
     layers = backbone.frontier(model, thaw_from)
     return training.predictor(backbone.part(model, layers))(
-        cached_features(model, data, split, layers, "float32", mirrored)
+        cached_features(model, data, split, layers, settings, "float32", mirrored)
     )
 
 
 def cached_features(
-    model: keras.Model, data: Dataset, split: str, layers: Sequence[str], computed_in: str, mirrored: bool = False
+    model: keras.Model,
+    data: Dataset,
+    split: str,
+    layers: Sequence[str],
+    settings: Config,
+    computed_in: str,
+    mirrored: bool = False,
 ) -> list[np.ndarray]:
     """What `layers` of `model` give for the pictures of `split`, one array (N, …) each; see `features.extract`."""
     pictures, digest = data.pictures(split), f"{data.digest}/{split}"
     if mirrored:
         pictures, digest = pictures[:, :, ::-1], f"{digest}/mirrored"
-    return features.extract(model, pictures, digest, layers, computed_in)
+    return features.extract(
+        model,
+        pictures,
+        digest,
+        layers,
+        computed_in,
+        workers=settings.workers,
+        deterministic=settings.deterministic,
+    )

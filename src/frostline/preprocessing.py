@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from frostline import ray_workers
 from frostline.archive import Member, UnreadableMemberError, list_pictures, read_member
 from frostline.dataset import (
     CLASSES_FILE,
@@ -80,6 +81,7 @@ def preprocess(
     shares: Mapping[str, float],
     max_rejected: float,
     processes: int | None = None,
+    workers: str = "local",
 ) -> Summary:
     """Write the pictures of `archive` to `folder`, whole or not at all, and say what they are.
 
@@ -87,7 +89,8 @@ def preprocess(
     uint8 (wider past 256 classes), with splits train, validation and test by `assign_splits`; ``unlabelled.npy``
     if there are such pictures; ``classes.json``; and ``manifest.csv``, whose rows stand in the order of the arrays.
     Pictures that cannot be read, and those whose pixels occur in several classes, are rejected: they are only in
-    the manifest, with the reason. The bytes do not depend on `processes` (default: all cores).
+    the manifest, with the reason. The bytes do not depend on `processes` (default: all cores), nor on `workers`:
+    "local", or "ray" (see `ray_workers.mapped`, and its errors), which decodes on all processors of a Ray cluster.
 
     Raises FrostlineError if the archive is unusable, if there are not at least two classes, if a class has no
     picture left, or if more than the share `max_rejected` of the labelled pictures is rejected.
@@ -99,7 +102,7 @@ def preprocess(
             classes = _classes(listing.members, archive)
             staging = Path(scratch) / "decoded"
             staging.mkdir()
-            entries = _decode_all(listing.members, staging, size, processes)
+            entries = _decode_all(listing.members, staging, size, processes, workers)
             _reject_contradictions(entries)
             _check_losses(entries, classes, max_rejected)
             _assign(entries, seed, shares)
@@ -121,7 +124,9 @@ def _classes(members: Sequence[Member], archive: Path) -> list[str]:
 # Decoding
 
 
-def _decode_all(members: Sequence[Member], staging: Path, size: int, processes: int | None) -> list[Entry]:
+def _decode_all(
+    members: Sequence[Member], staging: Path, size: int, processes: int | None, workers: str
+) -> list[Entry]:
     """Decode every member, in order. The workers write the good ones to files in the folder `staging`.
 
     Sent back to this process and written here, pixels would be copied three times more.
@@ -129,11 +134,12 @@ def _decode_all(members: Sequence[Member], staging: Path, size: int, processes: 
     length = max(1, min(32, _CHUNK_BYTES // (size * size * 3)))
     chunks = [Chunk(start, members[start : start + length]) for start in range(0, len(members), length)]
     decode = functools.partial(_decode_chunk, staging=staging, size=size)
+    if workers == "ray":
+        results = ray_workers.mapped(decode, chunks)
+    else:
+        results = mapped(decode, chunks, min(processes or cores(), len(chunks)))
     entries: list[Entry] = []
-    with (
-        track("preprocess", len(members), "pictures") as advance,
-        closing(mapped(decode, chunks, min(processes or cores(), len(chunks)))) as results,
-    ):
+    with track("preprocess", len(members), "pictures") as advance, closing(results):
         for decoded in results:
             entries += decoded
             advance(len(decoded))

@@ -163,6 +163,7 @@ def write_report(
         summary_rows=list(_summary_rows(evaluation)),
         figure_rows=list(_figure_rows(evaluation, classes)),
         curves=curves,
+        patience={phase: getattr(settings, phase).patience for phase in curves},
         learning_curves=_svg(figures["learning_curves"], _learning_curves_alt(curves)),
         charts=[
             {
@@ -184,7 +185,7 @@ def write_report(
         },
         data=data,
         rejected=sorted(data["rejected"].items(), key=lambda item: (-item[1], item[0])),
-        settings=list(_flat(_without_tracking(settings))),
+        settings=list(_flat(_bearing_on_results(settings))),
         command=command,
         resamples=settings.evaluate.bootstrap,
         digests={"Prepared data": data["digest"], **digests},
@@ -379,9 +380,10 @@ def _svg(path: Path, alt: str) -> Markup:
     return Markup('<svg role="img" aria-label="{}"{}').format(alt, Markup(drawing))  # noqa: S704 (matplotlib escapes)
 
 
-def _without_tracking(settings: Config) -> dict[str, Any]:
-    """The settings that bear on the result; a tracking address may also hold a password."""
-    return {group: value for group, value in asdict(settings).items() if group != "tracking"}
+def _bearing_on_results(settings: Config) -> dict[str, Any]:
+    """The settings without those that change no result, of which a tracking address may also hold a password."""
+    others = ("tracking", "workers", "feature_cache_gib")
+    return {group: value for group, value in asdict(settings).items() if group not in others}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -93,12 +93,15 @@ class Model:
 class Phase:
     epochs: int
     learning_rate: float
+    schedule: str
+    patience: int | None
     batch_size: int
 
 
 @dataclass
 class Finetune(Phase):
     thaw_from: str
+    batch_norm: str
 
 
 @dataclass
@@ -133,6 +136,7 @@ class Config:
     precision: str
     deterministic: bool
     distribution: str
+    workers: str
     feature_cache_gib: float
     data: Data
     weights: Weights

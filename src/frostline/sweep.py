@@ -76,7 +76,7 @@ def main(raw: DictConfig) -> float:
 def run_point(config: Config, name: str, group: str, hopeless: Hopeless | None = None) -> dict[str, Any]:
     """Run both phases as the MLflow run `name` below the run of the sweep `group`, or take them from disk.
 
-    Returns the figures of each phase's last epoch; or, where `hopeless` ended the point, why.
+    Returns the figures of the epoch that each phase kept; or, where `hopeless` ended the point, why.
     """
     from frostline import precision, sweep_points, tracking
 
@@ -84,7 +84,7 @@ def run_point(config: Config, name: str, group: str, hopeless: Hopeless | None =
     pipeline = tracking.open_pipeline(config, shared.data.digest, group)
     result = sweep_points.stored(config, shared)
     if result is not None:
-        tracking.restore_phase(name, pipeline, result.epochs())
+        tracking.restore_phase(name, pipeline, result.epochs(config))
     else:
         total = config.transfer.epochs + config.finetune.epochs
 
@@ -101,9 +101,11 @@ def run_point(config: Config, name: str, group: str, hopeless: Hopeless | None =
                 result = sweep_points.run(config, shared, on_epoch)
             except sweep_points.PrunedError as reason:  # within the run: it has not failed
                 return {"pruned": str(reason)}
+            for epoch in result.epochs(config)[len(result.transfer) + len(result.finetune) :]:
+                tracking.log_epoch(epoch)
     for cache in (FEATURES, sweep_points.TRANSFERS):
         prune(config.feature_cache_gib, cache)
-    return {"transfer": result.transfer[-1], "finetune": result.finetune[-1]}
+    return dict(result.kept(config))
 
 
 def _hopeless(this: Any) -> Hopeless | None:

@@ -25,7 +25,7 @@ from frostline.paths import BACKBONE_WEIGHTS, PROCESSED, WORK
 from frostline.quiet_tensorflow import keras, tf
 from frostline.saving import load_model, save_model
 from frostline.settings import Config
-from frostline.training import Epoch, OnEpoch, score
+from frostline.training import Epoch, OnEpoch, kept_epoch, score, with_kept_last
 
 TRANSFERS = WORK / "transfer"
 """A folder per transfer phase: its model and its epochs."""
@@ -35,7 +35,7 @@ POINTS = WORK / "points"
 Pass = tuple[str, str, bool]
 """Over the pictures: in which precision, of which split, whether mirrored."""
 
-_NO_FACTS = {"name", "data", "weights", "evaluate", "tracking", "feature_cache_gib", "finetune"}
+_NO_FACTS = {"name", "data", "weights", "evaluate", "tracking", "feature_cache_gib", "workers", "finetune"}
 """Settings that the transfer phase's result does not depend on, or not but for what `Shared` has a digest of."""
 _DVC_YAML = Path("dvc.yaml")
 
@@ -56,9 +56,17 @@ class Result:
     transfer: list[Epoch]
     finetune: list[Epoch]
 
-    def epochs(self) -> list[Epoch]:
-        """Both phases' epochs in one row, numbered from 1 to the last."""
-        return [{**epoch, "epoch": number} for number, epoch in enumerate([*self.transfer, *self.finetune], 1)]
+    def epochs(self, settings: Config) -> list[Epoch]:
+        """Both phases' epochs in one row, numbered from 1 to the last, as a tracker shall have them."""
+        row = [*self.transfer, *with_kept_last(self.finetune, settings.finetune.patience)]
+        return [{**epoch, "epoch": number} for number, epoch in enumerate(row, 1)]
+
+    def kept(self, settings: Config) -> dict[str, Epoch]:
+        """Of each phase the epoch whose weights it kept."""
+        return {
+            "transfer": kept_epoch(self.transfer, settings.transfer.patience),
+            "finetune": kept_epoch(self.finetune, settings.finetune.patience),
+        }
 
 
 class PrunedError(Exception):
@@ -236,7 +244,7 @@ def extract_features(points: Sequence[Config], data: Dataset) -> None:
         )
         return
     for (computed_in, split, mirrored), layers in sorted(wanted.items()):
-        phases.cached_features(base, data, split, sorted(layers, key=order.index), computed_in, mirrored)
+        phases.cached_features(base, data, split, sorted(layers, key=order.index), first, computed_in, mirrored)
 
 
 def _wanted_layers(base: keras.Model, points: Sequence[Config]) -> dict[Pass, set[str]]:

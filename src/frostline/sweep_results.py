@@ -14,7 +14,7 @@ from frostline.settings import Config
 
 RESULT = "point.json"
 """Left by each point in its folder below the sweep's: point, overrides, and then transfer and finetune (the figures of
-their last epochs), or error, or pruned (why it was given up)."""
+the epochs that they kept), or error, or pruned (why it was given up)."""
 RECIPE = Path("conf/experiment/swept.yaml")
 """The best point of the last sweep, where `experiment=swept` finds it."""
 REBUILD = "dvc exp run -S experiment=swept"
@@ -183,9 +183,11 @@ def reason(point: Record) -> str:
 def recipe(config: Config, note: str) -> str:
     """`config` as an option of conf/experiment, the chosen data and weights included; `note`: a comment's lines.
 
-    Composed by Hydra it gives `config` again, but for `tracking`, which is the user's, and the name.
+    Composed by Hydra it gives `config` again, but for `tracking` and `workers`, which are the user's, and the name.
     """
-    content: dict[str, Any] = {key: value for key, value in asdict(config).items() if key != "tracking"}
+    content: dict[str, Any] = asdict(config)
+    for key in ("tracking", "workers"):
+        content.pop(key)
     content["name"] = "swept"
     for group in ("data", "weights"):
         content[group].pop("depends_on")  # the group's own

@@ -1,5 +1,6 @@
 """The training loop: seeded epochs over cached features."""
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from frostline.backbone import as_model_inputs
 from frostline.distribution import Load
 from frostline.files import release
 from frostline.log_loss import log_losses
-from frostline.progress import track
+from frostline.progress import CONSOLE, track
 from frostline.quiet_tensorflow import keras, tf
 from frostline.seeds import derive_seed, generator
 
@@ -42,14 +43,19 @@ class Examples:
         if mirror is not None:
             for array, other in zip(arrays, _read(self.mirrored, rows), strict=True):
                 array[mirror] = other[mirror]
-        return as_model_inputs(arrays), self.labels[rows].astype(np.float32)[:, None]
+        return _as_floats(arrays), self.labels[rows].astype(np.float32)[:, None]
 
 
 def _read(features: Sequence[np.ndarray], rows: np.ndarray | slice) -> list[np.ndarray]:
-    read = [np.array(array[rows], dtype=np.float32) for array in features]
+    read = [np.array(array[rows]) for array in features]
     for array in features:
         release(array)
     return read
+
+
+def _as_floats(arrays: Sequence[np.ndarray]) -> Any:
+    # here and not in `_read`: NumPy takes several times as long
+    return as_model_inputs([tf.cast(array, tf.float32) for array in arrays])
 
 
 Step = Callable[[Load, int], tuple[Any, Any]]
@@ -69,6 +75,8 @@ def train(
     learning_rate: float,
     batch_size: int,
     seed: int,
+    schedule: str = "constant",
+    patience: int | None = None,
     on_epoch: OnEpoch = lambda epoch: None,
     prepare: Callable[[int], Prepare] | None = None,
     checkpoint: Path | None = None,
@@ -78,6 +86,9 @@ def train(
 
     Every epoch's order is a permutation seeded by (seed, phase, epoch). `train/…` figures are means over the
     epoch while the weights change, as in `keras.Model.fit`; `validation/…` figures are taken after it.
+    `schedule`: "constant", or "cosine" by which the rate falls from `learning_rate` to 0 over the batches of all epochs
+    (half a period: Loshchilov & Hutter 2017, arXiv:1608.03983). `patience`: so many epochs without a lower validation
+    loss end the training; it leaves the weights of `kept_epoch`.
     `prepare`, given an epoch's seed, returns what turns a batch of `training` into the model's inputs (default:
     the batch is the inputs). `checkpoint`: a file that is written after each epoch; where it exists, training goes on
     from it, to the same weights. Its epochs are given to `on_epoch` again. `strategy`: see `distribution`; only the
@@ -86,18 +97,26 @@ def train(
     keras.utils.set_random_seed(derive_seed(seed, phase))
     with strategy.scope() if strategy else nullcontext():
         learner = distribution.replica_of(model) if strategy else model
-        optimizer = (keras.optimizers.Adam if strategy else _LoneAdam)(learning_rate, name="adam")
+        rate: Any = learning_rate
+        if schedule == "cosine":
+            steps = epochs * math.ceil(len(training.labels) / batch_size)
+            rate = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+        optimizer = (keras.optimizers.Adam if strategy else _LoneAdam)(rate, name="adam")
         optimizer.build(learner.trainable_variables)
-    state = [*learner.variables, *optimizer.variables]
+        best = [keras.Variable(item.value.read_value(), trainable=False) for item in learner.variables if patience]
+    state = [*learner.variables, *optimizer.variables, *best]
     history = checkpoints.load(checkpoint, state) if checkpoint else []
     done = len(history)
     if strategy:
         done = distribution.take_from_chief(strategy, state, done)
         distribution.copy_values(learner, model)
+    kept = _best_so_far(history, strategy) if patience else 0
     for epoch in history:
         on_epoch(epoch)
     step, forward, count = _training_step(learner, optimizer, strategy), predictor(model), len(training.labels)
     for number in range(done + 1, epochs + 1):
+        if patience and number > kept + patience:
+            break
         order = generator(seed, "shuffle", phase, number).permutation(count)
         mirror = generator(seed, "mirror", phase, number).random(count) < 0.5 if training.mirrored else None
         prepared = prepare(derive_seed(seed, "augment", phase, number)) if prepare else None
@@ -121,10 +140,47 @@ def train(
                 "validation/accuracy": accuracy,
             }
         )
+        if patience:
+            kept = _best_so_far(history, strategy)
+            if kept == number:
+                _assign(best, learner.variables)
         if checkpoint and distribution.is_chief(strategy):
             checkpoints.save(checkpoint, state, history)
         on_epoch(history[-1])
+    if patience:
+        CONSOLE.print(f"{phase}: epoch {kept} of {len(history)} is kept", highlight=False)
+        _assign(learner.variables, best)
+        if strategy:
+            distribution.copy_values(learner, model)
     return history
+
+
+def kept_epoch(history: Sequence[Epoch], patience: int | None) -> Epoch:
+    """The epoch whose weights `train` leaves: the last or, with `patience`, the first of lowest validation loss."""
+    return min(history, key=lambda epoch: epoch["validation/loss"]) if patience else history[-1]
+
+
+def with_kept_last(history: Sequence[Epoch], patience: int | None) -> list[Epoch]:
+    """`history`, followed by the figures of `kept_epoch` once more where that is not its last.
+
+    For trackers, which show a run's newest figures: they are to be those of the weights.
+    """
+    kept = kept_epoch(history, patience)
+    return [*history, *([{**kept, "epoch": len(history) + 1}] if kept is not history[-1] else [])]
+
+
+def _best_so_far(history: Sequence[Epoch], strategy: tf.distribute.Strategy | None) -> int:
+    """The number of the epoch with the lowest validation loss, 0 before the first; the chief says it for all processes.
+
+    They may round differently, and only the chief has the epochs before a kill.
+    """
+    number = int(kept_epoch(history, patience=1)["epoch"]) if history else 0
+    return distribution.take_from_chief(strategy, [], number) if strategy else number
+
+
+def _assign(targets: Sequence[Any], sources: Sequence[Any]) -> None:
+    for target, source in zip(targets, sources, strict=True):
+        target.assign(source.value.read_value())
 
 
 def _loading(training: Examples, rows: np.ndarray, mirror: np.ndarray | None, prepared: Prepare | None) -> Load:
@@ -203,7 +259,7 @@ def predictor(model: keras.Model, batch_size: int = 64) -> Callable[[Sequence[np
     def predict(features: Sequence[np.ndarray]) -> np.ndarray:
         parts = [np.empty((0, model.output_shape[1]), np.float32)]
         for start in range(0, len(features[0]), batch_size):
-            parts.append(forward(as_model_inputs(_read(features, slice(start, start + batch_size)))).numpy())
+            parts.append(forward(_as_floats(_read(features, slice(start, start + batch_size)))).numpy())
         return _by_class(np.concatenate(parts).astype(np.float64))
 
     return predict

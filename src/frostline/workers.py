@@ -15,6 +15,8 @@ from frostline.errors import FrostlineError
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+AHEAD = 3
+"""So many items per process are taken before their results are asked for."""
 _MOST = 61
 """The most processes that Windows can wait for."""
 
@@ -27,6 +29,11 @@ def cores() -> int:
 def threads() -> int:
     """How many threads TensorFlow computes one operation with: its own variable (which launchers set), or all cores."""
     return int(os.environ.get("TF_NUM_INTRAOP_THREADS") or cores())
+
+
+def limited_to(count: int) -> dict[str, str]:
+    """The variables that keep TensorFlow, where it is not yet imported, to so many threads."""
+    return {f"TF_NUM_{kind}_THREADS": str(count) for kind in ("INTRAOP", "INTEROP")}
 
 
 def mapped(function: Callable[[Item], Result], items: Iterable[Item], processes: int) -> Generator[Result]:
@@ -48,7 +55,7 @@ def mapped(function: Callable[[Item], Result], items: Iterable[Item], processes:
                 waiting.append(pool.submit(function, item))
             finally:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-            if len(waiting) >= 3 * processes:
+            if len(waiting) >= AHEAD * processes:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -5,11 +5,8 @@ Why not the published plugins: both give up a sweep when the process of one poin
 cloudpickle than ours.
 """
 
-import logging
 import math
 import os
-import secrets
-import signal
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -99,7 +96,9 @@ class _ProcessLauncher(Launcher):
 
 def _threads(count: int | None) -> dict[str, str]:
     """Keeps TensorFlow to its share of the machine, which it takes for its own; None: to all of its cores."""
-    return {f"TF_NUM_{kind}_THREADS": str(count) for kind in ("INTRAOP", "INTEROP")} if count else {}
+    from frostline.workers import limited_to
+
+    return limited_to(count) if count else {}
 
 
 class RayLauncher(_ProcessLauncher):
@@ -112,10 +111,9 @@ class RayLauncher(_ProcessLauncher):
         self.environment = tracking | _threads(cpus_per_point)
 
     def _run(self, points: Sequence[_Point]) -> Iterator[tuple[int, JobReturn | Exception]]:
+        self._connect()
         import ray
 
-        if not ray.is_initialized():  # by an earlier batch of a search
-            self._connect()
         # A point that ended its process once would do so again: no retries. The next start of the sweep runs it.
         task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)(_call)
         running = {task.remote(point): index for index, point in enumerate(points)}
@@ -128,26 +126,18 @@ class RayLauncher(_ProcessLauncher):
             yield running.pop(done), end
 
     def _connect(self) -> None:
-        import ray
-
+        from frostline.errors import FrostlineError
+        from frostline.ray_workers import join
         from frostline.workers import cores
 
-        on_terminate = signal.getsignal(signal.SIGTERM)
-        quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+        if not self.address and self.cpus > cores():
+            raise SystemExit(
+                f"error: hydra.launcher.cpus_per_point is {self.cpus}, but this process may use {cores()}."
+            )
         try:
-            if self.address:
-                ray.init(self.address, **quiet)
-            else:
-                if self.cpus > cores():
-                    raise SystemExit(
-                        f"error: hydra.launcher.cpus_per_point is {self.cpus}, but this process may use {cores()}."
-                    )
-                # Ray lets in who knows this; without it, it would leave a token in the home folder.
-                os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex())
-                ray.init("local", num_cpus=cores(), include_dashboard=False, object_store_memory=_RAYS_LEAST, **quiet)
-        except ConnectionError as error:  # Hydra would print a traceback of any other exception
+            join(self.address, _RAYS_LEAST)
+        except FrostlineError as error:  # Hydra would print a traceback of any other exception
             raise SystemExit(f"error: {error}") from error
-        signal.signal(signal.SIGTERM, on_terminate or signal.SIG_DFL)  # Ray has set its own
 
 
 _RAYS_LEAST = 80 * 2**20

@@ -13,7 +13,7 @@ from frostline.phases import checkpoint_path
 from frostline.quiet_tensorflow import keras
 from frostline.saving import save_model
 from frostline.settings import Config
-from frostline.training import EPOCH_COLUMNS, Epoch, OnEpoch
+from frostline.training import EPOCH_COLUMNS, Epoch, OnEpoch, kept_epoch, with_kept_last
 
 Train = Callable[[Dataset, OnEpoch, Path], tuple[keras.Model, list[Epoch]]]
 
@@ -38,13 +38,16 @@ def _train_and_log(phase: str, config: Config, start: Path, train: Train) -> Non
     data = load_dataset(PROCESSED)
     pipeline = tracking.open_pipeline(config, data.digest)
     checkpoint = checkpoint_path(phase, config, data, start)
+    patience = getattr(config, phase).patience
     with tracking.phase_run(phase, pipeline) as run_id:
         tracking.log_data(config.data.source, config.data.depends_on, data.digest, context="training")
         tracking.tag_computing(precision.resolve(config.precision))
         model, history = train(data, tracking.log_epoch, checkpoint)
+        for epoch in with_kept_last(history, patience)[len(history) :]:  # the others were logged as they came
+            tracking.log_epoch(epoch)
         save_model(model, MODELS[phase], data.classes)
         write_csv(CURVES[phase], EPOCH_COLUMNS, history)
-        write_json(TRAINING[phase], history[-1])
+        write_json(TRAINING[phase], kept_epoch(history, patience))
         checkpoint.unlink(missing_ok=True)
         tracking.log_files(CURVES[phase])
         tracking.tag_model(MODELS[phase])

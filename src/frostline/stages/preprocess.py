@@ -27,6 +27,7 @@ def main(config: Config) -> None:
         seed=config.seed,
         shares={"train": settings.train, "validation": settings.validation, "test": settings.test},
         max_rejected=settings.max_rejected,
+        workers=config.workers,
     )
     write_json(paths.DATA_SUMMARY, asdict(summary))
     _write_contact_sheet(load_dataset(paths.PROCESSED), config.seed)
