@@ -5,7 +5,7 @@ with the mirrored picture needs no fitting.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -74,15 +74,15 @@ class Effect:
         return {name: rounded(value) for name, value in values.items()}
 
 
-def fit(validation: Views, *, flip: bool, temperature: bool, clip: bool) -> Adjustment:
+def fit(validation: Views, *, flip: bool = False, temperature: bool = False, clip: bool = False) -> Adjustment:
     """The adjustment with the parts that are asked for, each fitted on what the ones before it give on `validation`."""
     found = Adjustment(flip=flip)
     if temperature:
         probabilities = found.apply(validation.plain, validation.mirrored)
-        found = Adjustment(flip, fit_temperature(validation.labels, probabilities))
+        found = replace(found, temperature=fit_temperature(validation.labels, probabilities))
     if clip:
         probabilities = found.apply(validation.plain, validation.mirrored)
-        found = Adjustment(flip, found.temperature, fit_clip(validation.labels, probabilities))
+        found = replace(found, clip=fit_clip(validation.labels, probabilities))
     return found
 
 
@@ -143,18 +143,16 @@ def effects(
 
     `chosen`: by name, as `fit` takes them. Flip is left out where the mirrored pictures' probabilities are not given.
     """
-    asked: list[tuple[str, dict[str, bool]]] = [("temperature", {"temperature": True}), ("clip", {"clip": True})]
+    asked: list[tuple[str, Mapping[str, bool]]] = [("temperature", {"temperature": True}), ("clip", {"clip": True})]
     if test.mirrored is not None:
         asked.insert(0, ("flip", {"flip": True}))
-    asked.append(("chosen", dict(chosen)))
-    nothing = dict.fromkeys(("flip", "temperature", "clip"), False)
-    found = []
+    asked.append(("chosen", chosen))
+    before, found = float(np.mean(log_losses(test.labels, test.plain))), []
     for name, parts in asked:
-        adjustment = fit(validation, **(nothing | parts))
+        adjustment = fit(validation, **parts)
         after = adjustment.apply(test.plain, test.mirrored)
         loss, ece = (figures(test.labels, after, threshold, bins)[figure] for figure in ("log_loss", "ece"))
         both = {"transfer": test.plain, "finetune": after}
         intervals = bootstrap_intervals(test.labels, **both, threshold=threshold, resamples=resamples, seed=seed)
-        difference = loss - float(np.mean(log_losses(test.labels, test.plain)))
-        found.append(Effect(name, adjustment, loss, ece, difference, intervals["difference"]["log_loss"]))
+        found.append(Effect(name, adjustment, loss, ece, loss - before, intervals["difference"]["log_loss"]))
     return found
