@@ -126,7 +126,7 @@ def test_mirrored_rows_are_taken_from_the_mirrored_features():
     own, other = np.zeros((4, 2), np.float16), np.ones((4, 2), np.float16)
     examples = Examples([own], np.zeros(4), mirrored=[other])
     inputs, _ = examples.batch(np.array([0, 2, 3]), mirror=np.array([False, True, False]))
-    assert inputs.tolist() == [[0, 0], [1, 1], [0, 0]]
+    assert inputs.numpy().tolist() == [[0, 0], [1, 1], [0, 0]]
     assert own.sum() == 0
 
 
