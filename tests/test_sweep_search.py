@@ -34,12 +34,12 @@ def search(until: int, killed_at: int = -1) -> list[dict]:
     """Search up to `until` points; the process is gone in the middle of number `killed_at`."""
     study = sweep_search.open_study(STORAGE, "name")
     left = sweep_search.unfinished_trials(study, SPACE)
-    while left or len(study.trials) < until:
+    while left or sweep_search.count(study) < until:
         trial = left.pop(0) if left else sweep_search.next_trial(study, SPACE, seed=1, parallel=False)
         if trial.number == killed_at:
             break
         sweep_search.tell(study, trial, record_of(trial))
-    return [trial.params for trial in study.trials]
+    return [trial.params for trial in study.trials if trial.params]
 
 
 def test_the_space_is_what_hydras_overrides_say():
@@ -55,11 +55,12 @@ def test_a_search_that_was_killed_tries_what_it_would_have_tried(tmp_path, monke
     monkeypatch.chdir(other)
     search(until=14, killed_at=5)
     search(until=14, killed_at=12)
+    sweep_search.open_study(STORAGE, "name").ask()  # killed before it had its settings
     assert search(until=14) == whole
     assert len({str(params) for params in whole}) == 14
     study = sweep_search.open_study(STORAGE, "name")
-    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 14
-    assert sorted(sweep_search.told(study)) == list(range(14))
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 13 + ["FAIL", "COMPLETE"]
+    assert sorted(sweep_search.told(study)) == [*range(13), 14]
 
 
 def test_a_point_worse_than_the_median_after_as_many_epochs_is_given_up():

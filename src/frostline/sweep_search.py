@@ -55,9 +55,15 @@ def space_of(lines: Sequence[str]) -> tuple[dict[str, BaseDistribution], list[st
 
 def next_trial(study: optuna.Study, space: Mapping[str, BaseDistribution], seed: int, parallel: bool) -> Trial:
     """Ask TPE for the next point. Its seed is the trial's own: a search that was killed asks the same again."""
-    number = len(study.get_trials(deepcopy=False))
-    study.sampler = optuna.samplers.TPESampler(seed=derive_seed(seed, "search", number), constant_liar=parallel)
+    sampling = derive_seed(seed, "search", count(study))
+    study.sampler = optuna.samplers.TPESampler(seed=sampling, constant_liar=parallel)
     return study.ask(dict(space))
+
+
+def count(study: optuna.Study) -> int:
+    """How many points were asked for. A trial that was given up before it had all its settings is none."""
+    trials = study.get_trials(deepcopy=False)
+    return sum(trial.state != TrialState.FAIL or _RECORD in trial.user_attrs for trial in trials)
 
 
 def unfinished_trials(study: optuna.Study, space: Mapping[str, BaseDistribution]) -> list[Trial]:

@@ -44,11 +44,11 @@ class OptunaSweeper(Sweeper):
         for number, record in sweep_search.told(study).items():
             write_json(folder / str(number) / RESULT, record)
         left = sweep_search.unfinished_trials(study, space)
-        while left or len(study.trials) < self.n_trials:
+        while left or sweep_search.count(study) < self.n_trials:
             if left:
                 batch = [left.pop(0)]
             else:
-                count = min(self.n_jobs, self.n_trials - len(study.trials))
+                count = min(self.n_jobs, self.n_trials - sweep_search.count(study))
                 batch = [sweep_search.next_trial(study, space, self.seed, count > 1) for _ in range(count)]
             points = [sweep_search.overrides_of(trial, fixed) for trial in batch]
             for trial, result in zip(batch, self.launcher.launch(points, batch[0].number), strict=True):
