@@ -37,7 +37,9 @@ def save_model(model: keras.Model, path: Path, classes: Sequence[str]) -> None:
                     elif name == "config.json":
                         target.writestr(entry, _number_shared_objects(source.read(name).decode()))
                     else:
-                        with source.open(name) as reader, target.open(entry, "w", force_zip64=True) as writer:
+                        # known beforehand, zipfile writes ZIP64 only where it must: releases of Python differ in it
+                        entry.file_size = source.getinfo(name).file_size
+                        with source.open(name) as reader, target.open(entry, "w") as writer:
                             shutil.copyfileobj(reader, writer, 1 << 22)
                 target.writestr(zipfile.ZipInfo(_CLASSES), json.dumps(list(classes)))
         finally:
