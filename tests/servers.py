@@ -6,6 +6,7 @@ import json
 import ssl
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -211,6 +212,15 @@ class _KaggleHandler(QuietHandler):
         body = json.dumps(value).encode()
         headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
         self.send(status, headers, body, Answer())
+
+
+def is_healthy(uri: str) -> bool:
+    """Whether the MLflow server at `uri` answers."""
+    try:
+        with urllib.request.urlopen(f"{uri}/health", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
 
 
 def wait_until(holds: Callable[[], bool], seconds: float = 20) -> None:

@@ -1,13 +1,10 @@
 """Runs in a real SQLite store."""
 
-import os
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import threading
-import urllib.request
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,6 +16,7 @@ import sqlalchemy
 from frostline import tracking
 from frostline.config import compose_conf
 from frostline.errors import FrostlineError
+from mlflow_server import MlflowServer
 from servers import wait_until
 
 EPOCHS = [{"epoch": n, "train/loss": 1 / n, "validation/loss": 2 / n} for n in (1, 2)]
@@ -157,57 +155,13 @@ def test_a_phase_is_found_by_its_model_or_logged_as_restored(settings, model, tm
     assert tracking.find_or_restore("transfer", pipeline, model, EPOCHS)() != made
 
 
-class Server:
-    """A real MLflow server on loopback, that can be killed and started again."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-
-    def start(self):
-        store = ["--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
-        artifacts = ["--artifacts-destination", str(self.folder / "artifacts")]
-        where = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
-        command = [sys.executable, "-m", "mlflow", "server", *store, *artifacts, *where]
-        output = (self.folder / "server.log").open("ab")
-        lean = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # eight processes fewer
-        self.process = subprocess.Popen(command, stdout=output, stderr=output, env=lean, start_new_session=True)
-        wait_until(self.is_up, seconds=120)
-
-    def is_up(self):
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as answer:
-                return answer.status == 200
-        except OSError:
-            assert self.process.poll() is None, (self.folder / "server.log").read_text()
-            return False
-
-    def kill(self):
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-    @contextmanager
-    def hanging(self):
-        os.killpg(self.process.pid, signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            os.killpg(self.process.pid, signal.SIGCONT)
-            wait_until(self.is_up)
-
-
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    server = Server(tmp_path)
+    server = MlflowServer(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    server.start()
-    yield server
-    if server.process.poll() is None:
-        server.kill()
+    with server:
+        yield server
 
 
 def logged_epochs(run_id):

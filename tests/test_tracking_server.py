@@ -10,7 +10,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -24,7 +23,7 @@ import requests
 from frostline import tracking, tracking_server
 from frostline.config import compose_conf
 from frostline.errors import FrostlineError
-from servers import wait_until
+from servers import is_healthy, wait_until
 
 ROOT = Path(__file__).parents[1]
 WRITERS, EPOCHS, FIGURES = 8, 20, 4
@@ -56,11 +55,7 @@ class Server:
         return True
 
     def answers(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
+        return is_healthy(self.uri)
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)

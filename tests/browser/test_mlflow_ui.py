@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +19,7 @@ from frostline.config import compose_conf
 from frostline.evaluation import Evaluation, evaluate
 from frostline.files import write_csv
 from frostline.paths import CURVES, EVALUATION, MODELS, REPORT
-from servers import wait_until
+from servers import is_healthy, wait_until
 from test_plots import predictions
 from test_report import CONF, write
 
@@ -88,11 +87,7 @@ def mlflow_ui(folder: Path) -> Iterator[str]:
 
     def is_up() -> bool:
         assert process.poll() is None, log.read_text()
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                return True
-        except OSError:
-            return False
+        return is_healthy(f"http://127.0.0.1:{port}")
 
     try:
         wait_until(is_up, seconds=120)

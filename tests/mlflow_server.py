@@ -5,12 +5,13 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
 
-from servers import wait_until
+from servers import is_healthy, wait_until
 
 
 class MlflowServer:
@@ -40,7 +41,14 @@ class MlflowServer:
         lean = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # eight processes fewer
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=lean, start_new_session=True)
-        wait_until(self.is_up, seconds=120)
+        self._wait()
+
+    def _wait(self) -> None:
+        def answers() -> bool:
+            assert self.process.poll() is None, (self.folder / "log").read_text()
+            return self.is_up()
+
+        wait_until(answers, seconds=120)
 
     def kill(self) -> None:
         if self.process.poll() is None:
@@ -48,11 +56,16 @@ class MlflowServer:
             self.process.wait()
 
     def is_up(self) -> bool:
+        return is_healthy(self.uri)
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        os.killpg(self.process.pid, signal.SIGSTOP)
         try:
-            with urllib.request.urlopen(f"{self.uri}/health", timeout=5) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
+            yield
+        finally:
+            os.killpg(self.process.pid, signal.SIGCONT)
+            self._wait()
 
     def has_begun(self, stage: str) -> bool:
         """Whether the run of a stage goes on that has all it is made with."""
