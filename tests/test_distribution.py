@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +48,17 @@ def examples(rows, name):
     return Examples(features, (features[0].mean(axis=(1, 2, 3)) > 0).astype(np.uint8))
 
 
-def run(strategy, epochs=3, checkpoint=None, rows=ROWS, rate=0.2, schedule="constant"):
+class StoppedError(Exception):
+    pass
+
+
+def run(strategy, epochs=3, checkpoint=None, rows=ROWS, rate=0.2, schedule="constant", stop_after=None):
     """Train, and return all variables and figures."""
+
+    def on_epoch(epoch):
+        if epoch["epoch"] == stop_after:
+            raise StoppedError
+
     model = make_model(rate)
     history = train(
         model,
@@ -61,6 +71,7 @@ def run(strategy, epochs=3, checkpoint=None, rows=ROWS, rate=0.2, schedule="cons
         patience=2,
         batch_size=32,
         seed=1,
+        on_epoch=on_epoch,
         checkpoint=checkpoint,
         strategy=strategy,
     )
@@ -76,7 +87,8 @@ def main(name, folder):
     assert strategy.num_replicas_in_sync == 2
     np.savez(folder / "single row.npz", *run(strategy, **SINGLE_ROW))
     if name == "multi_worker":
-        run(strategy, epochs=2, checkpoint=folder / "checkpoint")  # and stopped here; only the chief has this file
+        with suppress(StoppedError):
+            run(strategy, checkpoint=folder / "checkpoint", stop_after=2)  # only the chief has this file
     np.savez(folder / "whole.npz", *run(strategy, checkpoint=folder / "checkpoint"))
     distribution.wait_for_all(strategy)
 

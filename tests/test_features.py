@@ -41,7 +41,9 @@ def counted(base, monkeypatch):
     """Counts the pictures that go through the backbone."""
     seen = []
     compute = features._compute
-    monkeypatch.setattr(features, "_compute", lambda model, p, *rest: (seen.append(len(p)), compute(model, p, *rest)))
+    monkeypatch.setattr(
+        features, "_compute", lambda forward, p, *rest: (seen.append(len(p)), compute(forward, p, *rest))
+    )
     return seen
 
 

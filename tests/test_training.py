@@ -4,22 +4,25 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from frostline import learner
 from frostline.errors import FrostlineError
 from frostline.quiet_tensorflow import keras
 from frostline.seeds import generator
 from frostline.training import EPOCH_COLUMNS, Examples, kept_epoch, predictor, score, train, with_kept_last
 
 
-def make_model(seed=1):
+def make_model(seed=1, dropout=0.1):
     init = keras.initializers.GlorotUniform(seed=seed)
     inputs = keras.Input((6,))
     x = keras.layers.Dense(16, activation="relu", kernel_initializer=init)(inputs)
-    x = keras.layers.Dropout(0.1, seed=seed)(x)
+    x = keras.layers.Dropout(dropout, seed=seed)(x)
     return keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid", kernel_initializer=init)(x))
 
 
-@pytest.fixture
-def examples():
+@pytest.fixture(params=["whole", "in blocks"])
+def examples(request, monkeypatch):
+    if request.param == "in blocks":  # of two rows: the models' first layers have six
+        monkeypatch.setattr(learner, "BLOCK", 32)
     rng = np.random.default_rng(0)
     features = rng.normal(size=(203, 6)).astype(np.float16)
     labels = (features[:, 0] + 0.2 * rng.normal(size=203) > 0).astype(np.uint8)
@@ -59,9 +62,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_one_others(examples):
 
 def test_one_epoch_is_one_pass_of_keras_own_training_in_that_order(examples):
     """The same batches through `fit` without shuffling give the same losses: nothing is dropped or seen twice."""
-    model, reference = make_model(), make_model()
-    for each in (model, reference):
-        each.layers[2].rate = 0
+    model, reference = make_model(dropout=0), make_model(dropout=0)
     history = run(model, examples, epochs=1)
     fitted = fit_in_that_order(reference, "binary_crossentropy", examples[0])
     assert history[0]["train/loss"] == pytest.approx(fitted["loss"][0], rel=1e-4)
@@ -100,9 +101,7 @@ def test_training_goes_on_from_its_last_epoch_to_the_same_weights(examples, tmp_
 
 
 def test_cosine_is_keras_own_training_by_its_schedule(examples):
-    model, reference, constant = make_model(), make_model(), make_model()
-    for each in (model, reference, constant):
-        each.layers[2].rate = 0
+    model, reference, constant = (make_model(dropout=0) for _ in range(3))
     run(model, examples, epochs=1, schedule="cosine")
     run(constant, examples, epochs=1)
     rate = keras.optimizers.schedules.CosineDecay(0.01, decay_steps=5)  # 150 examples in batches of 32
@@ -183,6 +182,13 @@ def test_without_patience_the_last_epoch_is_kept():
     assert kept_epoch(history, 5) == history[1]
     assert with_kept_last(history, 5) == [*history, {"epoch": 5, "validation/loss": 0.2}]
     assert with_kept_last(history[:2], 5) == history[:2]
+
+
+def test_a_checkpoint_of_fewer_epochs_is_not_taken_for_one_of_more(examples, tmp_path):
+    """After the last epoch Adam's moments are left out: nothing could go on from there."""
+    run(make_model(), examples, checkpoint=tmp_path / "checkpoint")
+    with pytest.raises(FrostlineError, match=r"checkpoint is of a training that has ended\.\nDelete it"):
+        run(make_model(), examples, epochs=4, checkpoint=tmp_path / "checkpoint")
 
 
 def test_a_damaged_checkpoint_is_named(examples, tmp_path):

@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 
 from frostline.errors import FrostlineError
+from frostline.learner import copy_values
 from frostline.quiet_tensorflow import keras, tf
 
 # TensorFlow reads it when it opens a GPU. By default it would take nearly all memory of every one.
@@ -103,12 +104,6 @@ class _Dropout(keras.layers.Dropout):  # type: ignore[misc]  # Keras has no type
         ones = tf.ones(tf.concat([[total], each], axis=0), inputs.dtype)
         mask = keras.random.dropout(ones, self.rate, seed=self.seed_generator)
         return inputs * mask[first : first + rows]
-
-
-def copy_values(source: keras.Model, target: keras.Model) -> None:
-    """Give `target` the values of all variables of `source`, a model of the same layers."""
-    for new, variable in zip(target.variables, source.variables, strict=True):
-        new.assign(variable.value.read_value())
 
 
 def on_all_replicas(

@@ -49,29 +49,35 @@ def extract(
     determinism there, as this process may have it on. Either way the same bytes come from processors of one kind.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    folders = [cache / _key(model, layer, digest, precision) for layer in layers]
+    network = [_digest(model, layer, precision) for layer in layers]
+    folders = [cache / digest_of([below, digest]) for below in network]
     with lock(cache):
-        missing = [(layer, folder) for layer, folder in zip(layers, folders, strict=True) if not is_complete(folder)]
+        missing = [number for number, folder in enumerate(folders) if not is_complete(folder)]
         if missing:
-            _compute(model, pictures, missing, precision, workers, deterministic)
+            forward = _forward(model, {network[number]: layers[number] for number in missing}, precision, deterministic)
+            _compute(forward, pictures, [(layers[number], folders[number]) for number in missing], workers)
     for folder in folders:
         os.utime(folder)  # used now
     return [np.load(folder / ARRAY, mmap_mode="r") for folder in folders]
 
 
-def _compute(
-    model: keras.Model,
-    pictures: np.ndarray,
-    missing: Sequence[tuple[str, Path]],
-    precision: str,
-    workers: str,
-    deterministic: bool,
-) -> None:
-    forward = _Forward(inference_copy(model, [layer for layer, _ in missing], precision), deterministic)
+def _forward(model: keras.Model, layers: Mapping[str, str], precision: str, deterministic: bool) -> "_Forward":
+    """What computes `layers`, by their digests. The last one is kept: building it takes as long as 200 pictures."""
+    kept = (*layers, deterministic)
+    if kept not in _forwards:
+        _forwards.clear()
+        _forwards[kept] = _Forward(inference_copy(model, list(layers.values()), precision), deterministic)
+    return _forwards[kept]
+
+
+_forwards: dict[tuple[object, ...], "_Forward"] = {}
+
+
+def _compute(forward: "_Forward", pictures: np.ndarray, missing: Sequence[tuple[str, Path]], workers: str) -> None:
     with ExitStack() as stack:
         outputs = [
-            stack.enter_context(_Output(folder / ARRAY, (len(pictures), *model.get_layer(layer).output.shape[1:])))
-            for layer, folder in missing
+            stack.enter_context(_Output(folder / ARRAY, (len(pictures), *shape)))
+            for (_, folder), shape in zip(missing, forward.shapes, strict=True)
         ]
         done = min(output.rows for output in outputs) // BATCH * BATCH
         for output in outputs:
@@ -107,15 +113,18 @@ class _Forward:
 
     def __init__(self, part: keras.Model, deterministic: bool) -> None:
         self._part, self._deterministic = part, deterministic
+        self.shapes = [tuple(output.shape[1:]) for output in part.outputs]
 
         def outputs_of(batch: tf.Tensor) -> list[tf.Tensor]:
-            return [tf.cast(output, tf.float32) for output in keras.tree.flatten(part([batch], training=False))]
+            outputs = keras.tree.flatten(part([tf.cast(batch, tf.float32)], training=False))
+            return [
+                tf.cast(tf.clip_by_value(tf.cast(output, tf.float32), -_LARGEST, _LARGEST), DTYPE) for output in outputs
+            ]
 
-        self._outputs_of = tf.function(outputs_of, input_signature=[tf.TensorSpec(part.inputs[0].shape, tf.float32)])
+        self._outputs_of = tf.function(outputs_of, input_signature=[tf.TensorSpec(part.inputs[0].shape, tf.uint8)])
 
     def __call__(self, pictures: np.ndarray) -> list[np.ndarray]:
-        outputs = self._outputs_of(pictures.astype(np.float32))
-        return [np.clip(output.numpy(), -_LARGEST, _LARGEST).astype(DTYPE) for output in outputs]
+        return [output.numpy() for output in self._outputs_of(pictures)]
 
     def __reduce__(self) -> tuple[Callable[..., "_Forward"], tuple[str, Mapping[str, list[np.ndarray]], bool]]:
         weights = {layer.name: layer.get_weights() for layer in self._part.layers if layer.weights}
@@ -159,15 +168,15 @@ class _Output:
         self._file.flush()  # so that a killed process loses no whole batch
 
 
-def _key(model: keras.Model, layer: str, pictures: str, precision: str) -> str:
+def _digest(model: keras.Model, layer: str, precision: str) -> str:
+    """Of all that the output of `layer` depends on, but for the pictures."""
     below = keras.Model(model.input, model.get_layer(layer).output)
     weights = hashlib.sha256()
     for variable in below.weights:
         weights.update(np.ascontiguousarray(variable.numpy()).data)
     facts = {
-        "format": 3,
+        "format": 4,
         "precision": precision,
-        "pictures": pictures,
         "weights": weights.hexdigest(),
         "layer": layer,
         "tensorflow": tf.__version__,

@@ -17,33 +17,26 @@ _CLASSES = "classes.json"
 def save_model(model: keras.Model, path: Path, classes: Sequence[str]) -> None:
     """Save `model` and the names of its `classes` as a `.keras` file without a date or an address in memory.
 
-    Keras writes the time of saving into metadata.json and into the archive's entries, and names objects that several
-    layers share by their `id()`: the former is left out here, the latter are numbered by first appearance. The classes
-    are one more entry of the archive, which Keras passes over.
+    `keras.Model.save` writes the time of saving into the archive, and names objects that several layers share by their
+    `id()`: here there are no times, and these are numbered by first appearance. The classes are one more entry of the
+    archive, which Keras passes over.
     """
+    config = _number_shared_objects(json.dumps(keras.saving.serialize_keras_object(model)))
     with replacing(path) as temporary:
-        dated = temporary.with_suffix(".keras")
+        weights = temporary.with_suffix(".weights.h5")
         try:
-            model.save(dated)
-            with (
-                zipfile.ZipFile(dated) as source,
-                zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as target,
-            ):
-                for name in source.namelist():
-                    entry = zip_entry(name)
-                    if name == "metadata.json":
-                        version = json.loads(source.read(name))["keras_version"]
-                        target.writestr(entry, json.dumps({"keras_version": version}))
-                    elif name == "config.json":
-                        target.writestr(entry, _number_shared_objects(source.read(name).decode()))
-                    else:
-                        # known beforehand, zipfile writes ZIP64 only where it must: releases of Python differ in it
-                        entry.file_size = source.getinfo(name).file_size
-                        with source.open(name) as reader, target.open(entry, "w") as writer:
-                            shutil.copyfileobj(reader, writer, 1 << 22)
-                target.writestr(zipfile.ZipInfo(_CLASSES), json.dumps(list(classes)))
+            model.save_weights(weights)
+            entry = zip_entry("model.weights.h5")
+            # known beforehand, zipfile writes ZIP64 only where it must: releases of Python differ in it
+            entry.file_size = weights.stat().st_size
+            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+                archive.writestr(zip_entry("metadata.json"), json.dumps({"keras_version": keras.__version__}))
+                archive.writestr(zip_entry("config.json"), config)
+                with weights.open("rb") as reader, archive.open(entry, "w") as writer:
+                    shutil.copyfileobj(reader, writer, 1 << 22)
+                archive.writestr(zip_entry(_CLASSES), json.dumps(list(classes)))
         finally:
-            dated.unlink(missing_ok=True)
+            weights.unlink(missing_ok=True)
 
 
 def _number_shared_objects(config: str) -> str:

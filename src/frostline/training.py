@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 
 from frostline import checkpoints, distribution
+from frostline.adam import Adam
 from frostline.backbone import as_model_inputs
 from frostline.distribution import Load
+from frostline.errors import FrostlineError
 from frostline.files import release
+from frostline.learner import copy_values, learner_of
 from frostline.log_loss import log_losses
 from frostline.progress import CONSOLE, track
 from frostline.quiet_tensorflow import keras, tf
@@ -96,26 +99,36 @@ def train(
     """
     keras.utils.set_random_seed(derive_seed(seed, phase))
     with strategy.scope() if strategy else nullcontext():
-        learner = distribution.replica_of(model) if strategy else model
+        learner = distribution.replica_of(model) if strategy else learner_of(model)
         rate: Any = learning_rate
         if schedule == "cosine":
             steps = epochs * math.ceil(len(training.labels) / batch_size)
             rate = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
-        optimizer = (keras.optimizers.Adam if strategy else _LoneAdam)(rate, name="adam")
-        optimizer.build(learner.trainable_variables)
+        if strategy:
+            optimizer = keras.optimizers.Adam(rate, name="adam")
+            optimizer.build(learner.trainable_variables)
+        else:
+            optimizer = Adam(rate, learner.trainable_variables)
         best = [keras.Variable(item.value.read_value(), trainable=False) for item in learner.variables if patience]
-    state = [*learner.variables, *optimizer.variables, *best]
-    history = checkpoints.load(checkpoint, state) if checkpoint else []
+    outcome = [*learner.variables, *best]
+    state = [*outcome, *optimizer.variables]  # the optimizer's last: after the last epoch nothing needs them
+    history, restored = checkpoints.load(checkpoint, state) if checkpoint else ([], 0)
     done = len(history)
     if strategy:
         done = distribution.take_from_chief(strategy, state, done)
-        distribution.copy_values(learner, model)
+    copy_values(learner, model)
     kept = _best_so_far(history, strategy) if patience else 0
+
+    def is_last(number: int) -> bool:
+        return number >= epochs or (patience is not None and number >= kept + patience)
+
+    if history and restored < len(state) and not is_last(done):
+        raise FrostlineError(f"{checkpoint} is of a training that has ended.\nDelete it; the phase then starts over.")
     for epoch in history:
         on_epoch(epoch)
     step, forward, count = _training_step(learner, optimizer, strategy), predictor(model), len(training.labels)
     for number in range(done + 1, epochs + 1):
-        if patience and number > kept + patience:
+        if is_last(number - 1):
             break
         order = generator(seed, "shuffle", phase, number).permutation(count)
         mirror = generator(seed, "mirror", phase, number).random(count) < 0.5 if training.mirrored else None
@@ -128,8 +141,7 @@ def train(
                 loss_sum += float(batch_loss) * len(rows)
                 correct += float(batch_correct)
                 advance(len(rows))
-        if strategy:
-            distribution.copy_values(learner, model)
+        copy_values(learner, model)
         loss, accuracy = score(validation.labels, forward(validation.features))
         history.append(
             {
@@ -145,13 +157,12 @@ def train(
             if kept == number:
                 _assign(best, learner.variables)
         if checkpoint and distribution.is_chief(strategy):
-            checkpoints.save(checkpoint, state, history)
+            checkpoints.save(checkpoint, outcome if is_last(number) else state, history)
         on_epoch(history[-1])
     if patience:
         CONSOLE.print(f"{phase}: epoch {kept} of {len(history)} is kept", highlight=False)
         _assign(learner.variables, best)
-        if strategy:
-            distribution.copy_values(learner, model)
+        copy_values(learner, model)
     return history
 
 
@@ -195,28 +206,8 @@ def _loading(training: Examples, rows: np.ndarray, mirror: np.ndarray | None, pr
     return load
 
 
-class _LoneAdam(keras.optimizers.Adam):  # type: ignore[misc]  # Keras has no types
-    """Adam where there is no other replica whose gradients would be added.
-
-    TensorFlow's sum over replicas registers a gradient function that holds the step's graph, and so Adam's moments
-    (300 MB for the default head), as long as the process lives: a sweep would grow by that with every point.
-    """
-
-    def _all_reduce_sum_gradients(self, grads_and_vars: list[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
-        return grads_and_vars
-
-
-def _training_step(
-    model: keras.Model, optimizer: keras.Optimizer, strategy: tf.distribute.Strategy | None = None
-) -> Step:
-    """Return what trains `model` on one batch.
-
-    Only Adam's update is compiled by XLA, which fuses it into one pass over the weights: memory traffic is what a step
-    on the head's 38.5 million weights costs. Compiling the whole step made fine-tuning's steps about a tenth faster on
-    2 cores, but took about 5 s longer to compile (again for the last, smaller batch): a gain from some 200 steps on.
-    With a `strategy` not even that is: Keras' optimizer sums the gradients of all replicas in the same call, for which
-    TensorFlow allows no function of its own.
-    """
+def _training_step(model: keras.Model, optimizer: Any, strategy: tf.distribute.Strategy | None = None) -> Step:
+    """Return what trains `model` on one batch."""
     weights = model.trainable_variables
     if model.output_shape[1] == 1:
         cross_entropy, hits = keras.losses.BinaryCrossentropy(reduction="sum"), keras.metrics.binary_accuracy
@@ -224,23 +215,17 @@ def _training_step(
         cross_entropy = keras.losses.SparseCategoricalCrossentropy(reduction="sum")
         hits = keras.metrics.sparse_categorical_accuracy
 
-    def update(gradients: list[tf.Tensor]) -> None:
-        optimizer.apply(gradients, weights)
-
-    if strategy is None:
-        update = tf.function(update, jit_compile=True)
-
     def step(inputs: Any, targets: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
             probabilities = model(inputs, training=True)
             loss = cross_entropy(targets, probabilities) / rows
-        update(tape.gradient(loss, [weight.value for weight in weights]))
+        optimizer.apply(tape.gradient(loss, [weight.value for weight in weights]), weights)
         return loss, tf.reduce_sum(hits(targets, probabilities))
 
     signature = [_signature(model.inputs), tf.TensorSpec((None, 1))]
     if strategy:
         return distribution.on_all_replicas(step, strategy, signature)
-    whole = tf.function(step, input_signature=[*signature, tf.TensorSpec(())])
+    whole = tf.function(step, input_signature=[*signature, tf.TensorSpec(())], autograph=False)
     return lambda load, rows: whole(*load(slice(None)), np.float32(rows))
 
 
@@ -254,7 +239,9 @@ def predictor(model: keras.Model, batch_size: int = 64) -> Callable[[Sequence[np
 
     TensorFlow traces the model, about a second, only at the function's first call: keep it for further ones.
     """
-    forward = tf.function(lambda inputs: model(inputs, training=False), input_signature=[_signature(model.inputs)])
+    forward = tf.function(
+        lambda inputs: model(inputs, training=False), input_signature=[_signature(model.inputs)], autograph=False
+    )
 
     def predict(features: Sequence[np.ndarray]) -> np.ndarray:
         parts = [np.empty((0, model.output_shape[1]), np.float32)]

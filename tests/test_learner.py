@@ -1,0 +1,107 @@
+"""What is trained in place of a model computes what the model computes, and gives its weights back."""
+
+import numpy as np
+import pytest
+
+from frostline import learner
+from frostline.learner import FusedBatchNorm, WideDense, copy_values, learner_of
+from frostline.quiet_tensorflow import keras, tf
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Seven inputs in blocks of three rows: the last has one."""
+    monkeypatch.setattr(learner, "BLOCK", 3 * 5)
+
+
+def dense_model(**options):
+    inputs = keras.Input((7,))
+    dense = keras.layers.Dense(5, "relu", bias_initializer="ones", name="dense", **options)
+    return keras.Model(inputs, keras.layers.Dense(1, name="end")(dense(inputs)))
+
+
+def convolutional_model(**options):
+    inputs = keras.Input((4, 4, 3))
+    x = keras.layers.Conv2D(6, 3, name="convolution")(inputs)
+    norm = keras.layers.BatchNormalization(
+        name="norm", beta_initializer=keras.initializers.RandomNormal(seed=1), **options
+    )
+    return keras.Model(inputs, keras.layers.ReLU(name="relu")(norm(x)))
+
+
+def step(model, inputs):
+    """The outputs in training, and the gradients of the sum of their squares."""
+    weights = [weight.value for weight in model.trainable_variables]
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        outputs = model(inputs, training=True)
+        loss = tf.reduce_sum(outputs**2)
+    of_inputs, *of_weights = tape.gradient(loss, [inputs, *weights])
+    return outputs, of_inputs, of_weights
+
+
+def normal(*shape):
+    return tf.constant(np.random.default_rng(1).normal(size=shape), tf.float32)
+
+
+def test_a_wide_layer_computes_what_dense_computes():
+    model = dense_model()
+    other = learner_of(model)
+    wide = other.get_layer("dense")
+    assert isinstance(wide, WideDense)
+    assert [tuple(kernel.shape) for kernel in wide.kernels] == [(3, 5), (3, 5), (1, 5)]
+    inputs = normal(9, 7)
+    outputs, of_inputs, (kernel, bias, *_) = step(model, inputs)
+    wide_outputs, of_wide_inputs, (*kernels, wide_bias, _, _) = step(other, inputs)
+    np.testing.assert_allclose(wide_outputs, outputs, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(of_wide_inputs, of_inputs, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(tf.concat(kernels, 0), kernel, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(wide_bias, bias, rtol=1e-4, atol=1e-5)
+
+
+def test_its_weights_go_there_and_back_to_the_last_bit():
+    model, empty = dense_model(), dense_model()
+    copy_values(learner_of(model), empty)
+    for left, right in zip(model.get_weights(), empty.get_weights(), strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert not np.array_equal(model.get_weights()[0], dense_model().get_weights()[0])
+
+
+def test_in_bfloat16_it_keeps_float32_weights_and_adds_up_in_float32(monkeypatch):
+    """Among bfloat16 numbers, 256 + 1 is 256, and so it stays however often 1 is added."""
+    monkeypatch.setattr(learner, "BLOCK", 5)
+    model = dense_model(dtype="mixed_bfloat16")
+    model.get_layer("dense").set_weights([np.repeat([[256], *[[1]] * 6], 5, axis=1), np.zeros(5)])
+    wide = learner_of(model).get_layer("dense")
+    assert {weight.dtype for weight in wide.weights} == {"float32"}
+    output = wide(tf.ones((1, 7)))
+    assert output.dtype == tf.bfloat16
+    np.testing.assert_array_equal(tf.cast(output, tf.float32), np.full((1, 5), 262))
+
+
+@pytest.mark.parametrize("options", [{}, {"scale": False}, {"center": False, "momentum": 0.5, "epsilon": 0.1}])
+def test_fused_batch_norm_computes_what_keras_computes(options):
+    model = convolutional_model(**options)
+    other = learner_of(model)
+    assert isinstance(other.get_layer("norm"), FusedBatchNorm)
+    inputs = normal(8, 4, 4, 3)
+    for _ in range(2):
+        outputs, of_inputs, gradients = step(model, inputs)
+        fused_outputs, of_fused_inputs, fused_gradients = step(other, inputs)
+        np.testing.assert_allclose(fused_outputs, outputs, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(of_fused_inputs, of_inputs, rtol=1e-3, atol=1e-4)
+        for left, right in zip(fused_gradients, gradients, strict=True):
+            np.testing.assert_allclose(left, right, rtol=1e-3, atol=1e-3)
+    moving = [layer.get_layer("norm").non_trainable_variables for layer in (model, other)]
+    for left, right in zip(*moving, strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(other(inputs), model(inputs), rtol=1e-4, atol=1e-5)  # by the moving statistics
+
+
+def test_what_has_nothing_to_gain_is_trained_itself():
+    narrow = keras.Input((2,))
+    model = keras.Model(narrow, keras.layers.Dense(5)(narrow))
+    assert learner_of(model) is model
+    for frozen in (dense_model(), convolutional_model()):
+        frozen.trainable = False
+        assert learner_of(frozen) is frozen
