@@ -22,7 +22,7 @@ from measuring import cpu_of_all
 from rich.console import Console
 from rich.table import Table
 
-from frostline import backbone, features, training
+from frostline import backbone, features, precision, training
 from frostline.head import add_head
 from frostline.quiet_tensorflow import keras, tf
 from frostline.random_weights import write_random_weights
@@ -52,12 +52,12 @@ class Work:
 
 def measure_limits() -> dict[str, float]:
     """FLOP/s by precision, and `copy` in bytes/s."""
-    return {precision: matrix_product(precision) for precision in BYTES} | {"copy": copying()}
+    return {computed_in: matrix_product(computed_in) for computed_in in BYTES} | {"copy": copying()}
 
 
-def matrix_product(precision: str) -> float:
+def matrix_product(computed_in: str) -> float:
     """FLOP/s of a square matrix product: 2 n³ operations."""
-    a, b = (tf.cast(tf.random.normal((MATRIX, MATRIX)), precision) for _ in range(2))
+    a, b = (tf.cast(tf.random.normal((MATRIX, MATRIX)), computed_in) for _ in range(2))
     product = tf.function(lambda: tf.linalg.matmul(a, b)[:1])
     return 2 * MATRIX**3 / least_seconds(lambda: product().numpy())
 
@@ -126,22 +126,22 @@ def training_step(model: keras.Model) -> tuple[float, float]:
 # Parts
 
 
-def measure_extraction(model: keras.Model, precision: str, cache: Path) -> Work:
+def measure_extraction(model: keras.Model, computed_in: str, cache: Path) -> Work:
     """features.extract at mixed7, files included; the difference of two passes leaves out what each does once."""
     pictures = np.random.default_rng(1).integers(256, size=(features.BATCH * 17, SIZE, SIZE, 3), dtype=np.uint8)
     took = []
     for number, batches in enumerate((1, 1, 17)):  # the first warms up
         started = time.perf_counter()
-        features.extract(model, pictures[: features.BATCH * batches], str(number), [CUT], precision, cache)
+        features.extract(model, pictures[: features.BATCH * batches], str(number), [CUT], computed_in, cache)
         took.append(time.perf_counter() - started)
     flops, numbers = extraction(keras.Model(model.input, model.get_layer(CUT).output), features.BATCH)
     step = (took[2] - took[1]) / 16
-    return Work(f"features, batch {features.BATCH}", precision, step, flops, BYTES[precision] * numbers)
+    return Work(f"features, batch {features.BATCH}", computed_in, step, flops, BYTES[computed_in] * numbers)
 
 
-def measure_step(model: keras.Model, phase: str, start: str) -> Work:
+def measure_step(model: keras.Model, phase: str, start: str, computed_in: str) -> Work:
     """One step of `phase` on the part of `model` above `start`, as training.train runs it: the median from one
-    batch's arrival to the next's, reading of the features included."""
+    batch's arrival to the next's, reading of the features included. Weights are float32 whatever it is computed in."""
     part = backbone.part(model, [start])
     values = np.random.default_rng(1).random((STEPS * BATCH, *part.inputs[0].shape[1:]), np.float32)
     examples = Examples([values.astype(features.DTYPE)], np.arange(len(values)) % 2)
@@ -151,19 +151,20 @@ def measure_step(model: keras.Model, phase: str, start: str) -> Work:
         arrivals.append(time.perf_counter())
         return lambda rows: inputs[rows]
 
-    training.train(
-        part,
-        examples,
-        examples,
-        phase=phase,
-        epochs=1,
-        learning_rate=1e-5,
-        batch_size=BATCH,
-        seed=1,
-        prepare=lambda seed: note,
-    )
+    with precision.computing_in(part, computed_in):
+        training.train(
+            part,
+            examples,
+            examples,
+            phase=phase,
+            epochs=1,
+            learning_rate=1e-5,
+            batch_size=BATCH,
+            seed=1,
+            prepare=lambda seed: note,
+        )
     step = float(np.median(np.diff(arrivals)))
-    return Work(f"{phase} step, batch {BATCH}", "float32", step, *training_step(part))
+    return Work(f"{phase} step, batch {BATCH}", computed_in, step, *training_step(part))
 
 
 def print_work(console: Console, works: list[Work], limits: Mapping[str, float]) -> None:
@@ -202,11 +203,11 @@ def main() -> None:
             write_random_weights(weights, SIZE, seed=1)
         base = backbone.build_backbone(SIZE, weights)
         model = add_head(base, CUT, dense_units=1024, dropout=0.2, seed=1)
-        works = [measure_extraction(model, precision, Path(temporary) / "features") for precision in BYTES]
+        works = [measure_extraction(model, computed_in, Path(temporary) / "features") for computed_in in BYTES]
     backbone.freeze(model, base)
-    works.append(measure_step(model, "transfer", CUT))
+    works += [measure_step(model, "transfer", CUT, computed_in) for computed_in in BYTES]
     backbone.thaw(model, THAW_FROM)
-    works.append(measure_step(model, "finetune", THAW_FROM))
+    works += [measure_step(model, "finetune", THAW_FROM, computed_in) for computed_in in BYTES]
     after = measure_limits()  # again, as other jobs come and go
 
     others = cpu_of_all() - time.process_time() - others
