@@ -112,7 +112,9 @@ def test_all_layers_come_from_one_pass_and_a_killed_point_ends_in_the_bytes_of_o
     assert json.dumps(asdict(result), sort_keys=True) == json.dumps(alone, sort_keys=True)
 
 
-def test_a_point_that_is_given_up_leaves_nothing_and_its_transfer_phase_serves_the_next(shared, folder, capsys):
+def test_a_point_that_is_given_up_leaves_nothing_and_its_transfer_phase_serves_the_next(
+    shared, folder, capsys, monkeypatch
+):
     config = compose("model.cut_layer=mixed0", "finetune.thaw_from=mixed0", "finetune.epochs=1")
 
     def give_up(epoch):
@@ -130,15 +132,22 @@ def test_a_point_that_is_given_up_leaves_nothing_and_its_transfer_phase_serves_t
     )
     result = sweep_points.run(other, shared, nothing)
     assert not any(name.startswith("transfer") for name in bars(capsys))
+    monkeypatch.setattr(sweep_points, "_best", sweep_points._Best())
     sweep_points._kept.path = None  # as in another process, which has the model only as a file
     assert sweep_points.run(other, shared, nothing) == result, "the model was set back to the last bit"
+    bars(capsys)
 
     figures = sweep_points.score_on_test(other, shared)
     assert figures["pictures"] == len(shared.data.labels("test"))
     assert figures["loss"] > 0
-    assert bars(capsys)
+    assert bars(capsys) == ["features"], "the best point's model is in memory"
     assert sweep_points.score_on_test(other, shared) == figures
     assert bars(capsys) == [], "the test set is looked at once"
+
+    (folder / f".frostline/points/{sweep_points.point_key(other, shared)}.test.json").unlink()
+    sweep_points._best.key = "another point's"
+    assert sweep_points.score_on_test(other, shared) == figures
+    assert bars(capsys) == ["finetune 1/1"], "its model is made again"
 
     sweep_points.forget(other, shared)
     assert sweep_points.stored(other, shared) is None

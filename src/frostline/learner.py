@@ -33,8 +33,8 @@ class WideDense(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
         self.bias = self.add_weight(name="bias", shape=(self.units,), initializer="zeros")
 
     def call(self, inputs: tf.Tensor) -> tf.Tensor:
-        # Transposed, and again in the product: so the gradient of `inputs` is a kernel times the gradient of the output,
-        # which oneDNN computes in float32 in half the time of the other way round. The product itself, too.
+        # Transposed, and once more in the product, so that the gradient of `inputs` is the kernel times that of the
+        # output: oneDNN's float32 kernel for this takes half the time of that for the other order.
         parts = tf.split(tf.transpose(inputs), self._rows)
         kernels = [tf.cast(kernel, inputs.dtype) for kernel in self.kernels]
         products = [tf.matmul(part, kernel, transpose_a=True) for part, kernel in zip(parts, kernels, strict=True)]

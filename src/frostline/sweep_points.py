@@ -3,6 +3,7 @@
 import fcntl
 import functools
 import gc
+import math
 import os
 import shutil
 import sys
@@ -127,19 +128,27 @@ def run(settings: Config, shared: Shared, on_epoch: OnEpoch) -> Result:
 
     What `on_epoch` raises ends the point, and nothing is kept of the phase that it ended.
     """
-    _, result = _train(settings, shared, on_epoch)
-    write_json(POINTS / f"{point_key(settings, shared)}.json", asdict(result))
+    key, (model, result) = point_key(settings, shared), _train(settings, shared, on_epoch)
+    write_json(POINTS / f"{key}.json", asdict(result))
+    loss = result.kept(settings)["finetune"]["validation/loss"]
+    if loss < _best.loss:
+        _best.key, _best.loss, _best.values = key, loss, _values_of(model)
     return result
 
 
 def score_on_test(settings: Config, shared: Shared) -> dict[str, float]:
     """Log loss and accuracy of the point's final model on the test set.
 
-    No point's model is kept (190 MB each): the chosen one is fine-tuned again, which gives the same model.
+    Where the model is not in memory any more (another process ran the point), it is fine-tuned again, which gives the
+    same one: 190 MB for each point's would be much to keep.
     """
-    path = POINTS / f"{point_key(settings, shared)}.test.json"
+    key = point_key(settings, shared)
+    path = POINTS / f"{key}.test.json"
     if not path.is_file():
-        model, _ = _train(settings, shared, on_epoch=lambda epoch: None)
+        if _best.key == key:
+            model = _set(_model_at(_transfer_model(settings, shared)), _best.values)
+        else:
+            model, _ = _train(settings, shared, on_epoch=lambda epoch: None)
         labels = shared.data.labels("test")
         loss, accuracy = score(labels, phases.predict(model, shared.data, "test", settings))
         write_json(path, {"loss": loss, "accuracy": accuracy, "pictures": len(labels)})
@@ -148,7 +157,7 @@ def score_on_test(settings: Config, shared: Shared) -> dict[str, float]:
 
 def _train(settings: Config, shared: Shared, on_epoch: OnEpoch) -> tuple[keras.Model, Result]:
     gc.collect()  # the last point's graphs
-    start = TRANSFERS / _transfer_key(settings, shared) / "model.keras"
+    start = _transfer_model(settings, shared)
     first = _transfer_once(settings, shared, start, on_epoch)
 
     def after_transfer(epoch: Epoch) -> None:
@@ -169,7 +178,21 @@ class _Kept:
     """Of all its variables, as they are in the file."""
 
 
-_kept = _Kept()
+@dataclass
+class _Best:
+    """The first point of lowest validation loss among those that this process ran."""
+
+    key: str = ""
+    loss: float = math.inf
+    values: list[np.ndarray] = field(default_factory=list)
+    """Of all variables of its model."""
+
+
+_kept, _best = _Kept(), _Best()
+
+
+def _transfer_model(settings: Config, shared: Shared) -> Path:
+    return TRANSFERS / _transfer_key(settings, shared) / "model.keras"
 
 
 def _model_at(path: Path) -> keras.Model:
@@ -178,12 +201,22 @@ def _model_at(path: Path) -> keras.Model:
     if path != _kept.path:
         _kept.path, _kept.model, _kept.values = None, None, []
         keras.utils.clear_session()
-        _kept.model = load_model(path)
-        _kept.values = [variable.numpy() for variable in _kept.model.variables]
-        _kept.path = path
-    for variable, value in zip(_kept.model.variables, _kept.values, strict=True):
+        _keep(path, load_model(path))
+    return _set(_kept.model, _kept.values)
+
+
+def _keep(path: Path, model: keras.Model) -> None:
+    _kept.path, _kept.model, _kept.values = path, model, _values_of(model)
+
+
+def _values_of(model: keras.Model) -> list[np.ndarray]:
+    return [variable.numpy() for variable in model.variables]
+
+
+def _set(model: keras.Model, values: Sequence[np.ndarray]) -> keras.Model:
+    for variable, value in zip(model.variables, values, strict=True):
         variable.assign(value)
-    return _kept.model
+    return model
 
 
 def _transfer_once(settings: Config, shared: Shared, model_path: Path, on_epoch: OnEpoch) -> list[Epoch]:
@@ -199,11 +232,15 @@ def _transfer_once(settings: Config, shared: Shared, model_path: Path, on_epoch:
             for epoch in read_json(history_path):
                 on_epoch(epoch)
         else:
-            _kept.path = None  # its model is not kept in memory beside a new one
+            _kept.path, _kept.model = None, None  # not in memory beside a new one
             with _checkpoint("transfer", settings, shared, BACKBONE_WEIGHTS) as checkpoint:
                 model, history = phases.transfer(shared.data, BACKBONE_WEIGHTS, settings, on_epoch, checkpoint)
                 save_model(model, model_path, shared.data.classes)
                 write_json(history_path, history)  # last: it says that the model is there
+            for variable in model.variables:
+                if variable.path.endswith("seed_generator_state"):  # a file does not say how often dropout has drawn
+                    variable.assign([variable[0], 0])
+            _keep(model_path, model)
     os.utime(model_path.parent)  # used now: the longest unused are pruned
     return cast(list[Epoch], read_json(history_path))
 

@@ -104,7 +104,7 @@ def short(value: str) -> str:
 
 
 def rank(points: Sequence[Record]) -> list[Setting]:
-    """The settings with a finished point, best first: by mean validation loss after fine-tuning.
+    """The settings with a finished point, best first: by mean validation loss after fine-tuning, then as they came.
 
     Settings of which a seed failed come last: a mean over the lucky ones would flatter them.
     """
@@ -118,7 +118,7 @@ def rank(points: Sequence[Record]) -> list[Setting]:
         finished = [point for point in members if "finetune" in point]
         if finished:
             settings.append(Setting(dict(zip(keys, found, strict=True)), finished, len(members) - len(finished)))
-    return sorted(settings, key=lambda setting: (setting.unfinished > 0, setting.mean(), setting.label))
+    return sorted(settings, key=lambda setting: (setting.unfinished > 0, setting.mean()))
 
 
 def in_order(values: Sequence[str]) -> list[str]:
