@@ -29,6 +29,8 @@ pytest.importorskip("ray")
 
 SIZE = 24
 LAYERS = ["depthwise", "sum"]
+COUNT = 601
+"""Pictures: their features are 4.7 MB, so that a pass is killed after an eighth of them."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -169,11 +171,11 @@ def kill_one(processes):
 
 def test_features_have_the_bytes_of_one_process_though_the_pass_and_a_worker_are_killed(cluster, monkeypatch):
     monkeypatch.setattr(features, "BATCH", 2)
-    np.save("pictures.npy", np.random.default_rng(1).integers(0, 256, (4001, SIZE, SIZE, 3), np.uint8))
+    np.save("pictures.npy", np.random.default_rng(1).integers(0, 256, (COUNT, SIZE, SIZE, 3), np.uint8))
     killed = Path("killed")
     command = [sys.executable, "-c", _KILLED, Path(__file__).parent]
     process = subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": cluster}, stderr=subprocess.PIPE)
-    while process.poll() is None and sum(path.stat().st_size for path in killed.glob("*/*.npy")) < 6_000_000:
+    while process.poll() is None and sum(path.stat().st_size for path in killed.glob("*/*.npy")) < 600_000:
         time.sleep(0.01)
     process.kill()
     _, errors = process.communicate()
@@ -188,5 +190,5 @@ def test_features_have_the_bytes_of_one_process_though_the_pass_and_a_worker_are
     thread.join()
     alone = extract(pictures, Path("alone"), "local")
     for left, right in zip(resumed, alone, strict=True):
-        assert len(left) == 4001
+        assert len(left) == COUNT
         assert left.tobytes() == right.tobytes()
