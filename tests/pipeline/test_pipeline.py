@@ -183,21 +183,25 @@ def test_an_edit_of_params_yaml_reaches_the_stage_and_mlflow(clone):
     assert len(clone.phases("transfer")) == 1
 
 
-def test_exp_run_composes_conf_and_reaches_the_stage_and_mlflow(clone):
-    output = clone.dvc("exp", "run", "-S", "transfer.epochs=1", "transfer")
+@pytest.fixture(scope="module")
+def experiment(clone: Clone) -> None:
+    (clone.root / "conf/experiment/other.yaml").write_text(
+        "# @package _global_\nname: other\nmodel: {cut_layer: mixed2}\n"
+    )
+    output = clone.dvc("exp", "run", "-S", "experiment=other", "-S", "transfer.epochs=1", "transfer")
     assert ran(output) == ["transfer"]
+
+
+@pytest.mark.usefixtures("experiment")
+def test_exp_run_composes_conf_and_reaches_the_stage_and_mlflow(clone):
     assert yaml.safe_load((clone.root / "params.yaml").read_text())["transfer"]["epochs"] == 1
     assert clone.phases("transfer")[-1].data.params["transfer.epochs"] == "1"
     assert len(list(csv.DictReader((clone.root / "reports/curves/transfer.csv").open()))) == 1
 
 
+@pytest.mark.usefixtures("experiment")
 def test_exp_run_with_an_experiment_changes_what_runs(clone):
-    (clone.root / "conf/experiment/other.yaml").write_text(
-        "# @package _global_\nname: other\nmodel: {cut_layer: mixed5}\n"
-    )
-    output = clone.dvc("exp", "run", "-S", "experiment=other", "transfer")
-    assert ran(output) == ["transfer"]
-    assert clone.phases("transfer")[-1].data.params["model.cut_layer"] == "mixed5"
+    assert clone.phases("transfer")[-1].data.params["model.cut_layer"] == "mixed2"
     assert clone.phases("transfer")[-1].info.run_name == "transfer other"
 
 
