@@ -20,6 +20,14 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     return (folder / "report.html").as_uri()
 
 
+@pytest.fixture(scope="module")
+def address_of_many(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """With twelve classes."""
+    folder = tmp_path_factory.mktemp("report")
+    write(folder, tuple(f"class {number}" for number in range(12)), both=predictions_of_many(200, 12))
+    return (folder / "report.html").as_uri()
+
+
 def shown(page: Any, figure: str, phase: str) -> str:
     return str(page.locator(f"tr[data-figure={figure}] [data-phase={phase}]").inner_text())
 
@@ -178,13 +186,12 @@ def test_in_mlflows_frame_script_and_links_work(address: str, open_page: Callabl
 
 
 def test_many_classes_fit_the_page(
-    tmp_path: Path,
+    address_of_many: str,
     open_page: Callable[..., Any],
     keep_screenshot: Callable[[Any, str], None],
     screen: Any,
 ) -> None:
-    write(tmp_path, tuple(f"class {number}" for number in range(12)), both=predictions_of_many(200, 12))
-    page = open_page((tmp_path / "report.html").as_uri(), screen.width, screen.height, color_scheme=screen.theme)
+    page = open_page(address_of_many, screen.width, screen.height, color_scheme=screen.theme)
     box = page.locator(".verdict").bounding_box()
     assert box["y"] + box["height"] <= screen.height
     assert page.evaluate("document.documentElement.scrollWidth") == screen.width
