@@ -95,7 +95,7 @@ features.extract(base, np.load({pictures!r}), "digest", ["mixed6", "mixed7"], ca
 
 
 def test_a_killed_pass_leaves_nothing_that_looks_complete_and_goes_on(base, prepared, weights, tmp_path, monkeypatch):
-    pictures = np.concatenate([prepared.pictures("train")] * 8)
+    pictures = np.concatenate([prepared.pictures("train")] * 3)
     np.save(tmp_path / "pictures.npy", pictures)
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     code = _KILLED.format(size=SIZE, weights=str(weights), pictures=str(tmp_path / "pictures.npy"), cache=str(killed))

@@ -8,17 +8,8 @@ import numpy as np
 import pytest
 
 from frostline.files import sha256_of
-from frostline.random_weights import write_random_weights
 from frostline.sample import draw_pictures
-
-SIZE = 75  # the smallest that InceptionV3 takes
-
-
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("weights") / "models" / "backbone.h5"
-    write_random_weights(path, SIZE, seed=1)
-    return path
+from small import SIZE
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +59,7 @@ def test_features_at_the_cut_layer_differ_between_pictures(backbone: Any) -> Non
 
 
 def test_same_seed_gives_the_same_bytes_in_another_process(weights: Path, tmp_path: Path) -> None:
-    again = tmp_path / "again.h5"
+    again = tmp_path / "models" / "again.h5"
     code = (
         "import pathlib, sys, keras; from frostline.random_weights import write_random_weights; "
         "keras.layers.Conv2D(1, 1); "  # shifts Keras' automatic layer names
