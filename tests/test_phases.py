@@ -1,6 +1,8 @@
 """The two phases on a real (untrained) InceptionV3: cached training equals training from pixels."""
 
+import contextlib
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,30 +11,74 @@ from frostline import backbone, features, phases
 from frostline.config import compose_conf
 from frostline.quiet_tensorflow import keras
 from frostline.training import Examples, score, train
+from small import SIZE
 
 
-@pytest.fixture
-def settings(project):
+def composed():
     return compose_conf(
         [
-            "preprocess.picture_size=75",
+            f"preprocess.picture_size={SIZE}",
             "model.dense_units=16",
             "finetune.learning_rate=1e-4",
             "transfer.batch_size=16",
             "precision=float32",
-        ]
+        ],
+        Path(__file__).parents[1] / "conf",
     )
+
+
+@pytest.fixture
+def settings():
+    return composed()
+
+
+class Trained:
+    """What a phase left, for several tests: building and tracing a network takes most of a phase's time here."""
+
+    def __init__(self, model, history):
+        self.model, self.history = model, history
+        self.layers = weights_by_layer(model)
+        self._values = [np.array(variable) for variable in model.variables]
+
+    def restored(self):
+        """The model, whatever was done with it since."""
+        for variable, value in zip(self.model.variables, self._values, strict=True):
+            variable.assign(value)
+        return self.model
+
+
+def weights_by_layer(model):
+    return {layer.name: [np.array(weight) for weight in layer.get_weights()] for layer in model.layers}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """With the features that the two phases below have computed."""
+    return tmp_path_factory.mktemp("phases")
+
+
+@pytest.fixture(scope="module")
+def transferred(prepared, weights, folder):
+    with contextlib.chdir(folder):
+        return Trained(*phases.transfer(prepared, weights, composed(), on_epoch=lambda epoch: None))
+
+
+@pytest.fixture(scope="module")
+def finetuned(transferred, prepared, folder):
+    model = transferred.restored()
+    with contextlib.chdir(folder):
+        return Trained(model, phases.finetune(model, prepared, composed(), on_epoch=lambda epoch: None))
 
 
 def from_pixels(model, data, split):
     return Examples([data.pictures(split)], data.labels(split))
 
 
-def test_both_phases_from_cached_features_equal_training_from_pixels(settings, prepared, weights):
-    model, first = phases.transfer(prepared, weights, settings, on_epoch=lambda epoch: None)
-    second = phases.finetune(model, prepared, settings, on_epoch=lambda epoch: None)
-
-    base = backbone.build_backbone(75, weights)
+def test_both_phases_from_cached_features_equal_training_from_pixels(
+    settings, prepared, weights, transferred, finetuned, folder, monkeypatch
+):
+    first, second = transferred.history, finetuned.history
+    base = backbone.build_backbone(SIZE, weights)
     plain = phases.add_head(base, "mixed7", dense_units=16, dropout=0.2, seed=phases.derive_seed(settings.seed, "head"))
     pixels = [from_pixels(plain, prepared, split) for split in ("train", "validation")]
     backbone.freeze(plain, base)
@@ -49,61 +95,62 @@ def test_both_phases_from_cached_features_equal_training_from_pixels(settings, p
     for left, right in zip(first[1:] + second, first[:-1] + second, strict=False):
         assert left["train/loss"] <= right["train/loss"] * 1.2
     # The saved, whole model gives what its trained part gave.
+    model = finetuned.restored()
+    monkeypatch.chdir(folder)
     probabilities = phases.predict(model, prepared, "test", settings)
     whole = model(prepared.pictures("test").astype(np.float32)).numpy()[:, 0]
     np.testing.assert_allclose(probabilities[:, 1], whole, atol=2e-3)
     assert score(prepared.labels("test"), probabilities)[0] < 1.5
 
 
-def test_bfloat16_trains_float32_weights_to_about_the_same_figures(settings, prepared, weights):
-    losses = {}
-    for precision in ("float32", "bfloat16"):
-        settings = dataclasses.replace(settings, precision=precision)
-        model, first = phases.transfer(prepared, weights, settings, on_epoch=lambda epoch: None)
-        second = phases.finetune(model, prepared, settings, on_epoch=lambda epoch: None)
-        losses[precision] = [epoch["validation/loss"] for epoch in first + second]
-        assert {weight.dtype for weight in model.weights} == {"float32"}
-        assert {layer.compute_dtype for layer in model.layers} == {"float32"}  # as it will be saved
-    assert losses["bfloat16"] != losses["float32"]
-    np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=0.1)
+def test_bfloat16_trains_float32_weights_to_about_the_same_figures(settings, prepared, weights, transferred, finetuned):
+    settings = dataclasses.replace(settings, precision="bfloat16")
+    model, first = phases.transfer(prepared, weights, settings, on_epoch=lambda epoch: None)
+    second = phases.finetune(model, prepared, settings, on_epoch=lambda epoch: None)
+    for each in (model, finetuned.model):
+        assert {weight.dtype for weight in each.weights} == {"float32"}
+        assert {layer.compute_dtype for layer in each.layers} == {"float32"}  # as it will be saved
+    expected = [epoch["validation/loss"] for epoch in transferred.history + finetuned.history]
+    losses = [epoch["validation/loss"] for epoch in first + second]
+    assert losses != expected
+    np.testing.assert_allclose(losses, expected, rtol=0.1)
 
 
-def test_finetune_leaves_what_lies_below_the_frost_line(settings, prepared, weights):
-    model, _ = phases.transfer(prepared, weights, settings, on_epoch=lambda epoch: None)
-    before = {layer.name: [np.array(w) for w in layer.get_weights()] for layer in model.layers}
-    phases.finetune(model, prepared, settings, on_epoch=lambda epoch: None)
-    names = [layer.name for layer in model.layers]
-    line = names.index("mixed6")
-    for position, layer in enumerate(model.layers):
-        same = all(np.array_equal(a, b) for a, b in zip(before[layer.name], layer.get_weights(), strict=True))
+def changed_layers(before, layers):
+    """Names of the layers whose weights are not what they were."""
+    pairs = {name: zip(before.layers[name], weights, strict=True) for name, weights in layers.items()}
+    return {name for name in pairs if not all(np.array_equal(left, right) for left, right in pairs[name])}
+
+
+def test_finetune_leaves_what_lies_below_the_frost_line(transferred, finetuned):
+    changed = changed_layers(transferred, finetuned.layers)
+    layers = finetuned.model.layers
+    line = [layer.name for layer in layers].index("mixed6")
+    for position, layer in enumerate(layers):
+        same = layer.name not in changed
         if position <= line:
             assert same, f"{layer.name} is frozen"
         elif isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
             assert not same, f"{layer.name} did not learn"
 
 
-def test_frozen_batch_norm_keeps_its_weights_and_statistics(settings, prepared, weights):
-    model, _ = phases.transfer(prepared, weights, settings, on_epoch=lambda epoch: None)
-    before = {layer.name: [np.array(w) for w in layer.get_weights()] for layer in model.layers}
-    start = [variable.numpy() for variable in model.variables]
-    changed = {}
-    for policy in ("frozen", "train"):
-        for variable, value in zip(model.variables, start, strict=True):
-            variable.assign(value)
-        settings.finetune.batch_norm = policy
-        phases.finetune(model, prepared, settings, on_epoch=lambda epoch: None)
-        changed[policy] = {
-            layer.name
-            for layer in model.layers
-            if not all(np.array_equal(*pair) for pair in zip(before[layer.name], layer.get_weights(), strict=True))
-        }
+def test_frozen_batch_norm_keeps_its_weights_and_statistics(
+    settings, prepared, transferred, finetuned, folder, monkeypatch
+):
+    model = transferred.restored()
+    assert settings.finetune.batch_norm == "train"
+    changed = {"train": changed_layers(transferred, finetuned.layers)}
+    settings.finetune.batch_norm = "frozen"
+    monkeypatch.chdir(folder)
+    phases.finetune(model, prepared, settings, on_epoch=lambda epoch: None)
+    changed["frozen"] = changed_layers(transferred, weights_by_layer(model))
     norms = {layer.name for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)}
     thawed = changed["train"] & norms
     assert len(thawed) == 10, "mixed7 ends ten convolutions, each with its batch norm"
     assert changed["frozen"] == changed["train"] - thawed
 
 
-def test_flip_trains_on_both_views_from_the_cache(settings, prepared, weights, monkeypatch):
+def test_flip_trains_on_both_views_from_the_cache(settings, prepared, weights, transferred, monkeypatch):
     computed = []
     compute = features._compute
 
@@ -117,9 +164,7 @@ def test_flip_trains_on_both_views_from_the_cache(settings, prepared, weights, m
     phases.finetune(model, prepared, settings, on_epoch=lambda epoch: None)
     rows = {split: len(prepared.labels(split)) for split in ("train", "validation")}
     assert sorted(computed) == sorted([rows["validation"], rows["train"], rows["train"]])
-    settings = dataclasses.replace(settings, augment="none")
-    _, plain = phases.transfer(prepared, weights, settings, on_epoch=lambda epoch: None)
-    assert first[0]["train/loss"] != plain[0]["train/loss"]
+    assert first[0]["train/loss"] != transferred.history[0]["train/loss"]
 
 
 def test_mirrored_rows_are_taken_from_the_mirrored_features():
@@ -132,6 +177,7 @@ def test_mirrored_rows_are_taken_from_the_mirrored_features():
 
 def test_full_augmentation_learns_without_touching_frozen_layers(settings, prepared, weights):
     settings = dataclasses.replace(settings, augment="full")
+    settings.model.cut_layer = "mixed1"  # a third of the layers to trace
     model, first = phases.transfer(prepared, weights, settings, on_epoch=lambda epoch: None)
     before = model.get_layer("conv2d_3").kernel.numpy(), model.get_layer("batch_normalization_3").moving_mean.numpy()
     phases.finetune(model, prepared, settings, on_epoch=lambda epoch: None)
