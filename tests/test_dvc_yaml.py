@@ -18,6 +18,7 @@ NEUTRAL = {
     "config",
     "errors",
     "champion",
+    "companion",
     "logged_model",
     "model_registry",
     "paths",
@@ -26,6 +27,7 @@ NEUTRAL = {
     "ray_workers",
     "settings",
     "stages/__init__",
+    "stages/_record",
     "stderr",
     "tracking",
     "workers",
@@ -33,9 +35,13 @@ NEUTRAL = {
 
 
 def imported(module: Path) -> set[Path]:
-    """Files of this package that `module` imports at its top level (what it imports later is named by depends_on)."""
-    found = set()
-    for node in ast.parse(module.read_text()).body:
+    """Files of this package that `module` imports at its top level (what it imports later is named by depends_on).
+
+    A stage itself may import what needs TensorFlow later; what MLflow gets of it is no output.
+    """
+    found, tree = set(), ast.parse(module.read_text())
+    later = module.parent.name == "stages" and module.stem != "_record"
+    for node in ast.walk(tree) if later else tree.body:
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "frostline":
             base = SRC.parent / Path(*node.module.split("."))
             candidates = [base / f"{alias.name}.py" for alias in node.names] + [base.with_suffix(".py")]

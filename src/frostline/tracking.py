@@ -84,6 +84,11 @@ class Pipeline:
     """The same for all runs below one parent."""
 
 
+def import_store() -> None:
+    """Import what a local store needs, which takes a second, before there is a pipeline to open."""
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+
 def open_pipeline(settings: Config, data_digest: str, group: str = "") -> Pipeline:
     """Open the MLflow store that `settings` names (MLFLOW_TRACKING_URI wins) for the runs of one pipeline.
 

@@ -45,7 +45,7 @@ def mapped(function: Callable[[Item], Result], items: Iterable[Item], processes:
     """
     processes = max(1, min(processes, _MOST))
     # spawn: forking a process that has threads (a progress bar's, TensorFlow's) may deadlock
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), _start_worker)
+    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), start_worker)
     waiting: deque[Future[Result]] = deque()
     try:
         for item in items:
@@ -68,13 +68,14 @@ def mapped(function: Callable[[Item], Result], items: Iterable[Item], processes:
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent answers Ctrl-C, once
+def start_worker() -> None:
+    """In a process that works for another one: leave Ctrl-C to that one, and end with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """End when the parent was killed: a pool's workers would wait for its next task for ever."""
+    """End when the parent was killed: a worker would wait for its next task for ever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

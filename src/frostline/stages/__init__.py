@@ -2,37 +2,43 @@
 
 import errno
 import gc
+import importlib
 import multiprocessing
 import os
 import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
 
+from frostline.companion import beside
 from frostline.errors import FrostlineError
 from frostline.files import digest_of, locked
-
-if TYPE_CHECKING:
-    from frostline.settings import Config
 
 _INTERRUPTED = "interrupted; `dvc repro` goes on from here.\n"
 
 
-def run_stage(main: Callable[["Config"], None]) -> None:
+def run_stage(main: Callable[..., None], record: Callable[..., None] | None = None) -> None:
     """Run `main` on params.yaml with the command line's Hydra overrides; end with one or two lines where it fails.
 
+    `record`: what keeps the stage's run in MLflow, given its end of a line and the settings. It runs in a process
+    beside this one; `main`, which gets the other end, needs TensorFlow, and this is imported meanwhile.
     A second process for the same stage waits for the first one: `dvc repro` sees to that itself, but it may have been
     killed without its stage.
     """
     from frostline.config import load_params  # here: worker processes import this module, too, and need no Hydra
 
     try:
-        with _interruptible(), _alone(Path(sys.argv[0]).stem):
-            main(load_params(sys.argv[1:]))
+        with _alone(Path(sys.argv[0]).stem), ExitStack() as stack:
+            config = load_params(sys.argv[1:])
+            lines = []
+            if record:
+                lines = [stack.enter_context(beside(record, config))]
+                importlib.import_module("frostline.quiet_tensorflow")
+            with _interruptible():
+                main(config, *lines)
             sys.stdout.flush()
             gc.freeze()  # the interpreter's last collection would go through all of TensorFlow for a second
     except FrostlineError as error:

@@ -1,13 +1,13 @@
-"""What the two training stages share: train, leave the model and its curve, log to MLflow."""
+"""What the two training stages share: train, leave the model and its curve, tell MLflow's process of them."""
 
 from collections.abc import Callable
 from pathlib import Path
 
-from frostline import distribution, precision, tracking
+from frostline import distribution, precision
+from frostline.companion import Line
 from frostline.dataset import Dataset, load_dataset
 from frostline.feature_cache import prune
 from frostline.files import check_writable, write_csv, write_json
-from frostline.logged_model import log_model
 from frostline.paths import CURVES, MODELS, PROCESSED, TRAINING
 from frostline.phases import checkpoint_path
 from frostline.quiet_tensorflow import keras
@@ -18,39 +18,34 @@ from frostline.training import EPOCH_COLUMNS, Epoch, OnEpoch, kept_epoch, with_k
 Train = Callable[[Dataset, OnEpoch, Path], tuple[keras.Model, list[Epoch]]]
 
 
-def run_phase(phase: str, config: Config, start: Path, train: Train) -> None:
+def run_phase(phase: str, config: Config, start: Path, record: Line, train: Train) -> None:
     """Run `train` as the stage `phase` ("transfer" or "finetune"), starting from the weights in the file `start`.
 
     Of several processes (see `distribution`) only the chief leaves anything; the others end when its outputs are there.
+    `record`: the line to `record_phase`.
     """
     strategy = distribution.strategy_of(config.distribution)
     if distribution.is_chief(strategy):
-        _train_and_log(phase, config, start, train)
+        _train_and_tell(phase, config, start, record, train)
     else:
         data = load_dataset(PROCESSED)
         train(data, lambda epoch: None, checkpoint_path(phase, config, data, start))
     distribution.wait_for_all(strategy)
 
 
-def _train_and_log(phase: str, config: Config, start: Path, train: Train) -> None:
+def _train_and_tell(phase: str, config: Config, start: Path, record: Line, train: Train) -> None:
     for output in (MODELS[phase], CURVES[phase], TRAINING[phase]):
         check_writable(output)
     data = load_dataset(PROCESSED)
-    pipeline = tracking.open_pipeline(config, data.digest)
+    record.ask(precision.resolve(config.precision))
     checkpoint = checkpoint_path(phase, config, data, start)
     patience = getattr(config, phase).patience
-    with tracking.phase_run(phase, pipeline) as run_id:
-        tracking.log_data(config.data.source, config.data.depends_on, data.digest, context="training")
-        tracking.tag_computing(precision.resolve(config.precision))
-        model, history = train(data, tracking.log_epoch, checkpoint)
-        for epoch in with_kept_last(history, patience)[len(history) :]:  # the others were logged as they came
-            tracking.log_epoch(epoch)
-        save_model(model, MODELS[phase], data.classes)
-        write_csv(CURVES[phase], EPOCH_COLUMNS, history)
-        write_json(TRAINING[phase], kept_epoch(history, patience))
-        checkpoint.unlink(missing_ok=True)
-        tracking.log_files(CURVES[phase])
-        tracking.tag_model(MODELS[phase])
-        if config.tracking.log_models:
-            log_model(MODELS[phase], data.pictures("train")[0], lambda: run_id)
+    model, history = train(data, record.tell, checkpoint)
+    for epoch in with_kept_last(history, patience)[len(history) :]:  # the others were told as they came
+        record.tell(epoch)
+    save_model(model, MODELS[phase], data.classes)
+    write_csv(CURVES[phase], EPOCH_COLUMNS, history)
+    write_json(TRAINING[phase], kept_epoch(history, patience))
+    record.ask(None)
+    checkpoint.unlink(missing_ok=True)
     prune(config.feature_cache_gib)

@@ -1,20 +1,27 @@
 """finetune: thaw the backbone's layers above the frost line and train on at a low rate."""
 
-from frostline.distribution import strategy_of
+from functools import partial
+
+from frostline.companion import Line
 from frostline.paths import MODELS
-from frostline.phases import finetune
-from frostline.saving import load_model
 from frostline.settings import Config
 from frostline.stages import run_stage
-from frostline.stages._phase import run_phase
+from frostline.stages._record import record_phase
 
 
-def main(config: Config) -> None:
+def main(config: Config, record: Line) -> None:
+    from frostline.distribution import strategy_of
+    from frostline.phases import finetune
+    from frostline.saving import load_model
+    from frostline.stages._phase import run_phase
+
     start = MODELS["transfer"]
     strategy_of(config.distribution)  # before TensorFlow does anything else
     model = load_model(start)
-    run_phase("finetune", config, start, lambda data, *options: (model, finetune(model, data, config, *options)))
+    run_phase(
+        "finetune", config, start, record, lambda data, *options: (model, finetune(model, data, config, *options))
+    )
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, partial(record_phase, "finetune"))

@@ -1,15 +1,20 @@
 """transfer: train a new head on the frozen backbone."""
 
+from functools import partial
+
+from frostline.companion import Line
 from frostline.paths import BACKBONE_WEIGHTS as START
-from frostline.phases import transfer
 from frostline.settings import Config
 from frostline.stages import run_stage
-from frostline.stages._phase import run_phase
+from frostline.stages._record import record_phase
 
 
-def main(config: Config) -> None:
-    run_phase("transfer", config, START, lambda data, *options: transfer(data, START, config, *options))
+def main(config: Config, record: Line) -> None:
+    from frostline.phases import transfer
+    from frostline.stages._phase import run_phase
+
+    run_phase("transfer", config, START, record, lambda data, *options: transfer(data, START, config, *options))
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, partial(record_phase, "transfer"))
