@@ -1,6 +1,6 @@
 """experiment=best against the tutorial's recipe, experiment=seed: which has the lower log loss on the test set?
 
-    python benchmarks/recipes.py [--seeds 10] [--data FOLDER] [--weights FILE.h5]
+    python benchmarks/recipes.py [--seeds 10] [--data FOLDER | --pictures 600] [--weights FILE.h5]
 
 Both recipes train on the same pictures and split, with each seed anew. Of each training the phase with the lower
 validation loss counts, and its log loss on the test set is compared picture by picture.
@@ -74,14 +74,17 @@ def interval(differences: np.ndarray) -> tuple[float, float]:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10, help="trainings of each recipe")
-    parser.add_argument("--data", type=Path, help="a folder of pictures, one subfolder per class (default: drawn ones)")
+    parser.add_argument("--pictures", type=int, default=600, help="how many are drawn")
+    parser.add_argument("--data", type=Path, help="a folder of pictures, one subfolder per class, instead")
     parser.add_argument("--weights", type=Path, help="the backbone's weights (default: seeded random ones)")
     return parser.parse_args()
 
 
 def main() -> None:
     arguments, console = parse_arguments(), Console(width=110)
-    overrides = ["data=folder", f"data.path='{arguments.data.resolve()}'"] if arguments.data else []
+    overrides = [f"data.pictures={arguments.pictures}", "data.unlabelled=0"]
+    if arguments.data:
+        overrides = ["data=folder", f"data.path='{arguments.data.resolve()}'"]
     overrides += ["weights=file", f"weights.path='{arguments.weights.resolve()}'"] if arguments.weights else []
     with tempfile.TemporaryDirectory() as temporary:
         project = Path(temporary)
