@@ -40,6 +40,23 @@ def test_an_interrupted_stage_says_one_line_and_leaves_nothing(project, number):
     assert drawn_in(project / "data/raw") == []
 
 
+def test_so_does_one_that_cannot_close_what_it_was_at(project):
+    """Between the beginning of an archive's entry and its `with`, an interrupt leaves it open."""
+    (project / "stage.py").write_text(
+        "import zipfile\n"
+        "from frostline.stages import run_stage\n"
+        "def main(config):\n"
+        "    with zipfile.ZipFile('archive.zip', 'w') as archive:\n"
+        "        entry = archive.open('half', 'w')\n"
+        "        raise KeyboardInterrupt\n"
+        "run_stage(main)\n"
+    )
+    assert end_of(subprocess.Popen([sys.executable, "stage.py"], stderr=subprocess.PIPE, text=True)) == (
+        130,
+        INTERRUPTED,
+    )
+
+
 def test_so_does_one_that_is_still_importing(project):
     process = start("evaluate")
     wait_until(lambda: "/numpy/" in Path(f"/proc/{process.pid}/maps").read_text(), seconds=60)

@@ -84,9 +84,17 @@ def _interruptible() -> Iterator[None]:
         signal.signal(number, signal.default_int_handler)
     try:
         yield
+    except Exception as error:
+        if _was_interrupted(error):  # and then could not close what it was at: an archive with half an entry, say
+            raise KeyboardInterrupt from error
+        raise
     finally:
         for number in numbers:
             signal.signal(number, _end_at_once)
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    return error is not None and (isinstance(error, KeyboardInterrupt) or _was_interrupted(error.__context__))
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> None:
