@@ -30,30 +30,24 @@ class Line:
             self._connection.send(message)
 
     def hear(self) -> Any:
-        """The next message, once it comes. Raises it where it is an exception, and EOFError where the other has died.
+        """The next message, once it comes. Raises it where it is an exception, and FrostlineError where the other died.
 
         A companion does not outlive the process that it is beside: it ends here, and leaves what it was at as it is.
         """
         try:
             message = self._connection.recv()
-        except (EOFError, ConnectionError) as error:
+        except (EOFError, ConnectionError):
             if multiprocessing.parent_process():
                 os._exit(1)
-            raise EOFError from error
+            raise FrostlineError("the process beside this one has died, for want of memory most likely.") from None
         if isinstance(message, BaseException):
             raise message
         return message
 
     def ask(self, message: object) -> Any:
-        """Tell the companion `message` and hear its answer.
-
-        Raises the FrostlineError or OSError with which it ended, and FrostlineError where it died.
-        """
+        """Tell the companion `message` and hear its answer, or the FrostlineError or OSError with which it ended."""
         self.tell(message)
-        try:
-            return self.hear()
-        except EOFError:
-            raise FrostlineError("the process beside this one has died, for want of memory most likely.") from None
+        return self.hear()
 
 
 class _FailedError(Exception):

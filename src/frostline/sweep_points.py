@@ -199,14 +199,14 @@ def _model_at(path: Path) -> keras.Model:
     """The model in the file `path`. For points in a row that share it, it is read once and then set back: building a
     backbone takes as long as an epoch over a thousand pictures."""
     if path != _kept.path:
-        _kept.path, _kept.model, _kept.values = None, None, []
+        _keep(None, None)
         keras.utils.clear_session()
         _keep(path, load_model(path))
     return _set(_kept.model, _kept.values)
 
 
-def _keep(path: Path, model: keras.Model) -> None:
-    _kept.path, _kept.model, _kept.values = path, model, _values_of(model)
+def _keep(path: Path | None, model: keras.Model | None) -> None:
+    _kept.path, _kept.model, _kept.values = path, model, _values_of(model) if model else []
 
 
 def _values_of(model: keras.Model) -> list[np.ndarray]:
@@ -232,7 +232,7 @@ def _transfer_once(settings: Config, shared: Shared, model_path: Path, on_epoch:
             for epoch in read_json(history_path):
                 on_epoch(epoch)
         else:
-            _kept.path, _kept.model = None, None  # not in memory beside a new one
+            _keep(None, None)  # not in memory beside a new one
             with _checkpoint("transfer", settings, shared, BACKBONE_WEIGHTS) as checkpoint:
                 model, history = phases.transfer(shared.data, BACKBONE_WEIGHTS, settings, on_epoch, checkpoint)
                 save_model(model, model_path, shared.data.classes)
