@@ -44,6 +44,18 @@ def new_project(folder: Path, *overrides: str) -> None:
     measure([sys.executable, "-m", "frostline.config", *overrides], folder, into=folder / "params.yaml")
 
 
+def prepare(folder: Path, *overrides: str) -> None:
+    """Make `folder` a project, and fetch and preprocess its pictures and its weights."""
+    new_project(folder, *overrides)
+    for name in ("fetch_data", "fetch_weights", "preprocess"):
+        stage(name, folder)
+
+
+def weights_from(file: Path | None) -> list[str]:
+    """The overrides for the backbone's weights in `file`; None: the default's seeded random ones."""
+    return ["weights=file", f"weights.path='{file.resolve()}'"] if file else []
+
+
 def stage(name: str, project: Path) -> Measured:
     """Run the stage `name`, as DVC runs it."""
     return measure([sys.executable, "-m", f"frostline.stages.{name}"], project)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from measuring import new_project, stage
+from measuring import prepare, weights_from
 from rich.console import Console
 from rich.table import Table
 
@@ -85,12 +85,10 @@ def main() -> None:
     overrides = [f"data.pictures={arguments.pictures}", "data.unlabelled=0"]
     if arguments.data:
         overrides = ["data=folder", f"data.path='{arguments.data.resolve()}'"]
-    overrides += ["weights=file", f"weights.path='{arguments.weights.resolve()}'"] if arguments.weights else []
+    overrides += weights_from(arguments.weights)
     with tempfile.TemporaryDirectory() as temporary:
         project = Path(temporary)
-        new_project(project, *overrides)
-        for name in ("fetch_data", "fetch_weights", "preprocess"):
-            stage(name, project)
+        prepare(project, *overrides)
         os.chdir(project)
         data = load_dataset(PROCESSED)
         table = Table(

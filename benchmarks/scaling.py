@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import matplotlib as mpl
-from measuring import new_project, stage
+from measuring import new_project, stage, weights_from
 from PIL import Image, ImageEnhance, ImageOps
 from rich.console import Console
 from rich.table import Table
@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--sizes", default="1000,5000,25000", help="numbers of pictures, separated by commas")
     parser.add_argument("--weights", type=Path, help="the backbone's weights (default: seeded random ones)")
     arguments, console = parser.parse_args(), Console(width=110)
-    weights = ["weights=file", f"weights.path='{arguments.weights.resolve()}'"] if arguments.weights else []
+    weights = weights_from(arguments.weights)
 
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as temporary:

@@ -17,7 +17,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from measuring import Measured, measure, new_project, stage
+import measuring
+from measuring import Measured, measure, stage, weights_from
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -47,11 +48,8 @@ def prepare(project: Path, arguments: argparse.Namespace) -> list[str]:
         shares = {"train": rest * 0.7 / 0.85, "validation": rest * 0.15 / 0.85, "test": test}
         data = [f"data.pictures={total}", "data.unlabelled=0"]
         data += [f"preprocess.{split}={share}" for split, share in shares.items()]
-    weights = ["weights=file", f"weights.path='{arguments.weights.resolve()}'"] if arguments.weights else []
     epochs = [f"{phase}.epochs={arguments.epochs}" for phase in PHASES]
-    new_project(project, *data, *weights, *epochs)
-    for name in ("fetch_data", "fetch_weights", "preprocess"):
-        stage(name, project)
+    measuring.prepare(project, *data, *weights_from(arguments.weights), *epochs)
     return epochs
 
 
