@@ -10,7 +10,7 @@ from frostline.quiet_tensorflow import keras, tf
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    """Seven inputs in blocks of three rows: the last has one."""
+    """Seven inputs in blocks of three: the last has one."""
     monkeypatch.setattr(learner, "BLOCK", 3 * 5)
 
 
@@ -49,13 +49,13 @@ def test_a_wide_layer_computes_what_dense_computes():
     other = learner_of(model)
     wide = other.get_layer("dense")
     assert isinstance(wide, WideDense)
-    assert [tuple(kernel.shape) for kernel in wide.kernels] == [(3, 5), (3, 5), (1, 5)]
+    assert [tuple(kernel.shape) for kernel in wide.kernels] == [(5, 3), (5, 3), (5, 1)]
     inputs = normal(9, 7)
     outputs, of_inputs, (kernel, bias, *_) = step(model, inputs)
     wide_outputs, of_wide_inputs, (*kernels, wide_bias, _, _) = step(other, inputs)
     np.testing.assert_allclose(wide_outputs, outputs, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(of_wide_inputs, of_inputs, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(tf.concat(kernels, 0), kernel, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(tf.transpose(tf.concat(kernels, 1)), kernel, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(wide_bias, bias, rtol=1e-4, atol=1e-5)
 
 
