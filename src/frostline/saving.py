@@ -11,15 +11,15 @@ from frostline.errors import FrostlineError
 from frostline.files import replacing, zip_entry
 from frostline.quiet_tensorflow import keras
 
-_CLASSES = "classes.json"
+_METADATA = "metadata.json"
 
 
 def save_model(model: keras.Model, path: Path, classes: Sequence[str]) -> None:
     """Save `model` and the names of its `classes` as a `.keras` file without a date or an address in memory.
 
     `keras.Model.save` writes the time of saving into the archive, and names objects that several layers share by their
-    `id()`: here there are no times, and these are numbered by first appearance. The classes are one more entry of the
-    archive, which Keras passes over.
+    `id()`: here there are no times, and these are numbered by first appearance. The classes stand with the version of
+    Keras, which passes over them; for one more entry it would unpack the whole archive wherever it loads one.
     """
     config = _number_shared_objects(json.dumps(keras.saving.serialize_keras_object(model)))
     with replacing(path) as temporary:
@@ -30,11 +30,11 @@ def save_model(model: keras.Model, path: Path, classes: Sequence[str]) -> None:
             # known beforehand, zipfile writes ZIP64 only where it must: releases of Python differ in it
             entry.file_size = weights.stat().st_size
             with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-                archive.writestr(zip_entry("metadata.json"), json.dumps({"keras_version": keras.__version__}))
+                metadata = {"keras_version": keras.__version__, "classes": list(classes)}
+                archive.writestr(zip_entry(_METADATA), json.dumps(metadata))
                 archive.writestr(zip_entry("config.json"), config)
                 with weights.open("rb") as reader, archive.open(entry, "w") as writer:
                     shutil.copyfileobj(reader, writer, 1 << 22)
-                archive.writestr(zip_entry(_CLASSES), json.dumps(list(classes)))
         finally:
             weights.unlink(missing_ok=True)
 
@@ -65,6 +65,6 @@ def load_classes(path: Path) -> list[str]:
     """The names of the classes of a model that `save_model` wrote, in the order of the labels."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return list(json.loads(archive.read(_CLASSES)))
+            return list(json.loads(archive.read(_METADATA))["classes"])
     except KeyError as error:
         raise FrostlineError(f"{path} does not name its classes.\nGive a model that Frostline has trained.") from error
