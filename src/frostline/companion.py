@@ -3,6 +3,7 @@
 Both hold one end of a line. What one tells, the other hears, in order.
 """
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -95,3 +96,4 @@ def _run(function: Callable[..., None], connection: Connection, arguments: tuple
         line.tell(error)
     except (KeyboardInterrupt, _FailedError):
         pass  # the other process says what happened
+    gc.freeze()  # as at the end of `stages.run_stage`
