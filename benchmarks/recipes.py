@@ -45,7 +45,8 @@ def train(data: Dataset, config: Config) -> Trained:
     """Train both phases of `config`; return the better one by validation."""
     keras.utils.clear_session()
     gc.collect()
-    model, history = phases.transfer(data, BACKBONE_WEIGHTS, config, on_epoch=lambda epoch: None)
+    model = phases.build_classifier(data, BACKBONE_WEIGHTS, config)
+    history = phases.transfer(model, data, config, on_epoch=lambda epoch: None)
     losses = {"transfer": kept_epoch(history, config.transfer.patience)["validation/loss"]}
     answers = {"transfer": phases.predict(model, data, "test", config)}
     history = phases.finetune(model, data, config, on_epoch=lambda epoch: None)

@@ -60,7 +60,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def transferred(prepared, weights, folder):
     with contextlib.chdir(folder):
-        return Trained(*phases.transfer(prepared, weights, composed(), on_epoch=lambda epoch: None))
+        model = phases.build_classifier(prepared, weights, composed())
+        return Trained(model, phases.transfer(model, prepared, composed(), on_epoch=lambda epoch: None))
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,8 @@ def test_both_phases_from_cached_features_equal_training_from_pixels(
 
 def test_bfloat16_trains_float32_weights_to_about_the_same_figures(settings, prepared, weights, transferred, finetuned):
     settings = dataclasses.replace(settings, precision="bfloat16")
-    model, first = phases.transfer(prepared, weights, settings, on_epoch=lambda epoch: None)
+    model = phases.build_classifier(prepared, weights, settings)
+    first = phases.transfer(model, prepared, settings, on_epoch=lambda epoch: None)
     second = phases.finetune(model, prepared, settings, on_epoch=lambda epoch: None)
     for each in (model, finetuned.model):
         assert {weight.dtype for weight in each.weights} == {"float32"}
@@ -160,7 +162,8 @@ def test_flip_trains_on_both_views_from_the_cache(settings, prepared, weights, t
 
     monkeypatch.setattr(features, "_compute", count)
     settings = dataclasses.replace(settings, augment="flip")
-    model, first = phases.transfer(prepared, weights, settings, on_epoch=lambda epoch: None)
+    model = phases.build_classifier(prepared, weights, settings)
+    first = phases.transfer(model, prepared, settings, on_epoch=lambda epoch: None)
     phases.finetune(model, prepared, settings, on_epoch=lambda epoch: None)
     rows = {split: len(prepared.labels(split)) for split in ("train", "validation")}
     assert sorted(computed) == sorted([rows["validation"], rows["train"], rows["train"]])
@@ -178,10 +181,12 @@ def test_mirrored_rows_are_taken_from_the_mirrored_features():
 def test_full_augmentation_learns_without_touching_frozen_layers(settings, prepared, weights):
     settings = dataclasses.replace(settings, augment="full")
     settings.model.cut_layer = "mixed1"  # a third of the layers to trace
-    model, first = phases.transfer(prepared, weights, settings, on_epoch=lambda epoch: None)
+    model = phases.build_classifier(prepared, weights, settings)
+    first = phases.transfer(model, prepared, settings, on_epoch=lambda epoch: None)
     before = model.get_layer("conv2d_3").kernel.numpy(), model.get_layer("batch_normalization_3").moving_mean.numpy()
     phases.finetune(model, prepared, settings, on_epoch=lambda epoch: None)
     np.testing.assert_array_equal(model.get_layer("conv2d_3").kernel, before[0])
     np.testing.assert_array_equal(model.get_layer("batch_normalization_3").moving_mean, before[1])
-    _, again = phases.transfer(prepared, weights, settings, on_epoch=lambda epoch: None)
+    anew = phases.build_classifier(prepared, weights, settings)
+    again = phases.transfer(anew, prepared, settings, on_epoch=lambda epoch: None)
     assert again == first

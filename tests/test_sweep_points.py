@@ -104,7 +104,8 @@ def test_all_layers_come_from_one_pass_and_a_killed_point_ends_in_the_bytes_of_o
     # Alone: in a folder with no features and no other points.
     monkeypatch.chdir(tmp_path)
     data = load_dataset(folder / PROCESSED)
-    model, first = phases.transfer(data, folder / BACKBONE_WEIGHTS, upper, nothing)
+    model = phases.build_classifier(data, folder / BACKBONE_WEIGHTS, upper)
+    first = phases.transfer(model, data, upper, nothing)
     save_model(model, tmp_path / "model.keras", data.classes)
     second = phases.finetune(load_model(tmp_path / "model.keras"), data, upper, nothing)
     assert "features" in bars(capsys)

@@ -74,7 +74,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Iterator
     files = {phase: folder / f"{phase}.keras" for phase in ("transfer", "finetune")}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)  # for the feature cache
-        model, first = phases.transfer(data, weights, settings, on_epoch=lambda epoch: None)
+        model = phases.build_classifier(data, weights, settings)
+        first = phases.transfer(model, data, settings, on_epoch=lambda epoch: None)
         save_model(model, files["transfer"], data.classes)
         second = phases.finetune(model, data, settings, on_epoch=lambda epoch: None)
         save_model(model, files["finetune"], data.classes)

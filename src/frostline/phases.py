@@ -20,18 +20,14 @@ from frostline.training import Epoch, Examples, OnEpoch
 from frostline.workers import threads
 
 
-def transfer(
-    data: Dataset, weights: Path, settings: Config, on_epoch: OnEpoch, checkpoint: Path | None = None
-) -> tuple[keras.Model, list[Epoch]]:
-    """Train a new head on the frozen backbone with the pretrained `weights`; with `checkpoint`, see `training.train`.
+def build_classifier(data: Dataset, weights: Path, settings: Config) -> keras.Model:
+    """The classifier that `transfer` trains: a new head for the classes of `data` on the frozen backbone.
 
-    Returns the classifier (pictures (N, size, size, 3) from 0 to 255 → probabilities, see `add_head`) and each epoch's
-    figures.
+    `weights`: the backbone's pretrained ones. It takes pictures (N, size, size, 3) from 0 to 255; see `add_head`.
     """
-    choose_determinism(settings)
     base = backbone.build_backbone(settings.preprocess.picture_size, weights, settings.model.backbone)
     cut = settings.model.cut_layer
-    thaw_from = backbone.resolve_thaw_from(base, cut, settings.finetune.thaw_from)
+    backbone.resolve_thaw_from(base, cut, settings.finetune.thaw_from)  # what is wrong there is said at once
     model = add_head(
         base,
         cut,
@@ -41,10 +37,22 @@ def transfer(
         seed=derive_seed(settings.seed, "head"),
         classes=len(data.classes),
     )
-    # The second phase's features come from the same pass over the pictures.
-    also = backbone.frontier(model, thaw_from)
     backbone.freeze(model, backbone=base)
-    return model, _train(model, [cut], data, "transfer", settings.transfer, settings, on_epoch, checkpoint, also)
+    return model
+
+
+def transfer(
+    model: keras.Model, data: Dataset, settings: Config, on_epoch: OnEpoch, checkpoint: Path | None = None
+) -> list[Epoch]:
+    """Train the head of the new classifier `model`, in place; return each epoch's figures.
+
+    `on_epoch` and `checkpoint`, here and below: see `training.train`.
+    """
+    choose_determinism(settings)
+    # The second phase's features come from the same pass over the pictures.
+    also = backbone.frontier(model, _frost_line(model, settings))
+    cut = settings.model.cut_layer
+    return _train(model, [cut], data, "transfer", settings.transfer, settings, on_epoch, checkpoint, also)
 
 
 def checkpoint_path(phase: str, settings: Config, data: Dataset, start: Path) -> Path:
@@ -74,10 +82,14 @@ def finetune(
 ) -> list[Epoch]:
     """Thaw the classifier `model` from the frost line on and train it on, in place; return each epoch's figures."""
     choose_determinism(settings)
-    thaw_from = backbone.resolve_thaw_from(model, settings.model.cut_layer, settings.finetune.thaw_from)
+    thaw_from = _frost_line(model, settings)
     backbone.thaw(model, thaw_from, settings.finetune.batch_norm)
     layers = backbone.frontier(model, thaw_from)
     return _train(model, layers, data, "finetune", settings.finetune, settings, on_epoch, checkpoint)
+
+
+def _frost_line(model: keras.Model, settings: Config) -> str:
+    return backbone.resolve_thaw_from(model, settings.model.cut_layer, settings.finetune.thaw_from)
 
 
 def choose_determinism(settings: Config) -> None:
@@ -163,8 +175,7 @@ def predict(model: keras.Model, data: Dataset, split: str, settings: Config, mir
     whatever the phases were trained in, as the saved model computes.
     """
     choose_determinism(settings)
-    thaw_from = backbone.resolve_thaw_from(model, settings.model.cut_layer, settings.finetune.thaw_from)
-    layers = backbone.frontier(model, thaw_from)
+    layers = backbone.frontier(model, _frost_line(model, settings))
     return training.predictor(backbone.part(model, layers))(
         cached_features(model, data, split, layers, settings, "float32", mirrored)
     )

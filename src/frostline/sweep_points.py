@@ -234,7 +234,8 @@ def _transfer_once(settings: Config, shared: Shared, model_path: Path, on_epoch:
         else:
             _keep(None, None)  # not in memory beside a new one
             with _checkpoint("transfer", settings, shared, BACKBONE_WEIGHTS) as checkpoint:
-                model, history = phases.transfer(shared.data, BACKBONE_WEIGHTS, settings, on_epoch, checkpoint)
+                model = phases.build_classifier(shared.data, BACKBONE_WEIGHTS, settings)
+                history = phases.transfer(model, shared.data, settings, on_epoch, checkpoint)
                 save_model(model, model_path, shared.data.classes)
                 write_json(history_path, history)  # last: it says that the model is there
             for variable in model.variables:

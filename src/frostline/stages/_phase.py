@@ -15,32 +15,35 @@ from frostline.saving import save_model
 from frostline.settings import Config
 from frostline.training import EPOCH_COLUMNS, Epoch, OnEpoch, kept_epoch, with_kept_last
 
-Train = Callable[[Dataset, OnEpoch, Path], tuple[keras.Model, list[Epoch]]]
+Build = Callable[[Dataset], keras.Model]
+Train = Callable[[keras.Model, Dataset, Config, OnEpoch, Path], list[Epoch]]
 
 
-def run_phase(phase: str, config: Config, start: Path, record: Line, train: Train) -> None:
-    """Run `train` as the stage `phase` ("transfer" or "finetune"), starting from the weights in the file `start`.
+def run_phase(phase: str, config: Config, start: Path, record: Line, build: Build, train: Train) -> None:
+    """Run the stage `phase` ("transfer" or "finetune"): `train` what `build` makes of the weights in the file `start`.
 
     Of several processes (see `distribution`) only the chief leaves anything; the others end when its outputs are there.
     `record`: the line to `record_phase`.
     """
     strategy = distribution.strategy_of(config.distribution)
     if distribution.is_chief(strategy):
-        _train_and_tell(phase, config, start, record, train)
+        _train_and_tell(phase, config, start, record, build, train)
     else:
         data = load_dataset(PROCESSED)
-        train(data, lambda epoch: None, checkpoint_path(phase, config, data, start))
+        train(build(data), data, config, lambda epoch: None, checkpoint_path(phase, config, data, start))
     distribution.wait_for_all(strategy)
 
 
-def _train_and_tell(phase: str, config: Config, start: Path, record: Line, train: Train) -> None:
+def _train_and_tell(phase: str, config: Config, start: Path, record: Line, build: Build, train: Train) -> None:
     for output in (MODELS[phase], CURVES[phase], TRAINING[phase]):
         check_writable(output)
     data = load_dataset(PROCESSED)
-    record.ask(precision.resolve(config.precision))
+    record.tell(precision.resolve(config.precision))
+    model = build(data)
+    record.hear()  # the run is open, or nothing is trained
     checkpoint = checkpoint_path(phase, config, data, start)
     patience = getattr(config, phase).patience
-    model, history = train(data, record.tell, checkpoint)
+    history = train(model, data, config, record.tell, checkpoint)
     for epoch in with_kept_last(history, patience)[len(history) :]:  # the others were told as they came
         record.tell(epoch)
     save_model(model, MODELS[phase], data.classes)

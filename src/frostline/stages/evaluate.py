@@ -18,9 +18,10 @@ def main(config: Config, record: Line) -> None:
         return [{name: float(value) for name, value in row.items()} for row in rows]
 
     data = load_dataset(PROCESSED)
+    record.tell("open the run")
     models = {phase: load_model(path) for phase, path in MODELS.items()}
     curves = {phase: numbers(read_csv(path)) for phase, path in CURVES.items()}
-    record.ask("open the run")
+    record.hear()
     found = assess(models, data, config)
     write_assessment(found, models, data, curves, config)
     epochs = {phase: with_kept_last(curve, getattr(config, phase).patience) for phase, curve in curves.items()}

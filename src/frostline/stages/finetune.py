@@ -10,17 +10,12 @@ from frostline.stages._record import record_phase
 
 
 def main(config: Config, record: Line) -> None:
-    from frostline.distribution import strategy_of
     from frostline.phases import finetune
     from frostline.saving import load_model
     from frostline.stages._phase import run_phase
 
     start = MODELS["transfer"]
-    strategy_of(config.distribution)  # before TensorFlow does anything else
-    model = load_model(start)
-    run_phase(
-        "finetune", config, start, record, lambda data, *options: (model, finetune(model, data, config, *options))
-    )
+    run_phase("finetune", config, start, record, lambda data: load_model(start), finetune)
 
 
 if __name__ == "__main__":

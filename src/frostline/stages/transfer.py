@@ -10,10 +10,10 @@ from frostline.stages._record import record_phase
 
 
 def main(config: Config, record: Line) -> None:
-    from frostline.phases import transfer
+    from frostline.phases import build_classifier, transfer
     from frostline.stages._phase import run_phase
 
-    run_phase("transfer", config, START, record, lambda data, *options: transfer(data, START, config, *options))
+    run_phase("transfer", config, START, record, lambda data: build_classifier(data, START, config), transfer)
 
 
 if __name__ == "__main__":
