@@ -16,8 +16,8 @@ class WideDense(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
 
     The head's kernel on 37,632 flattened features has 154 MB. Its gradient as a whole is written to memory, cast, and
     read again by Adam, each time past every cache. In blocks, TensorFlow computes the gradient of one, updates that
-    one, and takes the next. Transposed, as of the products of few rows (a batch) that a step consists of, oneDNN has
-    quick kernels for all three this way; in the order of keras.layers.Dense one of them takes four times as long.
+    one, and takes the next. They are transposed since oneDNN has quick kernels for all three products of a step (of
+    few rows: a batch) that way round; in the order of keras.layers.Dense one of them takes four times as long.
     """
 
     def __init__(self, units: int, activation: Any, name: str, dtype: Any) -> None:

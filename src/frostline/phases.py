@@ -26,11 +26,10 @@ def build_classifier(data: Dataset, weights: Path, settings: Config) -> keras.Mo
     `weights`: the backbone's pretrained ones. It takes pictures (N, size, size, 3) from 0 to 255; see `add_head`.
     """
     base = backbone.build_backbone(settings.preprocess.picture_size, weights, settings.model.backbone)
-    cut = settings.model.cut_layer
-    backbone.resolve_thaw_from(base, cut, settings.finetune.thaw_from)  # what is wrong there is said at once
+    _frost_line(base, settings)  # what is wrong there is said at once, and names layers above the cut, too
     model = add_head(
         base,
-        cut,
+        settings.model.cut_layer,
         dense_units=settings.model.dense_units,
         dropout=settings.model.dropout,
         pooling=settings.model.pooling,
@@ -51,8 +50,8 @@ def transfer(
     choose_determinism(settings)
     # The second phase's features come from the same pass over the pictures.
     also = backbone.frontier(model, _frost_line(model, settings))
-    cut = settings.model.cut_layer
-    return _train(model, [cut], data, "transfer", settings.transfer, settings, on_epoch, checkpoint, also)
+    layers = [settings.model.cut_layer]
+    return _train(model, layers, data, "transfer", settings.transfer, settings, on_epoch, checkpoint, also)
 
 
 def checkpoint_path(phase: str, settings: Config, data: Dataset, start: Path) -> Path:
