@@ -91,6 +91,15 @@ def test_effects_are_fitted_on_validation_and_measured_on_test() -> None:
     assert together.interval == temperature.interval
 
 
+def test_effects_draw_only_the_interval_that_they_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unread(*_: object) -> None:
+        raise AssertionError("areas below ROC curves are drawn, and nobody reads them")
+
+    monkeypatch.setattr("frostline.evaluation._mean_roc_aucs", unread)
+    views = Views(*noisy(60, 3.0))
+    assert len(effects(views, views, chosen={"clip": True}, threshold=0.5, bins=10, resamples=100, seed=1)) == 3
+
+
 def test_flip_is_measured_where_mirrored_pictures_were_computed() -> None:
     rng = np.random.default_rng(3)
     labels, plain = noisy(300, 3.0, seed=3)

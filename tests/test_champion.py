@@ -37,6 +37,15 @@ def test_the_better_one_wins_and_the_other_way_around_it_does_not(tmp_path: Path
     assert outcome.reason.startswith("Not better than the champion beyond chance")
 
 
+def test_a_contest_draws_only_the_interval_that_it_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unread(*_: object) -> None:
+        raise AssertionError("areas below ROC curves are drawn, and nobody reads them")
+
+    monkeypatch.setattr("frostline.evaluation._mean_roc_aucs", unread)
+    model = (write(tmp_path / "predictions.csv", *noisy(40, 2.0)), "finetune")
+    assert not challenge(model, model, ["c0", "c1"], resamples=100, seed=1).wins
+
+
 def test_a_difference_that_may_be_chance_and_equal_predictions_do_not_win(tmp_path: Path) -> None:
     labels, probabilities = noisy(40, 2.0)
     rng = np.random.default_rng(1)

@@ -13,6 +13,7 @@ from frostline.errors import FrostlineError
 from frostline.evaluation import (
     Interval,
     McNemar,
+    Part,
     _mean_roc_aucs,
     _roc_aucs,
     bootstrap_intervals,
@@ -149,6 +150,37 @@ def test_intervals_equal_a_plain_loop_with_the_same_draws(monkeypatch: pytest.Mo
         for name, interval in intervals["difference"].items():
             expected = np.percentile([row[name] for row in drawn], [2.5, 97.5])
             assert (interval.low, interval.high) == pytest.approx(tuple(expected), abs=1e-12)
+
+
+@pytest.mark.parametrize("draw", [noisy, lambda count, noise: noisy_of_many(count, 3, noise)], ids=["two", "three"])
+@pytest.mark.parametrize("parts", [["transfer"], ["difference"], ["finetune", "difference"]], ids="+".join)
+@pytest.mark.parametrize("wanted", [["log_loss"], ["roc_auc"], ["brier", "roc_auc", "accuracy"]], ids="+".join)
+def test_intervals_do_not_depend_on_what_else_is_asked_for(draw: Any, parts: list[Part], wanted: list[str]) -> None:
+    labels, transfer = draw(50, 3)
+    both = (labels, transfer, draw(50, 2)[1])
+    settings: dict[str, Any] = {"threshold": 0.4, "resamples": 100, "seed": 7}
+    every, some = bootstrap_intervals(*both, **settings), bootstrap_intervals(*both, wanted, parts, **settings)
+    assert {part: list(found) for part, found in some.items()} == dict.fromkeys(parts, wanted)
+    for part in parts:
+        for name in wanted:
+            expected = every[part][name]
+            assert (some[part][name].low, some[part][name].high) == pytest.approx((expected.low, expected.high), 1e-12)
+
+
+def test_areas_are_drawn_only_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+
+    def counted(*args: Any) -> np.ndarray:
+        drawn.append(1)
+        return _mean_roc_aucs(*args)
+
+    monkeypatch.setattr("frostline.evaluation._mean_roc_aucs", counted)
+    labels, transfer = noisy(50, 3)
+    both = (labels, transfer, noisy(50, 2)[1])
+    bootstrap_intervals(*both, ["log_loss", "brier"], threshold=0.5, resamples=100, seed=7)
+    assert not drawn
+    bootstrap_intervals(*both, ["roc_auc"], ["finetune"], threshold=0.5, resamples=100, seed=7)
+    assert len(drawn) == 1
 
 
 def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:

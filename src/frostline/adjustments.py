@@ -152,7 +152,9 @@ def effects(
         adjustment = fit(validation, **parts)
         after = adjustment.apply(test.plain, test.mirrored)
         loss, ece = (figures(test.labels, after, threshold, bins)[figure] for figure in ("log_loss", "ece"))
-        both = {"transfer": test.plain, "finetune": after}
-        intervals = bootstrap_intervals(test.labels, **both, threshold=threshold, resamples=resamples, seed=seed)
+        both = (test.labels, test.plain, after)
+        intervals = bootstrap_intervals(
+            *both, ["log_loss"], ["difference"], threshold=threshold, resamples=resamples, seed=seed
+        )
         found.append(Effect(name, adjustment, loss, ece, loss - before, intervals["difference"]["log_loss"]))
     return found

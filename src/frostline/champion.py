@@ -34,7 +34,9 @@ def challenge(
     labels = np.array([classes.index(row["class"]) for row in after])
     both = [probabilities_of(rows, phase, classes) for rows, phase in ((before, champion[1]), (after, new[1]))]
     first, second = (float(np.mean(log_losses(labels, probabilities))) for probabilities in both)
-    intervals = bootstrap_intervals(labels, *both, threshold=0.5, resamples=resamples, seed=seed)
+    intervals = bootstrap_intervals(
+        labels, both[0], both[1], ["log_loss"], ["difference"], threshold=0.5, resamples=resamples, seed=seed
+    )
     interval = intervals["difference"]["log_loss"]
     digits = decimals(second - first, interval.low, interval.high)
     wins = interval.high < 0

@@ -5,7 +5,7 @@ Both phases predict a probability per class. Every interval is a 95% percentile 
 happens to hold, not the luck of training: another seed gives another model.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,7 +18,11 @@ from frostline.log_loss import log_losses
 from frostline.seeds import generator
 
 Phase = Literal["transfer", "finetune"]
+Part = Literal["transfer", "finetune", "difference"]
 Outcome = Literal["better", "worse", "indistinguishable"]
+
+PARTS: tuple[Part, ...] = ("transfer", "finetune", "difference")
+"""What has figures and intervals: each phase, and finetune - transfer."""
 
 INTERVAL_FIGURES = ("log_loss", "accuracy", "roc_auc", "brier")
 """The figures that get a 95% interval; the first decides the verdict."""
@@ -126,7 +130,8 @@ def evaluate(
     _check(labels, phases)
     by_phase = {phase: figures(labels, p, threshold, bins) for phase, p in phases.items()}
     before, after = by_phase["transfer"], by_phase["finetune"]
-    intervals = bootstrap_intervals(labels, **phases, threshold=threshold, resamples=resamples, seed=seed)
+    both = (phases["transfer"], phases["finetune"])
+    intervals = bootstrap_intervals(labels, *both, threshold=threshold, resamples=resamples, seed=seed)
     decisions = mcnemar(labels, **phases, threshold=threshold)
     return Evaluation(
         pictures=len(labels),
@@ -275,55 +280,73 @@ def bootstrap_intervals(
     labels: np.ndarray,
     transfer: np.ndarray,
     finetune: np.ndarray,
+    wanted: Sequence[str] = INTERVAL_FIGURES,
+    parts: Sequence[Part] = PARTS,
     *,
     threshold: float,
     resamples: int,
     seed: int,
 ) -> Intervals:
-    """Return 95% percentile intervals of INTERVAL_FIGURES for each phase and for finetune - transfer.
+    """Return 95% percentile intervals of the figures `wanted`, of INTERVAL_FIGURES, for the `parts` asked for.
+
+    Only these are computed: the areas below ROC curves take most of the time. The resamples follow from `seed` and the
+    number of pictures alone, so an interval is the same, up to rounding, whatever else is asked for.
 
     Each resample draws N pictures with replacement, the same for both phases: the difference is paired.
     roc_auc leaves out, in each resample, the classes that it holds only or not at all, and resamples of one class; it
     is absent where `labels` holds one class only.
     """
-    count = len(labels)
-    ranked = ranked_classes(labels, transfer)
-    per_picture = {
-        phase: np.stack(
-            [log_losses(labels, p), decide(p, threshold) == labels, squared_errors(labels, p)],
-            axis=1,
-            dtype=np.float64,
-        )
-        for phase, p in (("transfer", transfer), ("finetune", finetune))
-    }
+    means_of = [name for name in wanted if name != "roc_auc"]
+    ranked = ranked_classes(labels, transfer) if "roc_auc" in wanted else []
+    phases = {"transfer": transfer, "finetune": finetune}
+    per_picture = {phase: _per_picture(labels, p, means_of, threshold) for phase, p in phases.items()}
     # The difference is taken per picture: equal predictions then differ by exactly 0, free of rounding.
     per_picture["difference"] = per_picture["finetune"] - per_picture["transfer"]
-    columns = np.concatenate(list(per_picture.values()), axis=1)
+    columns = np.concatenate([per_picture[part] for part in parts], axis=1)
+    needed = [phase for phase in phases if phase in parts or "difference" in parts]
 
-    rng, means, areas = generator(seed, "bootstrap"), [], []
+    means, areas = [], []
+    for times in _resamples(len(labels), resamples, seed):
+        means.append(times @ columns / len(labels))
+        if ranked:
+            drawn = np.ascontiguousarray(times.T)
+            areas.append([_mean_roc_aucs(drawn, labels, phases[phase], ranked) for phase in needed])
+
+    mean = np.concatenate(means).reshape(resamples, len(parts), len(means_of))
+    samples = {part: dict(zip(means_of, mean[:, i].T, strict=True)) for i, part in enumerate(parts)}
+    if ranked:
+        area = dict(zip(needed, np.concatenate(areas, axis=1), strict=True))
+        if "difference" in parts:
+            area["difference"] = area["finetune"] - area["transfer"]
+        for part in parts:
+            samples[part]["roc_auc"] = area[part][~np.isnan(area[part])]
+    return {part: {name: _interval(drawn[name]) for name in wanted if name in drawn} for part, drawn in samples.items()}
+
+
+def _per_picture(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str], threshold: float) -> np.ndarray:
+    """Of each picture what the figures `names` are the means of, (N, names) float64."""
+    found = np.empty((len(labels), len(names)))
+    for column, name in enumerate(names):
+        match name:
+            case "log_loss":
+                found[:, column] = log_losses(labels, probabilities)
+            case "accuracy":
+                found[:, column] = decide(probabilities, threshold) == labels
+            case "brier":
+                found[:, column] = squared_errors(labels, probabilities)
+            case _:
+                raise ValueError(f"no intervals of {name}")
+    return found
+
+
+def _resamples(count: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield, in chunks of resamples (R, N) float64, how often each of `count` pictures is drawn."""
+    rng = generator(seed, "bootstrap")
     chunk = max(1, _BOOTSTRAP_CELLS // count)
     for start in range(0, resamples, chunk):
         size = min(chunk, resamples - start)
         cells = rng.integers(count, size=(size, count)) + count * np.arange(size)[:, None]
-        times = np.bincount(cells.ravel(), minlength=size * count).reshape(size, count).astype(np.float64)
-        means.append(times @ columns / count)
-        if ranked:
-            drawn = np.ascontiguousarray(times.T)
-            areas.append([_mean_roc_aucs(drawn, labels, p, ranked) for p in (transfer, finetune)])
-
-    mean = np.concatenate(means).reshape(resamples, 3, 3)
-    samples = {
-        part: dict(zip(("log_loss", "accuracy", "brier"), mean[:, i].T, strict=True))
-        for i, part in enumerate(per_picture)
-    }
-    if ranked:
-        before, after = np.concatenate(areas, axis=1)
-        for part, area in (("transfer", before), ("finetune", after), ("difference", after - before)):
-            samples[part]["roc_auc"] = area[~np.isnan(area)]
-    return {
-        part: {name: _interval(drawn[name]) for name in INTERVAL_FIGURES if name in drawn}
-        for part, drawn in samples.items()
-    }
+        yield np.bincount(cells.ravel(), minlength=size * count).reshape(size, count).astype(np.float64)
 
 
 def _mean_roc_aucs(
