@@ -13,10 +13,12 @@ from frostline.errors import FrostlineError
 from frostline.evaluation import (
     Interval,
     McNemar,
+    Pair,
     Part,
     _mean_roc_aucs,
     _roc_aucs,
     bootstrap_intervals,
+    by_phase,
     changed_decisions,
     confusion_matrix,
     evaluate,
@@ -105,7 +107,7 @@ def test_undefined_figures_are_absent(label: int, absent: set[str]) -> None:
     found = figures(labels, low, 0.5, 15)
     assert not found.keys() & (absent | {"roc_auc", "average_precision"})
     assert ("f1" in found) == (label == 1)
-    result = evaluate(labels, low, of(low[:, 1] / 2), threshold=0.5, bins=15, resamples=100, seed=1)
+    result = evaluate(Pair(labels, low, of(low[:, 1] / 2)), threshold=0.5, bins=15, resamples=100, seed=1)
     for part in result.as_metrics().values():
         assert all(not isinstance(value, float) or math.isfinite(value) for value in part.values())
     assert "roc_auc" not in result.intervals["difference"]
@@ -135,16 +137,16 @@ def test_mean_areas_leave_out_the_classes_that_a_resample_lacks() -> None:
 
 @pytest.mark.parametrize("draw", [noisy, lambda count, noise: noisy_of_many(count, 3, noise)], ids=["two", "three"])
 def test_intervals_equal_a_plain_loop_with_the_same_draws(monkeypatch: pytest.MonkeyPatch, draw: Any) -> None:
-    labels, transfer = draw(50, 3)
-    finetune = draw(50, 2)[1]
-    whole = bootstrap_intervals(labels, transfer, finetune, threshold=0.5, resamples=100, seed=7)
+    labels, baseline = draw(50, 3)
+    pair = Pair(labels, baseline, draw(50, 2)[1])
+    whole = bootstrap_intervals(pair, threshold=0.5, resamples=100, seed=7)
     monkeypatch.setattr("frostline.evaluation._BOOTSTRAP_CELLS", 1000)  # in chunks of 20 resamples
-    chunked = bootstrap_intervals(labels, transfer, finetune, threshold=0.5, resamples=100, seed=7)
+    chunked = bootstrap_intervals(pair, threshold=0.5, resamples=100, seed=7)
 
     rng, drawn = generator(7, "bootstrap"), []
     for _ in range(100):
         rows = rng.integers(50, size=50)
-        before, after = (figures(labels[rows], p[rows], 0.5, 15) for p in (transfer, finetune))
+        before, after = (figures(labels[rows], p[rows], 0.5, 15) for p in (pair.baseline, pair.candidate))
         drawn.append({name: after[name] - before[name] for name in ("log_loss", "accuracy", "roc_auc", "brier")})
     for intervals in (whole, chunked):
         for name, interval in intervals["difference"].items():
@@ -153,13 +155,13 @@ def test_intervals_equal_a_plain_loop_with_the_same_draws(monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("draw", [noisy, lambda count, noise: noisy_of_many(count, 3, noise)], ids=["two", "three"])
-@pytest.mark.parametrize("parts", [["transfer"], ["difference"], ["finetune", "difference"]], ids="+".join)
+@pytest.mark.parametrize("parts", [["baseline"], ["difference"], ["candidate", "difference"]], ids="+".join)
 @pytest.mark.parametrize("wanted", [["log_loss"], ["roc_auc"], ["brier", "roc_auc", "accuracy"]], ids="+".join)
 def test_intervals_do_not_depend_on_what_else_is_asked_for(draw: Any, parts: list[Part], wanted: list[str]) -> None:
-    labels, transfer = draw(50, 3)
-    both = (labels, transfer, draw(50, 2)[1])
+    labels, baseline = draw(50, 3)
+    pair = Pair(labels, baseline, draw(50, 2)[1])
     settings: dict[str, Any] = {"threshold": 0.4, "resamples": 100, "seed": 7}
-    every, some = bootstrap_intervals(*both, **settings), bootstrap_intervals(*both, wanted, parts, **settings)
+    every, some = bootstrap_intervals(pair, **settings), bootstrap_intervals(pair, wanted, parts, **settings)
     assert {part: list(found) for part, found in some.items()} == dict.fromkeys(parts, wanted)
     for part in parts:
         for name in wanted:
@@ -175,11 +177,11 @@ def test_areas_are_drawn_only_where_they_are_asked_for(monkeypatch: pytest.Monke
         return _mean_roc_aucs(*args)
 
     monkeypatch.setattr("frostline.evaluation._mean_roc_aucs", counted)
-    labels, transfer = noisy(50, 3)
-    both = (labels, transfer, noisy(50, 2)[1])
-    bootstrap_intervals(*both, ["log_loss", "brier"], threshold=0.5, resamples=100, seed=7)
+    labels, baseline = noisy(50, 3)
+    pair = Pair(labels, baseline, noisy(50, 2)[1])
+    bootstrap_intervals(pair, ["log_loss", "brier"], threshold=0.5, resamples=100, seed=7)
     assert not drawn
-    bootstrap_intervals(*both, ["roc_auc"], ["finetune"], threshold=0.5, resamples=100, seed=7)
+    bootstrap_intervals(pair, ["roc_auc"], ["candidate"], threshold=0.5, resamples=100, seed=7)
     assert len(drawn) == 1
 
 
@@ -187,39 +189,39 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     truth, hits, trials = norm.cdf(2 / 2.0), 0, 200
     for seed in range(trials):
         labels, probabilities = noisy(200, 2.0, seed)
-        found = bootstrap_intervals(labels, probabilities, probabilities, threshold=0.5, resamples=200, seed=seed)
-        interval = found["transfer"]["accuracy"]
+        found = bootstrap_intervals(Pair(labels, probabilities, probabilities), threshold=0.5, resamples=200, seed=seed)
+        interval = found["baseline"]["accuracy"]
         hits += interval.low <= truth <= interval.high
     assert 0.88 <= hits / trials <= 0.99
 
 
-def test_the_paired_difference_is_narrower_than_the_phases_suggest() -> None:
-    labels, transfer = noisy(400, 3)
-    finetune = of(np.clip(transfer[:, 1] + 0.05 * (2 * labels - 1), 0, 1))
-    found = bootstrap_intervals(labels, transfer, finetune, threshold=0.5, resamples=500, seed=1)
+def test_the_paired_difference_is_narrower_than_the_models_suggest() -> None:
+    labels, baseline = noisy(400, 3)
+    candidate = of(np.clip(baseline[:, 1] + 0.05 * (2 * labels - 1), 0, 1))
+    found = bootstrap_intervals(Pair(labels, baseline, candidate), threshold=0.5, resamples=500, seed=1)
     width = {part: found[part]["brier"].high - found[part]["brier"].low for part in found}
-    assert width["difference"] < width["transfer"] / 3
+    assert width["difference"] < width["baseline"] / 3
     assert found["difference"]["brier"].high < 0
 
 
 def test_mcnemar_by_hand() -> None:
     # 8 set right, 2 got wrong: 2 * (C(10,0) + C(10,1) + C(10,2)) / 2^10 = 112 / 1024.
     labels = np.ones(12, np.uint8)
-    transfer = of([0.1] * 8 + [0.9] * 4)
-    finetune = of([0.9] * 8 + [0.1] * 2 + [0.9] * 2)
-    found = mcnemar(labels, transfer, finetune, 0.5)
+    baseline = of([0.1] * 8 + [0.9] * 4)
+    candidate = of([0.9] * 8 + [0.1] * 2 + [0.9] * 2)
+    found = mcnemar(Pair(labels, baseline, candidate), 0.5)
     assert (found.n_better, found.n_worse) == (8, 2)
     assert found.p_value == pytest.approx(112 / 1024)
-    assert mcnemar(labels, transfer, transfer, 0.5) == McNemar(0, 0, 1.0)
+    assert mcnemar(Pair(labels, baseline, baseline), 0.5) == McNemar(0, 0, 1.0)
 
 
 def test_rows_for_the_galleries() -> None:
     labels = np.array([1, 1, 0, 0, 1])
-    transfer = of([0.4, 0.1, 0.2, 0.4, 0.9])
-    finetune = of([0.6, 0.9, 0.7, 0.3, 0.8])
-    better, worse = changed_decisions(labels, transfer, finetune, 0.5)
+    baseline = of([0.4, 0.1, 0.2, 0.4, 0.9])
+    candidate = of([0.6, 0.9, 0.7, 0.3, 0.8])
+    better, worse = changed_decisions(Pair(labels, baseline, candidate), 0.5)
     assert (better.tolist(), worse.tolist()) == ([1, 0], [2])
-    assert surest_mistakes(labels, transfer, 0.5).tolist() == [1, 0]
+    assert surest_mistakes(labels, baseline, 0.5).tolist() == [1, 0]
 
 
 BASE = {"log_loss": 0.071, "accuracy": 0.95}
@@ -260,7 +262,7 @@ def test_verdict_chance_and_tie() -> None:
 def test_identical_predictions_differ_by_exactly_nothing(count: int) -> None:
     labels, probabilities = noisy(count, 3, seed=3)
     labels[:2] = 0, 1
-    result = evaluate(labels, probabilities, probabilities.copy(), threshold=0.5, bins=15, resamples=200, seed=42)
+    result = evaluate(Pair(labels, probabilities, probabilities.copy()), threshold=0.5, bins=15, resamples=200, seed=42)
     assert set(result.difference.values()) == {0}
     assert all(interval == Interval(0, 0) for interval in result.intervals["difference"].values())
     assert (result.verdict.outcome, result.verdict.winner) == ("indistinguishable", "transfer")
@@ -270,8 +272,8 @@ def test_a_real_difference_is_found_and_one_of_the_wrong_sign_too() -> None:
     labels, transfer = noisy(300, 4)
     finetune = noisy(300, 1)[1]
     settings: dict[str, Any] = {"threshold": 0.5, "bins": 15, "resamples": 500, "seed": 42}
-    assert evaluate(labels, transfer, finetune, **settings).verdict.outcome == "better"
-    assert evaluate(labels, finetune, transfer, **settings).verdict.outcome == "worse"
+    assert evaluate(Pair(labels, transfer, finetune), **settings).verdict.outcome == "better"
+    assert evaluate(Pair(labels, finetune, transfer), **settings).verdict.outcome == "worse"
 
 
 def test_metrics_are_plain_numbers_of_both_phases_and_the_seed_decides_them(tmp_path: Path) -> None:
@@ -280,7 +282,7 @@ def test_metrics_are_plain_numbers_of_both_phases_and_the_seed_decides_them(tmp_
 
     def found(seed: int) -> dict[str, dict[str, Any]]:
         return evaluate(
-            labels.astype(np.uint8), transfer, finetune, threshold=0.5, bins=15, resamples=200, seed=seed
+            Pair(labels.astype(np.uint8), transfer, finetune), threshold=0.5, bins=15, resamples=200, seed=seed
         ).as_metrics()
 
     result = found(1)
@@ -303,9 +305,9 @@ def test_unusable_predictions_say_which_phase_and_what_to_do() -> None:
     diverged[:3] = of([np.nan, 1.5, -0.1])
     settings: dict[str, Any] = {"threshold": 0.5, "bins": 15, "resamples": 100, "seed": 1}
     with pytest.raises(FrostlineError, match=r"finetune model.* for 3 of 10 .*\n.*finetune\.learning_rate"):
-        evaluate(labels, probabilities, diverged, **settings)
+        evaluate(Pair(labels, probabilities, diverged), **settings)
     with pytest.raises(FrostlineError, match="test set is empty"):
-        evaluate(labels[:0], probabilities[:0], probabilities[:0], **settings)
+        evaluate(Pair(labels[:0], probabilities[:0], probabilities[:0]), **settings)
 
 
 def test_the_least_sure_hits_lie_nearest_to_the_threshold() -> None:
@@ -364,11 +366,12 @@ def test_rows_for_the_galleries_of_many_classes() -> None:
     labels = np.array([0, 1, 2, 2, 1])
     transfer = np.array([[0.8, 0.1, 0.1], [0.4, 0.35, 0.25], [0.9, 0.06, 0.04], [0.1, 0.2, 0.7], [0.1, 0.8, 0.1]])
     finetune = np.array([[0.5, 0.4, 0.1], [0.2, 0.6, 0.2], [0.1, 0.1, 0.8], [0.5, 0.3, 0.2], [0.3, 0.4, 0.3]])
-    better, worse = changed_decisions(labels, transfer, finetune, 0.5)
+    pair = Pair(labels, transfer, finetune)
+    better, worse = changed_decisions(pair, 0.5)
     assert (better.tolist(), worse.tolist()) == ([2, 1], [3])
     assert surest_mistakes(labels, transfer, 0.5).tolist() == [2, 1]
     assert least_sure_hits(labels, finetune, 0.5).tolist() == [0, 4, 1, 2]
-    assert mcnemar(labels, transfer, finetune, 0.5) == McNemar(2, 1, 1.0)
+    assert mcnemar(pair, 0.5) == McNemar(2, 1, 1.0)
 
 
 def test_a_class_without_test_pictures_counts_only_where_it_is_decided() -> None:
@@ -386,13 +389,35 @@ def test_many_classes_have_the_metrics_of_two(tmp_path: Path) -> None:
     labels, transfer = noisy_of_many(120, 5, 2)
     finetune = noisy_of_many(120, 5, 1)[1]
     settings: dict[str, Any] = {"threshold": 0.5, "bins": 15, "resamples": 200, "seed": 1}
-    found = evaluate(labels, transfer, finetune, **settings)
-    two = evaluate(*noisy(120, 3), noisy(120, 2)[1], **settings)
+    found = evaluate(Pair(labels, transfer, finetune), **settings)
+    two = evaluate(Pair(*noisy(120, 3), noisy(120, 2)[1]), **settings)
     assert {part: list(values) for part, values in found.as_metrics().items()} == {
         part: list(values) for part, values in two.as_metrics().items()
     }
     assert found.confusion["finetune"].shape == (5, 5)
     assert found.verdict.outcome == "better"
-    same = evaluate(labels, transfer, transfer.copy(), **settings)
+    same = evaluate(Pair(labels, transfer, transfer.copy()), **settings)
     assert set(same.difference.values()) == {0}
     assert all(interval == Interval(0, 0) for interval in same.intervals["difference"].values())
+
+
+# Pairs
+
+
+def test_a_pair_must_be_of_the_same_pictures() -> None:
+    labels, probabilities = noisy(10, 1)
+    with pytest.raises(ValueError, match=r"candidate: \(9, 2\) probabilities for \(10,\) labels"):
+        Pair(labels, probabilities, probabilities[:9])
+    with pytest.raises(ValueError, match="baseline"):
+        Pair(labels, probabilities[:, 1], probabilities)
+
+
+def test_the_phases_intervals_are_those_of_their_probabilities() -> None:
+    labels, transfer = noisy(60, 3)
+    pair, how = Pair(labels, transfer, noisy(60, 1)[1]), {"threshold": 0.5, "resamples": 100, "seed": 1}
+    assert by_phase(pair) == {"transfer": pair.baseline, "finetune": pair.candidate}
+    drawn, found = bootstrap_intervals(pair, **how), evaluate(pair, bins=15, **how)
+    phases = {"transfer": drawn["baseline"], "finetune": drawn["candidate"], "difference": drawn["difference"]}
+    assert found.intervals == phases
+    for phase, part in found.figures.items():
+        assert found.intervals[phase]["log_loss"].low < part["log_loss"] < found.intervals[phase]["log_loss"].high

@@ -5,6 +5,7 @@ import pytest
 
 from frostline.backbone import build_backbone
 from frostline.dataset import Dataset
+from frostline.evaluation import Pair
 from frostline.galleries import decision_galleries, suspects_gallery
 from frostline.grad_cam import grad_cam
 from frostline.head import add_head
@@ -23,11 +24,11 @@ def models(weights: Path) -> dict[str, keras.Model]:
 def test_each_kind_of_decision_with_what_it_rests_on(prepared: Dataset, models: dict[str, keras.Model]) -> None:
     labels, names = prepared.labels("test"), prepared.names("test")
     right = np.eye(2)[labels] * 0.8 + 0.1
-    both = {"transfer": right.copy(), "finetune": right.copy()}
-    both["transfer"][0] = 1 - right[0]  # set right by fine-tuning
-    both["finetune"][1] = 1 - right[1]  # got wrong by it: its only mistake
-    both["finetune"][2] = np.eye(2)[labels[2]] * 0.1 + 0.45  # its least sure hit
-    found = decision_galleries(prepared, models, both, "finetune", 0.5, most=3)
+    pair = Pair(labels, right.copy(), right.copy())
+    pair.baseline[0] = 1 - right[0]  # set right by fine-tuning
+    pair.candidate[1] = 1 - right[1]  # got wrong by it: its only mistake
+    pair.candidate[2] = np.eye(2)[labels[2]] * 0.1 + 0.45  # its least sure hit
+    found = decision_galleries(prepared, models, pair, "finetune", 0.5, most=3)
     assert {name: gallery.total for name, gallery in found.items()} == {
         "mistakes": 1,
         "unsure": len(labels) - 1,
@@ -43,7 +44,7 @@ def test_each_kind_of_decision_with_what_it_rests_on(prepared: Dataset, models: 
     set_right = found["set_right"].shown[0]
     second = prepared.classes[1]
     assert set_right.facts[1].replace("\u00a0", " ") == (
-        f"P({second}) {both['transfer'][0, 1]:.3f} → {both['finetune'][0, 1]:.3f}"
+        f"P({second}) {pair.baseline[0, 1]:.3f} → {pair.candidate[0, 1]:.3f}"
     )
     decided = {"transfer": 1 - labels[0], "finetune": labels[0]}
     for phase, heat in set_right.heat.items():

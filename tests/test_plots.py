@@ -15,6 +15,7 @@ from scipy.special import softmax
 from sklearn import metrics
 
 from frostline import plots
+from frostline.evaluation import Pair, by_phase
 
 CLASSES = ("cat", "dog")
 
@@ -24,22 +25,22 @@ def of(second: Any) -> np.ndarray:
     return np.stack([1 - np.asarray(second), second], axis=1)
 
 
-def predictions(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels of two classes and both phases' probabilities; fine-tuning knows more."""
+def predictions(count: int, seed: int = 0) -> Pair:
+    """Both phases on pictures of two classes; fine-tuning knows more."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, count).astype(np.uint8)
     score = 4.0 * labels - 2
     transfer, finetune = (of(1 / (1 + np.exp(-(score + rng.normal(0, noise, count))))) for noise in (3, 2))
-    return labels, transfer, finetune
+    return Pair(labels, transfer, finetune)
 
 
-def predictions_of_many(count: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def predictions_of_many(count: int, classes: int, seed: int = 0) -> Pair:
     """As `predictions`, of so many classes."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, count).astype(np.uint8)
     scores = 3 * np.eye(classes)[labels]
     transfer, finetune = (softmax(scores + rng.normal(0, noise, scores.shape), axis=1) for noise in (2, 1.3))
-    return labels, transfer, finetune
+    return Pair(labels, transfer, finetune)
 
 
 def epochs(count: int) -> list[dict[str, str]]:
@@ -49,10 +50,10 @@ def epochs(count: int) -> list[dict[str, str]]:
 
 
 def write_all(folder: Path) -> None:
-    both = predictions(86)
+    pair = predictions(86)
     curves = {"transfer": epochs(2), "finetune": epochs(3)}
-    plots.write_figures(folder, *both, curves=curves, threshold=0.5, bins=15, classes=CLASSES)
-    plots.write_dvc_plots(folder, *both[:2], threshold=0.5, bins=15, classes=CLASSES)
+    plots.write_figures(folder, pair, curves=curves, threshold=0.5, bins=15, classes=CLASSES)
+    plots.write_dvc_plots(folder, pair.labels, pair.baseline, threshold=0.5, bins=15, classes=CLASSES)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -97,8 +98,9 @@ def test_each_phase_has_its_colour_in_every_chart(tmp_path: Path) -> None:
 
 
 def test_dvc_curves_enclose_scikit_learns_areas_with_few_points(tmp_path: Path) -> None:
-    labels, *both = predictions(20_000)
-    for probabilities in both:
+    pair = predictions(20_000)
+    labels = pair.labels
+    for probabilities in by_phase(pair).values():
         plots.write_dvc_plots(tmp_path, labels, probabilities, threshold=0.5, bins=15, classes=CLASSES)
         for table, x, y, expected in (
             (rows(tmp_path / "roc.csv"), "fpr", "tpr", metrics.roc_auc_score(labels, probabilities[:, 1])),
@@ -127,18 +129,18 @@ def test_dvc_confusion_has_one_row_per_picture(tmp_path: Path) -> None:
 def test_one_class_only_leaves_out_the_undefined_curves(tmp_path: Path) -> None:
     labels, probabilities = np.zeros(2, np.uint8), of([0.0, 1.0])
     curves = {"transfer": epochs(1), "finetune": epochs(1)}
-    both = (labels, probabilities, probabilities)
-    found = plots.write_figures(tmp_path, *both, curves=curves, threshold=0.5, bins=15, classes=CLASSES)
+    pair = Pair(labels, probabilities, probabilities)
+    found = plots.write_figures(tmp_path, pair, curves=curves, threshold=0.5, bins=15, classes=CLASSES)
     assert set(found) == {"learning_curves", "reliability", "confusion"}
     assert all(path.is_file() for path in found.values())
-    plots.write_dvc_plots(tmp_path, *both[:2], threshold=0.5, bins=15, classes=CLASSES)
+    plots.write_dvc_plots(tmp_path, labels, probabilities, threshold=0.5, bins=15, classes=CLASSES)
     assert rows(tmp_path / "roc.csv") == []
     assert len(rows(tmp_path / "confusion.csv")) == 2
 
 
 def test_names_that_matplotlib_would_read_as_mathematics_are_drawn(tmp_path: Path) -> None:
     classes = ("$\\frac{$", "b$_^{ <b> & " + "x" * 300)
-    plots.confusion_matrices(tmp_path / "confusion.png", *predictions(20), threshold=0.5, classes=classes)
+    plots.confusion_matrices(tmp_path / "confusion.png", predictions(20), threshold=0.5, classes=classes)
     text = " ".join(ElementTree.parse(tmp_path / "confusion.svg").getroot().itertext())
     assert "$\\frac{$" in text
     assert "b$_^{ <b> &" in text
@@ -174,22 +176,22 @@ def text_of(svg: Path) -> list[str]:
 
 
 def write_many(folder: Path, count: int, classes: int) -> None:
-    both = predictions_of_many(count, classes)
+    pair = predictions_of_many(count, classes)
     names = [f"class {number}" for number in range(classes)]
     curves = {"transfer": epochs(2), "finetune": epochs(3)}
-    drawn = plots.write_figures(folder, *both, curves=curves, threshold=0.5, bins=15, classes=names)
+    drawn = plots.write_figures(folder, pair, curves=curves, threshold=0.5, bins=15, classes=names)
     assert set(drawn) == {"learning_curves", "roc", "precision_recall", "reliability", "confusion"}
-    plots.write_dvc_plots(folder, *both[:2], threshold=0.5, bins=15, classes=names)
+    plots.write_dvc_plots(folder, pair.labels, pair.baseline, threshold=0.5, bins=15, classes=names)
 
 
 def test_every_class_has_its_curve_and_both_areas(tmp_path: Path) -> None:
     write_many(tmp_path, 90, 3)
-    labels, transfer, finetune = predictions_of_many(90, 3)
+    pair = predictions_of_many(90, 3)
     for name, area in (("roc", metrics.roc_auc_score), ("precision_recall", metrics.average_precision_score)):
         legend = [text for text in text_of(tmp_path / f"{name}.svg") if "→" in text]
         assert legend == [
-            f"class {number} ({area(labels == number, transfer[:, number]):.3f} → "
-            f"{area(labels == number, finetune[:, number]):.3f})"
+            f"class {number} ({area(pair.labels == number, pair.baseline[:, number]):.3f} → "
+            f"{area(pair.labels == number, pair.candidate[:, number]):.3f})"
             for number in range(3)
         ]
         pixels = np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB")).reshape(-1, 3)
@@ -200,15 +202,17 @@ def test_every_class_has_its_curve_and_both_areas(tmp_path: Path) -> None:
 
 def test_of_many_classes_the_worst_are_drawn(tmp_path: Path) -> None:
     write_many(tmp_path, 400, 12)
-    labels, transfer, finetune = predictions_of_many(400, 12)
-    areas = [sum(metrics.roc_auc_score(labels == n, p[:, n]) for p in (transfer, finetune)) for n in range(12)]
+    pair = predictions_of_many(400, 12)
+    both = by_phase(pair).values()
+    areas = [sum(metrics.roc_auc_score(pair.labels == n, p[:, n]) for p in both) for n in range(12)]
     legend = [text for text in text_of(tmp_path / "roc.svg") if "→" in text]
     assert [text.split(" (")[0] for text in legend] == [f"class {number}" for number in np.argsort(areas)[:5]]
 
 
 def test_dvc_curves_of_many_classes_enclose_their_mean_area(tmp_path: Path) -> None:
     write_many(tmp_path, 600, 5)
-    labels, transfer, _ = predictions_of_many(600, 5)
+    pair = predictions_of_many(600, 5)
+    labels, transfer = pair.labels, pair.baseline
     one_hot = np.eye(5)[labels]
     for table, x, y, expected in (
         (rows(tmp_path / "roc.csv"), "fpr", "tpr", metrics.roc_auc_score(one_hot, transfer)),
@@ -234,12 +238,12 @@ def test_dvc_curves_of_many_classes_enclose_their_mean_area(tmp_path: Path) -> N
 def test_a_confusion_matrix_shows_what_there_is_room_for(
     tmp_path: Path, classes: int, numbers: bool, names: bool
 ) -> None:
-    both = predictions_of_many(30 * classes, classes)
-    labels = [f"class {number}" for number in range(classes)]
-    plots.confusion_matrices(tmp_path / "confusion.png", *both, threshold=0.5, classes=labels)
+    pair = predictions_of_many(30 * classes, classes)
+    named = [f"class {number}" for number in range(classes)]
+    plots.confusion_matrices(tmp_path / "confusion.png", pair, threshold=0.5, classes=named)
     text = text_of(tmp_path / "confusion.svg")
     assert ("class 1" in text) == names
-    hits = [str(np.sum((both[0] == 1) & (p.argmax(axis=1) == 1))) for p in both[1:]]
+    hits = [str(np.sum((pair.labels == 1) & (p.argmax(axis=1) == 1))) for p in by_phase(pair).values()]
     assert all((hit in text) == numbers for hit in hits)
 
 

@@ -13,7 +13,7 @@ from sklearn import metrics
 from frostline import plots
 from frostline.adjustments import Views, effects
 from frostline.config import compose_conf
-from frostline.evaluation import changed_decisions, evaluate, least_sure_hits, surest_mistakes
+from frostline.evaluation import Pair, by_phase, changed_decisions, evaluate, least_sure_hits, surest_mistakes
 from frostline.report import Gallery, Heat, Picture, write_report
 from frostline.settings import Config
 from test_plots import epochs, of, predictions, predictions_of_many
@@ -33,14 +33,14 @@ def write(
     folder: Path,
     classes: tuple[str, ...] = ("cat", "dog"),
     weights: str = "random",
-    both: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+    pair: Pair | None = None,
     patience: str = "null",
 ) -> str:
-    labels, transfer, finetune = both = both or predictions(86)
-    evaluation = evaluate(*both, threshold=0.5, bins=15, resamples=200, seed=42)
+    pair = pair or predictions(86)
+    evaluation, labels = evaluate(pair, threshold=0.5, bins=15, resamples=200, seed=42), pair.labels
     curves = {"transfer": epochs(2), "finetune": epochs(2)}
-    drawn = plots.write_figures(folder, *both, curves=curves, threshold=0.5, bins=15, classes=classes)
-    winner = {"transfer": transfer, "finetune": finetune}[evaluation.verdict.winner]
+    drawn = plots.write_figures(folder, pair, curves=curves, threshold=0.5, bins=15, classes=classes)
+    winner = by_phase(pair)[evaluation.verdict.winner]
 
     def gallery(rows: np.ndarray) -> Gallery:
         pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -48,7 +48,7 @@ def write(
         shown = [Picture(f"{classes[labels[r]]}.{r}.jpg", [f"is {classes[labels[r]]}"], pixels, heat) for r in rows[:3]]
         return Gallery(len(rows), shown)
 
-    better, worse = changed_decisions(*both, 0.5)
+    better, worse = changed_decisions(pair, 0.5)
     views = Views(labels, winner)
     chosen = {"flip": False, "temperature": False, "clip": True}
     write_report(
@@ -64,8 +64,7 @@ def write(
             "digest": "d" * 64,
         },
         curves=curves,
-        labels=labels,
-        both={"transfer": transfer, "finetune": finetune},
+        pair=pair,
         evaluation=evaluation,
         effects=effects(views, views, chosen=chosen, threshold=0.5, bins=15, resamples=200, seed=42),
         figures={name: path.with_suffix(".svg") for name, path in drawn.items()},
@@ -120,8 +119,7 @@ class Page(HTMLParser):
 
 def test_the_page_says_the_verdict_and_stands_alone(html: str) -> None:
     page = Page(html)
-    labels, *both = predictions(86)
-    verdict = evaluate(labels, *both, threshold=0.5, bins=15, resamples=200, seed=42).verdict
+    verdict = evaluate(predictions(86), threshold=0.5, bins=15, resamples=200, seed=42).verdict
     assert verdict.title in page.text
     assert verdict.detail[1:] in page.text
     for source in (attributes.get(key) for _, attributes in page.tags for key in ("src", "href")):
@@ -184,7 +182,7 @@ def test_with_patience_the_kept_epoch_is_marked(tmp_path: Path, html: str) -> No
 
 def test_one_class_and_no_mistakes_still_make_a_page(tmp_path: Path) -> None:
     sure = of(np.zeros(2))
-    html = write(tmp_path, both=(np.zeros(2, np.uint8), sure, sure))
+    html = write(tmp_path, pair=Pair(np.zeros(2, np.uint8), sure, sure))
     page = Page(html)
     for text in ("No difference that could not be chance", "Only 2 test pictures", "every test picture is decided"):
         assert text in page.text
@@ -207,8 +205,8 @@ MANY = ("alligator", "bird", "cat", '<script>alert("1")</script>')
 
 
 def test_many_classes_have_a_table_each_instead_of_the_explorer(tmp_path: Path) -> None:
-    both = predictions_of_many(90, 4)
-    html = write(tmp_path, MANY, both=both)
+    pair = predictions_of_many(90, 4)
+    html = write(tmp_path, MANY, pair=pair)
     page = Page(html)
     assert f"to tell alligator, bird, cat and {MANY[3]} apart" in page.text
     assert "<script>alert" not in html
@@ -216,12 +214,11 @@ def test_many_classes_have_a_table_each_instead_of_the_explorer(tmp_path: Path) 
     assert 'id="threshold"' not in html
     targets = {link["href"].removeprefix("#") for link in page.all("a")}
     assert targets <= {attributes.get("id") for _, attributes in page.tags}
-    labels, *phases = both
     precision, recall = (
-        [score(labels, p.argmax(axis=1), average=None)[1] for p in phases]
+        [score(pair.labels, p.argmax(axis=1), average=None)[1] for p in by_phase(pair).values()]
         for score in (metrics.precision_score, metrics.recall_score)
     )
-    row = f"bird{np.sum(labels == 1)}" + "".join(f"{value:.3f}" for value in (*precision, *recall))
+    row = f"bird{np.sum(pair.labels == 1)}" + "".join(f"{value:.3f}" for value in (*precision, *recall))
     assert row in page.text
     assert len(page.all("svg")) == 5
     assert any(MANY[3] in drawing["aria-label"] for drawing in page.all("svg"))
@@ -233,7 +230,7 @@ def test_the_most_confused_pairs_are_those_of_the_winner_either_way(tmp_path: Pa
     labels = np.array([0, 0, 0, 1, 1, 2, 2, 3], np.uint8)
     decided = {"transfer": [1, 0, 0, 1, 0, 2, 1, 3], "finetune": [1, 1, 0, 0, 1, 2, 1, 3]}
     transfer, finetune = (np.eye(4)[found] * 0.6 + 0.1 for found in decided.values())
-    page = Page(write(tmp_path, ("ape", "bee", "cow", "doe"), both=(labels, transfer, finetune)))
+    page = Page(write(tmp_path, ("ape", "bee", "cow", "doe"), pair=Pair(labels, transfer, finetune)))
     pairs = page.text[page.text.index("Most confused pairs") :]
     assert "ape, bee23" in pairs
     assert pairs.index("ape, bee23") < pairs.index("bee, cow11")
@@ -242,6 +239,6 @@ def test_the_most_confused_pairs_are_those_of_the_winner_either_way(tmp_path: Pa
 
 def test_no_mistake_among_many_classes(tmp_path: Path) -> None:
     labels = np.arange(3, dtype=np.uint8)
-    page = Page(write(tmp_path, MANY[:3], both=(labels, np.eye(3), np.eye(3))))
+    page = Page(write(tmp_path, MANY[:3], pair=Pair(labels, np.eye(3), np.eye(3))))
     assert "None: every test picture is decided correctly." in page.text
     assert not re.search(r"\bnan\b", page.text, re.IGNORECASE)

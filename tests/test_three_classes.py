@@ -15,7 +15,7 @@ from frostline.adjustments import Views, effects
 from frostline.archive import pack_folder
 from frostline.config import compose_conf
 from frostline.dataset import UNLABELLED, Dataset, load_dataset
-from frostline.evaluation import evaluate
+from frostline.evaluation import Pair, by_phase, evaluate
 from frostline.galleries import decision_galleries, suspects_gallery
 from frostline.prediction import predict_files
 from frostline.prediction_files import write_predictions
@@ -84,13 +84,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Iterator
 
 
 @pytest.fixture(scope="module")
-def both(trained: Trained) -> dict[str, np.ndarray]:
+def pair(trained: Trained) -> Pair:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(trained.folder)
-        return {
-            phase: phases.predict(model, trained.data, "test", trained.settings)
-            for phase, model in trained.models.items()
-        }
+        baseline, candidate = (
+            phases.predict(trained.models[phase], trained.data, "test", trained.settings)
+            for phase in ("transfer", "finetune")
+        )
+    return Pair(trained.data.labels("test"), baseline, candidate)
 
 
 def test_every_class_has_its_share_of_each_split(trained: Trained) -> None:
@@ -105,55 +106,53 @@ def test_every_class_has_its_share_of_each_split(trained: Trained) -> None:
     assert labels.dtype == np.uint8
 
 
-def test_the_head_learns_all_classes(trained: Trained, both: dict[str, np.ndarray]) -> None:
+def test_the_head_learns_all_classes(trained: Trained, pair: Pair) -> None:
     for phase, model in trained.models.items():
         assert model.output_shape == (None, 3)
         assert model.layers[-1].activation is keras.activations.softmax
         assert load_classes(trained.files[phase]) == list(CLASSES)
-        assert both[phase].shape == (24, 3)
-        np.testing.assert_allclose(both[phase].sum(axis=1), 1, atol=1e-6)
+        probabilities = by_phase(pair)[phase]
+        assert probabilities.shape == (24, 3)
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
         whole = model(trained.data.pictures("test").astype(np.float32)).numpy()
-        np.testing.assert_allclose(both[phase], whole, atol=2e-3)
+        np.testing.assert_allclose(probabilities, whole, atol=2e-3)
     losses = [epoch["train/loss"] for epochs in trained.curves.values() for epoch in epochs]
     assert losses[-1] < losses[0]
     last = trained.curves["finetune"][-1]
     assert last["validation/accuracy"] > 0.8  # 1/3 by chance
     assert last["validation/loss"] < np.log(3)
-    assert score(trained.data.labels("test"), both["finetune"])[1] > 0.8
+    assert score(trained.data.labels("test"), pair.candidate)[1] > 0.8
 
 
-def test_the_evaluation_makes_all_that_two_classes_have(
-    trained: Trained, both: dict[str, np.ndarray], tmp_path: Path
-) -> None:
+def test_the_evaluation_makes_all_that_two_classes_have(trained: Trained, pair: Pair, tmp_path: Path) -> None:
     data, labels = trained.data, trained.data.labels("test")
-    result = evaluate(labels, **both, threshold=0.5, bins=15, resamples=200, seed=42)
-    assert result.figures["finetune"]["accuracy"] == np.mean(both["finetune"].argmax(axis=1) == labels)
+    result = evaluate(pair, threshold=0.5, bins=15, resamples=200, seed=42)
+    assert result.figures["finetune"]["accuracy"] == np.mean(pair.candidate.argmax(axis=1) == labels)
     assert result.confusion["finetune"].sum(axis=1).tolist() == [8, 8, 8]
     drawing: dict[str, Any] = {"threshold": 0.5, "bins": 15, "classes": data.classes}
-    drawn = plots.write_figures(tmp_path, labels, *both.values(), curves=trained.curves, **drawing)
-    held_out = {"test": both["finetune"]}
-    galleries = decision_galleries(data, trained.models, both, "finetune", 0.5, 8)
+    drawn = plots.write_figures(tmp_path, pair, curves=trained.curves, **drawing)
+    held_out = {"test": pair.candidate}
+    galleries = decision_galleries(data, trained.models, pair, "finetune", 0.5, 8)
     galleries["suspects"] = suspects_gallery(data, trained.models, held_out, 8)
-    mistakes = int(np.sum(both["finetune"].argmax(axis=1) != labels))
+    mistakes = int(np.sum(pair.candidate.argmax(axis=1) != labels))
     assert galleries["mistakes"].total == mistakes
     assert galleries["unsure"].total == 24 - mistakes
     for picture in [picture for name in ("unsure", "mistakes", "set_right") for picture in galleries[name].shown]:
         row = [Path(name).name for name in data.names("test")].index(picture.name)
-        before, after = both["transfer"][row], both["finetune"][row]
+        before, after = pair.baseline[row], pair.candidate[row]
         name, other = CLASSES[before.argmax()], CLASSES[after.argmax()]
         change = "" if name == other else f"P({other}) "
         seen = f"P({name}) {before.max():.3f} → {change}{after.max():.3f}"
         assert [fact.replace("\u00a0", " ") for fact in picture.facts] == [f"is {CLASSES[labels[row]]}", seen]
         assert [heat.explained for heat in picture.heat.values()] == [name, other]
-    seen = Views(labels, both[result.verdict.winner])
+    seen = Views(labels, by_phase(pair)[result.verdict.winner])
     found = effects(seen, seen, chosen={"temperature": True}, threshold=0.5, bins=10, resamples=200, seed=1)
     write_report(
         tmp_path / "report.html",
         settings=trained.settings,
         data=dataclasses.asdict(trained.summary),
         curves=trained.curves,
-        labels=labels,
-        both=both,
+        pair=pair,
         evaluation=result,
         effects=found,
         figures={name: path.with_suffix(".svg") for name, path in drawn.items()},
@@ -166,24 +165,22 @@ def test_the_evaluation_makes_all_that_two_classes_have(
     assert result.verdict.title in page
 
 
-def test_predictions_have_a_column_per_phase_and_class(
-    trained: Trained, both: dict[str, np.ndarray], tmp_path: Path
-) -> None:
-    write_predictions(tmp_path / "predictions.csv", trained.data, both)
+def test_predictions_have_a_column_per_phase_and_class(trained: Trained, pair: Pair, tmp_path: Path) -> None:
+    write_predictions(tmp_path / "predictions.csv", trained.data, pair)
     with (tmp_path / "predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     columns = [f"{phase}/{name}" for phase in ("transfer", "finetune") for name in CLASSES]
     assert list(rows[0]) == ["path", "class", *columns]
     assert [row["path"] for row in rows] == trained.data.names("test")
     found = np.array([[float(row[f"finetune/{name}"]) for name in CLASSES] for row in rows])
-    np.testing.assert_allclose(found, both["finetune"], atol=1e-6)
+    np.testing.assert_allclose(found, pair.candidate, atol=1e-6)
     assert not trained.data.has(UNLABELLED)
 
 
-def test_files_are_predicted_with_every_class_probability(trained: Trained, both: dict[str, np.ndarray]) -> None:
+def test_files_are_predicted_with_every_class_probability(trained: Trained, pair: Pair) -> None:
     names = trained.data.names("test")
     files = [trained.folder / "pictures" / name for name in names]
-    for prediction, expected in zip(predict_files(trained.files["finetune"], files), both["finetune"], strict=True):
+    for prediction, expected in zip(predict_files(trained.files["finetune"], files), pair.candidate, strict=True):
         assert prediction.label == CLASSES[expected.argmax()]
         assert prediction.probability == pytest.approx(expected.max(), abs=2e-3)
         assert prediction.probabilities == pytest.approx(dict(zip(CLASSES, expected, strict=True)), abs=2e-3)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from frostline.evaluation import Interval, bootstrap_intervals, figures, rounded
+from frostline.evaluation import Interval, Pair, bootstrap_intervals, figures, rounded
 from frostline.log_loss import CLIP, log_losses
 
 _TEMPERATURES = (0.05, 20.0)
@@ -152,9 +152,9 @@ def effects(
         adjustment = fit(validation, **parts)
         after = adjustment.apply(test.plain, test.mirrored)
         loss, ece = (figures(test.labels, after, threshold, bins)[figure] for figure in ("log_loss", "ece"))
-        both = (test.labels, test.plain, after)
+        pair = Pair(test.labels, baseline=test.plain, candidate=after)
         intervals = bootstrap_intervals(
-            *both, ["log_loss"], ["difference"], threshold=threshold, resamples=resamples, seed=seed
+            pair, ["log_loss"], ["difference"], threshold=threshold, resamples=resamples, seed=seed
         )
         found.append(Effect(name, adjustment, loss, ece, loss - before, intervals["difference"]["log_loss"]))
     return found

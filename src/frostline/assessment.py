@@ -9,7 +9,7 @@ import numpy as np
 from frostline import adjustments, plots
 from frostline.adjustments import Effect, Views
 from frostline.dataset import UNLABELLED, Dataset
-from frostline.evaluation import Evaluation, Phase, evaluate
+from frostline.evaluation import Evaluation, Pair, Phase, by_phase, evaluate
 from frostline.files import read_json, replacing, sha256_of, write_json, write_text
 from frostline.galleries import decision_galleries, suspects_gallery
 from frostline.paths import BACKBONE_WEIGHTS, DATA_SUMMARY, EVALUATION, METRICS, MODELS, REPORT
@@ -26,12 +26,10 @@ _SHOWN = 8
 
 @dataclass(frozen=True)
 class Assessment:
-    """Probabilities are (N, classes) float64."""
-
-    both: dict[str, np.ndarray]
-    """By phase, those of the test set."""
+    pair: Pair
+    """Both phases on the test set; see `evaluate`."""
     held_out: dict[str, np.ndarray]
-    """By split, those of the winner for the validation and the test set."""
+    """By split, the winner's probabilities, (N, classes) float64, for the validation and the test set."""
     evaluation: Evaluation
     effects: list[Effect]
     """Of each adjustment of the winner's probabilities, and last of those that submission.csv takes."""
@@ -56,16 +54,21 @@ def assess(models: Mapping[str, keras.Model], data: Dataset, config: Config) -> 
         "resamples": settings.bootstrap,
         "seed": config.seed,
     }
-    both = {phase: predict(model, data, "test", config) for phase, model in models.items()}
-    evaluation = evaluate(data.labels("test"), both["transfer"], both["finetune"], **how)
-    best = models[evaluation.verdict.winner]
-    held_out = {"validation": predict(best, data, "validation", config), "test": both[evaluation.verdict.winner]}
+    pair = Pair(
+        data.labels("test"),
+        baseline=predict(models["transfer"], data, "test", config),
+        candidate=predict(models["finetune"], data, "test", config),
+    )
+    evaluation = evaluate(pair, **how)
+    winner = evaluation.verdict.winner
+    best = models[winner]
+    held_out = {"validation": predict(best, data, "validation", config), "test": by_phase(pair)[winner]}
     validation, test = (
         Views(data.labels(split), probabilities, _mirrored(best, data, split, config))
         for split, probabilities in held_out.items()
     )
     effects = adjustments.effects(validation, test, chosen=asdict(settings.submission), **how)
-    return Assessment(both, held_out, evaluation, effects)
+    return Assessment(pair, held_out, evaluation, effects)
 
 
 def _mirrored(model: keras.Model, data: Dataset, split: str, config: Config) -> np.ndarray | None:
@@ -80,7 +83,7 @@ def write_assessment(
     config: Config,
 ) -> None:
     """Write the stage's outputs: reports/evaluation, metrics.json and report.html. `curves`: by phase, its epochs."""
-    labels, threshold = data.labels("test"), config.evaluate.threshold
+    pair, threshold = found.pair, config.evaluate.threshold
     drawing: dict[str, Any] = {
         "threshold": threshold,
         "bins": config.evaluate.calibration_bins,
@@ -88,10 +91,10 @@ def write_assessment(
     }
     with replacing(EVALUATION) as folder:
         folder.mkdir()
-        for phase, probabilities in found.both.items():
-            plots.write_dvc_plots(folder / phase, labels, probabilities, **drawing)
-        plots.write_figures(folder, labels, found.both["transfer"], found.both["finetune"], curves=curves, **drawing)
-        write_predictions(folder / "predictions.csv", data, found.both)
+        for phase, probabilities in by_phase(pair).items():
+            plots.write_dvc_plots(folder / phase, pair.labels, probabilities, **drawing)
+        plots.write_figures(folder, pair, curves=curves, **drawing)
+        write_predictions(folder / "predictions.csv", data, pair)
         if data.has(UNLABELLED) and len(data.classes) == 2:
             best, chosen = models[found.winner], found.effects[-1].adjustment
             asked = predict(best, data, UNLABELLED, config)
@@ -104,13 +107,12 @@ def write_assessment(
         settings=config,
         data=read_json(DATA_SUMMARY),
         curves=curves,
-        labels=labels,
-        both=found.both,
+        pair=pair,
         evaluation=found.evaluation,
         effects=found.effects,
         figures={path.stem: path for path in EVALUATION.glob("*.svg")},
         galleries={
-            **decision_galleries(data, models, found.both, found.winner, threshold, _SHOWN),
+            **decision_galleries(data, models, pair, found.winner, threshold, _SHOWN),
             "suspects": suspects_gallery(data, models, found.held_out, _SHOWN),
         },
         command="dvc repro",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from frostline.evaluation import bootstrap_intervals, decimals, signed
+from frostline.evaluation import Pair, bootstrap_intervals, decimals, signed
 from frostline.files import read_csv
 from frostline.log_loss import log_losses
 from frostline.prediction_files import probabilities_of
@@ -32,11 +32,13 @@ def challenge(
     if [_picture(row) for row in before] != [_picture(row) for row in after]:
         return Contest(False, "The champion was tested on other pictures: not comparable.")
     labels = np.array([classes.index(row["class"]) for row in after])
-    both = [probabilities_of(rows, phase, classes) for rows, phase in ((before, champion[1]), (after, new[1]))]
-    first, second = (float(np.mean(log_losses(labels, probabilities))) for probabilities in both)
-    intervals = bootstrap_intervals(
-        labels, both[0], both[1], ["log_loss"], ["difference"], threshold=0.5, resamples=resamples, seed=seed
+    pair = Pair(
+        labels,
+        baseline=probabilities_of(before, champion[1], classes),
+        candidate=probabilities_of(after, new[1], classes),
     )
+    first, second = (float(np.mean(log_losses(labels, p))) for p in (pair.baseline, pair.candidate))
+    intervals = bootstrap_intervals(pair, ["log_loss"], ["difference"], threshold=0.5, resamples=resamples, seed=seed)
     interval = intervals["difference"]["log_loss"]
     digits = decimals(second - first, interval.low, interval.high)
     wins = interval.high < 0

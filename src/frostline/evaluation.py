@@ -18,16 +18,38 @@ from frostline.log_loss import log_losses
 from frostline.seeds import generator
 
 Phase = Literal["transfer", "finetune"]
-Part = Literal["transfer", "finetune", "difference"]
+Part = Literal["baseline", "candidate", "difference"]
 Outcome = Literal["better", "worse", "indistinguishable"]
 
-PARTS: tuple[Part, ...] = ("transfer", "finetune", "difference")
-"""What has figures and intervals: each phase, and finetune - transfer."""
+PARTS: tuple[Part, ...] = ("baseline", "candidate", "difference")
+"""What intervals are drawn for: each of a `Pair`, and candidate - baseline."""
 
 INTERVAL_FIGURES = ("log_loss", "accuracy", "roc_auc", "brier")
 """The figures that get a 95% interval; the first decides the verdict."""
 
 _BOOTSTRAP_CELLS = 2_000_000  # resamples x pictures held at once: about 100 MB
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What two models say of the same pictures; the question is whether the candidate is better than the baseline."""
+
+    labels: np.ndarray
+    """(N,) class indices."""
+    baseline: np.ndarray
+    """Probabilities, (N, classes) float64."""
+    candidate: np.ndarray
+    """As `baseline`."""
+
+    def __post_init__(self) -> None:
+        for name, probabilities in (("baseline", self.baseline), ("candidate", self.candidate)):
+            if probabilities.ndim != 2 or len(probabilities) != len(self.labels):
+                raise ValueError(f"{name}: {probabilities.shape} probabilities for {self.labels.shape} labels")
+
+
+def by_phase(pair: Pair) -> dict[str, np.ndarray]:
+    """The probabilities of both phases: transfer is the baseline, finetune the candidate."""
+    return {"transfer": pair.baseline, "finetune": pair.candidate}
 
 
 @dataclass(frozen=True)
@@ -40,12 +62,12 @@ class Interval:
 
 
 Intervals = dict[str, dict[str, Interval]]
-"""``intervals["transfer" | "finetune" | "difference"][figure]``; undefined figures are absent."""
+"""``intervals[part][figure]``; undefined figures are absent."""
 
 
 @dataclass(frozen=True)
 class McNemar:
-    """Decisions that fine-tuning changed: `n_better` wrong → right, `n_worse` right → wrong."""
+    """Decisions that the candidate changes: `n_better` wrong → right, `n_worse` right → wrong."""
 
     n_better: int
     n_worse: int
@@ -85,6 +107,7 @@ class Evaluation:
     confusion: dict[str, np.ndarray]
     difference: dict[str, float]
     intervals: Intervals
+    """By "transfer", "finetune" and "difference"."""
     decisions: McNemar
     verdict: Verdict
 
@@ -110,51 +133,42 @@ class Evaluation:
         return parts
 
 
-def evaluate(
-    labels: np.ndarray,
-    transfer: np.ndarray,
-    finetune: np.ndarray,
-    *,
-    threshold: float,
-    bins: int,
-    resamples: int,
-    seed: int,
-) -> Evaluation:
-    """Compare the phases' probabilities, both (N, classes), on `labels` (N,), class indices.
+def evaluate(pair: Pair, *, threshold: float, bins: int, resamples: int, seed: int) -> Evaluation:
+    """Compare the phases: of the `pair`, transfer is the baseline and finetune the candidate.
 
     A picture is decided to be of its most probable class; of two, of the second above `threshold`.
     Raises FrostlineError for an empty test set and for probabilities that are not numbers from 0 to 1.
     """
-    labels = np.asarray(labels).astype(np.int64)
-    phases = {"transfer": np.asarray(transfer, np.float64), "finetune": np.asarray(finetune, np.float64)}
-    _check(labels, phases)
-    by_phase = {phase: figures(labels, p, threshold, bins) for phase, p in phases.items()}
-    before, after = by_phase["transfer"], by_phase["finetune"]
-    both = (phases["transfer"], phases["finetune"])
-    intervals = bootstrap_intervals(labels, *both, threshold=threshold, resamples=resamples, seed=seed)
-    decisions = mcnemar(labels, **phases, threshold=threshold)
+    _check(pair)
+    labels, phases = pair.labels, by_phase(pair)
+    values = {phase: figures(labels, p, threshold, bins) for phase, p in phases.items()}
+    before, after = values["transfer"], values["finetune"]
+    found = bootstrap_intervals(pair, threshold=threshold, resamples=resamples, seed=seed)
+    decisions = mcnemar(pair, threshold)
     return Evaluation(
         pictures=len(labels),
         threshold=threshold,
-        figures=by_phase,
+        figures=values,
         confusion={phase: confusion_matrix(labels, p, threshold) for phase, p in phases.items()},
         difference={name: after[name] - before[name] for name in before if name in after},
-        intervals=intervals,
+        intervals={
+            "transfer": found["baseline"],
+            "finetune": found["candidate"],
+            "difference": found["difference"],
+        },
         decisions=decisions,
-        verdict=verdict(before, after, intervals["difference"]["log_loss"], decisions),
+        verdict=verdict(before, after, found["difference"]["log_loss"], decisions),
     )
 
 
-def _check(labels: np.ndarray, phases: Mapping[str, np.ndarray]) -> None:
-    if not len(labels):
+def _check(pair: Pair) -> None:
+    if not len(pair.labels):
         raise FrostlineError("The test set is empty.\nAdd labelled pictures or raise preprocess.test.")
-    for phase, probabilities in phases.items():
-        if probabilities.ndim != 2 or len(probabilities) != len(labels):
-            raise ValueError(f"{phase}: {probabilities.shape} probabilities for {labels.shape} labels")
+    for phase, probabilities in by_phase(pair).items():
         bad = int(np.sum(~np.all((probabilities >= 0) & (probabilities <= 1), axis=1)))
         if bad:
             raise FrostlineError(
-                f"The {phase} model's prediction is no probability for {bad} of {len(labels)} test pictures: "
+                f"The {phase} model's prediction is no probability for {bad} of {len(pair.labels)} test pictures: "
                 f"training diverged.\nLower {phase}.learning_rate and run again."
             )
 
@@ -277,9 +291,7 @@ def threshold_counts(labels: np.ndarray, probabilities: np.ndarray, thresholds: 
 
 
 def bootstrap_intervals(
-    labels: np.ndarray,
-    transfer: np.ndarray,
-    finetune: np.ndarray,
+    pair: Pair,
     wanted: Sequence[str] = INTERVAL_FIGURES,
     parts: Sequence[Part] = PARTS,
     *,
@@ -292,32 +304,32 @@ def bootstrap_intervals(
     Only these are computed: the areas below ROC curves take most of the time. The resamples follow from `seed` and the
     number of pictures alone, so an interval is the same, up to rounding, whatever else is asked for.
 
-    Each resample draws N pictures with replacement, the same for both phases: the difference is paired.
+    Each resample draws N pictures with replacement, the same for both models: the difference is paired.
     roc_auc leaves out, in each resample, the classes that it holds only or not at all, and resamples of one class; it
-    is absent where `labels` holds one class only.
+    is absent where the labels hold one class only.
     """
+    labels, models = pair.labels, {"baseline": pair.baseline, "candidate": pair.candidate}
     means_of = [name for name in wanted if name != "roc_auc"]
-    ranked = ranked_classes(labels, transfer) if "roc_auc" in wanted else []
-    phases = {"transfer": transfer, "finetune": finetune}
-    per_picture = {phase: _per_picture(labels, p, means_of, threshold) for phase, p in phases.items()}
+    ranked = ranked_classes(labels, pair.baseline) if "roc_auc" in wanted else []
+    per_picture = {name: _per_picture(labels, p, means_of, threshold) for name, p in models.items()}
     # The difference is taken per picture: equal predictions then differ by exactly 0, free of rounding.
-    per_picture["difference"] = per_picture["finetune"] - per_picture["transfer"]
+    per_picture["difference"] = per_picture["candidate"] - per_picture["baseline"]
     columns = np.concatenate([per_picture[part] for part in parts], axis=1)
-    needed = [phase for phase in phases if phase in parts or "difference" in parts]
+    needed = [name for name in models if name in parts or "difference" in parts]
 
     means, areas = [], []
     for times in _resamples(len(labels), resamples, seed):
         means.append(times @ columns / len(labels))
         if ranked:
             drawn = np.ascontiguousarray(times.T)
-            areas.append([_mean_roc_aucs(drawn, labels, phases[phase], ranked) for phase in needed])
+            areas.append([_mean_roc_aucs(drawn, labels, models[name], ranked) for name in needed])
 
     mean = np.concatenate(means).reshape(resamples, len(parts), len(means_of))
     samples = {part: dict(zip(means_of, mean[:, i].T, strict=True)) for i, part in enumerate(parts)}
     if ranked:
         area = dict(zip(needed, np.concatenate(areas, axis=1), strict=True))
         if "difference" in parts:
-            area["difference"] = area["finetune"] - area["transfer"]
+            area["difference"] = area["candidate"] - area["baseline"]
         for part in parts:
             samples[part]["roc_auc"] = area[part][~np.isnan(area[part])]
     return {part: {name: _interval(drawn[name]) for name in wanted if name in drawn} for part, drawn in samples.items()}
@@ -386,23 +398,22 @@ def _interval(samples: np.ndarray) -> Interval:
     return Interval(float(low), float(high))
 
 
-def mcnemar(labels: np.ndarray, transfer: np.ndarray, finetune: np.ndarray, threshold: float) -> McNemar:
-    """The exact two-sided McNemar test of the two phases' decisions (McNemar 1947; the binomial form).
+def mcnemar(pair: Pair, threshold: float) -> McNemar:
+    """The exact two-sided McNemar test of the two models' decisions (McNemar 1947; the binomial form).
 
     Under chance alone a changed decision is as likely for the better as for the worse.
     """
-    better, worse = changed_decisions(labels, transfer, finetune, threshold)
+    better, worse = changed_decisions(pair, threshold)
     changed = len(better) + len(worse)
     p_value = float(binomtest(len(better), changed, 0.5).pvalue) if changed else 1.0
     return McNemar(len(better), len(worse), p_value)
 
 
-def changed_decisions(
-    labels: np.ndarray, transfer: np.ndarray, finetune: np.ndarray, threshold: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows that fine-tuning set right and those it got wrong, the largest change of P(actual) first."""
-    before, after = decide(transfer, threshold) == labels, decide(finetune, threshold) == labels
-    order = np.argsort(-np.abs(_of_actual(labels, finetune) - _of_actual(labels, transfer)), kind="stable")
+def changed_decisions(pair: Pair, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows that the candidate sets right and those it gets wrong, the largest change of P(actual) first."""
+    before, after = (decide(p, threshold) == pair.labels for p in (pair.baseline, pair.candidate))
+    change = _of_actual(pair.labels, pair.candidate) - _of_actual(pair.labels, pair.baseline)
+    order = np.argsort(-np.abs(change), kind="stable")
     return order[(after & ~before)[order]], order[(before & ~after)[order]]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from frostline.dataset import Dataset
-from frostline.evaluation import Phase, changed_decisions, decide, least_sure_hits, surest_mistakes
+from frostline.evaluation import Pair, Phase, by_phase, changed_decisions, decide, least_sure_hits, surest_mistakes
 from frostline.grad_cam import grad_cam
 from frostline.label_suspects import suspected_labels
 from frostline.quiet_tensorflow import keras
@@ -13,20 +13,17 @@ from frostline.report import Gallery, Heat, Picture
 
 _ARROW = "\u00a0→\u00a0"  # no line break beside it
 
-Both = Mapping[str, np.ndarray]
-"""By phase, "transfer" and "finetune"."""
-
 
 def decision_galleries(
-    data: Dataset, models: Mapping[str, keras.Model], both: Both, winner: Phase, threshold: float, most: int
+    data: Dataset, models: Mapping[str, keras.Model], pair: Pair, winner: Phase, threshold: float, most: int
 ) -> dict[str, Gallery]:
-    """Test pictures, at most `most` of each kind, by the phases' probabilities (N, classes) in `both`.
+    """Test pictures, at most `most` of each kind, by what both phases say of them.
 
     "mistakes" (the surest first) and "unsure" (hits, the least sure first) of the `winner`; "set_right" and "got_wrong"
     by fine-tuning (the largest change first). The heat explains the class that each phase decided for.
     """
-    labels, names, classes = data.labels("test"), data.names("test"), data.classes
-    set_right, got_wrong = changed_decisions(labels, **both, threshold=threshold)
+    labels, names, classes, both = pair.labels, data.names("test"), data.classes, by_phase(pair)
+    set_right, got_wrong = changed_decisions(pair, threshold)
     rows = {
         "mistakes": surest_mistakes(labels, both[winner], threshold),
         "unsure": least_sure_hits(labels, both[winner], threshold),
@@ -38,8 +35,8 @@ def decision_galleries(
     told = dict.fromkeys(decided, np.ones_like(shown)) if len(classes) == 2 else decided  # whose probability is told
     facts = []
     for place, row in enumerate(shown):
-        first, second = (told[phase][place] for phase in ("transfer", "finetune"))
-        before, after = f"{both['transfer'][row, first]:.3f}", f"{both['finetune'][row, second]:.3f}"
+        first, second = (numbers[place] for numbers in told.values())
+        before, after = f"{pair.baseline[row, first]:.3f}", f"{pair.candidate[row, second]:.3f}"
         changed = f"P({classes[second]}) " if second != first else ""
         facts.append([f"is {classes[labels[row]]}", f"P({classes[first]}) {before}{_ARROW}{changed}{after}"])
     pictures = _pictures([names[row] for row in shown], facts, data.pictures("test")[shown], models, decided, classes)
@@ -78,7 +75,7 @@ def _pictures(
     facts: Sequence[Sequence[str]],
     pixels: np.ndarray,
     models: Mapping[str, keras.Model],
-    explained: Both,
+    explained: Mapping[str, np.ndarray],
     classes: Sequence[str],
 ) -> list[Picture]:
     heats = {phase: grad_cam(model, pixels, explained[phase]) for phase, model in models.items()}

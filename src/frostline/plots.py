@@ -23,6 +23,8 @@ from matplotlib.patches import Rectangle
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from frostline.evaluation import (
+    Pair,
+    by_phase,
     class_figures,
     confidences,
     confusion_matrix,
@@ -185,45 +187,43 @@ PRECISION_RECALL = Curve(_precision_recall_points, _steps, "steps-pre", "average
 CURVES = {"roc": ROC, "precision_recall": PRECISION_RECALL}
 
 
-def roc(path: Path, labels: np.ndarray, transfer: np.ndarray, finetune: np.ndarray) -> None:
-    """True against false positive rate of P(second) of two classes, (N, 2); `labels` (N,) must hold both."""
+def roc(path: Path, pair: Pair) -> None:
+    """Both phases' true against false positive rate, by P(second) of two classes; the labels must hold both."""
     with _drawing(path, 4.2) as figure:
         axes = figure.add_subplot()
         _mark_unit_square(axes)
         axes.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle=":", label="Chance")
-        for phase, probabilities in (("transfer", transfer), ("finetune", finetune)):
-            area = roc_auc_score(labels, probabilities[:, 1])
+        for phase, probabilities in by_phase(pair).items():
+            area = roc_auc_score(pair.labels, probabilities[:, 1])
             label = f"{NAMES[phase]} (area {area:.3f})"
-            axes.plot(*_curve(ROC, labels, probabilities), color=COLOURS[phase], label=label)
+            axes.plot(*_curve(ROC, pair.labels, probabilities), color=COLOURS[phase], label=label)
         axes.set(xlabel=ROC.x, ylabel=ROC.y, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
         axes.legend(loc="lower right")
 
 
-def precision_recall(path: Path, labels: np.ndarray, transfer: np.ndarray, finetune: np.ndarray) -> None:
-    """Precision against recall of P(second) of two classes, (N, 2); `labels` (N,) must hold both."""
+def precision_recall(path: Path, pair: Pair) -> None:
+    """Both phases' precision against recall, by P(second) of two classes; the labels must hold both."""
     with _drawing(path, 4.2) as figure:
         axes = figure.add_subplot()
         _mark_unit_square(axes)
-        axes.axhline(float(np.mean(labels)), color=_INK, linewidth=1, linestyle=":", label="Chance")
-        for phase, probabilities in (("transfer", transfer), ("finetune", finetune)):
-            area = average_precision_score(labels, probabilities[:, 1])
+        axes.axhline(float(np.mean(pair.labels)), color=_INK, linewidth=1, linestyle=":", label="Chance")
+        for phase, probabilities in by_phase(pair).items():
+            area = average_precision_score(pair.labels, probabilities[:, 1])
             label = f"{NAMES[phase]} (average precision {area:.3f})"
-            recall, precision = _curve(PRECISION_RECALL, labels, probabilities)
+            recall, precision = _curve(PRECISION_RECALL, pair.labels, probabilities)
             axes.plot(recall, precision, drawstyle=PRECISION_RECALL.style, color=COLOURS[phase], label=label)
         axes.set(xlabel=PRECISION_RECALL.x, ylabel=PRECISION_RECALL.y, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
         axes.legend(loc="lower left")
 
 
-def class_curves(
-    path: Path, labels: np.ndarray, transfer: np.ndarray, finetune: np.ndarray, *, curve: Curve, classes: Sequence[str]
-) -> None:
+def class_curves(path: Path, pair: Pair, *, curve: Curve, classes: Sequence[str]) -> None:
     """Each class' `curve` against the rest, a panel per phase, and their mean in the phase's colour.
 
-    Of many classes only the worst ones, by the areas in both phases. `labels` (N,) must hold two classes at least.
+    Of many classes only the worst ones, by the areas in both phases. The labels must hold two classes at least.
     """
-    both = {"transfer": transfer, "finetune": finetune}
+    labels, both = pair.labels, by_phase(pair)
     figures = {phase: class_figures(labels, p, threshold=0.5) for phase, p in both.items()}
-    drawn = ranked = ranked_classes(labels, transfer)
+    drawn = ranked = ranked_classes(labels, pair.baseline)
     areas = {phase: {number: found[number][curve.figure] for number in ranked} for phase, found in figures.items()}
     if len(ranked) > MOST_CURVES:
         drawn = sorted(ranked, key=lambda number: areas["transfer"][number] + areas["finetune"][number])[:WORST_CURVES]
@@ -251,30 +251,22 @@ def _mark_unit_square(axes: Axes) -> None:
     axes.add_patch(Rectangle((0, 0), 1, 1, facecolor="none", edgecolor="none", gid=UNIT))
 
 
-def reliability_diagram(
-    path: Path,
-    labels: np.ndarray,
-    transfer: np.ndarray,
-    finetune: np.ndarray,
-    *,
-    bins: int,
-    classes: Sequence[str],
-) -> None:
+def reliability_diagram(path: Path, pair: Pair, *, bins: int, classes: Sequence[str]) -> None:
     """How often the `confidences` came true against what they said, and the pictures in each bin."""
     second = _plain(classes[1])
     predicted_of, observed_of = (second, second) if len(classes) == 2 else ("the decided class", "correct decisions")
     with _drawing(path, 4.8) as figure:
         upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 1))
         upper.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle=":", label="Perfectly calibrated")
-        for phase, probabilities in (("transfer", transfer), ("finetune", finetune)):
-            predicted, observed, filled = reliability(labels, probabilities, bins)
+        for phase, probabilities in by_phase(pair).items():
+            predicted, observed, filled = reliability(pair.labels, probabilities, bins)
             upper.plot(predicted, observed, color=COLOURS[phase], linewidth=1, alpha=0.5)
             # A dot's area is its share of the pictures: a stray bin of two does not catch the eye.
-            areas = 12 + 300 * filled / len(labels)
+            areas = 12 + 300 * filled / len(pair.labels)
             upper.scatter(predicted, observed, areas, COLOURS[phase], alpha=0.85, label=NAMES[phase])
             edges = np.linspace(0, 1, bins + 1)
             # The bins of `reliability`: closed above, so a value on an edge counts below it.
-            confidence, _ = confidences(labels, probabilities)
+            confidence, _ = confidences(pair.labels, probabilities)
             counts = np.bincount(np.searchsorted(edges[1:-1], confidence), minlength=bins)
             lower.stairs(counts, edges, color=COLOURS[phase], linewidth=1.5)
         upper.set(ylabel=f"Observed share of {observed_of}", ylim=(-0.03, 1.03))
@@ -282,15 +274,7 @@ def reliability_diagram(
         lower.set(xlabel=f"Predicted probability of {predicted_of}", ylabel="Pictures", xlim=(-0.01, 1.01))
 
 
-def confusion_matrices(
-    path: Path,
-    labels: np.ndarray,
-    transfer: np.ndarray,
-    finetune: np.ndarray,
-    *,
-    threshold: float,
-    classes: Sequence[str],
-) -> None:
+def confusion_matrices(path: Path, pair: Pair, *, threshold: float, classes: Sequence[str]) -> None:
     """Both phases' confusion matrices, shaded by the share of the actual class: side by side, or larger one by one.
 
     Of many classes there is no room for the numbers, of very many none for the names.
@@ -304,8 +288,8 @@ def confusion_matrices(
     order = "" if count <= _MOST_NAMES else " (in alphabetical order)"
     with _drawing(path, 2.9 if small else 8.6) as figure:
         panels = figure.subplots(1, 2, sharey=True) if small else figure.subplots(2, 1)
-        for axes, (phase, probabilities) in zip(panels, (("transfer", transfer), ("finetune", finetune)), strict=True):
-            counts = confusion_matrix(labels, probabilities, threshold)
+        for axes, (phase, probabilities) in zip(panels, by_phase(pair).items(), strict=True):
+            counts = confusion_matrix(pair.labels, probabilities, threshold)
             shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
             for (actual, decided), pictures in np.ndenumerate(counts):
                 if not (small or pictures):
@@ -331,9 +315,7 @@ def confusion_matrices(
 
 def write_figures(
     folder: Path,
-    labels: np.ndarray,
-    transfer: np.ndarray,
-    finetune: np.ndarray,
+    pair: Pair,
     *,
     curves: Mapping[str, Sequence[Epoch]],
     threshold: float,
@@ -342,23 +324,21 @@ def write_figures(
 ) -> dict[str, Path]:
     """Write the test set's figures and the learning `curves` (by phase) into `folder`; return the PNGs' paths by name.
 
-    Names: learning_curves, roc, precision_recall, reliability, confusion. `labels` (N,) are class indices, `transfer`
-    and `finetune` (N, classes). roc and precision_recall are absent where `labels` holds one class only.
+    Names: learning_curves, roc, precision_recall, reliability, confusion. roc and precision_recall are absent where the
+    labels of the `pair` are of one class only.
     """
-    both = (labels, transfer, finetune)
+    ranked = ranked_classes(pair.labels, pair.baseline)
     draw: dict[str, Callable[[Path], None]] = {
         "learning_curves": lambda path: learning_curves(path, curves["transfer"], curves["finetune"]),
-        "reliability": lambda path: reliability_diagram(path, *both, bins=bins, classes=classes),
-        "confusion": lambda path: confusion_matrices(path, *both, threshold=threshold, classes=classes),
+        "reliability": lambda path: reliability_diagram(path, pair, bins=bins, classes=classes),
+        "confusion": lambda path: confusion_matrices(path, pair, threshold=threshold, classes=classes),
     }
-    if ranked_classes(labels, transfer) and len(classes) == 2:
-        draw["roc"] = lambda path: roc(path, *both)
-        draw["precision_recall"] = lambda path: precision_recall(path, *both)
-    elif ranked_classes(labels, transfer):
+    if ranked and len(classes) == 2:
+        draw["roc"] = lambda path: roc(path, pair)
+        draw["precision_recall"] = lambda path: precision_recall(path, pair)
+    elif ranked:
         for name, curve in CURVES.items():
-            draw[name] = functools.partial(
-                class_curves, labels=labels, transfer=transfer, finetune=finetune, curve=curve, classes=classes
-            )
+            draw[name] = functools.partial(class_curves, pair=pair, curve=curve, classes=classes)
     paths = {name: folder / f"{name}.png" for name in draw}
     for name, path in paths.items():
         draw[name](path)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from frostline.dataset import UNLABELLED, Dataset
-from frostline.evaluation import scored_classes
+from frostline.evaluation import Pair, by_phase, scored_classes
 from frostline.files import write_csv
 
 
@@ -15,16 +15,16 @@ def prediction_column(phase: str, name: str, classes: int) -> str:
     return phase if classes == 2 else f"{phase}/{name}"
 
 
-def write_predictions(path: Path, data: Dataset, both: Mapping[str, np.ndarray]) -> None:
-    """predictions.csv: each test picture's path, class and both phases' probabilities, (N, classes) each in `both`.
+def write_predictions(path: Path, data: Dataset, pair: Pair) -> None:
+    """predictions.csv: each test picture's path, class and both phases' probabilities.
 
     Of two classes in the columns "transfer" and "finetune" that of the second; else that of each, as "transfer/cat".
     """
     columns: dict[str, Iterable[str]] = {
         "path": data.names("test"),
-        "class": [data.classes[label] for label in data.labels("test")],
+        "class": [data.classes[label] for label in pair.labels],
     }
-    for phase, probabilities in both.items():
+    for phase, probabilities in by_phase(pair).items():
         for number in scored_classes(probabilities):
             name = prediction_column(phase, data.classes[number], len(data.classes))
             columns[name] = [f"{value:.6f}" for value in probabilities[:, number]]

@@ -14,7 +14,16 @@ from PIL import Image
 
 from frostline.adjustments import Effect
 from frostline.data_urls import data_url
-from frostline.evaluation import INTERVAL_FIGURES, Evaluation, Interval, decimals, signed, threshold_counts
+from frostline.evaluation import (
+    INTERVAL_FIGURES,
+    Evaluation,
+    Interval,
+    Pair,
+    by_phase,
+    decimals,
+    signed,
+    threshold_counts,
+)
 from frostline.files import write_text
 from frostline.networks import NETWORKS
 from frostline.overlay import heat_png, where
@@ -114,8 +123,7 @@ def write_report(
     settings: Config,
     data: Mapping[str, Any],
     curves: Mapping[str, Sequence[Mapping[str, float]]],
-    labels: np.ndarray,
-    both: Mapping[str, np.ndarray],
+    pair: Pair,
     evaluation: Evaluation,
     effects: Sequence[Effect],
     figures: Mapping[str, Path],
@@ -130,7 +138,7 @@ def write_report(
     - `data`: what preprocess counted: classes [names], counts {split: {class: n}}, unlabelled n,
       rejected {reason: n}, duplicates {groups: n, pictures: n}, ignored n, digest (SHA-256).
     - `curves`: each epoch's figures by phase, as EPOCH_COLUMNS name them.
-    - `labels`, `both`: the test pictures' classes (N,) and, by phase, their probabilities (N, classes).
+    - `pair`: both phases on the test set.
     - `effects`: what adjustments of the winner's probabilities change, last of those chosen (`adjustments.effects`).
     - `figures`: the SVG files that `plots.write_figures` leaves, by name.
     - `galleries`: "mistakes", "unsure", "set_right", "got_wrong", "suspects" (see `galleries`).
@@ -175,7 +183,7 @@ def write_report(
             for chart, (title, caption) in _CAPTIONS.items()
             if chart in figures
         ],
-        explorer=_explorer(labels, both, evaluation.threshold) if len(classes) == 2 else None,
+        explorer=_explorer(pair, evaluation.threshold) if len(classes) == 2 else None,
         effect_rows=list(_effect_rows(effects, settings.evaluate.submission, evaluation)),
         class_rows=list(_class_rows(evaluation.confusion, classes)),
         confused_pairs=_confused_pairs(evaluation, classes),
@@ -336,7 +344,7 @@ def _learning_curves_alt(curves: Mapping[str, Sequence[Mapping[str, float]]]) ->
     return f"Loss and accuracy on training and validation pictures by epoch. {'; '.join(parts)}."
 
 
-def _explorer(labels: np.ndarray, both: Mapping[str, np.ndarray], threshold: float) -> dict[str, Any]:
+def _explorer(pair: Pair, threshold: float) -> dict[str, Any]:
     """What the page's script needs: each phase's [TN, FP, FN, TP] at each threshold, and the index of `threshold`.
 
     The second class is the positive one.
@@ -346,8 +354,8 @@ def _explorer(labels: np.ndarray, both: Mapping[str, np.ndarray], threshold: flo
         "thresholds": thresholds,
         "start": thresholds.index(threshold),
         "counts": {
-            phase: threshold_counts(labels, probabilities, thresholds).reshape(-1, 4).tolist()
-            for phase, probabilities in both.items()
+            phase: threshold_counts(pair.labels, probabilities, thresholds).reshape(-1, 4).tolist()
+            for phase, probabilities in by_phase(pair).items()
         },
     }
 

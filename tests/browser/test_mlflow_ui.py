@@ -42,7 +42,7 @@ KNOWN = (
 @functools.cache
 def result() -> Evaluation:
     """The evaluation that `test_report.write` makes a report of."""
-    return evaluate(*predictions(86), threshold=0.5, bins=15, resamples=200, seed=42)
+    return evaluate(predictions(86), threshold=0.5, bins=15, resamples=200, seed=42)
 
 
 def fill(digest: str = "5" * 64) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from contrasts import CONTRASTS
 
-from frostline.evaluation import confusion_matrix, figures
+from frostline.evaluation import by_phase, confusion_matrix, figures
 from test_plots import predictions, predictions_of_many
 from test_report import write
 
@@ -24,7 +24,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 def address_of_many(tmp_path_factory: pytest.TempPathFactory) -> str:
     """With twelve classes."""
     folder = tmp_path_factory.mktemp("report")
-    write(folder, tuple(f"class {number}" for number in range(12)), both=predictions_of_many(200, 12))
+    write(folder, tuple(f"class {number}" for number in range(12)), pair=predictions_of_many(200, 12))
     return (folder / "report.html").as_uri()
 
 
@@ -34,11 +34,11 @@ def shown(page: Any, figure: str, phase: str) -> str:
 
 def expected(threshold: float) -> dict[str, dict[str, str]]:
     """What the explorer must show, by phase and figure, from the package's own figures."""
-    labels, *both = predictions(86)
+    pair = predictions(86)
     found = {}
-    for phase, probabilities in zip(("transfer", "finetune"), both, strict=True):
-        (tn, fp), (fn, tp) = confusion_matrix(labels, probabilities, threshold)
-        values = figures(labels, probabilities, threshold, bins=15)
+    for phase, probabilities in by_phase(pair).items():
+        (tn, fp), (fn, tp) = confusion_matrix(pair.labels, probabilities, threshold)
+        values = figures(pair.labels, probabilities, threshold, bins=15)
         found[phase] = {
             "accuracy": f"{values['accuracy']:.3f}",
             "precision": f"{tp / (tp + fp):.3f}" if tp + fp else "undefined",
@@ -103,7 +103,7 @@ def test_a_press_on_a_curve_chooses_its_threshold(address: str, open_page: Calla
     dot = page.locator(f"[data-chart={chart}] circle.finetune").bounding_box()
     recall = float(shown(page, "recall", "finetune"))
     if chart == "roc":
-        x, y = int(shown(page, "fp", "finetune")) / int(np.sum(predictions(86)[0] == 0)), recall
+        x, y = int(shown(page, "fp", "finetune")) / int(np.sum(predictions(86).labels == 0)), recall
     else:
         x, y = recall, float(shown(page, "precision", "finetune"))
     assert dot["x"] + dot["width"] / 2 == pytest.approx(box["x"] + x * box["width"], abs=1)
