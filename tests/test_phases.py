@@ -91,8 +91,11 @@ def test_both_phases_from_cached_features_equal_training_from_pixels(
     del options["thaw_from"], options["batch_norm"]
     expected_second = train(plain, *pixels, phase="finetune", seed=settings.seed, **options)
 
+    # Features are stored as float16: that may decide one picture whose probability is near 0.5 the other way.
+    one_picture = {f"{split}/accuracy": 1.01 / len(prepared.labels(split)) for split in ("train", "validation")}
     for got, expected in zip(first + second, expected_first + expected_second, strict=True):
-        assert got == pytest.approx(expected, rel=0.02, abs=0.005)
+        for name, value in expected.items():
+            assert got[name] == pytest.approx(value, rel=0.02, abs=one_picture.get(name, 0.005)), name
     for left, right in zip(first[1:] + second, first[:-1] + second, strict=False):
         assert left["train/loss"] <= right["train/loss"] * 1.2
     # The saved, whole model gives what its trained part gave.

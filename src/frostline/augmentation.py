@@ -1,14 +1,14 @@
 """Random changes of training pictures for `augment=full`: mirror, crop, colour."""
 
 from frostline.quiet_tensorflow import keras
-from frostline.seeds import derive_seed
+from frostline.seeds import seed32
 
 
 def build_augmentation(seed: int) -> keras.Sequential:
     """Return a model that changes each of its pictures (N, size, size, 3), 0 to 255, in its own way, from `seed` on."""
 
     def stream(name: str) -> int:
-        return derive_seed(seed, name)
+        return seed32(seed, name)
 
     return keras.Sequential(
         [

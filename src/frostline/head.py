@@ -1,7 +1,7 @@
 """The head: what a classifier learns on top of the backbone's features."""
 
 from frostline.quiet_tensorflow import keras
-from frostline.seeds import derive_seed
+from frostline.seeds import seed32
 
 
 def add_head(
@@ -22,7 +22,7 @@ def add_head(
     """
 
     def glorot(name: str) -> keras.initializers.Initializer:
-        return keras.initializers.GlorotUniform(seed=derive_seed(seed, name))
+        return keras.initializers.GlorotUniform(seed=seed32(seed, name))
 
     features = backbone.get_layer(cut_layer).output
     if pooling == "average":
@@ -30,7 +30,7 @@ def add_head(
     else:
         x = keras.layers.Flatten(name="flatten")(features)
     x = keras.layers.Dense(dense_units, activation="relu", kernel_initializer=glorot("dense"), name="dense")(x)
-    x = keras.layers.Dropout(dropout, seed=derive_seed(seed, "dropout"), name="dropout")(x)
+    x = keras.layers.Dropout(dropout, seed=seed32(seed, "dropout"), name="dropout")(x)
     units, activation = (1, "sigmoid") if classes == 2 else (classes, "softmax")
     init = glorot("probability")
     x = keras.layers.Dense(units, activation=activation, kernel_initializer=init, name="probability")(x)

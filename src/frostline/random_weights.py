@@ -45,7 +45,7 @@ def write_random_weights(path: Path, picture_size: int, seed: int, name: str = "
         elif type(layer).__name__ == "LayerScale":
             layer.gamma.assign(np.ones(layer.gamma.shape, np.float32))
         else:
-            rng = generator(derive_seed(seed, "backbone", position))
+            rng = generator(seed, "backbone", position)
             for kernel in (weight for weight in layer.weights if len(weight.shape) > 1):
                 depthwise = isinstance(layer, keras.layers.DepthwiseConv2D) or kernel.name == "depthwise_kernel"
                 kernel.assign(_he_normal(kernel.shape, depthwise, rng))

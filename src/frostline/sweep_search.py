@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import IntervalSweep
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import Trial, TrialState
 
-from frostline.seeds import derive_seed
+from frostline.seeds import seed32
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -55,7 +55,7 @@ def space_of(lines: Sequence[str]) -> tuple[dict[str, BaseDistribution], list[st
 
 def next_trial(study: optuna.Study, space: Mapping[str, BaseDistribution], seed: int, parallel: bool) -> Trial:
     """Ask TPE for the next point. Its seed is the trial's own: a search that was killed asks the same again."""
-    sampling = derive_seed(seed, "search", count(study))
+    sampling = seed32(seed, "search", count(study))
     study.sampler = optuna.samplers.TPESampler(seed=sampling, constant_liar=parallel)
     return study.ask(dict(space))
 

@@ -19,7 +19,7 @@ from frostline.learner import copy_values, learner_of
 from frostline.log_loss import log_losses
 from frostline.progress import CONSOLE, track
 from frostline.quiet_tensorflow import keras, tf
-from frostline.seeds import derive_seed, generator
+from frostline.seeds import derive_seed, generator, seed32
 
 Epoch = dict[str, float]
 """One epoch's figures, named as EPOCH_COLUMNS are."""
@@ -97,7 +97,7 @@ def train(
     from it, to the same weights. Its epochs are given to `on_epoch` again. `strategy`: see `distribution`; only the
     chief writes the checkpoint, and the other processes take over its state.
     """
-    keras.utils.set_random_seed(derive_seed(seed, phase))
+    keras.utils.set_random_seed(seed32(seed, phase))
     with strategy.scope() if strategy else nullcontext():
         learner = distribution.replica_of(model) if strategy else learner_of(model)
         rate: Any = learning_rate
