@@ -8,6 +8,8 @@ class Data:
     source: str
     depends_on: str
     """What DVC watches for this source: the user's folder, or the code that makes or fetches the data."""
+    code: str
+    """What else of our code DVC watches for it; the same again where that is all. DVC takes no list here."""
 
 
 @dataclass
