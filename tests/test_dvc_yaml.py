@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from frostline.code_digest import NEUTRAL, code_of
+from frostline.settings import DEPENDS_ON
 
 ROOT = Path(__file__).parents[1]
 CODE = "src/frostline/"
@@ -24,6 +25,12 @@ def files_of(deps):
         inside = [path] if path.is_file() else [file for file in path.rglob("*") if "__pycache__" not in file.parts]
         found |= {file.relative_to(ROOT / CODE).as_posix() for file in inside if file.is_file()}
     return {name for name in found if not name.endswith("__init__.py")}
+
+
+def test_a_stage_watches_the_settings_that_its_result_depends_on():
+    assert {name: stage["params"] for name, stage in STAGES.items()} == {
+        name: list(keys) for name, keys in DEPENDS_ON.items()
+    }
 
 
 def test_stages_are_the_six():

@@ -170,6 +170,26 @@ def test_flip_trains_on_both_views_from_the_cache(settings, prepared, weights, t
     assert first[0]["train/loss"] != transferred.history[0]["train/loss"]
 
 
+def test_a_checkpoint_is_named_by_what_the_phase_depends_on_and_nothing_else(settings, prepared, weights):
+    def name(phase="transfer", **changed):
+        return phases.checkpoint_path(phase, dataclasses.replace(settings, **changed), prepared, weights)
+
+    for same in (
+        name(workers="ray", feature_cache_gib=1.0),
+        name(finetune=dataclasses.replace(settings.finetune, epochs=9)),
+        name(model=dataclasses.replace(settings.model, picture_size=299)),
+    ):
+        assert same == name()
+    others = [
+        name("finetune"),
+        name(seed=1),
+        name(deterministic=False),
+        name(model=dataclasses.replace(settings.model, dropout=0.5)),
+        name(transfer=dataclasses.replace(settings.transfer, epochs=9)),
+    ]
+    assert len({name(), *others}) == len(others) + 1
+
+
 def test_mirrored_rows_are_taken_from_the_mirrored_features():
     own, other = np.zeros((4, 2), np.float16), np.ones((4, 2), np.float16)
     examples = Examples([own], np.zeros(4), mirrored=[other])
