@@ -63,7 +63,8 @@ def settings_that_matter(phase: str, settings: Config) -> dict[str, Any]:
 def checkpoint_path(phase: str, settings: Config, data: Dataset, start: Path) -> Path:
     """Where `phase` keeps its checkpoint, starting from the weights in the file `start`.
 
-    The name holds a digest of all that the result depends on, so that a checkpoint is never taken for another phase's.
+    The name holds a digest of all that the result depends on, so that a checkpoint is never taken for another phase's,
+    nor for one of other devices: how what is trained lies in its variables depends on them.
     """
     facts = [
         settings_that_matter(phase, settings),
@@ -73,6 +74,7 @@ def checkpoint_path(phase: str, settings: Config, data: Dataset, start: Path) ->
         tf.__version__,
         keras.__version__,
         threads(),
+        distribution.devices_of(settings.distribution),
     ]
     return CHECKPOINTS / f"{phase}-{digest_of(facts)}.npy"
 
