@@ -38,9 +38,8 @@ class Measured:
 
 
 def new_project(folder: Path, *overrides: str) -> None:
-    """Make `folder` a project: conf/, dvc.yaml, and a params.yaml composed with Hydra `overrides`."""
+    """Make `folder` a project: conf/, and a params.yaml composed with Hydra `overrides`."""
     shutil.copytree(ROOT / "conf", folder / "conf", dirs_exist_ok=True)
-    shutil.copy(ROOT / "dvc.yaml", folder)
     measure([sys.executable, "-m", "frostline.config", *overrides], folder, into=folder / "params.yaml")
 
 

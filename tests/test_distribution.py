@@ -1,6 +1,7 @@
 """Several replicas train to the weights and figures of one: on two devices of one process, and in two processes.
 
-As a program (`python test_distribution.py DISTRIBUTION FOLDER`), the process that trains.
+As a program (`python test_distribution.py DISTRIBUTION FOLDER`), the process that trains; with
+`none,mirrored FOLDER DATA WEIGHTS`, one that is stopped under the first and goes on under the second.
 """
 
 import json
@@ -14,12 +15,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frostline import distribution
+from frostline import distribution, phases
 from frostline.config import compose_conf
+from frostline.dataset import load_dataset
 from frostline.errors import FrostlineError
 from frostline.quiet_tensorflow import keras, tf
 from frostline.seeds import generator
 from frostline.training import Examples, train
+from small import SIZE
 
 ROWS = 131
 """In batches of 32, the last one has three rows: one of two replicas gets one of them, and the other two."""
@@ -79,10 +82,33 @@ def run(strategy, epochs=3, checkpoint=None, rows=ROWS, rate=0.2, schedule="cons
     return [np.array(figures), *(variable.numpy() for variable in model.variables)]
 
 
+def make_two_devices():
+    halves = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], halves)
+
+
+def stop_and_go_on(distributions, folder, processed, weights):
+    """Run the transfer phase under each of the `distributions`, to its end only under the last one."""
+    make_two_devices()
+    data, conf = load_dataset(processed), Path(__file__).parents[1] / "conf"
+    small = [f"preprocess.picture_size={SIZE}", "model.cut_layer=mixed0", "model.dense_units=8", "transfer.epochs=2"]
+    os.chdir(folder)
+
+    def stop(epoch):
+        raise StoppedError
+
+    for name in distributions:
+        settings = compose_conf([*small, "finetune.thaw_from=mixed0", f"distribution={name}"], conf)
+        model = phases.build_classifier(data, weights, settings)
+        checkpoint = phases.checkpoint_path("transfer", settings, data, weights)
+        is_last = name == distributions[-1]
+        with suppress(StoppedError):
+            phases.transfer(model, data, settings, (lambda epoch: None) if is_last else stop, checkpoint)
+
+
 def main(name, folder):
     if name == "mirrored":
-        halves = [tf.config.LogicalDeviceConfiguration()] * 2
-        tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], halves)
+        make_two_devices()
     strategy = distribution.strategy_of(name)
     assert strategy.num_replicas_in_sync == 2
     np.savez(folder / "single row.npz", *run(strategy, **SINGLE_ROW))
@@ -93,15 +119,16 @@ def main(name, folder):
     distribution.wait_for_all(strategy)
 
 
-def start(name, folder, **environment):
+def start(name, folder, *more, **environment):
     folder.mkdir()
-    command = [sys.executable, __file__, name, str(folder)]
+    command = [sys.executable, __file__, name, str(folder), *map(str, more)]
     return subprocess.Popen(command, env=os.environ | environment, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process):
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
+    return errors
 
 
 def load(path):
@@ -126,6 +153,14 @@ def test_two_devices_train_as_one(alone, tmp_path):
     finish(start("mirrored", tmp_path / "mirrored"))
     for name, expected in alone.items():
         assert_same(load(tmp_path / "mirrored" / name), expected)
+
+
+@pytest.mark.parametrize("distributions", ["none,mirrored", "mirrored,none"])
+def test_a_phase_that_was_killed_under_another_distribution_starts_over(tmp_path, prepared, weights, distributions):
+    """Their variables lie otherwise: the checkpoint of the one was "damaged" for the other."""
+    said = finish(start(distributions, tmp_path / "killed", prepared.folder, weights))
+    epochs = [line.split(":")[0] for line in said.splitlines() if line.startswith("transfer ")]
+    assert epochs == ["transfer 1/2", "transfer 1/2", "transfer 2/2"]
 
 
 def free_ports(count):
@@ -187,4 +222,7 @@ def test_alone_there_is_no_strategy():
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    if "," in sys.argv[1]:
+        stop_and_go_on(sys.argv[1].split(","), *map(Path, sys.argv[2:]))
+    else:
+        main(sys.argv[1], Path(sys.argv[2]))

@@ -1,62 +1,36 @@
-"""dvc.yaml: exactly the six stages, and each lists the code that its outputs depend on."""
+"""dvc.yaml: exactly the six stages, and each lists the code that its outputs depend on, all of it and nothing else."""
 
-import ast
 from pathlib import Path
 
 import pytest
 import yaml
 
+from frostline.code_digest import NEUTRAL, code_of
+from frostline.settings import DEPENDS_ON
+
 ROOT = Path(__file__).parents[1]
-SRC = ROOT / "src" / "frostline"
+CODE = "src/frostline/"
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
-# Modules that no output's bytes depend on: messages, progress, MLflow's side of things, names and types of settings
-# (their values are in params.yaml), names of files (they are in dvc.yaml), the sharing of work among processes.
-NEUTRAL = {
-    "__init__",
-    "addresses",
-    "config",
-    "errors",
-    "champion",
-    "companion",
-    "logged_model",
-    "model_registry",
-    "paths",
-    "progress",
-    "quiet_tensorflow",
-    "ray_workers",
-    "settings",
-    "stages/__init__",
-    "stages/_record",
-    "stderr",
-    "tracking",
-    "workers",
-}
+
+def module_of(stage):
+    return f"frostline.stages.{stage.replace('-', '_')}"
 
 
-def imported(module: Path) -> set[Path]:
-    """Files of this package that `module` imports at its top level (what it imports later is named by depends_on).
-
-    A stage itself may import what needs TensorFlow later; what MLflow gets of it is no output.
-    """
-    found, tree = set(), ast.parse(module.read_text())
-    later = module.parent.name == "stages" and module.stem != "_record"
-    for node in ast.walk(tree) if later else tree.body:
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "frostline":
-            base = SRC.parent / Path(*node.module.split("."))
-            candidates = [base / f"{alias.name}.py" for alias in node.names] + [base.with_suffix(".py")]
-            found |= {path for path in candidates if path.is_file()}
-    return found
+def files_of(deps):
+    """Those of the package among `deps`, relative to it; a folder stands for all files in it."""
+    found = set()
+    for path in (ROOT / dep for dep in deps if dep.startswith(CODE)):
+        assert path.exists(), path
+        inside = [path] if path.is_file() else [file for file in path.rglob("*") if "__pycache__" not in file.parts]
+        found |= {file.relative_to(ROOT / CODE).as_posix() for file in inside if file.is_file()}
+    return {name for name in found if not name.endswith("__init__.py")}
 
 
-def closure(module: Path) -> set[Path]:
-    seen, todo = set(), [module]
-    while todo:
-        path = todo.pop()
-        if path not in seen:
-            seen.add(path)
-            todo += imported(path)
-    return seen
+def test_a_stage_watches_the_settings_that_its_result_depends_on():
+    assert {name: stage["params"] for name, stage in STAGES.items()} == {
+        name: list(keys) for name, keys in DEPENDS_ON.items()
+    }
 
 
 def test_stages_are_the_six():
@@ -65,23 +39,34 @@ def test_stages_are_the_six():
 
 @pytest.mark.parametrize("stage", ["preprocess", "transfer", "finetune", "evaluate"])
 def test_a_stage_lists_the_code_that_it_runs(stage):
-    entry = SRC / "stages" / f"{stage.replace('-', '_')}.py"
-    needed = {
-        str(path.relative_to(ROOT))
-        for path in closure(entry)
-        if str(path.relative_to(SRC).with_suffix("")) not in NEUTRAL
-    }
-    listed = {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
+    needed, listed = set(code_of(module_of(stage))), files_of(STAGES[stage]["deps"])
     assert needed <= listed, f"add to {stage}'s deps in dvc.yaml: {sorted(needed - listed)}"
     assert listed <= needed, f"{stage} does not import {sorted(listed - needed)}"
 
 
-@pytest.mark.parametrize(("stage", "section"), [("fetch-data", "data"), ("fetch-weights", "weights")])
-def test_a_fetch_stage_depends_on_the_code_of_the_chosen_source_only(stage, section):
-    """A change in the downloader must not draw the sample again: conf/ names each source's code as depends_on."""
-    entry = SRC / "stages" / f"{stage.replace('-', '_')}.py"
-    assert f"${{{section}.depends_on}}" in STAGES[stage]["deps"]
-    watched = [yaml.safe_load(option.read_text())["depends_on"] for option in (ROOT / "conf" / section).glob("*.yaml")]
-    code = {ROOT / path for path in watched if path != "${.path}"}
-    assert len(code) >= 2
-    assert code <= closure(entry)
+@pytest.mark.parametrize(
+    ("stage", "section", "keys"),
+    [
+        ("fetch-data", "data", ("depends_on", "code")),
+        ("fetch-weights", "weights", ("depends_on",)),
+    ],
+)
+def test_a_fetch_stage_depends_on_the_code_of_the_chosen_source(stage, section, keys):
+    """A change in the downloader must not draw the sample again: conf/ names each source's own code."""
+    deps, sources = STAGES[stage]["deps"], {}
+    for option in (ROOT / "conf" / section).glob("*.yaml"):
+        content = yaml.safe_load(option.read_text())
+        named = {content[key] for key in keys} - {"${.path}"}
+        sources[option.stem] = files_of(content["depends_on"] if path == "${.depends_on}" else path for path in named)
+    assert [dep for dep in deps if dep.startswith("${")] == [f"${{{section}.{key}}}" for key in keys]
+    common, every = files_of(deps), set().union(*sources.values())
+    assert len(every) >= 2
+    assert not common & every, "these are watched whichever source is chosen"
+    all_needed = set()
+    for source, own in sources.items():
+        others = {name.removesuffix(".py") for name in every - own}
+        needed = set(code_of(module_of(stage), NEUTRAL | others))
+        assert needed <= common | own, f"{stage} with {source} depends on {sorted(needed - common - own)}, too"
+        assert own <= needed, f"{stage} with {source} does not import {sorted(own - needed)}"
+        all_needed |= needed
+    assert common <= all_needed, f"{stage} does not import {sorted(common - all_needed)}"

@@ -76,6 +76,14 @@ def test_other_pictures_weights_or_layers_are_other_entries(base, prepared, tmp_
     assert len(feature_cache.entries(tmp_path)) == 4
 
 
+def test_features_of_other_code_are_other_entries(base, prepared, tmp_path, counted, monkeypatch):
+    pictures = prepared.pictures("test")
+    extract(base, pictures, ["mixed1"], tmp_path)
+    monkeypatch.setattr(features, "code_digest", lambda module: f"as if {module} had changed")
+    extract(base, pictures, ["mixed1"], tmp_path)
+    assert len(counted) == len(feature_cache.entries(tmp_path)) == 2
+
+
 def test_weights_above_the_layer_do_not_matter(base, prepared, tmp_path, counted):
     pictures = prepared.pictures("test")
     extract(base, pictures, ["mixed6"], tmp_path)

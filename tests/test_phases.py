@@ -9,7 +9,7 @@ import pytest
 
 from frostline import backbone, features, phases
 from frostline.config import compose_conf
-from frostline.quiet_tensorflow import keras
+from frostline.quiet_tensorflow import keras, tf
 from frostline.training import Examples, score, train
 from small import SIZE
 
@@ -171,6 +171,29 @@ def test_flip_trains_on_both_views_from_the_cache(settings, prepared, weights, t
     rows = {split: len(prepared.labels(split)) for split in ("train", "validation")}
     assert sorted(computed) == sorted([rows["validation"], rows["train"], rows["train"]])
     assert first[0]["train/loss"] != transferred.history[0]["train/loss"]
+
+
+def test_a_checkpoint_is_named_by_what_the_phase_depends_on_and_nothing_else(settings, prepared, weights, monkeypatch):
+    def name(phase="transfer", **changed):
+        return phases.checkpoint_path(phase, dataclasses.replace(settings, **changed), prepared, weights)
+
+    for same in (
+        name(workers="ray", feature_cache_gib=1.0),
+        name(finetune=dataclasses.replace(settings.finetune, epochs=9)),
+        name(model=dataclasses.replace(settings.model, picture_size=299)),
+    ):
+        assert same == name()
+    others = [
+        name("finetune"),
+        name(seed=1),
+        name(deterministic=False),
+        name(model=dataclasses.replace(settings.model, dropout=0.5)),
+        name(transfer=dataclasses.replace(settings.transfer, epochs=9)),
+    ]
+    before = name()
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [f"as if this were a {kind}"])
+    others.append(name())
+    assert len({before, *others}) == len(others) + 1
 
 
 def test_mirrored_rows_are_taken_from_the_mirrored_features():

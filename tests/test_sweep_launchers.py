@@ -135,7 +135,6 @@ def alone(prepared, weights, environment, tmp_path_factory):
     """A project in which the points have run in one process, which has as many threads as the others will have."""
     folder = tmp_path_factory.mktemp("alone")
     shutil.copytree(ROOT / "conf", folder / "conf")
-    shutil.copy(ROOT / "dvc.yaml", folder)
     with contextlib.chdir(folder):
         settings = asdict(compose_conf([f"preprocess.picture_size={SIZE}"]))
     (folder / "params.yaml").write_text(yaml.safe_dump(settings))

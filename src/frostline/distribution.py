@@ -71,6 +71,13 @@ def _ended_by_ctrl_c() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def devices_of(distribution: str) -> list[str]:
+    """The kind ("CPU" or "GPU") of each device that trains. Raises FrostlineError as `strategy_of` does."""
+    strategy = strategy_of(distribution)
+    kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+    return [kind] * (strategy.num_replicas_in_sync if strategy else 1)
+
+
 def is_chief(strategy: tf.distribute.Strategy | None) -> bool:
     """Whether this process is the one that writes: the only one, or worker 0."""
     return strategy is None or bool(strategy.extended.should_checkpoint)

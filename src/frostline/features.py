@@ -2,7 +2,7 @@
 
 A frozen layer gives the same output every epoch, so both phases, the evaluation and every point of a sweep train from
 features that one pass over the pictures left on disk. An entry is named by all that its content depends on
-(pictures, weights below the layer, layer, library versions), so nothing stale is ever read.
+(pictures, weights below the layer, layer, code, library versions), so nothing stale is ever read.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ import numpy as np
 
 from frostline import ray_workers
 from frostline.backbone import inference_copy
+from frostline.code_digest import code_digest
 from frostline.feature_cache import ARRAY, complete, is_complete, lock
 from frostline.files import digest_of, release
 from frostline.paths import FEATURES
@@ -175,7 +176,7 @@ def _digest(model: keras.Model, layer: str, precision: str) -> str:
     for variable in below.weights:
         weights.update(np.ascontiguousarray(variable.numpy()).data)
     facts = {
-        "format": 4,
+        "code": code_digest(__name__),
         "precision": precision,
         "weights": weights.hexdigest(),
         "layer": layer,

@@ -14,6 +14,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.types.schema import Map
 
+from frostline.code_digest import PACKAGE
 from frostline.tracking import log
 
 
@@ -24,7 +25,6 @@ def log_model(path: Path, example: np.ndarray, run: Callable[[], str]) -> None:
     """
     from frostline.pictures import as_png  # here, since no output of a stage depends on it
 
-    package = Path(__file__).parent
     # The one signature that lets through base64 texts and arrays of pixels alike: MLflow takes an object tensor as
     # "anything". What is wrong with them, the model says itself.
     pictures = Schema([TensorSpec(np.dtype(object), (-1,))])
@@ -51,7 +51,7 @@ def log_model(path: Path, example: np.ndarray, run: Callable[[], str]) -> None:
             flavor=sys.modules[__name__],  # its save_model is called
             loader_module="frostline.serving",
             data_path=str(path),
-            code_paths=[str(package)],
+            code_paths=[str(PACKAGE)],
             signature=ModelSignature(pictures, answers),
             input_example=request,
             pip_requirements=[f"{name}=={version(name)}" for name in needed],

@@ -1,7 +1,7 @@
 """The two-phase recipe: transfer trains a new head on the frozen backbone, finetune thaws the top of the backbone."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +9,14 @@ import numpy as np
 
 from frostline import backbone, distribution, features, precision, training
 from frostline.augmentation import build_augmentation
+from frostline.code_digest import code_digest
 from frostline.dataset import Dataset
 from frostline.files import digest_of, sha256_of
 from frostline.head import add_head
 from frostline.paths import CHECKPOINTS
 from frostline.quiet_tensorflow import keras, tf
 from frostline.seeds import derive_seed
-from frostline.settings import Config, Phase
+from frostline.settings import Config, Phase, settings_of
 from frostline.training import Epoch, Examples, OnEpoch
 from frostline.workers import threads
 
@@ -54,24 +55,26 @@ def transfer(
     return _train(model, layers, data, "transfer", settings.transfer, settings, on_epoch, checkpoint, also)
 
 
+def settings_that_matter(phase: str, settings: Config) -> dict[str, Any]:
+    """Those that the result of `phase` depends on, by their keys, with the precision that this machine computes in."""
+    return settings_of(replace(settings, precision=precision.resolve(settings.precision)), phase)
+
+
 def checkpoint_path(phase: str, settings: Config, data: Dataset, start: Path) -> Path:
     """Where `phase` keeps its checkpoint, starting from the weights in the file `start`.
 
-    The name holds a digest of all that the result depends on, so that a checkpoint is never taken for another phase's.
+    The name holds a digest of all that the result depends on, so that a checkpoint is never taken for another phase's,
+    nor for one of other devices: how what is trained lies in its variables depends on them.
     """
     facts = [
-        phase,
-        asdict(settings.model),
-        asdict(settings.finetune if phase == "finetune" else settings.transfer),
-        settings.seed,
-        settings.augment,
-        precision.resolve(settings.precision),
+        settings_that_matter(phase, settings),
         data.digest,
         sha256_of(start),
-        [sha256_of(path) for path in sorted(Path(__file__).parent.rglob("*.py"))],
+        code_digest(__name__),
         tf.__version__,
         keras.__version__,
         threads(),
+        distribution.devices_of(settings.distribution),
     ]
     return CHECKPOINTS / f"{phase}-{digest_of(facts)}.npy"
 

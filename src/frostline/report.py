@@ -28,7 +28,7 @@ from frostline.files import write_text
 from frostline.networks import NETWORKS
 from frostline.overlay import heat_png, where
 from frostline.plots import CURVES, MOST_CURVES, NAMES, WORST_CURVES
-from frostline.settings import Config, Submission
+from frostline.settings import Config, Submission, settings_of
 from frostline.splitting import SPLITS
 
 _SOFTWARE = {"tensorflow": "TensorFlow", "keras": "Keras", "numpy": "NumPy"}
@@ -193,7 +193,7 @@ def write_report(
         },
         data=data,
         rejected=sorted(data["rejected"].items(), key=lambda item: (-item[1], item[0])),
-        settings=list(_flat(_bearing_on_results(settings))),
+        settings=list(_flat(settings_of(settings, "evaluate"))),
         command=command,
         resamples=settings.evaluate.bootstrap,
         digests={"Prepared data": data["digest"], **digests},
@@ -386,12 +386,6 @@ def _svg(path: Path, alt: str) -> Markup:
     """The drawing in `path`, our own, to stand in the page as one picture that `alt` describes."""
     drawing = path.read_text(encoding="utf-8").removeprefix("<svg")
     return Markup('<svg role="img" aria-label="{}"{}').format(alt, Markup(drawing))  # noqa: S704 (matplotlib escapes)
-
-
-def _bearing_on_results(settings: Config) -> dict[str, Any]:
-    """The settings without those that change no result, of which a tracking address may also hold a password."""
-    others = ("tracking", "workers", "feature_cache_gib")
-    return {group: value for group, value in asdict(settings).items() if group not in others}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

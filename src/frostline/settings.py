@@ -1,6 +1,11 @@
-"""Every setting with its type: plain dataclasses that the whole package may know (see conf/ for values and meaning)."""
+"""Every setting with its type: plain dataclasses that the whole package may know (see conf/ for values and meaning).
 
-from dataclasses import dataclass
+And which settings each result depends on: one table, which dvc.yaml's `params` repeat.
+"""
+
+import functools
+from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass
@@ -8,6 +13,8 @@ class Data:
     source: str
     depends_on: str
     """What DVC watches for this source: the user's folder, or the code that makes or fetches the data."""
+    code: str
+    """What else of our code DVC watches for it; the same again where that is all. DVC takes no list here."""
 
 
 @dataclass
@@ -146,3 +153,43 @@ class Config:
     finetune: Finetune
     evaluate: Evaluate
     tracking: Tracking
+
+
+_LEARNING = ("seed", "augment", "precision", "deterministic", "distribution")
+
+DEPENDS_ON = {
+    "fetch-data": ("data",),
+    "fetch-weights": ("weights", "model.backbone", "preprocess.picture_size"),
+    "preprocess": ("preprocess", "seed"),
+    "transfer": (
+        "model.backbone",
+        "model.cut_layer",
+        "model.pooling",
+        "model.dense_units",
+        "model.dropout",
+        "transfer",
+        "preprocess.picture_size",
+        *_LEARNING,
+    ),
+    "finetune": ("model.cut_layer", "finetune", *_LEARNING),
+    "evaluate": (  # all that the report shows
+        "name",
+        *_LEARNING,
+        "data",
+        "weights",
+        "preprocess",
+        "model",
+        "transfer",
+        "finetune",
+        "evaluate",
+    ),
+}
+"""By stage, the settings that what it makes depends on beside its inputs; a section stands for all its settings."""
+
+
+def settings_of(config: Config, stage: str) -> dict[str, Any]:
+    """What `config` has for those settings that the result of `stage` depends on, by dotted key; sections as dicts."""
+    content: Any = asdict(config)
+    return {
+        key: functools.reduce(lambda section, name: section[name], key.split("."), content) for key in DEPENDS_ON[stage]
+    }

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-import yaml
 
 from frostline import backbone, features, phases, precision
+from frostline.code_digest import code_digest
 from frostline.dataset import Dataset, load_dataset
 from frostline.errors import FrostlineError
 from frostline.files import digest_of, read_json, sha256_of, write_json
@@ -35,10 +35,6 @@ POINTS = WORK / "points"
 
 Pass = tuple[str, str, bool]
 """Over the pictures: in which precision, of which split, whether mirrored."""
-
-_NO_FACTS = {"name", "data", "weights", "evaluate", "tracking", "feature_cache_gib", "workers", "finetune"}
-"""Settings that the transfer phase's result does not depend on, or not but for what `Shared` has a digest of."""
-_DVC_YAML = Path("dvc.yaml")
 
 
 @dataclass(frozen=True)
@@ -75,39 +71,28 @@ class PrunedError(Exception):
 
 
 def open_shared() -> Shared:
-    """Raises FrostlineError where the data, the weights or dvc.yaml are missing."""
+    """Raises FrostlineError where the data or the weights are missing."""
     data = load_dataset(PROCESSED)
     if not BACKBONE_WEIGHTS.is_file():
         raise FrostlineError(f"{BACKBONE_WEIGHTS} not found.\nRun `dvc repro fetch-weights`.")
     facts = [
         data.digest,
         sha256_of(BACKBONE_WEIGHTS),
-        _code_digest(),
+        code_digest(__name__),
         {name: version(name) for name in ("tensorflow", "keras", "numpy")},
         [device.device_type for device in tf.config.list_physical_devices()],
     ]
     return Shared(data, digest_of(facts))
 
 
-def _code_digest() -> str:
-    """SHA-256 of the code that the phases' results depend on: what dvc.yaml lists for them (a test checks it)."""
-    if not _DVC_YAML.is_file():
-        raise FrostlineError(f"{_DVC_YAML} not found in {Path.cwd()}.\nRun this from the root of a Frostline project.")
-    stages = yaml.safe_load(_DVC_YAML.read_text(encoding="utf-8"))["stages"]
-    listed = {path for phase in ("transfer", "finetune") for path in stages[phase]["deps"] if path.endswith(".py")}
-    package = Path(__file__).parent
-    return digest_of([sha256_of(package / path.removeprefix("src/frostline/")) for path in sorted(listed)])
-
-
 def _transfer_key(settings: Config, shared: Shared) -> str:
     """As point_key, of the transfer phase."""
-    facts = asdict(settings) | {"precision": precision.resolve(settings.precision)}
-    return digest_of([{key: value for key, value in facts.items() if key not in _NO_FACTS}, shared.digest])
+    return digest_of([phases.settings_that_matter("transfer", settings), shared.digest])
 
 
 def point_key(settings: Config, shared: Shared) -> str:
     """The digest of all that the point's result depends on: points of one key have one result."""
-    return digest_of([_transfer_key(settings, shared), asdict(settings.finetune)])
+    return digest_of([_transfer_key(settings, shared), phases.settings_that_matter("finetune", settings)])
 
 
 def stored(settings: Config, shared: Shared) -> Result | None:

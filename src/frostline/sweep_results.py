@@ -190,7 +190,8 @@ def recipe(config: Config, note: str) -> str:
         content.pop(key)
     content["name"] = "swept"
     for group in ("data", "weights"):
-        content[group].pop("depends_on")  # the group's own
+        for key in ("depends_on", "code"):  # the group's own
+            content[group].pop(key, None)
     defaults = [{f"override /{group}": content[group]["source"]} for group in ("data", "weights")]
     comment = "".join(f"# {line}\n" for line in note.splitlines())
     return f"# @package _global_\n{comment}" + yaml.safe_dump({"defaults": defaults, **content}, sort_keys=False)
