@@ -43,7 +43,7 @@ format: install
 	$(RUN) ruff check --fix . && ruff format .
 
 params: install          ## write conf/'s composition to params.yaml; ARGS="data=kaggle weights=imagenet" overrides
-	$(PYTHON) -m frostline.config $(ARGS) > .params.tmp && mv .params.tmp params.yaml
+	$(PYTHON) -m frostline.config.load $(ARGS) > .params.tmp && mv .params.tmp params.yaml
 
 ui: install              ## browse the runs at http://127.0.0.1:5000
 	$(RUN) MLFLOW_DISABLE_TELEMETRY=true mlflow ui --host 127.0.0.1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlruns/mlflow.db}"
@@ -51,7 +51,7 @@ ui: install              ## browse the runs at http://127.0.0.1:5000
 server: HOST := 127.0.0.1
 server: PORT := 5000
 server: install postgresql  ## an MLflow server on PostgreSQL, to share; HOST=address PORT=number override
-	$(PYTHON) -m frostline.tracking_server --host $(HOST) --port $(PORT)
+	$(PYTHON) -m frostline.tracking.server --host $(HOST) --port $(PORT)
 
 bench: install           ## side by side with a plain Keras script, and against the machine's limits
 	$(PYTHON) benchmarks/vs_keras.py

@@ -40,7 +40,7 @@ class Measured:
 def new_project(folder: Path, *overrides: str) -> None:
     """Make `folder` a project: conf/, and a params.yaml composed with Hydra `overrides`."""
     shutil.copytree(ROOT / "conf", folder / "conf", dirs_exist_ok=True)
-    measure([sys.executable, "-m", "frostline.config", *overrides], folder, into=folder / "params.yaml")
+    measure([sys.executable, "-m", "frostline.config.load", *overrides], folder, into=folder / "params.yaml")
 
 
 def prepare(folder: Path, *overrides: str) -> None:

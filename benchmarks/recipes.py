@@ -18,14 +18,14 @@ from measuring import prepare, weights_from
 from rich.console import Console
 from rich.table import Table
 
-from frostline import phases
-from frostline.config import compose_conf
-from frostline.dataset import Dataset, load_dataset
-from frostline.log_loss import log_losses
-from frostline.paths import BACKBONE_WEIGHTS, PROCESSED
-from frostline.quiet_tensorflow import keras
-from frostline.settings import Config
-from frostline.training import kept_epoch
+from frostline.config.load import compose_conf
+from frostline.config.paths import BACKBONE_WEIGHTS, PROCESSED
+from frostline.config.settings import Config
+from frostline.data.dataset import Dataset, load_dataset
+from frostline.metrics.log_loss import log_losses
+from frostline.runtime.quiet_tensorflow import keras
+from frostline.training import phases
+from frostline.training.loop import kept_epoch
 
 RECIPES = ("seed", "best")
 RESAMPLES = 10_000

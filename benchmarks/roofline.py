@@ -22,11 +22,13 @@ from measuring import cpu_of_all
 from rich.console import Console
 from rich.table import Table
 
-from frostline import backbone, features, precision, training
-from frostline.head import add_head
-from frostline.quiet_tensorflow import keras, tf
-from frostline.random_weights import write_random_weights
-from frostline.training import Examples
+from frostline.features import extract
+from frostline.models import backbone, frost_line, graph
+from frostline.models.head import add_head
+from frostline.runtime.quiet_tensorflow import keras, tf
+from frostline.sources.random_weights import write_random_weights
+from frostline.training import loop, precision
+from frostline.training.loop import Examples
 
 SIZE, CUT, THAW_FROM = 150, "mixed7", "mixed6"
 BATCH = 32  # pictures of a training step
@@ -128,23 +130,23 @@ def training_step(model: keras.Model) -> tuple[float, float]:
 
 def measure_extraction(model: keras.Model, computed_in: str, cache: Path) -> Work:
     """features.extract at mixed7, files included; the difference of two passes leaves out what each does once."""
-    pictures = np.random.default_rng(1).integers(256, size=(features.BATCH * 17, SIZE, SIZE, 3), dtype=np.uint8)
+    pictures = np.random.default_rng(1).integers(256, size=(extract.BATCH * 17, SIZE, SIZE, 3), dtype=np.uint8)
     took = []
     for number, batches in enumerate((1, 1, 17)):  # the first warms up
         started = time.perf_counter()
-        features.extract(model, pictures[: features.BATCH * batches], str(number), [CUT], computed_in, cache)
+        extract.extract(model, pictures[: extract.BATCH * batches], str(number), [CUT], computed_in, cache)
         took.append(time.perf_counter() - started)
-    flops, numbers = extraction(keras.Model(model.input, model.get_layer(CUT).output), features.BATCH)
+    flops, numbers = extraction(keras.Model(model.input, model.get_layer(CUT).output), extract.BATCH)
     step = (took[2] - took[1]) / 16
-    return Work(f"features, batch {features.BATCH}", computed_in, step, flops, BYTES[computed_in] * numbers)
+    return Work(f"features, batch {extract.BATCH}", computed_in, step, flops, BYTES[computed_in] * numbers)
 
 
 def measure_step(model: keras.Model, phase: str, start: str, computed_in: str) -> Work:
     """One step of `phase` on the part of `model` above `start`, as training.train runs it: the median from one
     batch's arrival to the next's, reading of the features included. Weights are float32 whatever it is computed in."""
-    part = backbone.part(model, [start])
+    part = graph.part(model, [start])
     values = np.random.default_rng(1).random((STEPS * BATCH, *part.inputs[0].shape[1:]), np.float32)
-    examples = Examples([values.astype(features.DTYPE)], np.arange(len(values)) % 2)
+    examples = Examples([values.astype(extract.DTYPE)], np.arange(len(values)) % 2)
     arrivals = []
 
     def note(inputs: Any) -> Any:
@@ -152,7 +154,7 @@ def measure_step(model: keras.Model, phase: str, start: str, computed_in: str) -
         return lambda rows: inputs[rows]
 
     with precision.computing_in(part, computed_in):
-        training.train(
+        loop.train(
             part,
             examples,
             examples,
@@ -204,9 +206,9 @@ def main() -> None:
         base = backbone.build_backbone(SIZE, weights)
         model = add_head(base, CUT, dense_units=1024, dropout=0.2, seed=1)
         works = [measure_extraction(model, computed_in, Path(temporary) / "features") for computed_in in BYTES]
-    backbone.freeze(model, base)
+    frost_line.freeze(model, base)
     works += [measure_step(model, "transfer", CUT, computed_in) for computed_in in BYTES]
-    backbone.thaw(model, THAW_FROM)
+    frost_line.thaw(model, THAW_FROM)
     works += [measure_step(model, "finetune", THAW_FROM, computed_in) for computed_in in BYTES]
     after = measure_limits()  # again, as other jobs come and go
 
@@ -216,7 +218,7 @@ def main() -> None:
     table.add_row(*(f"{limit / 1e9:.1f}" for limit in limits.values()))
     console.print(table)
     print_work(console, works, limits)
-    rates = " and ".join(f"{features.BATCH / work.seconds:.0f}" for work in works[:2])
+    rates = " and ".join(f"{extract.BATCH / work.seconds:.0f}" for work in works[:2])
     console.print(f"Features: {rates} pictures/s. Other jobs used {others:.0f} s of cores meanwhile.")
 
 

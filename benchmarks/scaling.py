@@ -19,10 +19,10 @@ from PIL import Image, ImageEnhance, ImageOps
 from rich.console import Console
 from rich.table import Table
 
-from frostline.files import write_csv
-from frostline.paths import ARCHIVE
-from frostline.sample import CLASSES, draw_archive
-from frostline.seeds import generator
+from frostline.common.files import write_csv
+from frostline.common.seeds import generator
+from frostline.config.paths import ARCHIVE
+from frostline.sources.sample import CLASSES, draw_archive
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt

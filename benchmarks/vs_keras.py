@@ -23,10 +23,9 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from frostline.dataset import load_dataset
-from frostline.files import read_json
-from frostline.paths import BACKBONE_WEIGHTS, METRICS, PROCESSED
-from frostline.splitting import SPLITS
+from frostline.common.files import read_json
+from frostline.config.paths import BACKBONE_WEIGHTS, METRICS, PROCESSED
+from frostline.data.dataset import SPLITS, load_dataset
 
 PHASES = ("transfer", "finetune")
 SWEEP = {"model.cut_layer": "mixed5,mixed6,mixed7", "finetune.learning_rate": "3e-6,1e-5,3e-5,1e-4"}

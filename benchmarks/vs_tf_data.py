@@ -22,8 +22,8 @@ from PIL import Image
 from rich.console import Console
 from scaling import draw_faces, pack
 
-from frostline.paths import ARCHIVE
-from frostline.workers import cores
+from frostline.config.paths import ARCHIVE
+from frostline.runtime.process_pool import cores
 
 PLAIN = """
 import sys, time

@@ -45,7 +45,7 @@ class Clone:
                 content = yaml.safe_load(path.read_text())
                 if content.get("source", "sample") == "sample" and content.get("backbone", BACKBONE) == BACKBONE:
                     path.write_text(yaml.safe_dump(content | values))
-        self.python("-m", "frostline.config", into="params.yaml")
+        self.python("-m", "frostline.config.load", into="params.yaml")
         for command in (["init", "-q", "."], ["add", "-A"], ["commit", "-q", "-m", "tiny"]):
             subprocess.run(
                 ["git", "-c", "user.name=a", "-c", "user.email=a@example.com", *command], cwd=root, check=True

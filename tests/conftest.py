@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from frostline.dataset import Dataset, load_dataset
+from frostline.data.dataset import Dataset, load_dataset
 from small import SIZE
 
 # Where the tests run in the background, their shell has Ctrl-C ignored, and so would every process they start.
@@ -28,7 +28,7 @@ def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from frostline.sample import draw_archive
+    from frostline.sources.sample import draw_archive
 
     path = tmp_path_factory.mktemp("archive") / "archive.zip"
     draw_archive(path, pictures=80, unlabelled=6, seed=1)
@@ -37,7 +37,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def prepared(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    from frostline.preprocessing import preprocess
+    from frostline.data.preprocess import preprocess
 
     folder = tmp_path_factory.mktemp("prepared") / "processed"
     shares = {"train": 0.6, "validation": 0.2, "test": 0.2}
@@ -47,7 +47,7 @@ def prepared(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from frostline.random_weights import write_random_weights
+    from frostline.sources.random_weights import write_random_weights
 
     path = tmp_path_factory.mktemp("weights") / "backbone.h5"
     write_random_weights(path, SIZE, seed=1)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
-from frostline.archive import MEMBER_LIMIT
+from frostline.data.archive import MEMBER_LIMIT
 
 
 class Accepted(NamedTuple):

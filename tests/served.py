@@ -13,8 +13,8 @@ import numpy as np
 import uvicorn
 from PIL import Image, ImageDraw
 
-from frostline.quiet_tensorflow import keras
-from frostline.saving import save_model
+from frostline.models.saving import save_model
+from frostline.runtime.quiet_tensorflow import keras
 
 SIZE = 32
 CLASSES = ("field", "ball")

@@ -1,6 +1,6 @@
 import pytest
 
-from frostline.addresses import hide_credentials
+from frostline.runtime.urls import hide_credentials
 
 
 @pytest.mark.parametrize(

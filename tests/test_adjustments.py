@@ -2,8 +2,17 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
-from frostline.adjustments import Adjustment, Views, clipped, effects, fit, fit_clip, fit_temperature, with_temperature
-from frostline.log_loss import log_losses
+from frostline.metrics.calibration import (
+    Adjustment,
+    Views,
+    clipped,
+    effects,
+    fit,
+    fit_clip,
+    fit_temperature,
+    with_temperature,
+)
+from frostline.metrics.log_loss import log_losses
 from test_evaluation import noisy, noisy_of_many, of
 
 
@@ -95,7 +104,7 @@ def test_effects_draw_only_the_interval_that_they_tell(monkeypatch: pytest.Monke
     def unread(*_: object) -> None:
         raise AssertionError("areas below ROC curves are drawn, and nobody reads them")
 
-    monkeypatch.setattr("frostline.evaluation._mean_roc_aucs", unread)
+    monkeypatch.setattr("frostline.metrics.bootstrap._mean_roc_aucs", unread)
     views = Views(*noisy(60, 3.0))
     assert len(effects(views, views, chosen={"clip": True}, threshold=0.5, bins=10, resamples=100, seed=1)) == 3
 

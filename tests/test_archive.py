@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corpus import SIZE, patched, zip_of
-from frostline import archive as archive_module
-from frostline.archive import Listing, UnreadableMemberError, list_pictures, pack_folder, read_member
-from frostline.errors import FrostlineError
+from frostline.data import archive as archive_module
+from frostline.data.archive import Listing, UnreadableMemberError, list_pictures, read_member
+from frostline.runtime.errors import FrostlineError
+from frostline.sources.folder import pack_folder
 
 
 def folder_of(root: Path, *names: str) -> Path:

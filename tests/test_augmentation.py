@@ -1,6 +1,6 @@
 import numpy as np
 
-from frostline.augmentation import build_augmentation
+from frostline.training.augmentation import build_augmentation
 
 
 def test_each_picture_changes_in_its_own_way_and_stays_a_picture():

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from frostline import backbone
-from frostline.errors import FrostlineError
-from frostline.head import add_head
-from frostline.quiet_tensorflow import keras
+from frostline.models import backbone, frost_line, graph, inference
+from frostline.models.head import add_head
+from frostline.runtime.errors import FrostlineError
+from frostline.runtime.quiet_tensorflow import keras
 from small import SIZE
 
 
@@ -26,10 +26,10 @@ def test_the_models_input_is_rgb_from_0_to_255(base, weights):
 
 
 def test_auto_is_one_block_below_the_cut(base):
-    assert backbone.resolve_thaw_from(base, "mixed7", "auto") == "mixed6"
-    assert backbone.resolve_thaw_from(base, "mixed5", "auto") == "mixed4"
+    assert frost_line.resolve_thaw_from(base, "mixed7", "auto") == "mixed6"
+    assert frost_line.resolve_thaw_from(base, "mixed5", "auto") == "mixed4"
     with pytest.raises(FrostlineError, match="no block lies below"):
-        backbone.resolve_thaw_from(base, "mixed0", "auto")
+        frost_line.resolve_thaw_from(base, "mixed0", "auto")
 
 
 @pytest.mark.parametrize(
@@ -42,40 +42,40 @@ def test_auto_is_one_block_below_the_cut(base):
 )
 def test_an_impossible_layer_is_named_with_what_is_valid(base, cut, line, words):
     with pytest.raises(FrostlineError) as raised:
-        backbone.resolve_thaw_from(base, cut, line)
+        frost_line.resolve_thaw_from(base, cut, line)
     assert len(str(raised.value).splitlines()) <= 2
     for word in words:
         assert word in str(raised.value)
 
 
 def test_the_frontier_of_a_blocks_end_is_that_layer(model):
-    assert backbone.frontier(model, "mixed6") == ["mixed6"]
-    assert backbone.frontier(model, "mixed7") == ["mixed7"]
+    assert frost_line.frontier(model, "mixed6") == ["mixed6"]
+    assert frost_line.frontier(model, "mixed7") == ["mixed7"]
 
 
 @pytest.mark.parametrize("thaw_from", ["mixed6", "conv2d_68", "mixed4"])
 def test_the_part_above_the_frost_line_equals_the_whole(model, thaw_from):
     pictures = np.random.default_rng(1).integers(0, 256, (3, SIZE, SIZE, 3)).astype(np.float32)
-    layers = backbone.frontier(model, thaw_from)
+    layers = frost_line.frontier(model, thaw_from)
     below = keras.Model(model.input, [model.get_layer(name).output for name in layers])
     features = below(pictures)
-    np.testing.assert_allclose(backbone.part(model, layers)(features), model(pictures), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(graph.part(model, layers)(features), model(pictures), rtol=1e-4, atol=1e-6)
 
 
 def test_a_convolution_asked_for_beside_a_layer_above_it_is_not_folded(model):
     pictures = np.random.default_rng(1).integers(0, 256, (2, SIZE, SIZE, 3)).astype(np.float32)
     layers = ["conv2d_55", "mixed6"]
     expected = keras.Model(model.input, [model.get_layer(name).output for name in layers])(pictures)
-    for ours, theirs in zip(backbone.inference_copy(model, layers, "float32")(pictures), expected, strict=True):
+    for ours, theirs in zip(inference.inference_copy(model, layers, "float32")(pictures), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
 def test_freeze_leaves_the_head_and_thaw_the_layers_from_the_line_on(base, model):
-    backbone.freeze(model, base)
+    frost_line.freeze(model, base)
     assert {layer.name for layer in model.layers if layer.trainable} == {"flatten", "dense", "dropout", "probability"}
     assert len(model.trainable_weights) == 4
 
-    backbone.thaw(model, "mixed6")
+    frost_line.thaw(model, "mixed6")
     names = [layer.name for layer in model.layers]
     thawed = [layer.name for layer in model.layers if layer.trainable]
     assert thawed == names[names.index("mixed6") :]

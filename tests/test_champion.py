@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frostline.champion import challenge
-from frostline.files import write_csv
-from frostline.prediction_files import prediction_column
+from frostline.common.files import write_csv
+from frostline.evaluation.predictions import prediction_column
+from frostline.tracking.champion import challenge
 from test_evaluation import noisy, noisy_of_many
 
 
@@ -41,7 +41,7 @@ def test_a_contest_draws_only_the_interval_that_it_tells(tmp_path: Path, monkeyp
     def unread(*_: object) -> None:
         raise AssertionError("areas below ROC curves are drawn, and nobody reads them")
 
-    monkeypatch.setattr("frostline.evaluation._mean_roc_aucs", unread)
+    monkeypatch.setattr("frostline.metrics.bootstrap._mean_roc_aucs", unread)
     model = (write(tmp_path / "predictions.csv", *noisy(40, 2.0)), "finetune")
     assert not challenge(model, model, ["c0", "c1"], resamples=100, seed=1).wins
 

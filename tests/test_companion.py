@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from frostline.companion import Line, beside
-from frostline.errors import FrostlineError
+from frostline.runtime.background_process import Line, beside
+from frostline.runtime.errors import FrostlineError
 from servers import wait_until
 
 
@@ -72,7 +72,7 @@ def note(line: Line, path: Path) -> None:
 
 
 def test_who_interrupts_does_not_wait_for_one_that_is_busy(monkeypatch):
-    monkeypatch.setattr("frostline.companion._PATIENCE", 0.1)
+    monkeypatch.setattr("frostline.runtime.background_process._PATIENCE", 0.1)
     with pytest.raises(KeyboardInterrupt), beside(sleep) as line:
         process = psutil.Process(line.ask("begin"))
         raise KeyboardInterrupt

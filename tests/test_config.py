@@ -13,10 +13,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from frostline.config import compose_conf, load_params
-from frostline.errors import FrostlineError
-from frostline.networks import NETWORKS
-from frostline.settings import FolderData, KaggleData, SampleData
+from frostline.config.load import compose_conf, load_params
+from frostline.config.settings import FolderData, KaggleData, SampleData
+from frostline.models.architectures import NETWORKS
+from frostline.runtime.errors import FrostlineError
 
 ROOT = Path(__file__).parents[1]
 

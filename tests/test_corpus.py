@@ -12,12 +12,13 @@ from PIL import Image
 
 import corpus
 from corpus import ARCHIVES, FOLDERS, PARAMS, PICTURES, WEIGHTS, Accepted, Rejected, S, Stopped
-from frostline.archive import UnreadableMemberError, list_pictures, pack_folder, read_member
-from frostline.config import load_params
-from frostline.errors import FrostlineError
-from frostline.pictures import UnreadablePictureError, decode_picture
-from frostline.preprocessing import Summary, preprocess
-from frostline.weights_file import check_weights_file
+from frostline.config.load import load_params
+from frostline.data.archive import UnreadableMemberError, list_pictures, read_member
+from frostline.data.images import UnreadablePictureError, decode_picture
+from frostline.data.preprocess import Summary, preprocess
+from frostline.runtime.errors import FrostlineError
+from frostline.sources.folder import pack_folder
+from frostline.sources.weights_file import check_weights_file
 
 
 def stopped_by(error: FrostlineError, outcome: Stopped) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frostline.data_urls import data_url, from_text
+from frostline.common.data_urls import data_url, from_text
 
 
 @given(st.binary())

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frostline.dataset import MANIFEST_COLUMNS, load_dataset
-from frostline.errors import FrostlineError
-from frostline.files import sha256_of, write_csv, write_json
+from frostline.common.files import sha256_of, write_csv, write_json
+from frostline.data.dataset import MANIFEST_COLUMNS, load_dataset
+from frostline.runtime.errors import FrostlineError
 
 NAMES = {
     "train": ["cats/1.jpg", "cats/10.jpg", 'dogs/with "quotes", commas.jpg'],

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from frostline.differences import differences
+from frostline.verify.differences import differences
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_csv_by_column(pair):
 
 
 def test_arrays_by_the_largest_difference(pair, monkeypatch):
-    monkeypatch.setattr("frostline.differences._BLOCK", 4)  # several blocks
+    monkeypatch.setattr("frostline.verify.differences._BLOCK", 4)  # several blocks
     old = np.arange(12, dtype=np.float32).reshape(4, 3)
     old[0, 0] = np.nan
     new = old.copy()

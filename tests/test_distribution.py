@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frostline import distribution, phases
-from frostline.config import compose_conf
-from frostline.dataset import load_dataset
-from frostline.errors import FrostlineError
-from frostline.quiet_tensorflow import keras, tf
-from frostline.seeds import generator
-from frostline.training import Examples, train
+from frostline.common.seeds import generator
+from frostline.config.load import compose_conf
+from frostline.data.dataset import load_dataset
+from frostline.runtime.errors import FrostlineError
+from frostline.runtime.quiet_tensorflow import keras, tf
+from frostline.training import distribution, phases
+from frostline.training.loop import Examples, train
 from small import SIZE
 
 ROWS = 131

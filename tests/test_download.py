@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from frostline import download as module
-from frostline import paths
-from frostline.download import download
-from frostline.errors import FrostlineError
+from frostline.config import paths
+from frostline.runtime.errors import FrostlineError
+from frostline.sources import download as module
+from frostline.sources.download import download
 from servers import Answer, FileServer, running, wait_until
 
 BODY = bytes(range(256)) * 1024  # 262,144 bytes
@@ -83,7 +83,7 @@ def test_a_server_that_always_drops_fails_and_a_rerun_resumes() -> None:
 
 def test_resumes_what_a_killed_process_left_and_does_not_disturb_it_before() -> None:
     code = (
-        "import sys; from pathlib import Path; from frostline.download import download\n"
+        "import sys; from pathlib import Path; from frostline.sources.download import download\n"
         f"download(sys.argv[1], Path('file.bin'), size={len(BODY)})"
     )
     with running(FileServer(BODY, Answer(hang_after=2 * QUARTER))) as server:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from frostline.code_digest import NEUTRAL, code_of
-from frostline.settings import DEPENDS_ON
+from frostline.config.settings import DEPENDS_ON
+from frostline.runtime.code_digest import NEUTRAL, code_of
 
 ROOT = Path(__file__).parents[1]
 CODE = "src/frostline/"

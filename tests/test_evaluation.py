@@ -9,29 +9,19 @@ from scipy.stats import norm
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
-from frostline.errors import FrostlineError
-from frostline.evaluation import (
-    Interval,
-    McNemar,
-    Pair,
-    Part,
-    _mean_roc_aucs,
-    _roc_aucs,
-    bootstrap_intervals,
-    by_phase,
-    changed_decisions,
+from frostline.common.files import read_json, write_json
+from frostline.common.seeds import generator
+from frostline.metrics.bootstrap import Interval, Pair, Part, _mean_roc_aucs, _roc_aucs, bootstrap_intervals, by_phase
+from frostline.metrics.classification import (
     confusion_matrix,
-    evaluate,
     figures,
     least_sure_hits,
-    mcnemar,
     reliability,
     surest_mistakes,
     threshold_counts,
-    verdict,
 )
-from frostline.files import read_json, write_json
-from frostline.seeds import generator
+from frostline.metrics.comparison import McNemar, changed_decisions, evaluate, mcnemar, verdict
+from frostline.runtime.errors import FrostlineError
 
 
 def of(second: Any) -> np.ndarray:
@@ -140,7 +130,7 @@ def test_intervals_equal_a_plain_loop_with_the_same_draws(monkeypatch: pytest.Mo
     labels, baseline = draw(50, 3)
     pair = Pair(labels, baseline, draw(50, 2)[1])
     whole = bootstrap_intervals(pair, threshold=0.5, resamples=100, seed=7)
-    monkeypatch.setattr("frostline.evaluation._BOOTSTRAP_CELLS", 1000)  # in chunks of 20 resamples
+    monkeypatch.setattr("frostline.metrics.bootstrap._BOOTSTRAP_CELLS", 1000)  # in chunks of 20 resamples
     chunked = bootstrap_intervals(pair, threshold=0.5, resamples=100, seed=7)
 
     rng, drawn = generator(7, "bootstrap"), []
@@ -176,7 +166,7 @@ def test_areas_are_drawn_only_where_they_are_asked_for(monkeypatch: pytest.Monke
         drawn.append(1)
         return _mean_roc_aucs(*args)
 
-    monkeypatch.setattr("frostline.evaluation._mean_roc_aucs", counted)
+    monkeypatch.setattr("frostline.metrics.bootstrap._mean_roc_aucs", counted)
     labels, baseline = noisy(50, 3)
     pair = Pair(labels, baseline, noisy(50, 2)[1])
     bootstrap_intervals(pair, ["log_loss", "brier"], threshold=0.5, resamples=100, seed=7)

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frostline import export as exporting
-from frostline.dataset import Dataset
-from frostline.errors import FrostlineError
-from frostline.export import FORMATS, TOLERANCE, check_pictures, default_path, export
-from frostline.pictures import decode_picture
-from frostline.quiet_tensorflow import keras, tf
-from frostline.saving import load_model
+from frostline.data.dataset import Dataset
+from frostline.data.images import decode_picture
+from frostline.models.saving import load_model
+from frostline.runtime.errors import FrostlineError
+from frostline.runtime.quiet_tensorflow import keras, tf
+from frostline.serving import export as exporting
+from frostline.serving.export import FORMATS, TOLERANCE, check_pictures, default_path, export
 from served import CLASSES, SIZE, ball, field, write_model
 
 INSTALLED = [

@@ -9,8 +9,10 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from frostline import backbone, feature_cache, features
-from frostline.quiet_tensorflow import keras
+from frostline.features import cache as feature_cache
+from frostline.features import extract as features
+from frostline.models import backbone
+from frostline.runtime.quiet_tensorflow import keras
 from small import SIZE
 
 LAYERS = ["mixed6", "mixed7"]

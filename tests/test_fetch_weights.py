@@ -4,9 +4,9 @@ import hashlib
 
 import pytest
 
-from frostline.config import compose_conf
-from frostline.errors import FrostlineError
-from frostline.paths import BACKBONE_WEIGHTS
+from frostline.config.load import compose_conf
+from frostline.config.paths import BACKBONE_WEIGHTS
+from frostline.runtime.errors import FrostlineError
 from frostline.stages.fetch_weights import main
 from servers import FileServer, running
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frostline import files
+from frostline.common import files
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
@@ -35,7 +35,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
     code = f"""
 import os, signal
 from pathlib import Path
-from frostline.files import replacing
+from frostline.common.files import replacing
 with replacing(Path({str(path)!r})) as temporary:
     temporary.mkdir()
     (temporary / "half").touch()

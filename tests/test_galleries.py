@@ -3,13 +3,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frostline.backbone import build_backbone
-from frostline.dataset import Dataset
-from frostline.evaluation import Pair
-from frostline.galleries import decision_galleries, suspects_gallery
-from frostline.grad_cam import grad_cam
-from frostline.head import add_head
-from frostline.quiet_tensorflow import keras
+from frostline.data.dataset import Dataset
+from frostline.explain.grad_cam import grad_cam
+from frostline.metrics.bootstrap import Pair
+from frostline.models.backbone import build_backbone
+from frostline.models.head import add_head
+from frostline.report.galleries import decision_galleries, suspects_gallery
+from frostline.runtime.quiet_tensorflow import keras
 
 
 @pytest.fixture(scope="module")

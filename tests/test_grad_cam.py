@@ -3,11 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frostline.backbone import build_backbone
-from frostline.dataset import Dataset
-from frostline.grad_cam import grad_cam
-from frostline.head import add_head
-from frostline.quiet_tensorflow import keras
+from frostline.data.dataset import Dataset
+from frostline.explain.grad_cam import grad_cam
+from frostline.models.backbone import build_backbone
+from frostline.models.head import add_head
+from frostline.runtime.quiet_tensorflow import keras
 
 
 def pictures(count: int, size: int = 12) -> np.ndarray:

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from frostline.errors import FrostlineError
-from frostline.kaggle_competition import download_competition
+from frostline.runtime.errors import FrostlineError
+from frostline.sources.kaggle import download_competition
 from servers import Answer, KaggleServer, running, wait_until
 
 NAME = "dogs-vs-cats-redux-kernels-edition"
@@ -31,8 +31,8 @@ MEBIBYTE = 1 << 20  # the client's chunk
 COMMAND = """
 import sys
 from pathlib import Path
-from frostline.errors import FrostlineError
-from frostline.kaggle_competition import download_competition
+from frostline.runtime.errors import FrostlineError
+from frostline.sources.kaggle import download_competition
 try:
     download_competition(sys.argv[1], Path("data/raw/archive.zip"))
 except FrostlineError as error:

@@ -1,6 +1,6 @@
 import numpy as np
 
-from frostline.label_suspects import suspected_labels
+from frostline.metrics.label_issues import suspected_labels
 
 
 def test_by_hand() -> None:

@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from frostline import learner
-from frostline.learner import FusedBatchNorm, WideDense, copy_values, learner_of
-from frostline.quiet_tensorflow import keras, tf
+from frostline.runtime.quiet_tensorflow import keras, tf
+from frostline.training import fast_layers
+from frostline.training.fast_layers import FusedBatchNorm, WideDense, copy_values, learner_of
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Seven inputs in blocks of three: the last has one."""
-    monkeypatch.setattr(learner, "BLOCK", 3 * 5)
+    monkeypatch.setattr(fast_layers, "BLOCK", 3 * 5)
 
 
 def dense_model(**options):
@@ -69,7 +69,7 @@ def test_its_weights_go_there_and_back_to_the_last_bit():
 
 def test_in_bfloat16_it_keeps_float32_weights_and_adds_up_in_float32(monkeypatch):
     """Among bfloat16 numbers, 256 + 1 is 256, and so it stays however often 1 is added."""
-    monkeypatch.setattr(learner, "BLOCK", 5)
+    monkeypatch.setattr(fast_layers, "BLOCK", 5)
     model = dense_model(dtype="mixed_bfloat16")
     model.get_layer("dense").set_weights([np.repeat([[256], *[[1]] * 6], 5, axis=1), np.zeros(5)])
     wide = learner_of(model).get_layer("dense")

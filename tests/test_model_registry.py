@@ -7,11 +7,11 @@ import mlflow
 import numpy as np
 import pytest
 
-from frostline import tracking
-from frostline.config import compose_conf
-from frostline.logged_model import log_model
-from frostline.model_registry import Winner, register
-from frostline.paths import EVALUATION
+from frostline.config.load import compose_conf
+from frostline.config.paths import EVALUATION
+from frostline.tracking import runs
+from frostline.tracking.logged_model import log_model
+from frostline.tracking.registry import Winner, register
 from test_champion import write
 from test_evaluation import noisy
 
@@ -22,21 +22,21 @@ PIXELS = np.zeros((8, 8, 3), np.uint8)
 
 
 @pytest.fixture
-def pipeline(project: Path, monkeypatch: pytest.MonkeyPatch) -> tracking.Pipeline:
+def pipeline(project: Path, monkeypatch: pytest.MonkeyPatch) -> runs.Pipeline:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlruns/mlflow.db")
-    return tracking.open_pipeline(compose_conf(), "data digest")
+    return runs.open_pipeline(compose_conf(), "data digest")
 
 
-def evaluate(pipeline: tracking.Pipeline, content: bytes, probabilities: np.ndarray, **options: Any) -> None:
+def evaluate(pipeline: runs.Pipeline, content: bytes, probabilities: np.ndarray, **options: Any) -> None:
     """What the stages do: a fine-tuned model, logged; its predictions, logged; then it is registered."""
     model = Path("model.keras")
     model.write_bytes(content)
-    with tracking.phase_run("finetune", pipeline) as run_id:
+    with runs.phase_run("finetune", pipeline) as run_id:
         log_model(model, PIXELS, lambda: run_id)
-    with tracking.phase_run("evaluate", pipeline) as evaluation:
+    with runs.phase_run("evaluate", pipeline) as evaluation:
         EVALUATION.mkdir(parents=True, exist_ok=True)
         write(EVALUATION / "predictions.csv", LABELS, probabilities, **options)
-        tracking.log_files(EVALUATION)
+        runs.log_files(EVALUATION)
         winner = Winner(model, "finetune", lambda: run_id, evaluation, "**verdict**")
         register(NAME, winner, ["c0", "c1"], resamples=300, seed=1)
 
@@ -49,7 +49,7 @@ def state() -> tuple[dict[str, str], dict[str, str]]:
     return aliases, {str(entry.version): entry.description.split("\n\n")[1] for entry in versions}
 
 
-def test_the_champion_changes_only_for_a_better_model_on_the_same_pictures(pipeline: tracking.Pipeline) -> None:
+def test_the_champion_changes_only_for_a_better_model_on_the_same_pictures(pipeline: runs.Pipeline) -> None:
     evaluate(pipeline, b"first", BAD)
     assert state() == ({"champion": "1"}, {"1": "The first version."})
 
@@ -69,7 +69,7 @@ def test_the_champion_changes_only_for_a_better_model_on_the_same_pictures(pipel
     assert reasons["4"].startswith("Not better than the champion beyond chance")
 
 
-def test_a_model_is_registered_once_and_can_be_loaded_from_there(pipeline: tracking.Pipeline) -> None:
+def test_a_model_is_registered_once_and_can_be_loaded_from_there(pipeline: runs.Pipeline) -> None:
     evaluate(pipeline, b"a model", GOOD)
     evaluate(pipeline, b"a model", GOOD)
     assert state() == ({"champion": "1"}, {"1": "The champion, evaluated again."})
@@ -77,7 +77,7 @@ def test_a_model_is_registered_once_and_can_be_loaded_from_there(pipeline: track
     assert (folder / "data" / "model.keras").read_bytes() == b"a model"
 
 
-def test_a_challenger_that_is_better_now_becomes_champion_and_challenger_no_more(pipeline: tracking.Pipeline) -> None:
+def test_a_challenger_that_is_better_now_becomes_champion_and_challenger_no_more(pipeline: runs.Pipeline) -> None:
     evaluate(pipeline, b"first", BAD)
     evaluate(pipeline, b"second", BAD)
     assert state()[0] == {"champion": "1", "challenger": "2"}
@@ -85,7 +85,7 @@ def test_a_challenger_that_is_better_now_becomes_champion_and_challenger_no_more
     assert state()[0] == {"champion": "2"}
 
 
-def test_a_champion_whose_predictions_are_gone_stays(pipeline: tracking.Pipeline) -> None:
+def test_a_champion_whose_predictions_are_gone_stays(pipeline: runs.Pipeline) -> None:
     evaluate(pipeline, b"first", BAD)
     for path in Path("mlruns").rglob("predictions.csv"):
         path.unlink()

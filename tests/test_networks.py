@@ -5,14 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frostline import backbone, phases
-from frostline.config import compose_conf
-from frostline.errors import FrostlineError
-from frostline.networks import NETWORKS
-from frostline.quiet_tensorflow import keras, tf
-from frostline.random_weights import write_random_weights
-from frostline.saving import load_model, save_model
-from frostline.weights_file import check_weights_file
+from frostline.config.load import compose_conf
+from frostline.models import backbone, frost_line, graph, inference
+from frostline.models.architectures import NETWORKS
+from frostline.models.saving import load_model, save_model
+from frostline.runtime.errors import FrostlineError
+from frostline.runtime.quiet_tensorflow import keras, tf
+from frostline.sources.random_weights import write_random_weights
+from frostline.sources.weights_file import check_weights_file
+from frostline.training import phases
 from small import SIZE
 
 # conf/model/'s name: Keras' module, the number of blocks, some of their ends and what "auto" thaws from.
@@ -82,17 +83,17 @@ def test_random_features_differ_between_pictures(settings, base, pictures):
 
 def test_blocks_end_where_the_network_is_one_tensor(chosen, settings, base):
     _, count, some, auto = OTHERS[chosen]
-    blocks = backbone.block_outputs(base)
+    blocks = graph.block_outputs(base)
     assert len(blocks) == count
     assert set(some) <= set(blocks)
-    assert backbone.resolve_thaw_from(base, settings.model.cut_layer, "auto") == auto
-    assert backbone.frontier(base, auto) == [auto]
+    assert frost_line.resolve_thaw_from(base, settings.model.cut_layer, "auto") == auto
+    assert frost_line.frontier(base, auto) == [auto]
 
 
 def test_an_unknown_layer_lists_the_valid_ones_briefly(settings, base):
     with pytest.raises(FrostlineError) as raised:
-        backbone.resolve_thaw_from(base, "mixed7", "auto")
-    blocks = backbone.block_outputs(base)
+        frost_line.resolve_thaw_from(base, "mixed7", "auto")
+    blocks = graph.block_outputs(base)
     assert len(str(raised.value).splitlines()) <= 2
     assert len(str(raised.value)) < 350
     assert blocks[0] in str(raised.value) and blocks[-1] in str(raised.value)
@@ -102,7 +103,7 @@ def test_inference_copies_give_the_same_with_batch_norm_folded(settings, base, p
     cut = settings.model.cut_layer
     exact = keras.Model(base.inputs, base.get_layer(cut).output)([pictures]).numpy()
     for precision in ("float32", "bfloat16"):
-        copy = backbone.inference_copy(base, [cut], precision)
+        copy = inference.inference_copy(base, [cut], precision)
         values = tf.cast(copy([pictures]), tf.float32).numpy()
         if precision == "float32":
             np.testing.assert_allclose(values, exact, rtol=1e-4, atol=1e-5 * np.abs(exact).max())
@@ -125,7 +126,7 @@ def test_both_phases_leave_a_classifier_that_loads_as_it_was(settings, prepared,
             np.testing.assert_array_equal(a, b)
 
     phases.finetune(model, prepared, settings, on_epoch=lambda epoch: None)
-    line = backbone.resolve_thaw_from(model, settings.model.cut_layer, "auto")
+    line = frost_line.resolve_thaw_from(model, settings.model.cut_layer, "auto")
     for layer in model.layers[: len(base.layers)]:
         thawed = layer.trainable and bool(layer.trainable_weights)
         same = map(np.array_equal, base.get_layer(layer.name).get_weights(), layer.get_weights())

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from frostline.overlay import heat_png, where
+from frostline.explain.heat_map import heat_png, where
 
 
 def test_the_overlay_is_red_where_the_class_is_seen_and_transparent_where_it_is_not() -> None:

@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frostline import backbone, features, phases
-from frostline.config import compose_conf
-from frostline.quiet_tensorflow import keras, tf
-from frostline.training import Examples, score, train
+from frostline.config.load import compose_conf
+from frostline.features import extract
+from frostline.metrics.log_loss import score
+from frostline.models import backbone, frost_line
+from frostline.runtime.quiet_tensorflow import keras, tf
+from frostline.training import phases
+from frostline.training.loop import Examples, train
 from small import SIZE
 
 
@@ -82,11 +85,11 @@ def test_both_phases_from_cached_features_equal_training_from_pixels(
     base = backbone.build_backbone(SIZE, weights)
     plain = phases.add_head(base, "mixed7", dense_units=16, dropout=0.2, seed=phases.derive_seed(settings.seed, "head"))
     pixels = [from_pixels(plain, prepared, split) for split in ("train", "validation")]
-    backbone.freeze(plain, base)
+    frost_line.freeze(plain, base)
     expected_first = train(
         plain, *pixels, phase="transfer", seed=settings.seed, **dataclasses.asdict(settings.transfer)
     )
-    backbone.thaw(plain, "mixed6")
+    frost_line.thaw(plain, "mixed6")
     options = dataclasses.asdict(settings.finetune)
     del options["thaw_from"], options["batch_norm"]
     expected_second = train(plain, *pixels, phase="finetune", seed=settings.seed, **options)
@@ -157,13 +160,13 @@ def test_frozen_batch_norm_keeps_its_weights_and_statistics(
 
 def test_flip_trains_on_both_views_from_the_cache(settings, prepared, weights, transferred, monkeypatch):
     computed = []
-    compute = features._compute
+    compute = extract._compute
 
     def count(model, pictures, *rest):
         computed.append(len(pictures))
         compute(model, pictures, *rest)
 
-    monkeypatch.setattr(features, "_compute", count)
+    monkeypatch.setattr(extract, "_compute", count)
     settings = dataclasses.replace(settings, augment="flip")
     model = phases.build_classifier(prepared, weights, settings)
     first = phases.transfer(model, prepared, settings, on_epoch=lambda epoch: None)

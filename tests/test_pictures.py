@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from corpus import S, encoded, plain, scene
-from frostline.pictures import UnreadablePictureError, contact_sheet, decode_picture
+from frostline.data.images import UnreadablePictureError, contact_sheet, decode_picture
 
 
 def test_half_transparent_is_half_white() -> None:

@@ -14,8 +14,8 @@ from PIL import Image
 from scipy.special import softmax
 from sklearn import metrics
 
-from frostline import plots
-from frostline.evaluation import Pair, by_phase
+from frostline.metrics.bootstrap import Pair, by_phase
+from frostline.report import charts, style
 
 CLASSES = ("cat", "dog")
 
@@ -52,8 +52,8 @@ def epochs(count: int) -> list[dict[str, str]]:
 def write_all(folder: Path) -> None:
     pair = predictions(86)
     curves = {"transfer": epochs(2), "finetune": epochs(3)}
-    plots.write_figures(folder, pair, curves=curves, threshold=0.5, bins=15, classes=CLASSES)
-    plots.write_dvc_plots(folder, pair.labels, pair.baseline, threshold=0.5, bins=15, classes=CLASSES)
+    charts.write_figures(folder, pair, curves=curves, threshold=0.5, bins=15, classes=CLASSES)
+    charts.write_dvc_plots(folder, pair.labels, pair.baseline, threshold=0.5, bins=15, classes=CLASSES)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -92,7 +92,7 @@ def test_each_phase_has_its_colour_in_every_chart(tmp_path: Path) -> None:
     write_all(tmp_path)
     for name in ("learning_curves", "roc", "precision_recall", "reliability"):
         pixels = np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB")).reshape(-1, 3)
-        for colour in plots.COLOURS.values():
+        for colour in style.COLOURS.values():
             rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
             assert (pixels == rgb).all(axis=1).sum() > 50, (name, colour)
 
@@ -101,7 +101,7 @@ def test_dvc_curves_enclose_scikit_learns_areas_with_few_points(tmp_path: Path) 
     pair = predictions(20_000)
     labels = pair.labels
     for probabilities in by_phase(pair).values():
-        plots.write_dvc_plots(tmp_path, labels, probabilities, threshold=0.5, bins=15, classes=CLASSES)
+        charts.write_dvc_plots(tmp_path, labels, probabilities, threshold=0.5, bins=15, classes=CLASSES)
         for table, x, y, expected in (
             (rows(tmp_path / "roc.csv"), "fpr", "tpr", metrics.roc_auc_score(labels, probabilities[:, 1])),
             (
@@ -120,7 +120,7 @@ def test_dvc_curves_enclose_scikit_learns_areas_with_few_points(tmp_path: Path) 
 def test_dvc_confusion_has_one_row_per_picture(tmp_path: Path) -> None:
     labels, probabilities = np.array([0, 1, 1]), of([0.2, 0.7, 0.4])
     cat, dog = classes = ("고양이", 'a "dog", <b>')
-    plots.write_dvc_plots(tmp_path, labels, probabilities, threshold=0.5, bins=2, classes=classes)
+    charts.write_dvc_plots(tmp_path, labels, probabilities, threshold=0.5, bins=2, classes=classes)
     found = [tuple(row.values()) for row in rows(tmp_path / "confusion.csv")]
     assert found == [(cat, cat), (dog, dog), (dog, cat)]
     assert rows(tmp_path / "reliability.csv")[0] == {"predicted": "0.3", "observed": "0.5", "count": "2"}
@@ -130,17 +130,17 @@ def test_one_class_only_leaves_out_the_undefined_curves(tmp_path: Path) -> None:
     labels, probabilities = np.zeros(2, np.uint8), of([0.0, 1.0])
     curves = {"transfer": epochs(1), "finetune": epochs(1)}
     pair = Pair(labels, probabilities, probabilities)
-    found = plots.write_figures(tmp_path, pair, curves=curves, threshold=0.5, bins=15, classes=CLASSES)
+    found = charts.write_figures(tmp_path, pair, curves=curves, threshold=0.5, bins=15, classes=CLASSES)
     assert set(found) == {"learning_curves", "reliability", "confusion"}
     assert all(path.is_file() for path in found.values())
-    plots.write_dvc_plots(tmp_path, labels, probabilities, threshold=0.5, bins=15, classes=CLASSES)
+    charts.write_dvc_plots(tmp_path, labels, probabilities, threshold=0.5, bins=15, classes=CLASSES)
     assert rows(tmp_path / "roc.csv") == []
     assert len(rows(tmp_path / "confusion.csv")) == 2
 
 
 def test_names_that_matplotlib_would_read_as_mathematics_are_drawn(tmp_path: Path) -> None:
     classes = ("$\\frac{$", "b$_^{ <b> & " + "x" * 300)
-    plots.confusion_matrices(tmp_path / "confusion.png", predictions(20), threshold=0.5, classes=classes)
+    charts.confusion_matrices(tmp_path / "confusion.png", predictions(20), threshold=0.5, classes=classes)
     text = " ".join(ElementTree.parse(tmp_path / "confusion.svg").getroot().itertext())
     assert "$\\frac{$" in text
     assert "b$_^{ <b> &" in text
@@ -165,7 +165,7 @@ def test_drawings_can_stand_together_in_one_page_and_take_its_colours(tmp_path: 
         assert "DejaVu" not in content
     assert len(ids) == len(set(ids))
     for name in ("roc", "precision_recall"):
-        assert f"{name}-{plots.UNIT}" in ids
+        assert f"{name}-{charts.UNIT}" in ids
 
 
 # More than two classes
@@ -179,9 +179,9 @@ def write_many(folder: Path, count: int, classes: int) -> None:
     pair = predictions_of_many(count, classes)
     names = [f"class {number}" for number in range(classes)]
     curves = {"transfer": epochs(2), "finetune": epochs(3)}
-    drawn = plots.write_figures(folder, pair, curves=curves, threshold=0.5, bins=15, classes=names)
+    drawn = charts.write_figures(folder, pair, curves=curves, threshold=0.5, bins=15, classes=names)
     assert set(drawn) == {"learning_curves", "roc", "precision_recall", "reliability", "confusion"}
-    plots.write_dvc_plots(folder, pair.labels, pair.baseline, threshold=0.5, bins=15, classes=names)
+    charts.write_dvc_plots(folder, pair.labels, pair.baseline, threshold=0.5, bins=15, classes=names)
 
 
 def test_every_class_has_its_curve_and_both_areas(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_every_class_has_its_curve_and_both_areas(tmp_path: Path) -> None:
             for number in range(3)
         ]
         pixels = np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB")).reshape(-1, 3)
-        for colour in (*plots.COLOURS.values(), *plots.CLASS_COLOURS[:3]):
+        for colour in (*style.COLOURS.values(), *style.CLASS_COLOURS[:3]):
             rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
             assert (pixels == rgb).all(axis=1).sum() > 50, (name, colour)
 
@@ -240,7 +240,7 @@ def test_a_confusion_matrix_shows_what_there_is_room_for(
 ) -> None:
     pair = predictions_of_many(30 * classes, classes)
     named = [f"class {number}" for number in range(classes)]
-    plots.confusion_matrices(tmp_path / "confusion.png", pair, threshold=0.5, classes=named)
+    charts.confusion_matrices(tmp_path / "confusion.png", pair, threshold=0.5, classes=named)
     text = text_of(tmp_path / "confusion.svg")
     assert ("class 1" in text) == names
     hits = [str(np.sum((pair.labels == 1) & (p.argmax(axis=1) == 1))) for p in by_phase(pair).values()]
@@ -253,10 +253,10 @@ def test_class_colours_are_seen_on_light_and_dark_paper() -> None:
         red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
         return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
-    css = (Path(plots.__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
+    css = (Path(charts.__file__).parent / "templates" / "report.css").read_text(encoding="utf-8")
     papers = set(re.findall(r"--card: (#\w{6})", css))
     assert len(papers) == 2
-    for colour in plots.CLASS_COLOURS:
+    for colour in style.CLASS_COLOURS:
         for paper in papers:
             dark, light = sorted([luminance(colour), luminance(paper)])
             assert (light + 0.05) / (dark + 0.05) >= 3, (colour, paper)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from frostline import precision
-from frostline.quiet_tensorflow import keras
+from frostline.runtime.quiet_tensorflow import keras
+from frostline.training import precision
 
 
 @pytest.mark.parametrize(("flags", "expected"), [("fpu avx512_bf16", "bfloat16"), ("fpu avx512f", "float32")])

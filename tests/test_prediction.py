@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from pyarrow import parquet
 
-from frostline.errors import FrostlineError
-from frostline.prediction import COLUMNS, Prediction, find_pictures, predict_files, write_table
+from frostline.runtime.errors import FrostlineError
+from frostline.serving.predict import COLUMNS, Prediction, find_pictures, predict_files, write_table
 from served import ball, field, write_model
 
 
@@ -138,7 +138,7 @@ def test_the_command_prints_json_and_csv(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_model_without_class_names_costs_two_lines(tmp_path: Path) -> None:
-    from frostline.quiet_tensorflow import keras
+    from frostline.runtime.quiet_tensorflow import keras
 
     inputs = keras.Input((8, 8, 3))
     keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs)).save(tmp_path / "other.keras")
@@ -148,5 +148,5 @@ def test_a_model_without_class_names_costs_two_lines(tmp_path: Path) -> None:
 
 
 def test_the_processes_that_decode_import_no_tensorflow() -> None:
-    code = "import frostline.prediction, sys; assert not {'tensorflow', 'pyarrow'} & set(sys.modules)"
+    code = "import frostline.serving.predict, sys; assert not {'tensorflow', 'pyarrow'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

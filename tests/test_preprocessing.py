@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from frostline.dataset import load_dataset
-from frostline.errors import FrostlineError
-from frostline.files import sha256_of
-from frostline.pictures import decode_picture
-from frostline.preprocessing import Summary, preprocess
+from frostline.common.files import sha256_of
+from frostline.data.dataset import load_dataset
+from frostline.data.images import decode_picture
+from frostline.data.preprocess import Summary, preprocess
+from frostline.runtime.errors import FrostlineError
 
 SIZE = 20
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}

@@ -7,8 +7,8 @@ import h5py
 import numpy as np
 import pytest
 
-from frostline.files import sha256_of
-from frostline.sample import draw_pictures
+from frostline.common.files import sha256_of
+from frostline.sources.sample import draw_pictures
 from small import SIZE
 
 
@@ -61,7 +61,7 @@ def test_features_at_the_cut_layer_differ_between_pictures(backbone: Any) -> Non
 def test_same_seed_gives_the_same_bytes_in_another_process(weights: Path, tmp_path: Path) -> None:
     again = tmp_path / "models" / "again.h5"
     code = (
-        "import pathlib, sys, keras; from frostline.random_weights import write_random_weights; "
+        "import pathlib, sys, keras; from frostline.sources.random_weights import write_random_weights; "
         "keras.layers.Conv2D(1, 1); "  # shifts Keras' automatic layer names
         f"write_random_weights(pathlib.Path(sys.argv[1]), {SIZE}, seed=1)"
     )

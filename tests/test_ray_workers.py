@@ -17,13 +17,16 @@ import psutil
 import pytest
 from PIL import Image
 
-from frostline import feature_cache, features, phases, ray_workers
-from frostline.config import compose_conf
-from frostline.errors import FrostlineError
-from frostline.paths import ARCHIVE
-from frostline.preprocessing import preprocess
-from frostline.quiet_tensorflow import keras
+from frostline.config.load import compose_conf
+from frostline.config.paths import ARCHIVE
+from frostline.data.preprocess import preprocess
+from frostline.features import cache as feature_cache
+from frostline.features import extract as features
+from frostline.runtime import ray_pool
+from frostline.runtime.errors import FrostlineError
+from frostline.runtime.quiet_tensorflow import keras
 from frostline.stages.preprocess import main as run_preprocess
+from frostline.training import phases
 
 pytest.importorskip("ray")
 
@@ -44,7 +47,7 @@ def cluster():
         machine = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
         machines = Cluster(initialize_head=True, head_node_args={**machine, "include_dashboard": False})
         machines.add_node(**machine)
-        ray_workers.join(machines.address)
+        ray_pool.join(machines.address)
         yield machines.address
         ray.shutdown()
         machines.shutdown()
@@ -58,12 +61,12 @@ def test_results_come_in_order_little_is_taken_ahead_and_errors_are_those_of_the
         for taken in range(1, 1001):
             yield f"{taken}.txt"
 
-    results = ray_workers.mapped(os.path.realpath, items())
+    results = ray_pool.mapped(os.path.realpath, items())
     assert [next(results) for _ in range(10)] == [f"{tmp_path}/{number}.txt" for number in range(1, 11)]
     assert taken <= 10 + 3 * 2
     results.close()
     with pytest.raises(ValueError, match=r"^invalid literal for int"):
-        list(ray_workers.mapped(int, ["1", "one"]))
+        list(ray_pool.mapped(int, ["1", "one"]))
 
 
 def test_a_killed_process_is_replaced_and_an_item_that_kills_every_one_is_told_in_two_lines(tmp_path):
@@ -73,22 +76,22 @@ def test_a_killed_process_is_replaced_and_an_item_that_kills_every_one_is_told_i
             os.kill(os.getpid(), signal.SIGKILL)
         return name
 
-    assert list(ray_workers.mapped(die_once, ["a", "b", "c"])) == ["a", "b", "c"]
+    assert list(ray_pool.mapped(die_once, ["a", "b", "c"])) == ["a", "b", "c"]
     with pytest.raises(FrostlineError, match="Ray gave up: ") as raised:
-        list(ray_workers.mapped(os._exit, [3]))
+        list(ray_pool.mapped(os._exit, [3]))
     assert len(str(raised.value).splitlines()) == 2
 
 
 def test_what_is_missing_is_told_in_two_lines(monkeypatch):
     with pytest.raises(FrostlineError, match="no machine of the Ray cluster has 1 CPU and 1 GPU") as raised:
-        next(ray_workers.mapped(abs, [1], gpus=1))
+        next(ray_pool.mapped(abs, [1], gpus=1))
     assert len(str(raised.value).splitlines()) == 2
     code = "from frostline import ray_workers; ray_workers.join('127.0.0.1:1')"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "FrostlineError: cannot join the Ray cluster at 127.0.0.1:1: " in process.stderr.splitlines()[-1]
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(FrostlineError, match=r"not installed.\n.*frostline\[ray\]"):
-        next(ray_workers.mapped(abs, [1]))
+        next(ray_pool.mapped(abs, [1]))
 
 
 def test_the_setting_reaches_what_it_is_for(project, archive, prepared, monkeypatch):
@@ -108,11 +111,11 @@ def test_the_setting_reaches_what_it_is_for(project, archive, prepared, monkeypa
 
 def test_a_folder_that_a_machine_has_not_got_is_named(tmp_path):
     with pytest.raises(FrostlineError, match=f"has no folder {tmp_path}/gone.\n.*shared file system"):
-        ray_workers._apply([], tmp_path / "gone", 1)
+        ray_pool._apply([], tmp_path / "gone", 1)
 
 
 def test_nothing_else_imports_ray():
-    code = "import frostline.preprocessing, frostline.ray_workers, sys; assert 'ray' not in sys.modules"
+    code = "import frostline.data.preprocess, frostline.runtime.ray_pool, sys; assert 'ray' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -182,7 +185,7 @@ def test_features_have_the_bytes_of_one_process_though_the_pass_and_a_worker_are
     assert process.returncode == -signal.SIGKILL, errors
     assert feature_cache.entries(killed) == []
 
-    workers = {psutil.Process(number) for number in ray_workers.mapped(lambda item: os.getpid(), range(50))}
+    workers = {psutil.Process(number) for number in ray_pool.mapped(lambda item: os.getpid(), range(50))}
     pictures = np.load("pictures.npy", mmap_mode="r")[:, :, ::-1]
     thread = threading.Thread(target=kill_one, args=[workers], daemon=True)
     thread.start()

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from frostline import plots
-from frostline.adjustments import Views, effects
-from frostline.config import compose_conf
-from frostline.evaluation import Pair, by_phase, changed_decisions, evaluate, least_sure_hits, surest_mistakes
-from frostline.report import Gallery, Heat, Picture, write_report
-from frostline.settings import Config
+from frostline.config.load import compose_conf
+from frostline.config.settings import Config
+from frostline.metrics.bootstrap import Pair, by_phase
+from frostline.metrics.calibration import Views, effects
+from frostline.metrics.classification import least_sure_hits, surest_mistakes
+from frostline.metrics.comparison import changed_decisions, evaluate
+from frostline.report import charts
+from frostline.report.page import Gallery, Heat, Picture, write_report
 from test_plots import epochs, of, predictions, predictions_of_many
 
 HOSTILE = ('<script>alert("1")</script>', "고양이 & 'x'")
@@ -39,7 +41,7 @@ def write(
     pair = pair or predictions(86)
     evaluation, labels = evaluate(pair, threshold=0.5, bins=15, resamples=200, seed=42), pair.labels
     curves = {"transfer": epochs(2), "finetune": epochs(2)}
-    drawn = plots.write_figures(folder, pair, curves=curves, threshold=0.5, bins=15, classes=classes)
+    drawn = charts.write_figures(folder, pair, curves=curves, threshold=0.5, bins=15, classes=classes)
     winner = by_phase(pair)[evaluation.verdict.winner]
 
     def gallery(rows: np.ndarray) -> Gallery:

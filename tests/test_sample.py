@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from frostline.files import sha256_of
-from frostline.sample import _jpeg, draw_archive, draw_pictures
+from frostline.common.files import sha256_of
+from frostline.sources.sample import _jpeg, draw_archive, draw_pictures
 
 PICTURES, UNLABELLED = 31, 12
 
@@ -57,7 +57,7 @@ def test_every_picture_is_a_jpeg_of_its_own_with_sides_from_150_to_600(archive: 
 def test_same_seed_gives_the_same_bytes_in_another_process(archive: Path, tmp_path: Path) -> None:
     again = tmp_path / "again.zip"
     code = (
-        "import pathlib, sys; from frostline.sample import draw_archive; "
+        "import pathlib, sys; from frostline.sources.sample import draw_archive; "
         f"draw_archive(pathlib.Path(sys.argv[1]), {PICTURES}, {UNLABELLED}, seed=1)"
     )
     subprocess.run([sys.executable, "-c", code, str(again)], check=True)
@@ -101,6 +101,6 @@ def test_drawn_pictures_have_the_stated_shape_and_repeat() -> None:
 
 
 def test_importing_the_fetch_stages_modules_loads_no_tensorflow() -> None:
-    code = "import sys, frostline.sample, frostline.random_weights; print({'tensorflow', 'keras'} & set(sys.modules))"
+    code = "import sys, frostline.sources.sample, frostline.sources.random_weights; print({'tensorflow', 'keras'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert result.stdout.strip() == "set()"

@@ -6,15 +6,15 @@ import zipfile
 import numpy as np
 import pytest
 
-from frostline.errors import FrostlineError
-from frostline.quiet_tensorflow import keras
-from frostline.saving import load_classes, load_model, save_model
+from frostline.models.saving import load_classes, load_model, save_model
+from frostline.runtime.errors import FrostlineError
+from frostline.runtime.quiet_tensorflow import keras
 
 _SAVE = """
 import sys, time
 from pathlib import Path
-from frostline.quiet_tensorflow import keras
-from frostline.saving import save_model
+from frostline.runtime.quiet_tensorflow import keras
+from frostline.models.saving import save_model
 init = keras.initializers.GlorotUniform(seed=1)
 ballast = [object() for _ in range(int(sys.argv[2]))]  # moves later objects to other addresses
 inputs = keras.Input((4,))

@@ -54,7 +54,7 @@ def test_the_lock_names_a_digest_of_every_package() -> None:
 
 
 def test_telemetry_is_off() -> None:
-    code = "import os, frostline.tracking; print(os.environ['MLFLOW_DISABLE_TELEMETRY'])"
+    code = "import os, frostline.tracking.runs; print(os.environ['MLFLOW_DISABLE_TELEMETRY'])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "true\n"
     assert "analytics = false" in (ROOT / ".dvc/config").read_text(encoding="utf-8")
 

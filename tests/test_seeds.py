@@ -1,4 +1,4 @@
-from frostline.seeds import derive_seed, generator, seed32
+from frostline.common.seeds import derive_seed, generator, seed32
 
 
 def test_streams_depend_on_the_seed_and_every_name():

@@ -19,8 +19,8 @@ import pytest
 import requests
 
 from corpus import png_of
-from frostline.classifier import load_classifier
-from frostline.server import BODY_LIMIT, PICTURES_LIMIT, application
+from frostline.serving.classifier import load_classifier
+from frostline.serving.server import BODY_LIMIT, PICTURES_LIMIT, application
 from served import SIZE, ball, field, serving, write_model
 
 JSON = {"Content-Type": "application/json"}
@@ -276,8 +276,8 @@ def test_the_command_listens_on_this_machine_and_ends_with_ctrl_c(model: Path) -
 
 
 def test_an_address_or_model_that_cannot_be_used_costs_two_lines(tmp_path: Path, model: Path) -> None:
-    from frostline.errors import FrostlineError
-    from frostline.server import serve
+    from frostline.runtime.errors import FrostlineError
+    from frostline.serving.server import serve
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -292,8 +292,8 @@ def test_an_address_or_model_that_cannot_be_used_costs_two_lines(tmp_path: Path,
 
 
 def test_other_machines_are_let_in_only_with_a_warning(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    from frostline.errors import FrostlineError
-    from frostline.server import serve
+    from frostline.runtime.errors import FrostlineError
+    from frostline.serving.server import serve
 
     with pytest.raises(FrostlineError, match="not found"):
         serve(tmp_path / "none.keras", "0.0.0.0", 0, None)

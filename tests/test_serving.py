@@ -19,10 +19,10 @@ import pytest
 import requests
 from mlflow.pyfunc import PyFuncModel, scoring_server
 
-from frostline import tracking
-from frostline.config import compose_conf
-from frostline.logged_model import log_model
-from frostline.pictures import decode_picture
+from frostline.config.load import compose_conf
+from frostline.data.images import decode_picture
+from frostline.tracking import runs
+from frostline.tracking.logged_model import log_model
 from served import SIZE, ball, field, serving, write_model
 
 
@@ -36,8 +36,8 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-        pipeline = tracking.open_pipeline(compose_conf(), "data digest")
-        with tracking.phase_run("finetune", pipeline) as run_id:
+        pipeline = runs.open_pipeline(compose_conf(), "data digest")
+        with runs.phase_run("finetune", pipeline) as run_id:
             log_model(folder / "model.keras", decode_picture(ball(), SIZE), lambda: run_id)
         (model,) = mlflow.MlflowClient().search_logged_models([pipeline.experiment_id], f"source_run_id = '{run_id}'")
         shutil.copytree(mlflow.artifacts.download_artifacts(model.model_uri), folder / "served")

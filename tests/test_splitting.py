@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frostline.errors import FrostlineError
-from frostline.splitting import SPLITS, assign_splits
+from frostline.data.dataset import SPLITS
+from frostline.data.splitting import assign_splits
+from frostline.runtime.errors import FrostlineError
 
 SHARES = {"train": 0.7, "validation": 0.15, "test": 0.15}
 

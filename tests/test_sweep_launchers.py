@@ -16,8 +16,8 @@ import psutil
 import pytest
 import yaml
 
-from frostline.config import compose_conf
-from frostline.paths import BACKBONE_WEIGHTS, PROCESSED
+from frostline.config.load import compose_conf
+from frostline.config.paths import BACKBONE_WEIGHTS, PROCESSED
 from small import SIZE
 
 ROOT = Path(__file__).parents[1]

@@ -1,7 +1,7 @@
 import pytest
 
-from frostline.errors import FrostlineError
-from frostline.sweep_plan import compose_point, is_search, plan
+from frostline.runtime.errors import FrostlineError
+from frostline.sweep.plan import compose_point, is_search, plan
 
 
 def test_a_grid_is_every_combination(project):

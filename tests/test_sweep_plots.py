@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from frostline.sweep_plots import heat_map_axes, write_figures
-from frostline.sweep_results import rank
+from frostline.sweep.plots import heat_map_axes, write_figures
+from frostline.sweep.results import rank
 
 VERMILLION = (213, 94, 0)
 

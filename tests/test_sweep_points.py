@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from frostline import phases, sweep_points
-from frostline.code_digest import code_of
-from frostline.config import compose_conf
-from frostline.dataset import load_dataset
-from frostline.feature_cache import entries
-from frostline.paths import BACKBONE_WEIGHTS, PROCESSED
-from frostline.saving import load_model, save_model
+from frostline.config.load import compose_conf
+from frostline.config.paths import BACKBONE_WEIGHTS, PROCESSED
+from frostline.data.dataset import load_dataset
+from frostline.features.cache import entries
+from frostline.models.saving import load_model, save_model
+from frostline.runtime.code_digest import code_of
+from frostline.sweep import points
+from frostline.training import phases
 
 ROOT = Path(__file__).parents[1]
 TINY = ("preprocess.picture_size=75", "model.dense_units=8", "transfer.epochs=1", "finetune.epochs=2")
@@ -33,7 +34,7 @@ def folder(prepared, weights, tmp_path_factory):
 @pytest.fixture
 def shared(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    return sweep_points.open_shared()
+    return points.open_shared()
 
 
 def compose(*overrides):
@@ -51,14 +52,14 @@ def nothing(epoch):
 
 def test_a_key_holds_what_the_result_depends_on_and_nothing_else(shared, monkeypatch):
     config = compose()
-    key = sweep_points.point_key(config, shared)
+    key = points.point_key(config, shared)
     for same in (
         replace(config, name="other", feature_cache_gib=1.0, workers="ray"),
         replace(config, evaluate=replace(config.evaluate, threshold=0.9)),
         replace(config, tracking=replace(config.tracking, experiment="other")),
         replace(config, model=replace(config.model, picture_size=299)),
     ):
-        assert sweep_points.point_key(same, shared) == key
+        assert points.point_key(same, shared) == key
     for other in (
         compose("seed=1"),
         compose("model.dropout=0"),
@@ -67,11 +68,11 @@ def test_a_key_holds_what_the_result_depends_on_and_nothing_else(shared, monkeyp
         compose("augment=flip"),
         compose("distribution=mirrored"),
     ):
-        assert sweep_points.point_key(other, shared) != key
-    assert {"training.py", "log_loss.py", "saving.py"} <= set(code_of(sweep_points.__name__))
-    assert sweep_points.open_shared().digest == shared.digest
-    monkeypatch.setattr(sweep_points, "code_digest", lambda module: "as if the code had changed")
-    assert sweep_points.open_shared().digest != shared.digest
+        assert points.point_key(other, shared) != key
+    assert {"training.py", "log_loss.py", "saving.py"} <= set(code_of(points.__name__))
+    assert points.open_shared().digest == shared.digest
+    monkeypatch.setattr(points, "code_digest", lambda module: "as if the code had changed")
+    assert points.open_shared().digest != shared.digest
 
 
 def test_all_layers_come_from_one_pass_and_a_killed_point_ends_in_the_bytes_of_one_alone(
@@ -79,7 +80,7 @@ def test_all_layers_come_from_one_pass_and_a_killed_point_ends_in_the_bytes_of_o
 ):
     upper, lower = compose("model.cut_layer=mixed1"), compose("model.cut_layer=mixed0", "finetune.thaw_from=mixed0")
     wrong = compose("model.cut_layer=mixed0", "finetune.thaw_from=mixed5")
-    sweep_points.extract_features([upper, lower, wrong], shared.data)
+    points.extract_features([upper, lower, wrong], shared.data)
     assert bars(capsys) == ["features", "features"], "one pass for each of training and validation"
     assert sorted(entry.layer for entry in entries()) == ["mixed0", "mixed0", "mixed1", "mixed1"]
 
@@ -91,14 +92,14 @@ def test_all_layers_come_from_one_pass_and_a_killed_point_ends_in_the_bytes_of_o
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sweep_points.run(upper, shared, killed)
+        points.run(upper, shared, killed)
     assert bars(capsys) == ["transfer 1/1", "finetune 1/2"], "no features are computed again"
-    assert sweep_points.stored(upper, shared) is None
-    result = sweep_points.run(upper, shared, lambda epoch: epochs.append(epoch["epoch"]))
+    assert points.stored(upper, shared) is None
+    result = points.run(upper, shared, lambda epoch: epochs.append(epoch["epoch"]))
     assert bars(capsys) == ["finetune 2/2"], "the transfer phase and the first epoch are kept"
     assert epochs == [1, 2, 1, 2, 3]
     assert [epoch["epoch"] for epoch in result.epochs(upper)] == [1, 2, 3]
-    assert sweep_points.stored(upper, shared) == result
+    assert points.stored(upper, shared) == result
     assert not list((folder / ".frostline/checkpoints").iterdir())
 
     # Alone: in a folder with no features and no other points.
@@ -120,45 +121,45 @@ def test_a_point_that_is_given_up_leaves_nothing_and_its_transfer_phase_serves_t
 
     def give_up(epoch):
         if epoch["epoch"] == 2:
-            raise sweep_points.PrunedError("no hope")
+            raise points.PrunedError("no hope")
 
-    with pytest.raises(sweep_points.PrunedError):
-        sweep_points.run(config, shared, give_up)
-    assert sweep_points.stored(config, shared) is None
+    with pytest.raises(points.PrunedError):
+        points.run(config, shared, give_up)
+    assert points.stored(config, shared) is None
     assert not list((folder / ".frostline/checkpoints").iterdir())
     bars(capsys)
 
     other = compose(
         "model.cut_layer=mixed0", "finetune.thaw_from=mixed0", "finetune.epochs=1", "finetune.batch_size=16"
     )
-    result = sweep_points.run(other, shared, nothing)
+    result = points.run(other, shared, nothing)
     assert not any(name.startswith("transfer") for name in bars(capsys))
-    monkeypatch.setattr(sweep_points, "_best", sweep_points._Best())
-    sweep_points._kept.path = None  # as in another process, which has the model only as a file
-    assert sweep_points.run(other, shared, nothing) == result, "the model was set back to the last bit"
+    monkeypatch.setattr(points, "_best", points._Best())
+    points._kept.path = None  # as in another process, which has the model only as a file
+    assert points.run(other, shared, nothing) == result, "the model was set back to the last bit"
     bars(capsys)
 
-    figures = sweep_points.score_on_test(other, shared)
+    figures = points.score_on_test(other, shared)
     assert figures["pictures"] == len(shared.data.labels("test"))
     assert figures["loss"] > 0
     assert bars(capsys) == ["features"], "the best point's model is in memory"
-    assert sweep_points.score_on_test(other, shared) == figures
+    assert points.score_on_test(other, shared) == figures
     assert bars(capsys) == [], "the test set is looked at once"
 
-    (folder / f".frostline/points/{sweep_points.point_key(other, shared)}.test.json").unlink()
-    sweep_points._best.key = "another point's"
-    assert sweep_points.score_on_test(other, shared) == figures
+    (folder / f".frostline/points/{points.point_key(other, shared)}.test.json").unlink()
+    points._best.key = "another point's"
+    assert points.score_on_test(other, shared) == figures
     assert bars(capsys) == ["finetune 1/1"], "its model is made again"
 
-    sweep_points.forget(other, shared)
-    assert sweep_points.stored(other, shared) is None
+    points.forget(other, shared)
+    assert points.stored(other, shared) is None
     assert not list((folder / ".frostline/points").glob("*.test.json"))
 
 
 def test_a_points_figures_are_those_of_the_epochs_that_it_kept(shared):
     first = [{"epoch": 1, "validation/loss": 3}, {"epoch": 2, "validation/loss": 2}]
     second = [{"epoch": 1, "validation/loss": 1}, {"epoch": 2, "validation/loss": 4}]
-    result = sweep_points.Result(first, second)
+    result = points.Result(first, second)
     patient = compose("finetune.patience=1")
     assert result.kept(patient) == {"transfer": first[1], "finetune": second[0]}
     assert [epoch["validation/loss"] for epoch in result.epochs(patient)] == [3, 2, 1, 4, 1]
@@ -170,6 +171,6 @@ def test_a_points_figures_are_those_of_the_epochs_that_it_kept(shared):
 def test_what_the_cache_cannot_hold_is_left_to_the_points(shared, capsys):
     config = replace(compose("model.cut_layer=mixed2"), feature_cache_gib=0.0001)
     before = len(entries())
-    sweep_points.extract_features([config], shared.data)
+    points.extract_features([config], shared.data)
     assert "each point computes its own" in capsys.readouterr().err
     assert len(entries()) == before

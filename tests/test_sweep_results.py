@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from frostline.config import compose_conf
-from frostline.sweep_results import (
+from frostline.config.load import compose_conf
+from frostline.sweep.results import (
     RECIPE,
     describe,
     headline,

@@ -6,7 +6,7 @@ import pytest
 
 optuna = pytest.importorskip("optuna")
 
-from frostline import sweep_search  # noqa: E402  (needs optuna)
+from frostline.sweep import search as sweep_search  # noqa: E402  (needs optuna)
 
 STORAGE = "sqlite:///.frostline/studies.db"
 SPACE, FIXED = sweep_search.space_of(

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from frostline.sweep_table import print_points, print_summary, watching
+from frostline.sweep.table import print_points, print_summary, watching
 
 
 def finish(folder: Path, number: int, loss: float | None, **more) -> dict:
@@ -34,8 +34,8 @@ import sys, time
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from test_sweep_table import finish
-from frostline.progress import track
-from frostline.sweep_table import watching
+from frostline.runtime.progress import track
+from frostline.sweep.table import watching
 
 folder = Path(sys.argv[1])
 with watching(folder, total=2):

@@ -10,21 +10,24 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from frostline import phases, plots
-from frostline.adjustments import Views, effects
-from frostline.archive import pack_folder
-from frostline.config import compose_conf
-from frostline.dataset import UNLABELLED, Dataset, load_dataset
-from frostline.evaluation import Pair, by_phase, evaluate
-from frostline.galleries import decision_galleries, suspects_gallery
-from frostline.prediction import predict_files
-from frostline.prediction_files import write_predictions
-from frostline.preprocessing import Summary, preprocess
-from frostline.quiet_tensorflow import keras
-from frostline.report import write_report
-from frostline.saving import load_classes, load_model, save_model
-from frostline.settings import Config
-from frostline.training import Epoch, score
+from frostline.config.load import compose_conf
+from frostline.config.settings import Config
+from frostline.data.dataset import UNLABELLED, Dataset, load_dataset
+from frostline.data.preprocess import Summary, preprocess
+from frostline.evaluation.predictions import write_predictions
+from frostline.metrics.bootstrap import Pair, by_phase
+from frostline.metrics.calibration import Views, effects
+from frostline.metrics.comparison import evaluate
+from frostline.metrics.log_loss import score
+from frostline.models.saving import load_classes, load_model, save_model
+from frostline.report import charts
+from frostline.report.galleries import decision_galleries, suspects_gallery
+from frostline.report.page import write_report
+from frostline.runtime.quiet_tensorflow import keras
+from frostline.serving.predict import predict_files
+from frostline.sources.folder import pack_folder
+from frostline.training import phases
+from frostline.training.loop import Epoch
 from small import SIZE
 
 CLASSES = ("disc", "frame", "stripes")
@@ -130,7 +133,7 @@ def test_the_evaluation_makes_all_that_two_classes_have(trained: Trained, pair: 
     assert result.figures["finetune"]["accuracy"] == np.mean(pair.candidate.argmax(axis=1) == labels)
     assert result.confusion["finetune"].sum(axis=1).tolist() == [8, 8, 8]
     drawing: dict[str, Any] = {"threshold": 0.5, "bins": 15, "classes": data.classes}
-    drawn = plots.write_figures(tmp_path, pair, curves=trained.curves, **drawing)
+    drawn = charts.write_figures(tmp_path, pair, curves=trained.curves, **drawing)
     held_out = {"test": pair.candidate}
     galleries = decision_galleries(data, trained.models, pair, "finetune", 0.5, 8)
     galleries["suspects"] = suspects_gallery(data, trained.models, held_out, 8)

@@ -13,9 +13,9 @@ import mlflow
 import pytest
 import sqlalchemy
 
-from frostline import tracking
-from frostline.config import compose_conf
-from frostline.errors import FrostlineError
+from frostline.config.load import compose_conf
+from frostline.runtime.errors import FrostlineError
+from frostline.tracking import runs as tracking
 from mlflow_server import MlflowServer
 from servers import wait_until
 

@@ -20,9 +20,10 @@ import psutil
 import pytest
 import requests
 
-from frostline import tracking, tracking_server
-from frostline.config import compose_conf
-from frostline.errors import FrostlineError
+from frostline.config.load import compose_conf
+from frostline.runtime.errors import FrostlineError
+from frostline.tracking import runs as tracking
+from frostline.tracking import server as tracking_server
 from servers import is_healthy, wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -40,7 +41,7 @@ class Server:
 
     def launch(self) -> None:
         """Start it, up to where PostgreSQL is ready."""
-        command = [sys.executable, "-m", "frostline.tracking_server", "--port", str(self.port)]
+        command = [sys.executable, "-m", "frostline.tracking.server", "--port", str(self.port)]
         with (self.folder / "log").open("wb") as log:
             environment = os.environ | {"TMPDIR": str(self.folder)}
             self.process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log)
@@ -189,7 +190,7 @@ def test_a_strangers_name_for_this_machine_is_refused(server: Server, name: str)
 
 
 def test_a_second_one_waits_and_a_port_in_use_is_said_at_once(server: Server) -> None:
-    command = [sys.executable, "-m", "frostline.tracking_server", "--port", str(server.port)]
+    command = [sys.executable, "-m", "frostline.tracking.server", "--port", str(server.port)]
     with tempfile.TemporaryDirectory() as elsewhere:
         done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True)
     assert done.returncode == 1
@@ -270,7 +271,7 @@ def test_it_does_not_start_beside_a_postgresql_on_its_data(server: Server) -> No
         subprocess.Popen(by_hand, stdout=log, stderr=log, **tracking_server._as_its_user()) as other,
     ):
         wait_until(lambda: subprocess.run(ready).returncode == 0, seconds=60)
-        command = [sys.executable, "-m", "frostline.tracking_server", "--port", str(server.port)]
+        command = [sys.executable, "-m", "frostline.tracking.server", "--port", str(server.port)]
         done = subprocess.run(command, cwd=server.folder, capture_output=True, text=True)
         assert other.poll() is None
         other.send_signal(signal.SIGINT)

@@ -4,11 +4,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from frostline import learner
-from frostline.errors import FrostlineError
-from frostline.quiet_tensorflow import keras
-from frostline.seeds import generator
-from frostline.training import EPOCH_COLUMNS, Examples, kept_epoch, predictor, score, train, with_kept_last
+from frostline.common.seeds import generator
+from frostline.metrics.log_loss import score
+from frostline.models.inference import predictor
+from frostline.runtime.errors import FrostlineError
+from frostline.runtime.quiet_tensorflow import keras
+from frostline.training import fast_layers
+from frostline.training.loop import EPOCH_COLUMNS, Examples, kept_epoch, train, with_kept_last
 
 
 def make_model(seed=1, dropout=0.1):
@@ -22,7 +24,7 @@ def make_model(seed=1, dropout=0.1):
 @pytest.fixture(params=["whole", "in blocks"])
 def examples(request, monkeypatch):
     if request.param == "in blocks":  # of two rows: the models' first layers have six
-        monkeypatch.setattr(learner, "BLOCK", 32)
+        monkeypatch.setattr(fast_layers, "BLOCK", 32)
     rng = np.random.default_rng(0)
     features = rng.normal(size=(203, 6)).astype(np.float16)
     labels = (features[:, 0] + 0.2 * rng.normal(size=203) > 0).astype(np.uint8)

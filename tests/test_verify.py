@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from frostline.errors import FrostlineError
-from frostline.verify import verify
+from frostline.runtime.errors import FrostlineError
+from frostline.verify.rerun import verify
 from servers import wait_until
 
 DRAW = """

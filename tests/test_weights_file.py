@@ -6,8 +6,8 @@ from typing import Any
 import h5py
 import pytest
 
-from frostline.errors import FrostlineError
-from frostline.weights_file import check_weights_file
+from frostline.runtime.errors import FrostlineError
+from frostline.sources.weights_file import check_weights_file
 
 Layers = dict[str, list[tuple[int, ...]]]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from frostline.errors import FrostlineError
-from frostline.workers import cores, mapped, threads
+from frostline.runtime.errors import FrostlineError
+from frostline.runtime.process_pool import cores, mapped, threads
 
 
 def test_results_come_in_order_and_little_is_taken_ahead() -> None:
@@ -44,7 +44,7 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "import os, signal\n"
-        "from frostline.workers import mapped\n"
+        "from frostline.runtime.process_pool import mapped\n"
         "if __name__ == '__main__':\n"
         "    next(mapped(abs, range(9), 2))\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"

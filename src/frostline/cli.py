@@ -11,9 +11,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from frostline.errors import FrostlineError, in_one_line
-from frostline.files import read_json
-from frostline.paths import EVALUATION, METRICS, MODELS, REPORT
+from frostline.common.files import read_json
+from frostline.config.paths import EVALUATION, METRICS, MODELS, REPORT
+from frostline.runtime.errors import FrostlineError, in_one_line
 
 # TensorFlow is imported by the commands that need it, not by `frostline --help`.
 
@@ -78,8 +78,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    from frostline.prediction import COLUMNS, find_pictures, predict_files, write_table
-    from frostline.progress import track
+    from frostline.runtime.progress import track
+    from frostline.serving.predict import COLUMNS, find_pictures, predict_files, write_table
 
     files = find_pictures(arguments.places)
     predictions = predict_files(arguments.model or _better_model(), files)
@@ -107,7 +107,7 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from frostline.server import serve
+    from frostline.serving.server import serve
 
     try:
         serve(arguments.model or _better_model(), arguments.host, arguments.port, arguments.root)
@@ -117,8 +117,8 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from frostline.export import check_pictures, default_path, export
-    from frostline.saving import load_classes, load_model
+    from frostline.models.saving import load_classes, load_model
+    from frostline.serving.export import check_pictures, default_path, export
 
     path = arguments.model or _better_model()
     model, classes = load_model(path), load_classes(path)
@@ -174,7 +174,7 @@ _SHOWN = 20
 
 def _verify(arguments: argparse.Namespace) -> int:
     """Exit status 0: all match, 1: something differs, 2: something could not run."""
-    from frostline.verify import verify
+    from frostline.verify.rerun import verify
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no stage goes on in a deleted folder
     outputs, differing, failed = 0, 0, []
@@ -204,7 +204,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _cache_ls(arguments: argparse.Namespace) -> int:
-    from frostline.feature_cache import entries
+    from frostline.features.cache import entries
 
     rows = entries()
     for entry in rows:
@@ -214,7 +214,7 @@ def _cache_ls(arguments: argparse.Namespace) -> int:
 
 
 def _cache_prune(arguments: argparse.Namespace) -> int:
-    from frostline.feature_cache import prune
+    from frostline.features.cache import prune
 
     deleted = prune(arguments.keep_gib)
     print(f"deleted {len(deleted)} entries, {sum(entry.bytes for entry in deleted) / 2**20:.1f} MiB")

@@ -54,8 +54,8 @@ class _Point:
 
     def lost(self, reason: Exception) -> JobReturn:
         """What is left where the process ended before the point did: a result that says so, unless there is one."""
-        from frostline.files import write_json
-        from frostline.sweep_results import RESULT, new_record
+        from frostline.common.files import write_json
+        from frostline.sweep.results import RESULT, new_record
 
         path = Path(self.config.hydra.sweep.dir) / str(self.number) / RESULT
         if not path.is_file():
@@ -96,7 +96,7 @@ class _ProcessLauncher(Launcher):
 
 def _threads(count: int | None) -> dict[str, str]:
     """Keeps TensorFlow to its share of the machine, which it takes for its own; None: to all of its cores."""
-    from frostline.workers import limited_to
+    from frostline.runtime.process_pool import limited_to
 
     return limited_to(count) if count else {}
 
@@ -126,9 +126,9 @@ class RayLauncher(_ProcessLauncher):
             yield running.pop(done), end
 
     def _connect(self) -> None:
-        from frostline.errors import FrostlineError
-        from frostline.ray_workers import join
-        from frostline.workers import cores
+        from frostline.runtime.errors import FrostlineError
+        from frostline.runtime.process_pool import cores
+        from frostline.runtime.ray_pool import join
 
         if not self.address and self.cpus > cores():
             raise SystemExit(

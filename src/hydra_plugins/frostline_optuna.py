@@ -32,25 +32,25 @@ class OptunaSweeper(Sweeper):
         )
 
     def sweep(self, arguments: list[str]) -> Any:
-        from frostline import sweep_search
-        from frostline.files import read_json, write_json
-        from frostline.sweep_results import RESULT, group_of
+        from frostline.common.files import read_json, write_json
+        from frostline.sweep import search
+        from frostline.sweep.results import RESULT, group_of
 
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         OmegaConf.save(self.config, folder / "multirun.yaml")
-        space, fixed = sweep_search.space_of([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
-        study = sweep_search.open_study(self.storage, group_of(folder))
-        for number, record in sweep_search.told(study).items():
+        space, fixed = search.space_of([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
+        study = search.open_study(self.storage, group_of(folder))
+        for number, record in search.told(study).items():
             write_json(folder / str(number) / RESULT, record)
-        left = sweep_search.unfinished_trials(study, space)
-        while left or sweep_search.count(study) < self.n_trials:
+        left = search.unfinished_trials(study, space)
+        while left or search.count(study) < self.n_trials:
             if left:
                 batch = [left.pop(0)]
             else:
-                count = min(self.n_jobs, self.n_trials - sweep_search.count(study))
-                batch = [sweep_search.next_trial(study, space, self.seed, count > 1) for _ in range(count)]
-            points = [sweep_search.overrides_of(trial, fixed) for trial in batch]
+                count = min(self.n_jobs, self.n_trials - search.count(study))
+                batch = [search.next_trial(study, space, self.seed, count > 1) for _ in range(count)]
+            points = [search.overrides_of(trial, fixed) for trial in batch]
             for trial, result in zip(batch, self.launcher.launch(points, batch[0].number), strict=True):
                 _ = result.return_value  # raises what the job raised
-                sweep_search.tell(study, trial, read_json(folder / str(trial.number) / RESULT))
+                search.tell(study, trial, read_json(folder / str(trial.number) / RESULT))

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from contrasts import CONTRASTS
 
-from frostline.classifier import load_classifier
-from frostline.server import BODY_LIMIT, application
+from frostline.serving.classifier import load_classifier
+from frostline.serving.server import BODY_LIMIT, application
 from served import ball, field, serving, write_model
 
 

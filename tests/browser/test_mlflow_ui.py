@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from frostline import tracking
-from frostline.config import compose_conf
-from frostline.evaluation import Evaluation, evaluate
-from frostline.files import write_csv
-from frostline.paths import CURVES, EVALUATION, MODELS, REPORT
+from frostline.common.files import write_csv
+from frostline.config.load import compose_conf
+from frostline.config.paths import CURVES, EVALUATION, MODELS, REPORT
+from frostline.metrics.comparison import Evaluation, evaluate
+from frostline.tracking import runs as tracking
 from servers import is_healthy, wait_until
 from test_plots import predictions
 from test_report import CONF, write

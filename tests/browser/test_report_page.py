@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from contrasts import CONTRASTS
 
-from frostline.evaluation import by_phase, confusion_matrix, figures
+from frostline.metrics.bootstrap import by_phase
+from frostline.metrics.classification import confusion_matrix, figures
 from test_plots import predictions, predictions_of_many
 from test_report import write
 

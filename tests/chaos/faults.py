@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from clone import STAGES
-from frostline.paths import BACKBONE_WEIGHTS
+from frostline.config.paths import BACKBONE_WEIGHTS
 from mlflow_server import MlflowServer
 from recovery import Outcome, Project, again, differing, recover
 from servers import Answer, FileServer, running, wait_until

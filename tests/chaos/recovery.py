@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 from clone import STAGES, Clone
-from frostline.files import sha256_of
+from frostline.common.files import sha256_of
 
 Process = subprocess.Popen[str]
 

@@ -26,7 +26,7 @@ from typing import Any
 
 from PIL import Image
 
-from frostline.pictures import UnreadablePictureError, decode_picture
+from frostline.data.images import UnreadablePictureError, decode_picture
 
 SIZE = 32  # pixels that a picture is scaled to
 SECONDS = 30

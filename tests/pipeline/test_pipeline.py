@@ -82,7 +82,7 @@ def test_mlflow_holds_the_parent_and_its_runs(clone):
 def test_the_logged_model_is_served_by_pyfunc(clone, monkeypatch):
     import numpy as np
 
-    from frostline.saving import load_model
+    from frostline.models.saving import load_model
 
     monkeypatch.chdir(clone.root)
     import frostline

@@ -13,9 +13,9 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from pathlib import Path
 from types import FrameType
 
-from frostline.companion import beside
-from frostline.errors import FrostlineError
-from frostline.files import digest_of, locked
+from frostline.common.files import digest_of, locked
+from frostline.runtime.background_process import beside
+from frostline.runtime.errors import FrostlineError
 
 _INTERRUPTED = "interrupted; `dvc repro` goes on from here.\n"
 
@@ -28,7 +28,7 @@ def run_stage(main: Callable[..., None], record: Callable[..., None] | None = No
     A second process for the same stage waits for the first one: `dvc repro` sees to that itself, but it may have been
     killed without its stage.
     """
-    from frostline.config import load_params  # here: worker processes import this module, too, and need no Hydra
+    from frostline.config.load import load_params  # here: worker processes import this module, too, and need no Hydra
 
     try:
         with _alone(Path(sys.argv[0]).stem), ExitStack() as stack:
@@ -36,7 +36,7 @@ def run_stage(main: Callable[..., None], record: Callable[..., None] | None = No
             lines = []
             if record:
                 lines = [stack.enter_context(beside(record, config))]
-                importlib.import_module("frostline.quiet_tensorflow")
+                importlib.import_module("frostline.runtime.quiet_tensorflow")
             with _interruptible():
                 main(config, *lines)
             sys.stdout.flush()

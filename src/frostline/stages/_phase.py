@@ -3,17 +3,17 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from frostline import distribution, precision
-from frostline.companion import Line
-from frostline.dataset import Dataset, load_dataset
-from frostline.feature_cache import prune
-from frostline.files import check_writable, write_csv, write_json
-from frostline.paths import CURVES, MODELS, PROCESSED, TRAINING
-from frostline.phases import checkpoint_path
-from frostline.quiet_tensorflow import keras
-from frostline.saving import save_model
-from frostline.settings import Config
-from frostline.training import EPOCH_COLUMNS, Epoch, OnEpoch, kept_epoch, with_kept_last
+from frostline.common.files import check_writable, write_csv, write_json
+from frostline.config.paths import CURVES, MODELS, PROCESSED, TRAINING
+from frostline.config.settings import Config
+from frostline.data.dataset import Dataset, load_dataset
+from frostline.features.cache import prune
+from frostline.models.saving import save_model
+from frostline.runtime.background_process import Line
+from frostline.runtime.quiet_tensorflow import keras
+from frostline.training import distribution, precision
+from frostline.training.loop import EPOCH_COLUMNS, Epoch, OnEpoch, kept_epoch, with_kept_last
+from frostline.training.phases import checkpoint_path
 
 Build = Callable[[Dataset], keras.Model]
 Train = Callable[[keras.Model, Dataset, Config, OnEpoch, Path], list[Epoch]]

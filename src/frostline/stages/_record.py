@@ -6,10 +6,10 @@ There MLflow is imported while TensorFlow is imported in the other, each for som
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from frostline.companion import Line
-from frostline.dataset import load_dataset
-from frostline.paths import CURVES, EVALUATION, MODELS, PROCESSED, REPORT
-from frostline.settings import Config
+from frostline.config.paths import CURVES, EVALUATION, MODELS, PROCESSED, REPORT
+from frostline.config.settings import Config
+from frostline.data.dataset import load_dataset
+from frostline.runtime.background_process import Line
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ def record_phase(phase: str, line: Line, config: Config) -> None:
     Hears what the phase computes in, answers None once the run is open; then hears each epoch and, when all outputs are
     there, None; answers when these are logged. Raises FrostlineError where the store cannot be used.
     """
-    from frostline import tracking
-    from frostline.logged_model import log_model
+    from frostline.tracking import runs as tracking
+    from frostline.tracking.logged_model import log_model
 
     tracking.import_store()
     precision = line.hear()
@@ -58,9 +58,9 @@ def record_evaluation(line: Line, config: Config) -> None:
     The test figures go to the runs of the phases, so that these compare; the rest to this stage's own run.
     Raises FrostlineError where the store cannot be used.
     """
-    from frostline import tracking
-    from frostline.logged_model import log_model
-    from frostline.model_registry import Winner, register
+    from frostline.tracking import runs as tracking
+    from frostline.tracking.logged_model import log_model
+    from frostline.tracking.registry import Winner, register
 
     tracking.import_store()
     line.hear()

@@ -1,18 +1,18 @@
 """evaluate: both phases on the same test set; figures, report, predictions, submission."""
 
-from frostline.companion import Line
-from frostline.settings import Config
+from frostline.config.settings import Config
+from frostline.runtime.background_process import Line
 from frostline.stages import run_stage
 from frostline.stages._record import Findings, record_evaluation
 
 
 def main(config: Config, record: Line) -> None:
-    from frostline.assessment import assess, write_assessment
-    from frostline.dataset import load_dataset
-    from frostline.files import read_csv
-    from frostline.paths import CURVES, MODELS, PROCESSED
-    from frostline.saving import load_model
-    from frostline.training import Epoch, with_kept_last
+    from frostline.common.files import read_csv
+    from frostline.config.paths import CURVES, MODELS, PROCESSED
+    from frostline.data.dataset import load_dataset
+    from frostline.evaluation.evaluate import assess, write_assessment
+    from frostline.models.saving import load_model
+    from frostline.training.loop import Epoch, with_kept_last
 
     def numbers(rows: list[dict[str, str]]) -> list[Epoch]:
         return [{name: float(value) for name, value in row.items()} for row in rows]

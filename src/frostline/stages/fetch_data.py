@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from frostline import paths
-from frostline.archive import pack_folder
-from frostline.download import download
-from frostline.kaggle_competition import download_competition
-from frostline.sample import draw_archive
-from frostline.settings import Config, FilteredData, FolderData, KaggleData, SampleData
+from frostline.config import paths
+from frostline.config.settings import Config, FilteredData, FolderData, KaggleData, SampleData
+from frostline.sources.download import download
+from frostline.sources.folder import pack_folder
+from frostline.sources.kaggle import download_competition
+from frostline.sources.sample import draw_archive
 from frostline.stages import run_stage
 
 

@@ -3,14 +3,14 @@
 import shutil
 from pathlib import Path
 
-from frostline import paths
-from frostline.download import download
-from frostline.errors import FrostlineError
-from frostline.files import replacing, sha256_of
-from frostline.random_weights import write_random_weights
-from frostline.settings import Config, FileWeights, ImagenetWeights, RandomWeights
+from frostline.common.files import replacing, sha256_of
+from frostline.config import paths
+from frostline.config.settings import Config, FileWeights, ImagenetWeights, RandomWeights
+from frostline.runtime.errors import FrostlineError
+from frostline.sources.download import download
+from frostline.sources.random_weights import write_random_weights
+from frostline.sources.weights_file import check_weights_file
 from frostline.stages import run_stage
-from frostline.weights_file import check_weights_file
 
 
 def main(config: Config) -> None:

@@ -2,17 +2,17 @@
 
 from functools import partial
 
-from frostline.companion import Line
-from frostline.paths import MODELS
-from frostline.settings import Config
+from frostline.config.paths import MODELS
+from frostline.config.settings import Config
+from frostline.runtime.background_process import Line
 from frostline.stages import run_stage
 from frostline.stages._record import record_phase
 
 
 def main(config: Config, record: Line) -> None:
-    from frostline.phases import finetune
-    from frostline.saving import load_model
+    from frostline.models.saving import load_model
     from frostline.stages._phase import run_phase
+    from frostline.training.phases import finetune
 
     start = MODELS["transfer"]
     run_phase("finetune", config, start, record, lambda data: load_model(start), finetune)

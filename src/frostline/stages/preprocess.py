@@ -5,14 +5,13 @@ from dataclasses import asdict
 
 import numpy as np
 
-from frostline import paths
-from frostline.dataset import Dataset, load_dataset
-from frostline.files import write_json
-from frostline.pictures import contact_sheet
-from frostline.preprocessing import Summary, preprocess
-from frostline.seeds import generator
-from frostline.settings import Config
-from frostline.splitting import SPLITS
+from frostline.common.files import write_json
+from frostline.common.seeds import generator
+from frostline.config import paths
+from frostline.config.settings import Config
+from frostline.data.dataset import SPLITS, Dataset, load_dataset
+from frostline.data.images import contact_sheet
+from frostline.data.preprocess import Summary, preprocess
 from frostline.stages import run_stage
 
 _SHOWN = 40  # pictures on the contact sheet, about: as many of each class, at least one

@@ -2,16 +2,16 @@
 
 from functools import partial
 
-from frostline.companion import Line
-from frostline.paths import BACKBONE_WEIGHTS as START
-from frostline.settings import Config
+from frostline.config.paths import BACKBONE_WEIGHTS as START
+from frostline.config.settings import Config
+from frostline.runtime.background_process import Line
 from frostline.stages import run_stage
 from frostline.stages._record import record_phase
 
 
 def main(config: Config, record: Line) -> None:
-    from frostline.phases import build_classifier, transfer
     from frostline.stages._phase import run_phase
+    from frostline.training.phases import build_classifier, transfer
 
     run_phase("transfer", config, START, record, lambda data: build_classifier(data, START, config), transfer)
 

@@ -1,0 +1,153 @@
+"""Pictures: from the bytes of a file to an array of fixed size, or to a reason why not."""
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+
+from frostline.common.files import replacing
+from frostline.runtime.stderr import silent_stderr
+
+PIXELS_LIMIT = 100_000_000
+"""Larger pictures are refused before they are decoded: 100 megapixels are 300 MB as RGB."""
+
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
+_TOO_LARGE = f"more than {PIXELS_LIMIT // 1_000_000} megapixels"
+_HEIF_BRANDS = {  # ISO/IEC 23008-12, after the "ftyp" that opens the file; phones write heic
+    **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC"),
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+}
+_ORIENTATION = 0x0112  # the EXIF tag; its values and what undoes them: CIPA DC-008, section 4.6.5.1
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_COLUMNS, _TILE, _CAPTION = 8, 112, 16  # the contact sheet: tiles in a row, pixels
+
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its complaints reach the terminal
+
+
+class UnreadablePictureError(ValueError):
+    """Bytes that are no picture we accept; `str(error)` is a short, stable reason."""
+
+
+class NotAPictureError(UnreadablePictureError):
+    """Bytes of another kind than the pictures we accept."""
+
+
+class PictureTooLargeError(UnreadablePictureError):
+    """A picture of more pixels than we accept."""
+
+
+def decode_picture(data: bytes, size: int) -> NDArray[np.uint8]:
+    """Decode the file content `data` to RGB, as (size, size, 3) uint8.
+
+    JPEG, PNG, GIF, WebP, BMP and TIFF are accepted, told by content. The EXIF orientation is applied,
+    transparency laid on white, CMYK, grey, palette and 16-bit pictures converted; of an animation the first
+    frame counts. Embedded ICC profiles are ignored: values are taken as sRGB, as TensorFlow's decoders do.
+    Width and height are scaled independently, as by Keras' ``image_dataset_from_directory``, but with an
+    antialiasing bilinear filter; a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that still
+    covers `size` on both sides.
+
+    Raises UnreadablePictureError.
+    """
+    if not data:
+        raise UnreadablePictureError("empty file")
+    if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
+        raise NotAPictureError(f"{_HEIF_BRANDS[data[8:12]]} is not supported")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return _decode(data, size)
+        except (UnreadablePictureError, MemoryError):
+            raise
+        except UnidentifiedImageError as error:
+            raise NotAPictureError("not a JPEG, PNG, GIF, WebP, BMP or TIFF picture") from error
+        except Image.DecompressionBombError as error:
+            raise PictureTooLargeError(_TOO_LARGE) from error
+        except Exception as error:  # Pillow's decoders raise errors of many kinds on damaged data
+            reason = "truncated" if "truncated" in str(error).lower() else "damaged"
+            raise UnreadablePictureError(reason) from error
+
+
+def _decode(data: bytes, size: int) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        if image.width * image.height > PIXELS_LIMIT:
+            raise PictureTooLargeError(_TOO_LARGE)
+        image.draft(None, (size, size))
+        with silent_stderr() if image.format == "TIFF" else contextlib.nullcontext():  # libtiff's complaints
+            image.load()
+        orientation = 1
+        with contextlib.suppress(Exception):  # a broken EXIF block does not spoil the picture
+            orientation = image.getexif().get(_ORIENTATION, 1)
+        small = _to_rgb(image, size)
+    if orientation in _UPRIGHT:  # turning the small square is turning the picture, at a fraction of the cost
+        small = small.transpose(_UPRIGHT[orientation])
+    return np.array(small)
+
+
+def _to_rgb(image: Image.Image, size: int) -> Image.Image:
+    """Convert to RGB of (size, size) pixels."""
+    if image.mode == "F":  # no telling what its range is
+        raise UnreadablePictureError("floating-point pixels are not supported")
+    if image.mode.startswith("I"):
+        image = _to_8_bit(image)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        # Pillow weighs colours by alpha while it scales, so laying the scaled picture on white is exact
+        rgba = _scale(_in_mode(image, "RGBA"), size)
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return _scale(_in_mode(image, "RGB"), size)
+
+
+def _in_mode(image: Image.Image, mode: str) -> Image.Image:
+    return image if image.mode == mode else image.convert(mode)  # which copies even where there is nothing to do
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Scale 16-bit grey (modes I;16 and I, values 0 to 65535) to 8 bit; Pillow would cut it off at 255."""
+    values = np.array(image, np.int32)  # changed in place: it may be 400 MB
+    np.clip(values, 0, 65535, out=values)
+    values += 128
+    values //= 257
+    return Image.fromarray(values.astype(np.uint8))
+
+
+def _scale(image: Image.Image, size: int) -> Image.Image:
+    return image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
+
+
+def as_png(picture: NDArray[np.uint8]) -> bytes:
+    """The file content, as PNG, of `picture`, (height, width, 3) uint8 RGB."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.asarray(picture)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def contact_sheet(pictures: NDArray[np.uint8], captions: Sequence[str], path: Path) -> None:
+    """Write `pictures`, (N, S, S, 3) uint8 RGB, to the PNG file `path`: a grid with a caption under each."""
+    rows = -(-len(pictures) // _COLUMNS)
+    sheet = Image.new("RGB", (_COLUMNS * _TILE, max(1, rows) * (_TILE + _CAPTION)), "white")
+    draw = ImageDraw.Draw(sheet)
+    font: Any = ImageFont.load_default(size=11)
+    for position, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        row, column = divmod(position, _COLUMNS)
+        x, y = column * _TILE, row * (_TILE + _CAPTION)
+        tile = Image.fromarray(np.asarray(picture)).resize((_TILE - 2, _TILE - 2), Image.Resampling.BILINEAR)
+        sheet.paste(tile, (x + 1, y + 1))
+        draw.text((x + _TILE // 2, y + _TILE + _CAPTION // 2 - 1), caption[:18], "black", font, anchor="mm")
+    with replacing(path) as temporary:
+        sheet.save(temporary, "PNG")

@@ -1,0 +1,305 @@
+"""From the archive to data/processed: every picture decoded once by all cores, checked, split and written."""
+
+import functools
+import hashlib
+import itertools
+import os
+import re
+import tempfile
+import zipfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from frostline.common.files import replacing, sha256_of, write_csv, write_json
+from frostline.data.archive import Member, UnreadableMemberError, list_pictures, read_member
+from frostline.data.dataset import (
+    CLASSES_FILE,
+    MANIFEST_COLUMNS,
+    MANIFEST_FILE,
+    SPLITS,
+    UNLABELLED,
+    labels_file,
+    pictures_file,
+)
+from frostline.data.images import UnreadablePictureError, decode_picture
+from frostline.data.splitting import assign_splits
+from frostline.runtime import ray_pool
+from frostline.runtime.errors import FrostlineError
+from frostline.runtime.process_pool import cores, mapped
+from frostline.runtime.progress import track
+
+OK = "ok"
+_SPLIT_ORDER = (*SPLITS, UNLABELLED, "")
+_CHUNK_BYTES = 4 << 20  # of decoded pictures, about: what a worker takes on at once
+
+
+@dataclass(frozen=True)
+class Summary:
+    classes: list[str]
+    counts: dict[str, dict[str, int]]
+    """Pictures per split and class."""
+    unlabelled: int
+    rejected: dict[str, int]
+    """Pictures per reason, labelled or not."""
+    duplicates: dict[str, int]
+    """`groups` of labelled pictures that decode to the same pixels, and the `pictures` in them."""
+    ignored: int
+    """Files of the archive outside its layout."""
+    digest: str
+    """SHA-256 of the manifest."""
+
+
+@dataclass
+class Entry:
+    """One line of the manifest."""
+
+    path: str
+    label: str | None
+    """None: unlabelled."""
+    sha256: str = ""
+    size: int | None = None
+    pixels: str = ""
+    verdict: str = OK
+    split: str = ""
+    chunk: int = -1
+    row: int = -1
+    """Where the decoded picture lies: the name of the staged file, and the row in it."""
+
+
+def preprocess(
+    archive: Path,
+    folder: Path,
+    *,
+    size: int,
+    seed: int,
+    shares: Mapping[str, float],
+    max_rejected: float,
+    processes: int | None = None,
+    workers: str = "local",
+) -> Summary:
+    """Write the pictures of `archive` to `folder`, whole or not at all, and say what they are.
+
+    Per split, `folder` gets ``<split>.npy``, (N, size, size, 3) uint8 RGB, and ``<split>_labels.npy``, (N,)
+    uint8 (wider past 256 classes), with splits train, validation and test by `assign_splits`; ``unlabelled.npy``
+    if there are such pictures; ``classes.json``; and ``manifest.csv``, whose rows stand in the order of the arrays.
+    Pictures that cannot be read, and those whose pixels occur in several classes, are rejected: they are only in
+    the manifest, with the reason. The bytes do not depend on `processes` (default: all cores), nor on `workers`:
+    "local", or "ray" (see `ray_workers.mapped`, and its errors), which decodes on all processors of a Ray cluster.
+
+    Raises FrostlineError if the archive is unusable, if there are not at least two classes, if a class has no
+    picture left, or if more than the share `max_rejected` of the labelled pictures is rejected.
+    """
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        with tempfile.TemporaryDirectory(dir=temporary) as scratch:
+            listing = list_pictures(archive, Path(scratch))
+            classes = _classes(listing.members, archive)
+            staging = Path(scratch) / "decoded"
+            staging.mkdir()
+            entries = _decode_all(listing.members, staging, size, processes, workers)
+            _reject_contradictions(entries)
+            _check_losses(entries, classes, max_rejected)
+            _assign(entries, seed, shares)
+            entries.sort(key=_manifest_order)
+            _write_arrays(entries, staging, temporary, size, classes)
+        write_json(temporary / CLASSES_FILE, classes)
+        write_csv(temporary / MANIFEST_FILE, MANIFEST_COLUMNS, map(_manifest_row, entries))
+        digest = sha256_of(temporary / MANIFEST_FILE)
+    return _summary(entries, classes, listing.ignored, digest)
+
+
+def _classes(members: Sequence[Member], archive: Path) -> list[str]:
+    classes = sorted({member.label for member in members if member.label})
+    if len(classes) < 2:
+        raise FrostlineError(f"{archive} has 1 class: {', '.join(classes)}.\nTwo or more are needed: add another one.")
+    return classes
+
+
+# Decoding
+
+
+def _decode_all(
+    members: Sequence[Member], staging: Path, size: int, processes: int | None, workers: str
+) -> list[Entry]:
+    """Decode every member, in order. The workers write the good ones to files in the folder `staging`.
+
+    Sent back to this process and written here, pixels would be copied three times more.
+    """
+    length = max(1, min(32, _CHUNK_BYTES // (size * size * 3)))
+    chunks = [Chunk(start, members[start : start + length]) for start in range(0, len(members), length)]
+    decode = functools.partial(_decode_chunk, staging=staging, size=size)
+    if workers == "ray":
+        results = ray_pool.mapped(decode, chunks)
+    else:
+        results = mapped(decode, chunks, min(processes or cores(), len(chunks)))
+    entries: list[Entry] = []
+    with track("preprocess", len(members), "pictures") as advance, closing(results):
+        for decoded in results:
+            entries += decoded
+            advance(len(decoded))
+    return entries
+
+
+class Chunk(NamedTuple):
+    start: int
+    """Which member is the first; the file of the decoded pictures is named so."""
+    members: Sequence[Member]
+
+
+def _decode_chunk(chunk: Chunk, staging: Path, size: int) -> list[Entry]:
+    entries, rows = [], itertools.count()
+    with (staging / str(chunk.start)).open("wb") as file:
+        for member in chunk.members:
+            entry, pixels = _decode_member(member, size)
+            if entry.verdict == OK:
+                entry.chunk, entry.row = chunk.start, next(rows)
+                file.write(pixels)
+            entries.append(entry)
+    return entries
+
+
+@functools.lru_cache(maxsize=2)
+def _zip_file(path: Path) -> zipfile.ZipFile:
+    return zipfile.ZipFile(path)  # a worker opens each zip once, for its lifetime
+
+
+def _decode_member(member: Member, size: int) -> tuple[Entry, bytes]:
+    entry = Entry(member.name, member.label, verdict=member.refusal or OK)
+    pixels = b""
+    if not member.refusal:
+        try:
+            data = read_member(_zip_file(member.source), member.index)
+            entry.sha256, entry.size = hashlib.sha256(data).hexdigest(), len(data)
+            pixels = decode_picture(data, size).tobytes()
+            entry.pixels = hashlib.sha256(pixels).hexdigest()
+        except (UnreadableMemberError, UnreadablePictureError) as error:
+            entry.verdict = str(error)
+    return entry, pixels
+
+
+# Judging
+
+
+def _reject_contradictions(entries: Sequence[Entry]) -> None:
+    """Reject labelled pictures whose pixels occur in several classes: nobody can say which label is right."""
+    labelled = [entry for entry in entries if entry.label and entry.verdict == OK]
+    classes_of: dict[str, set[str]] = {}
+    for entry in labelled:
+        classes_of.setdefault(entry.pixels, set()).add(entry.label or "")
+    for entry in labelled:
+        classes = sorted(classes_of[entry.pixels])
+        if len(classes) > 1:
+            entry.verdict = f"same picture in classes {' and '.join(classes)}"
+
+
+def _check_losses(entries: Sequence[Entry], classes: Sequence[str], max_rejected: float) -> None:
+    labelled = [entry for entry in entries if entry.label is not None]
+    rejected = [entry for entry in labelled if entry.verdict != OK]
+    counts = Counter(entry.verdict for entry in rejected).most_common(5)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in counts)
+    first = "First: " + "; ".join(f"{entry.path} ({entry.verdict})" for entry in rejected[:5])
+    kept = {entry.label for entry in labelled if entry.verdict == OK}
+    for name in classes:
+        if name not in kept:
+            raise FrostlineError(f"No picture of class {name!r} is usable; rejected: {reasons}.\n{first}")
+    if len(rejected) > max_rejected * len(labelled):
+        raise FrostlineError(
+            f"{len(rejected)} of {len(labelled)} labelled pictures are rejected ({reasons}): more than "
+            f"preprocess.max_rejected={max_rejected:g} allows; mend or remove them, or raise it.\n{first}"
+        )
+
+
+def _assign(entries: Sequence[Entry], seed: int, shares: Mapping[str, float]) -> None:
+    """Set the splits by the decoded pixels: a picture that was copied into another file is still the same."""
+    good = [entry for entry in entries if entry.verdict == OK]
+    labelled = [entry for entry in good if entry.label is not None]
+    labels = [entry.label or "" for entry in labelled]
+    splits = assign_splits(labels, [entry.pixels for entry in labelled], seed, shares)
+    for entry in good:
+        entry.split = UNLABELLED
+    for entry, split in zip(labelled, splits, strict=True):
+        entry.split = split
+
+
+def _manifest_order(entry: Entry) -> tuple[int, list[tuple[str, int, str]], str]:
+    """By split, then by path with cat.2.jpg before cat.10.jpg: numbers compare by length, then by digits."""
+    pieces = [*re.split(r"([0-9]+)", entry.path), ""]
+    numbers = [number.lstrip("0") for number in pieces[1::2]]
+    natural = [(text, len(number), number) for text, number in zip(pieces[::2], numbers, strict=True)]
+    return _SPLIT_ORDER.index(entry.split), natural, entry.path
+
+
+# Writing
+
+
+def _write_arrays(entries: Sequence[Entry], staging: Path, folder: Path, size: int, classes: Sequence[str]) -> None:
+    """Move the pictures in `staging` into one file per split, in the order of `entries`."""
+    row_bytes, label_of = size * size * 3, {name: label for label, name in enumerate(classes)}
+    label_type = np.min_scalar_type(len(classes) - 1)
+    moves: dict[int, list[Move]] = {}
+    with ExitStack() as stack:
+        for split in (*SPLITS, UNLABELLED):
+            chosen = [entry for entry in entries if entry.split == split]
+            if not chosen:
+                continue
+            target = stack.enter_context((folder / pictures_file(split)).open("wb", buffering=0))
+            header = {"descr": "|u1", "fortran_order": False, "shape": (len(chosen), size, size, 3)}
+            np.lib.format.write_array_header_1_0(target, header)
+            start = target.tell()
+            for row, entry in enumerate(chosen):
+                moves.setdefault(entry.chunk, []).append((entry.row, target.fileno(), start + row * row_bytes))
+            if split != UNLABELLED:
+                labels = np.array([label_of[entry.label or ""] for entry in chosen], label_type)
+                np.save(folder / labels_file(split), labels, allow_pickle=False)
+        pool = stack.enter_context(ThreadPoolExecutor(cores()))
+        list(pool.map(lambda chunk: _move(staging / str(chunk), moves[chunk], row_bytes), sorted(moves)))
+
+
+Move = tuple[int, int, int]
+"""A row of a staged file, the descriptor of the file that it goes to, and the offset there."""
+
+
+def _move(staged: Path, moves: Sequence[Move], row_bytes: int) -> None:
+    """Copy rows of the file `staged` and delete it: most of it was not on the disk yet, and now need not go there.
+
+    Plain reads and writes: a memory map counts as resident memory, and a full disk kills its process.
+    """
+    with staged.open("rb") as file:
+        for row, target, offset in sorted(moves):
+            file.seek(row * row_bytes)
+            _write_at(target, file.read(row_bytes), offset)
+    staged.unlink()
+
+
+def _write_at(descriptor: int, data: bytes, offset: int) -> None:
+    while data:  # on a disk that is nearly full, a part is written before the error comes
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
+
+
+def _manifest_row(entry: Entry) -> dict[str, str | int | None]:
+    values = (entry.path, entry.label, entry.split, entry.sha256, entry.size, entry.pixels, entry.verdict)
+    return dict(zip(MANIFEST_COLUMNS, values, strict=True))
+
+
+def _summary(entries: Sequence[Entry], classes: list[str], ignored: int, digest: str) -> Summary:
+    good = [entry for entry in entries if entry.verdict == OK]
+    counts = Counter((entry.split, entry.label) for entry in good)
+    occurrences = Counter(entry.pixels for entry in good if entry.label is not None)
+    copies = [count for count in occurrences.values() if count > 1]
+    return Summary(
+        classes=classes,
+        counts={split: {name: counts[split, name] for name in classes} for split in SPLITS},
+        unlabelled=counts[UNLABELLED, None],
+        rejected=dict(Counter(entry.verdict for entry in entries if entry.verdict != OK)),
+        duplicates={"groups": len(copies), "pictures": sum(copies)},
+        ignored=ignored,
+        digest=digest,
+    )

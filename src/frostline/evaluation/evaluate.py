@@ -1,0 +1,126 @@
+"""Both phases' models on the same test set: what they say, how good that is, and the files that show it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from frostline.common.files import read_json, replacing, sha256_of, write_json, write_text
+from frostline.config.paths import BACKBONE_WEIGHTS, DATA_SUMMARY, EVALUATION, METRICS, MODELS, REPORT
+from frostline.config.settings import Config
+from frostline.data.dataset import UNLABELLED, Dataset
+from frostline.evaluation.predictions import write_predictions, write_submission
+from frostline.metrics import calibration
+from frostline.metrics.bootstrap import Pair, by_phase
+from frostline.metrics.calibration import Effect, Views
+from frostline.metrics.comparison import Evaluation, Phase, evaluate
+from frostline.report import charts
+from frostline.report.galleries import decision_galleries, suspects_gallery
+from frostline.report.page import write_report
+from frostline.runtime.quiet_tensorflow import keras
+from frostline.training.loop import Epoch
+from frostline.training.phases import predict
+
+_SHOWN = 8
+"""Pictures per gallery of the report."""
+
+
+@dataclass(frozen=True)
+class Assessment:
+    pair: Pair
+    """Both phases on the test set; see `evaluate`."""
+    held_out: dict[str, np.ndarray]
+    """By split, the winner's probabilities, (N, classes) float64, for the validation and the test set."""
+    evaluation: Evaluation
+    effects: list[Effect]
+    """Of each adjustment of the winner's probabilities, and last of those that submission.csv takes."""
+
+    @property
+    def winner(self) -> Phase:
+        """The phase whose model to take."""
+        return self.evaluation.verdict.winner
+
+    @property
+    def note(self) -> str:
+        """The verdict as Markdown."""
+        return f"**{self.evaluation.verdict.title}**: {self.evaluation.verdict.detail}"
+
+
+def assess(models: Mapping[str, keras.Model], data: Dataset, config: Config) -> Assessment:
+    """Compare the `models` of both phases on the test set of `data`, and adjust the better one's probabilities."""
+    settings = config.evaluate
+    how: dict[str, Any] = {
+        "threshold": settings.threshold,
+        "bins": settings.calibration_bins,
+        "resamples": settings.bootstrap,
+        "seed": config.seed,
+    }
+    pair = Pair(
+        data.labels("test"),
+        baseline=predict(models["transfer"], data, "test", config),
+        candidate=predict(models["finetune"], data, "test", config),
+    )
+    evaluation = evaluate(pair, **how)
+    winner = evaluation.verdict.winner
+    best = models[winner]
+    held_out = {"validation": predict(best, data, "validation", config), "test": by_phase(pair)[winner]}
+    validation, test = (
+        Views(data.labels(split), probabilities, _mirrored(best, data, split, config))
+        for split, probabilities in held_out.items()
+    )
+    effects = calibration.effects(validation, test, chosen=asdict(settings.submission), **how)
+    return Assessment(pair, held_out, evaluation, effects)
+
+
+def _mirrored(model: keras.Model, data: Dataset, split: str, config: Config) -> np.ndarray | None:
+    return predict(model, data, split, config, mirrored=True) if config.evaluate.submission.flip else None
+
+
+def write_assessment(
+    found: Assessment,
+    models: Mapping[str, keras.Model],
+    data: Dataset,
+    curves: Mapping[str, Sequence[Epoch]],
+    config: Config,
+) -> None:
+    """Write the stage's outputs: reports/evaluation, metrics.json and report.html. `curves`: by phase, its epochs."""
+    pair, threshold = found.pair, config.evaluate.threshold
+    drawing: dict[str, Any] = {
+        "threshold": threshold,
+        "bins": config.evaluate.calibration_bins,
+        "classes": data.classes,
+    }
+    with replacing(EVALUATION) as folder:
+        folder.mkdir()
+        for phase, probabilities in by_phase(pair).items():
+            charts.write_dvc_plots(folder / phase, pair.labels, probabilities, **drawing)
+        charts.write_figures(folder, pair, curves=curves, **drawing)
+        write_predictions(folder / "predictions.csv", data, pair)
+        if data.has(UNLABELLED) and len(data.classes) == 2:
+            best, chosen = models[found.winner], found.effects[-1].adjustment
+            asked = predict(best, data, UNLABELLED, config)
+            asked = chosen.apply(asked, _mirrored(best, data, UNLABELLED, config))
+            write_submission(folder / "submission.csv", data, asked)
+        write_text(folder / "verdict.md", f"{found.note}\n")
+    write_json(METRICS, found.evaluation.as_metrics() | {"submission": found.effects[-1].as_metrics()})
+    write_report(
+        REPORT,
+        settings=config,
+        data=read_json(DATA_SUMMARY),
+        curves=curves,
+        pair=pair,
+        evaluation=found.evaluation,
+        effects=found.effects,
+        figures={path.stem: path for path in EVALUATION.glob("*.svg")},
+        galleries={
+            **decision_galleries(data, models, pair, found.winner, threshold, _SHOWN),
+            "suspects": suspects_gallery(data, models, found.held_out, _SHOWN),
+        },
+        command="dvc repro",
+        digests={
+            "Backbone's weights": sha256_of(BACKBONE_WEIGHTS),
+            "Transfer model": sha256_of(MODELS["transfer"]),
+            "Fine-tuned model": sha256_of(MODELS["finetune"]),
+        },
+    )

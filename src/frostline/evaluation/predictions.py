@@ -1,0 +1,49 @@
+"""Predictions as files: those of both phases for the test pictures, and the winner's for Kaggle's."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from frostline.common.files import write_csv
+from frostline.data.dataset import UNLABELLED, Dataset
+from frostline.metrics.bootstrap import Pair, by_phase
+from frostline.metrics.classification import scored_classes
+
+
+def prediction_column(phase: str, name: str, classes: int) -> str:
+    """The column of predictions.csv with the probabilities of the class `name`; of two, only the second has one."""
+    return phase if classes == 2 else f"{phase}/{name}"
+
+
+def write_predictions(path: Path, data: Dataset, pair: Pair) -> None:
+    """predictions.csv: each test picture's path, class and both phases' probabilities.
+
+    Of two classes in the columns "transfer" and "finetune" that of the second; else that of each, as "transfer/cat".
+    """
+    columns: dict[str, Iterable[str]] = {
+        "path": data.names("test"),
+        "class": [data.classes[label] for label in pair.labels],
+    }
+    for phase, probabilities in by_phase(pair).items():
+        for number in scored_classes(probabilities):
+            name = prediction_column(phase, data.classes[number], len(data.classes))
+            columns[name] = [f"{value:.6f}" for value in probabilities[:, number]]
+    rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+    write_csv(path, tuple(columns), rows)
+
+
+def probabilities_of(rows: Sequence[Mapping[str, str]], phase: str, classes: Sequence[str]) -> np.ndarray:
+    """The probabilities, (N, classes) float64, of `phase` in rows of predictions.csv."""
+    if len(classes) == 2:
+        second = np.array([float(row[phase]) for row in rows])
+        return np.stack([1 - second, second], axis=1)
+    columns = [prediction_column(phase, name, len(classes)) for name in classes]
+    return np.array([[float(row[column]) for column in columns] for row in rows])
+
+
+def write_submission(path: Path, data: Dataset, probabilities: np.ndarray) -> None:
+    """submission.csv in Kaggle's form: the file's number and the probability, of (N, 2), of the second class (dog)."""
+    ids = [Path(name).stem for name in data.names(UNLABELLED)]
+    rows = ({"id": name, "label": f"{value:.6f}"} for name, value in zip(ids, probabilities[:, 1], strict=True))
+    write_csv(path, ("id", "label"), rows)

@@ -1,0 +1,187 @@
+"""The feature cache: what a frozen layer gives for a set of pictures is computed once.
+
+A frozen layer gives the same output every epoch, so both phases, the evaluation and every point of a sweep train from
+features that one pass over the pictures left on disk. An entry is named by all that its content depends on
+(pictures, weights below the layer, layer, code, library versions), so nothing stale is ever read.
+"""
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import numpy as np
+
+from frostline.common.files import digest_of, release
+from frostline.config.paths import FEATURES
+from frostline.features.cache import ARRAY, complete, is_complete, lock
+from frostline.models.inference import inference_copy
+from frostline.runtime import ray_pool
+from frostline.runtime.code_digest import code_digest
+from frostline.runtime.progress import track
+from frostline.runtime.quiet_tensorflow import keras, tf
+
+BATCH = 64
+"""Pictures in one forward pass; larger ones were no faster on 2 cores."""
+DTYPE = np.float16
+"""On disk. Half of float32's size; features are read back with a relative error of at most 2**-11."""
+_LARGEST = float(np.finfo(DTYPE).max)
+
+
+def extract(
+    model: keras.Model,
+    pictures: np.ndarray,
+    digest: str,
+    layers: Sequence[str],
+    precision: str = "float32",
+    cache: Path = FEATURES,
+    *,
+    workers: str = "local",
+    deterministic: bool = True,
+) -> list[np.ndarray]:
+    """Return the outputs of `layers` for `pictures` as read-only memory-mapped float16 arrays (N, …), one per layer.
+
+    `model` takes float32 pictures (N, size, size, 3) from 0 to 255; `pictures` is uint8 of that shape, and `digest`
+    names their content. `precision`: what the layers compute in, "float32" or "bfloat16". What is missing from `cache`
+    is computed in one pass for all layers; a pass that is cut off goes on from its last whole batch. `workers`: who
+    computes it, "local" (this process) or "ray" (see `ray_workers.mapped`, and its errors); `deterministic`: with op
+    determinism there, as this process may have it on. Either way the same bytes come from processors of one kind.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    network = [_digest(model, layer, precision) for layer in layers]
+    folders = [cache / digest_of([below, digest]) for below in network]
+    with lock(cache):
+        missing = [number for number, folder in enumerate(folders) if not is_complete(folder)]
+        if missing:
+            forward = _forward(model, {network[number]: layers[number] for number in missing}, precision, deterministic)
+            _compute(forward, pictures, [(layers[number], folders[number]) for number in missing], workers)
+    for folder in folders:
+        os.utime(folder)  # used now
+    return [np.load(folder / ARRAY, mmap_mode="r") for folder in folders]
+
+
+def _forward(model: keras.Model, layers: Mapping[str, str], precision: str, deterministic: bool) -> "_Forward":
+    """What computes `layers`, by their digests. The last one is kept: building it takes as long as 200 pictures."""
+    kept = (*layers, deterministic)
+    if kept not in _forwards:
+        _forwards.clear()
+        _forwards[kept] = _Forward(inference_copy(model, list(layers.values()), precision), deterministic)
+    return _forwards[kept]
+
+
+_forwards: dict[tuple[object, ...], "_Forward"] = {}
+
+
+def _compute(forward: "_Forward", pictures: np.ndarray, missing: Sequence[tuple[str, Path]], workers: str) -> None:
+    with ExitStack() as stack:
+        outputs = [
+            stack.enter_context(_Output(folder / ARRAY, (len(pictures), *shape)))
+            for (_, folder), shape in zip(missing, forward.shapes, strict=True)
+        ]
+        done = min(output.rows for output in outputs) // BATCH * BATCH
+        for output in outputs:
+            output.go_to(done)
+        advance = stack.enter_context(track("features", total=len(pictures), start=done, unit="pictures"))
+        for values in stack.enter_context(closing(_computed(forward, _batches(pictures, done), workers))):
+            for output, rows in zip(outputs, values, strict=True):
+                output.append(rows)
+            advance(len(values[0]))
+    for layer, folder in missing:
+        complete(folder, layer, len(pictures))
+
+
+def _batches(pictures: np.ndarray, start: int) -> Generator[np.ndarray]:
+    for first in range(start, len(pictures), BATCH):
+        yield np.ascontiguousarray(pictures[first : first + BATCH])
+        release(pictures)
+
+
+def _computed(forward: "_Forward", batches: Iterable[np.ndarray], workers: str) -> Generator[list[np.ndarray]]:
+    if workers == "ray":
+        gpus = min(1, len(tf.config.list_physical_devices("GPU")))  # the entry's name says whether a GPU computed it
+        yield from ray_pool.mapped(forward, batches, gpus=gpus)
+    else:
+        yield from map(forward, batches)
+
+
+class _Forward:
+    """A batch of pictures, (N, size, size, 3) uint8 → the outputs of `part`, float16.
+
+    It goes to another process as JSON and arrays, from which Keras builds the model there.
+    """
+
+    def __init__(self, part: keras.Model, deterministic: bool) -> None:
+        self._part, self._deterministic = part, deterministic
+        self.shapes = [tuple(output.shape[1:]) for output in part.outputs]
+
+        def outputs_of(batch: tf.Tensor) -> list[tf.Tensor]:
+            outputs = keras.tree.flatten(part([tf.cast(batch, tf.float32)], training=False))
+            return [
+                tf.cast(tf.clip_by_value(tf.cast(output, tf.float32), -_LARGEST, _LARGEST), DTYPE) for output in outputs
+            ]
+
+        self._outputs_of = tf.function(outputs_of, input_signature=[tf.TensorSpec(part.inputs[0].shape, tf.uint8)])
+
+    def __call__(self, pictures: np.ndarray) -> list[np.ndarray]:
+        return [output.numpy() for output in self._outputs_of(pictures)]
+
+    def __reduce__(self) -> tuple[Callable[..., "_Forward"], tuple[str, Mapping[str, list[np.ndarray]], bool]]:
+        weights = {layer.name: layer.get_weights() for layer in self._part.layers if layer.weights}
+        return _rebuilt, (self._part.to_json(), weights, self._deterministic)
+
+
+def _rebuilt(config: str, weights: Mapping[str, list[np.ndarray]], deterministic: bool) -> _Forward:
+    if deterministic:
+        tf.config.experimental.enable_op_determinism()
+    part = keras.models.model_from_json(config)  # in safe mode, Keras' default: it runs no code from there
+    for name, values in weights.items():
+        part.get_layer(name).set_weights(values)
+    return _Forward(part, deterministic)
+
+
+class _Output:
+    """A .npy file that grows by rows. Plain writes: pages of a writable memory map would count as memory in use."""
+
+    def __init__(self, path: Path, shape: tuple[int, ...]) -> None:
+        path.parent.mkdir(exist_ok=True)
+        header = io.BytesIO()
+        descr = np.lib.format.dtype_to_descr(np.dtype(DTYPE))
+        np.lib.format.write_array_header_1_0(header, {"descr": descr, "fortran_order": False, "shape": shape})
+        self._start, self._row = header.tell(), int(np.prod(shape[1:])) * np.dtype(DTYPE).itemsize
+        self._file = path.open("r+b" if path.is_file() else "w+b")
+        self._file.write(header.getvalue())
+        self.rows = max(self._file.seek(0, os.SEEK_END) - self._start, 0) // self._row
+
+    def __enter__(self) -> "_Output":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    def go_to(self, row: int) -> None:
+        self._file.truncate(self._start + row * self._row)
+        self._file.seek(0, os.SEEK_END)
+
+    def append(self, rows: np.ndarray) -> None:
+        self._file.write(rows.data)
+        self._file.flush()  # so that a killed process loses no whole batch
+
+
+def _digest(model: keras.Model, layer: str, precision: str) -> str:
+    """Of all that the output of `layer` depends on, but for the pictures."""
+    below = keras.Model(model.input, model.get_layer(layer).output)
+    weights = hashlib.sha256()
+    for variable in below.weights:
+        weights.update(np.ascontiguousarray(variable.numpy()).data)
+    facts = {
+        "code": code_digest(__name__),
+        "precision": precision,
+        "weights": weights.hexdigest(),
+        "layer": layer,
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "devices": [device.device_type for device in tf.config.list_physical_devices()],
+    }
+    return digest_of(facts)

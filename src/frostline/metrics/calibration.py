@@ -1,0 +1,162 @@
+"""What can be done to a model's probabilities without training it again, and what each of it changes.
+
+Temperature scaling and clipping are fitted on the validation set, so the test set says what they are worth; the mean
+with the mirrored picture needs no fitting.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from frostline.metrics.bootstrap import Interval, Pair, bootstrap_intervals
+from frostline.metrics.classification import figures
+from frostline.metrics.log_loss import CLIP, log_losses
+from frostline.metrics.text import rounded
+
+_TEMPERATURES = (0.05, 20.0)
+_CLIPS = np.geomspace(CLIP, 0.2, 200)
+
+
+@dataclass(frozen=True)
+class Views:
+    """One split's probabilities, (N, classes) each: of its pictures and, where they were computed, mirrored."""
+
+    labels: np.ndarray
+    """(N,) class indices."""
+    plain: np.ndarray
+    mirrored: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Adjustment:
+    """What is done to probabilities, in this order: mean with those of the mirrored picture, temperature, clipping."""
+
+    flip: bool = False
+    temperature: float = 1.0
+    clip: float = 0.0
+    """The least distance from 0 and from 1."""
+
+    def apply(self, plain: np.ndarray, mirrored: np.ndarray | None = None) -> np.ndarray:
+        """Adjust the probabilities `plain`, (N, classes); `mirrored`, those of the mirrored pictures, for `flip`."""
+        probabilities = plain
+        if self.flip:
+            if mirrored is None:
+                raise ValueError("flip needs the mirrored pictures' probabilities")
+            probabilities = (plain + mirrored) / 2
+        return clipped(with_temperature(probabilities, self.temperature), self.clip)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What an adjustment changes on the test set, against the probabilities as the model gives them."""
+
+    name: str
+    adjustment: Adjustment
+    log_loss: float
+    ece: float
+    """Expected calibration error."""
+    difference: float
+    """Of log loss; negative is better."""
+    interval: Interval
+    """95%, paired bootstrap, of the difference."""
+
+    def as_metrics(self) -> dict[str, float]:
+        """Plain numbers, six significant digits, as reports/metrics.json has them."""
+        values = {
+            "temperature": self.adjustment.temperature,
+            "clip": self.adjustment.clip,
+            "log_loss": self.log_loss,
+            "log_loss_difference": self.difference,
+            "log_loss_difference_low": self.interval.low,
+            "log_loss_difference_high": self.interval.high,
+            "ece": self.ece,
+        }
+        return {name: rounded(value) for name, value in values.items()}
+
+
+def fit(validation: Views, *, flip: bool = False, temperature: bool = False, clip: bool = False) -> Adjustment:
+    """The adjustment with the parts that are asked for, each fitted on what the ones before it give on `validation`."""
+    found = Adjustment(flip=flip)
+    if temperature:
+        probabilities = found.apply(validation.plain, validation.mirrored)
+        found = replace(found, temperature=fit_temperature(validation.labels, probabilities))
+    if clip:
+        probabilities = found.apply(validation.plain, validation.mirrored)
+        found = replace(found, clip=fit_clip(validation.labels, probabilities))
+    return found
+
+
+def with_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities (N, classes) whose logits are divided by `temperature`: above 1 less sure, below 1 surer.
+
+    Guo et al. 2017, "On calibration of modern neural networks", section 4.2. No decision between classes changes.
+    """
+    if temperature == 1:
+        return probabilities
+    logits = np.log(np.clip(probabilities, CLIP, 1)) / temperature
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    scaled: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+    return scaled
+
+
+def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """The temperature from 0.05 to 20 with the least log loss of `probabilities` (N, classes) for `labels` (N,)."""
+
+    def loss(logarithm: float) -> float:
+        return float(np.mean(log_losses(labels, with_temperature(probabilities, float(np.exp(logarithm))))))
+
+    low, high = np.log(_TEMPERATURES)
+    best = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-4})
+    return float(np.exp(best.x))
+
+
+def clipped(probabilities: np.ndarray, clip: float) -> np.ndarray:
+    """Probabilities (N, classes) at least `clip` from 0 and from 1, each picture's with the sum 1."""
+    if not clip:
+        return probabilities
+    within = np.clip(probabilities, clip, 1 - clip)
+    scaled: np.ndarray = within / within.sum(axis=1, keepdims=True)
+    return scaled
+
+
+def fit_clip(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    """The clip with the least log loss on `probabilities` (N, classes), `labels` (N,) and half a sure mistake more.
+
+    Where every picture of a small set is decided well, the set alone says that no clip is needed, and one sure mistake
+    among other pictures costs up to 16. The half that was not seen is Jeffreys' prior (Jeffreys 1946) for its rate.
+    """
+    losses = [np.sum(log_losses(labels, clipped(probabilities, clip))) - 0.5 * np.log(clip) for clip in _CLIPS]
+    return float(_CLIPS[int(np.argmin(losses))])
+
+
+def effects(
+    validation: Views,
+    test: Views,
+    *,
+    chosen: Mapping[str, bool],
+    threshold: float,
+    bins: int,
+    resamples: int,
+    seed: int,
+) -> list[Effect]:
+    """What each adjustment does on the `test` set, one by one, and last what the `chosen` ones do together.
+
+    `chosen`: by name, as `fit` takes them. Flip is left out where the mirrored pictures' probabilities are not given.
+    """
+    asked: list[tuple[str, Mapping[str, bool]]] = [("temperature", {"temperature": True}), ("clip", {"clip": True})]
+    if test.mirrored is not None:
+        asked.insert(0, ("flip", {"flip": True}))
+    asked.append(("chosen", chosen))
+    before, found = float(np.mean(log_losses(test.labels, test.plain))), []
+    for name, parts in asked:
+        adjustment = fit(validation, **parts)
+        after = adjustment.apply(test.plain, test.mirrored)
+        loss, ece = (figures(test.labels, after, threshold, bins)[figure] for figure in ("log_loss", "ece"))
+        pair = Pair(test.labels, baseline=test.plain, candidate=after)
+        intervals = bootstrap_intervals(
+            pair, ["log_loss"], ["difference"], threshold=threshold, resamples=resamples, seed=seed
+        )
+        found.append(Effect(name, adjustment, loss, ece, loss - before, intervals["difference"]["log_loss"]))
+    return found

@@ -1,0 +1,150 @@
+"""The two phases on the same test set: which is better, by how much, and whether that could be chance.
+
+Both phases predict a probability per class. Every interval is a 95% percentile interval of the paired bootstrap
+(Efron & Tibshirani 1993, "An Introduction to the Bootstrap", ch. 13). It covers which pictures the test set
+happens to hold, not the luck of training: another seed gives another model.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn import metrics
+
+from frostline.metrics.log_loss import log_losses
+
+
+def figures(labels: np.ndarray, probabilities: np.ndarray, threshold: float, bins: int) -> dict[str, float]:
+    """Return log_loss, accuracy, roc_auc, average_precision, f1, brier and ece.
+
+    `labels` (N,) class indices, `probabilities` (N, classes). roc_auc, average_precision and f1 are those of the
+    second of two classes, and for more the mean of each class' against the rest (macro average); see
+    `class_figures` for where they are undefined, and so absent. log_loss clips to [1e-7, 1 - 1e-7] as Keras does.
+    brier is the mean of `squared_errors`. ece is the expected calibration error (Naeini, Cooper & Hauskrecht 2015,
+    "Obtaining well calibrated probabilities using Bayesian binning") over `bins` equal-width bins (Guo et al. 2017,
+    "On calibration of modern neural networks"), of what the reliability diagram shows.
+    """
+    decided = decide(probabilities, threshold)
+    found = {
+        "log_loss": float(np.mean(log_losses(labels, probabilities))),
+        "accuracy": float(np.mean(decided == labels)),
+    }
+    by_class = class_figures(labels, probabilities, threshold)
+    for name in ("roc_auc", "average_precision", "f1"):
+        values = [each[name] for each in by_class.values() if name in each]
+        if values:
+            found[name] = float(np.mean(values))
+    found["brier"] = float(np.mean(squared_errors(labels, probabilities)))
+    predicted, observed, counts = reliability(labels, probabilities, bins)
+    found["ece"] = float(np.sum(counts * np.abs(observed - predicted)) / len(labels))
+    return found
+
+
+def class_figures(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> dict[int, dict[str, float]]:
+    """Return roc_auc, average_precision and f1 of each of the `scored_classes` against the rest.
+
+    The first two are absent where `labels` holds the class only or not at all, f1 where it is neither present nor
+    decided.
+    """
+    decided, ranked = decide(probabilities, threshold), ranked_classes(labels, probabilities)
+    found: dict[int, dict[str, float]] = {}
+    for number in scored_classes(probabilities):
+        actual, scores = labels == number, probabilities[:, number]
+        one = found[number] = {}
+        if number in ranked:
+            one["roc_auc"] = float(metrics.roc_auc_score(actual, scores))
+            one["average_precision"] = float(metrics.average_precision_score(actual, scores))
+        if np.any(actual) or np.any(decided == number):
+            one["f1"] = float(metrics.f1_score(actual, decided == number))
+    return found
+
+
+def scored_classes(probabilities: np.ndarray) -> list[int]:
+    """The classes that are judged against the rest: each; but of two only the second, as the first says no more."""
+    count = probabilities.shape[1]
+    return [1] if count == 2 else list(range(count))
+
+
+def ranked_classes(labels: np.ndarray, probabilities: np.ndarray) -> list[int]:
+    """Those of the `scored_classes` that `labels` holds, but not alone: they have ROC and precision–recall curves."""
+    return [number for number in scored_classes(probabilities) if 0 < np.sum(labels == number) < len(labels)]
+
+
+def squared_errors(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Brier's score of each picture, (N,): the squared error of P(second), for more classes the sum of each one's."""
+    scored = scored_classes(probabilities)
+    errors: np.ndarray = np.sum((probabilities[:, scored] - (labels[:, None] == scored)) ** 2, axis=1)
+    return errors
+
+
+def decide(probabilities: np.ndarray, threshold: float) -> np.ndarray:
+    """The decided class of each picture, (N,) int64: the most probable one; of two, the second above `threshold`."""
+    if probabilities.shape[1] == 2:
+        return (probabilities[:, 1] > threshold).astype(np.int64)
+    decided: np.ndarray = np.argmax(probabilities, axis=1)
+    return decided
+
+
+def sureness(probabilities: np.ndarray, threshold: float) -> np.ndarray:
+    """How far each decision is from another one, (N,): the lead over the next class; of two, that over `threshold`."""
+    if probabilities.shape[1] == 2:
+        return np.abs(probabilities[:, 1] - threshold)
+    next_best, best = np.partition(probabilities, (-2, -1), axis=1)[:, -2:].T
+    lead: np.ndarray = best - next_best
+    return lead
+
+
+def confidences(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the probabilities whose calibration is judged, (N,), and whether each came true, (N,) bool.
+
+    They are those of the most probable class (Guo et al. 2017); of two classes, those of the second.
+    """
+    if probabilities.shape[1] == 2:
+        return probabilities[:, 1], labels == 1
+    return probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+
+
+def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return mean predicted probability, share that came true and count of each filled bin of the `confidences`.
+
+    `bins` bins of equal width over [0, 1], open below and closed above (Guo et al. 2017), the first closed.
+    """
+    edges = np.linspace(0, 1, bins + 1)
+    confidence, came_true = confidences(labels, probabilities)
+    index = np.searchsorted(edges[1:-1], confidence)
+    counts = np.bincount(index, minlength=bins)
+    filled = counts > 0
+    predicted = np.bincount(index, confidence, minlength=bins)[filled] / counts[filled]
+    observed = np.bincount(index, came_true, minlength=bins)[filled] / counts[filled]
+    return predicted, observed, counts[filled]
+
+
+def confusion_matrix(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> np.ndarray:
+    """Count pictures, (classes, classes) int64: rows are the actual class, columns the decided one."""
+    count = probabilities.shape[1]
+    pairs = count * np.asarray(labels, np.int64) + decide(probabilities, threshold)
+    return np.bincount(pairs, minlength=count**2).reshape(count, count)
+
+
+def threshold_counts(labels: np.ndarray, probabilities: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
+    """The confusion matrix of two classes at each of `thresholds`, (T, 2, 2) int64."""
+    return np.stack([confusion_matrix(labels, probabilities, threshold) for threshold in thresholds])
+
+
+def surest_mistakes(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> np.ndarray:
+    """Return the rows of wrong decisions, the least probable actual class first."""
+    order = np.argsort(_of_actual(labels, probabilities), kind="stable")
+    mistakes: np.ndarray = order[(decide(probabilities, threshold) != labels)[order]]
+    return mistakes
+
+
+def least_sure_hits(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> np.ndarray:
+    """Return the rows of correct decisions, the least sure first (see `sureness`)."""
+    order = np.argsort(sureness(probabilities, threshold), kind="stable")
+    hits: np.ndarray = order[(decide(probabilities, threshold) == labels)[order]]
+    return hits
+
+
+def _of_actual(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """The probability of each picture's actual class, (N,)."""
+    actual: np.ndarray = probabilities[np.arange(len(labels)), labels]
+    return actual

@@ -1,0 +1,181 @@
+"""The two phases on the same test set: which is better, by how much, and whether that could be chance."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy.stats import binomtest
+
+from frostline.metrics.bootstrap import Interval, Intervals, Pair, bootstrap_intervals, by_phase
+from frostline.metrics.classification import _of_actual, confusion_matrix, decide, figures
+from frostline.metrics.text import decimals, p_text, rounded, signed
+from frostline.runtime.errors import FrostlineError
+
+Phase = Literal["transfer", "finetune"]
+Outcome = Literal["better", "worse", "indistinguishable"]
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Decisions that the candidate changes: `n_better` wrong → right, `n_worse` right → wrong."""
+
+    n_better: int
+    n_worse: int
+    p_value: float
+
+    @property
+    def n_changed(self) -> int:
+        return self.n_better + self.n_worse
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`outcome` of fine-tuning, the `winner` by test log loss, and both in words.
+
+    `title` answers in one clause, `detail` gives the numbers, `choice` says why `winner` wins.
+    """
+
+    outcome: Outcome
+    winner: Phase
+    title: str
+    detail: str
+    choice: str
+
+    @property
+    def headline(self) -> str:
+        return f"{self.title}: {self.detail}"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All that the test set says; `figures` and `confusion` by phase, `difference` is finetune - transfer."""
+
+    pictures: int
+    threshold: float
+    """For two classes: P(second) above which it is decided."""
+    figures: dict[str, dict[str, float]]
+    confusion: dict[str, np.ndarray]
+    difference: dict[str, float]
+    intervals: Intervals
+    """By "transfer", "finetune" and "difference"."""
+    decisions: McNemar
+    verdict: Verdict
+
+    def as_metrics(self) -> dict[str, dict[str, Any]]:
+        """Return plain numbers, six significant digits, nested as reports/metrics.json is.
+
+        The ends of a 95% interval are ``<figure>_low`` and ``<figure>_high``.
+        """
+        parts: dict[str, dict[str, Any]] = {}
+        for name, values in (*self.figures.items(), ("difference", self.difference)):
+            parts[name] = {figure: rounded(value) for figure, value in values.items()}
+            for figure, interval in self.intervals[name].items():
+                parts[name][f"{figure}_low"] = rounded(interval.low)
+                parts[name][f"{figure}_high"] = rounded(interval.high)
+        parts["verdict"] = {
+            "outcome": self.verdict.outcome,
+            "winner": self.verdict.winner,
+            "decisions_better": self.decisions.n_better,
+            "decisions_worse": self.decisions.n_worse,
+            "mcnemar_p": rounded(self.decisions.p_value),
+            "pictures": self.pictures,
+        }
+        return parts
+
+
+def evaluate(pair: Pair, *, threshold: float, bins: int, resamples: int, seed: int) -> Evaluation:
+    """Compare the phases: of the `pair`, transfer is the baseline and finetune the candidate.
+
+    A picture is decided to be of its most probable class; of two, of the second above `threshold`.
+    Raises FrostlineError for an empty test set and for probabilities that are not numbers from 0 to 1.
+    """
+    _check(pair)
+    labels, phases = pair.labels, by_phase(pair)
+    values = {phase: figures(labels, p, threshold, bins) for phase, p in phases.items()}
+    before, after = values["transfer"], values["finetune"]
+    found = bootstrap_intervals(pair, threshold=threshold, resamples=resamples, seed=seed)
+    decisions = mcnemar(pair, threshold)
+    return Evaluation(
+        pictures=len(labels),
+        threshold=threshold,
+        figures=values,
+        confusion={phase: confusion_matrix(labels, p, threshold) for phase, p in phases.items()},
+        difference={name: after[name] - before[name] for name in before if name in after},
+        intervals={
+            "transfer": found["baseline"],
+            "finetune": found["candidate"],
+            "difference": found["difference"],
+        },
+        decisions=decisions,
+        verdict=verdict(before, after, found["difference"]["log_loss"], decisions),
+    )
+
+
+def _check(pair: Pair) -> None:
+    if not len(pair.labels):
+        raise FrostlineError("The test set is empty.\nAdd labelled pictures or raise preprocess.test.")
+    for phase, probabilities in by_phase(pair).items():
+        bad = int(np.sum(~np.all((probabilities >= 0) & (probabilities <= 1), axis=1)))
+        if bad:
+            raise FrostlineError(
+                f"The {phase} model's prediction is no probability for {bad} of {len(pair.labels)} test pictures: "
+                f"training diverged.\nLower {phase}.learning_rate and run again."
+            )
+
+
+def mcnemar(pair: Pair, threshold: float) -> McNemar:
+    """The exact two-sided McNemar test of the two models' decisions (McNemar 1947; the binomial form).
+
+    Under chance alone a changed decision is as likely for the better as for the worse.
+    """
+    better, worse = changed_decisions(pair, threshold)
+    changed = len(better) + len(worse)
+    p_value = float(binomtest(len(better), changed, 0.5).pvalue) if changed else 1.0
+    return McNemar(len(better), len(worse), p_value)
+
+
+def changed_decisions(pair: Pair, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows that the candidate sets right and those it gets wrong, the largest change of P(actual) first."""
+    before, after = (decide(p, threshold) == pair.labels for p in (pair.baseline, pair.candidate))
+    change = _of_actual(pair.labels, pair.candidate) - _of_actual(pair.labels, pair.baseline)
+    order = np.argsort(-np.abs(change), kind="stable")
+    return order[(after & ~before)[order]], order[(before & ~after)[order]]
+
+
+def verdict(
+    transfer: Mapping[str, float], finetune: Mapping[str, float], difference: Interval, decisions: McNemar
+) -> Verdict:
+    """Judge fine-tuning by the phases' `figures` and the 95% interval of the log-loss `difference`.
+
+    Better or worse where the interval excludes 0, else indistinguishable from chance. The winner has the
+    lower test log loss; a tie goes to transfer, the simpler model.
+    """
+    before, after = transfer["log_loss"], finetune["log_loss"]
+    outcome: Outcome = "indistinguishable"
+    if difference.excludes_zero():
+        outcome = "better" if difference.high < 0 else "worse"
+    title = {
+        "better": "Fine-tuning was worth it",
+        "worse": "Fine-tuning made it worse",
+        "indistinguishable": "No difference that could not be chance",
+    }[outcome]
+
+    digits = decimals(after - before, difference.low, difference.high)
+    n_changed = decisions.n_changed
+    changes = f"{decisions.n_better} of {n_changed} changed decision{'s' * (n_changed > 1)} for the better"
+    changes += f" (McNemar {p_text(decisions.p_value)})"
+    detail = (
+        f"log loss {before:.{digits}f} → {after:.{digits}f} (difference {signed(after - before, digits)}, "
+        f"95% CI {signed(difference.low, digits)} to {signed(difference.high, digits)}); "
+        f"accuracy {transfer['accuracy']:.3f} → {finetune['accuracy']:.3f}; "
+        f"{changes if n_changed else 'no decision changed'}."
+    )
+
+    winner: Phase = "finetune" if after < before else "transfer"
+    if after == before:
+        choice = "Both phases have the same test log loss; a tie goes to transfer, the simpler model."
+    else:
+        choice = f"The {'fine-tuned' if winner == 'finetune' else winner} model has the lower test log loss"
+        choice += ", but that could be chance." if outcome == "indistinguishable" else "."
+    return Verdict(outcome, winner, title, detail, choice)

@@ -1,0 +1,123 @@
+"""The backbone: build it, load its pretrained weights, cut it, freeze and thaw it at the frost line."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from frostline.models.architectures import NETWORKS
+from frostline.runtime.errors import FrostlineError
+from frostline.runtime.quiet_tensorflow import keras
+
+
+def build_backbone(picture_size: int, weights: Path, name: str = "inception_v3") -> keras.Model:
+    """Build the network `name` (see NETWORKS) without its top and load `weights`.
+
+    Takes pictures (N, picture_size, picture_size, 3), RGB from 0 to 255: what turns them into the network's own range
+    are the model's first layers, so that a saved model asks nothing of its user.
+
+    Raises FrostlineError where `weights` does not fit the network.
+    """
+    keras.utils.clear_session()  # layer names must not depend on what this process built before
+    keras.utils.set_random_seed(0)  # nor may the random numbers of dropout inside the network
+    pixels = NETWORKS[name].pixels
+    pictures = keras.Input((picture_size, picture_size, 3), name="pictures")
+    network = plain_network(name, picture_size, _in_range(pictures, pixels))
+    try:
+        network.load_weights(weights)
+    except (ValueError, KeyError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        wanted = f"{NETWORKS[name].constructor} without its top"
+        raise FrostlineError(f"{weights} does not fit {wanted}: {reason}") from error
+    if pixels == "caffe":
+        _take_red_first(network)
+    return _layer_by_layer(network)
+
+
+def plain_network(name: str, picture_size: int, pictures: Any = None) -> keras.Model:
+    """The network `name` without its top as keras.applications builds it, untrained; `pictures`: its input, if any."""
+    constructor = getattr(keras.applications, NETWORKS[name].constructor)
+    shape = (picture_size, picture_size, 3)
+    return constructor(include_top=False, weights=None, input_tensor=pictures, input_shape=shape)
+
+
+def _in_range(pictures: Any, pixels: str | None) -> Any:
+    """Pictures from 0 to 255 in the range `pixels` (see Network), red first."""
+    red_green_blue = np.array([123.68, 116.779, 103.939]), np.array([0.485, 0.456, 0.406])  # as in imagenet_utils
+    match pixels:
+        case "tf":
+            return keras.layers.Rescaling(1 / 127.5, offset=-1, name="scale")(pictures)
+        case "caffe":
+            return keras.layers.Normalization(mean=red_green_blue[0], variance=np.ones(3), name="scale")(pictures)
+        case "torch":
+            variance = (255 * np.array([0.229, 0.224, 0.225])) ** 2
+            return keras.layers.Normalization(mean=255 * red_green_blue[1], variance=variance, name="scale")(pictures)
+    return pictures
+
+
+def _take_red_first(network: keras.Model) -> None:
+    """Turn the first convolution from blue, green, red to red, green, blue: simpler than turning every picture."""
+    first = next(layer for layer in network.layers if layer.weights)
+    kernel, *bias = first.get_weights()
+    first.set_weights([kernel[:, :, ::-1], *bias])
+
+
+def single_layers(network: keras.Model) -> list[keras.layers.Layer]:
+    """The layers of `network`, with those of a model among them in its place."""
+    return [
+        single for layer in network.layers for single in (layer.layers if isinstance(layer, keras.Model) else [layer])
+    ]
+
+
+def _layer_by_layer(network: keras.Model) -> keras.Model:
+    """`network`, or where it holds more than plain layers (sums like ``x + 3``, models of layers) a copy that does not.
+
+    All that follows names, cuts, copies and freezes layers.
+    """
+
+    def is_single(operation: Any) -> bool:
+        return isinstance(operation, keras.layers.Layer) and not isinstance(operation, keras.Model)
+
+    if all(map(is_single, network.operations)):
+        return network
+
+    def copy(operation: Any) -> Any:
+        if not is_single(operation):
+            return operation
+        config = operation.get_config()
+        if _is_depthwise(operation):
+            return keras.layers.DepthwiseConv2D(**{key: config[key] for key in _SHARED_WITH_DEPTHWISE})
+        return type(operation).from_config(config)
+
+    def call(operation: Any, *inputs: Any, **options: Any) -> Any:
+        if isinstance(operation, keras.Sequential):
+            (values,) = inputs
+            for layer in operation.layers:
+                values = copy(layer)(values)
+            return values
+        return operation(*inputs, **options) if is_single(operation) else _as_layer(operation, *inputs)
+
+    copied = keras.models.clone_model(network, clone_function=copy, call_function=call)
+    for layer in single_layers(network):
+        weights = layer.get_weights()
+        if _is_depthwise(layer):
+            weights[0] = weights[0].swapaxes(2, 3)
+        copied.get_layer(layer.name).set_weights(weights)
+    return copied
+
+
+_SHARED_WITH_DEPTHWISE = ("name", "kernel_size", "strides", "padding", "dilation_rate", "activation", "use_bias")
+
+
+def _is_depthwise(layer: keras.layers.Layer) -> bool:
+    """Whether ConvNeXt means a depthwise convolution: DepthwiseConv2D took a hundredth of this one's time on a CPU."""
+    return type(layer) is keras.layers.Conv2D and 1 < layer.groups == layer.filters
+
+
+def _as_layer(operation: Any, left: Any, right: Any) -> Any:
+    """What `operation`, a sum or a product of two tensors or of one and a number, gives as a layer of the same name."""
+    kind, name = type(operation).__name__, operation.name
+    if not isinstance(right, keras.KerasTensor):
+        factor = {"scale": right} if kind == "Multiply" else {"scale": 1, "offset": {"Add": right}[kind]}
+        return keras.layers.Rescaling(**factor, name=name)(left)
+    return {"Add": keras.layers.Add, "Multiply": keras.layers.Multiply}[kind](name=name)([left, right])

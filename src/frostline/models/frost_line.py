@@ -1,0 +1,72 @@
+"""The frost line: which layers learn, and the frozen ones whose outputs these take in."""
+
+from frostline.models.graph import block_outputs, find_layer, listed, parents
+from frostline.runtime.errors import FrostlineError
+from frostline.runtime.quiet_tensorflow import keras
+
+AUTO = "auto"
+
+
+def resolve_thaw_from(backbone: keras.Model, cut_layer: str, thaw_from: str) -> str:
+    """Return the name of the layer at the frost line: `thaw_from`, or for "auto" one block below `cut_layer`.
+
+    What lies between the last block's end and the cut (a last convolution, say) counts as part of that block.
+
+    Raises FrostlineError for an unknown layer, for a frost line above the cut, and where nothing lies below the cut.
+    """
+    order = [layer.name for layer in backbone.layers]
+    cut = order.index(find_layer(backbone, cut_layer, "model.cut_layer").name)
+    blocks = [name for name in block_outputs(backbone) if order.index(name) <= cut]
+    if thaw_from == AUTO:
+        if len(blocks) < 2:
+            raise FrostlineError(
+                f"finetune.thaw_from is auto, but no block lies below model.cut_layer={cut_layer}.\n"
+                "Name the layer from which to thaw."
+            )
+        return blocks[-2]
+    line = order.index(find_layer(backbone, thaw_from, "finetune.thaw_from").name)
+    if line > cut:
+        raise FrostlineError(
+            f"finetune.thaw_from is {thaw_from!r}, above model.cut_layer={cut_layer!r}: no layer would be thawed.\n"
+            f"Valid: {cut_layer} or a layer below it, e.g. {listed(blocks)}."
+        )
+    return thaw_from
+
+
+def frontier(model: keras.Model, thaw_from: str) -> list[str]:
+    """Names of the frozen layers whose outputs the layers above the frost line take in.
+
+    A layer without weights at the line itself (mixed6 is a concatenation) counts as frozen: it has nothing to learn,
+    so its output, one tensor, can be computed once. At a block's end the frontier is that one layer.
+    """
+    layers = model.layers
+    line = [layer.name for layer in layers].index(thaw_from)
+    first_thawed = line if layers[line].weights else line + 1
+    frozen = {layer.name for layer in layers[:first_thawed]}
+    feeding = {
+        node.operation.name
+        for layer in layers[first_thawed:]
+        for node in parents(layer)
+        if node.operation.name in frozen
+    }
+    return [layer.name for layer in layers if layer.name in feeding]
+
+
+def freeze(model: keras.Model, backbone: keras.Model) -> None:
+    """Freeze the layers that `model` has from `backbone`; its head learns."""
+    frozen = set(backbone.layers)
+    for layer in model.layers:
+        layer.trainable = layer not in frozen
+
+
+def thaw(model: keras.Model, thaw_from: str, batch_norm: str = "train") -> None:
+    """Freeze every layer below `thaw_from`, thaw it and every layer after it, the head included.
+
+    `batch_norm`: "train" thaws it like all else; "frozen" leaves it frozen everywhere. A frozen one also computes as in
+    inference, by its moving statistics (https://keras.io/guides/transfer_learning).
+    """
+    above = False
+    for layer in model.layers:
+        above = above or layer.name == thaw_from
+        kept = batch_norm == "frozen" and isinstance(layer, keras.layers.BatchNormalization)
+        layer.trainable = above and not kept

@@ -1,0 +1,112 @@
+"""Models that only infer: features to probabilities, and a faster copy of the frozen layers."""
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from frostline.common.files import release
+from frostline.models.graph import as_model_inputs, parents
+from frostline.runtime.quiet_tensorflow import keras, tf
+
+
+def inference_copy(model: keras.Model, layers: Sequence[str], precision: str) -> keras.Model:
+    """A copy of the part of `model` below `layers` that only infers, faster: pictures → the outputs of `layers`.
+
+    Batch norm in inference mode is a scale and a shift, which are folded into the convolution before it
+    (Jacob et al. 2018, arXiv:1712.05877, section 3.2); the copy computes in `precision`, "float32" or "bfloat16".
+    """
+    below = keras.Model(model.inputs, [model.get_layer(name).output for name in layers])
+    scaling = set(itertools.takewhile(lambda layer: not layer.weights, below.layers))
+    pairs = ((layer.name, _convolution_before(layer)) for layer in below.layers)
+    folded = {name: before for name, before in pairs if before is not None and before.name not in layers}
+    convolutions = {convolution.name for convolution in folded.values()}
+
+    def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
+        if layer.name in folded:
+            return keras.layers.Identity(name=layer.name, dtype=precision)
+        config = layer.get_config()
+        if layer not in scaling:  # bfloat16 would round the pictures
+            config["dtype"] = precision
+        if layer.name in convolutions:
+            config["use_bias"] = True
+        return type(layer).from_config(config)
+
+    def call(layer: keras.layers.Layer, *inputs: Any, mask: Any = None, **options: Any) -> Any:
+        return layer(*inputs, **options)  # Identity takes no mask
+
+    faster = keras.models.clone_model(below, clone_function=copy, call_function=call)
+    for layer in below.layers:
+        if layer.name in folded:
+            convolution = folded[layer.name]
+            faster.get_layer(convolution.name).set_weights(_folded_weights(convolution, layer))
+        elif layer.weights and layer.name not in convolutions:
+            faster.get_layer(layer.name).set_weights(layer.get_weights())
+    return faster
+
+
+_CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
+
+
+def _convolution_before(layer: keras.layers.Layer) -> keras.layers.Layer | None:
+    """The convolution into which the batch norm `layer` can be folded: linear, and with no other layer behind it."""
+    if not isinstance(layer, keras.layers.BatchNormalization):
+        return None
+    before = parents(layer)[0].operation
+    linear = type(before) in _CONVOLUTIONS and before.activation is keras.activations.linear
+    return before if linear and len(before._outbound_nodes) == 1 else None
+
+
+def _folded_weights(convolution: keras.layers.Layer, norm: keras.layers.BatchNormalization) -> list[np.ndarray]:
+    """The kernels and the bias of `convolution` that give what it and `norm` after it give."""
+    scale = 1 / np.sqrt(norm.moving_variance.numpy() + norm.epsilon)
+    scale = scale * norm.gamma.numpy() if norm.scale else scale
+    shift = norm.beta.numpy() - norm.moving_mean.numpy() * scale
+    weights = convolution.get_weights()
+    if convolution.use_bias:
+        shift = shift + weights.pop() * scale
+    *kernels, last = weights
+    if isinstance(convolution, keras.layers.DepthwiseConv2D):  # its output channels are the last two axes
+        scale = scale.reshape(last.shape[2:])
+    return [*kernels, last * scale, shift]
+
+
+def read_rows(features: Sequence[np.ndarray], rows: np.ndarray | slice) -> list[np.ndarray]:
+    read = [np.array(array[rows]) for array in features]
+    for array in features:
+        release(array)
+    return read
+
+
+def as_floats(arrays: Sequence[np.ndarray]) -> Any:
+    # here and not in `read_rows`: NumPy takes several times as long
+    return as_model_inputs([tf.cast(array, tf.float32) for array in arrays])
+
+
+def input_signature(inputs: Sequence[Any]) -> Any:
+    """`inputs` (anything with a shape, rows first) as tf.function sees what `as_model_inputs` makes of them."""
+    return as_model_inputs([tf.TensorSpec((None, *item.shape[1:]), tf.float32) for item in inputs])
+
+
+def predictor(model: keras.Model, batch_size: int = 64) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
+    """Return a function from features (arrays (N, …)) to the probabilities of `model`'s classes, (N, classes) float64.
+
+    TensorFlow traces the model, about a second, only at the function's first call: keep it for further ones.
+    """
+    forward = tf.function(
+        lambda inputs: model(inputs, training=False), input_signature=[input_signature(model.inputs)], autograph=False
+    )
+
+    def predict(features: Sequence[np.ndarray]) -> np.ndarray:
+        parts = [np.empty((0, model.output_shape[1]), np.float32)]
+        for start in range(0, len(features[0]), batch_size):
+            parts.append(forward(as_floats(read_rows(features, slice(start, start + batch_size)))).numpy())
+        return _by_class(np.concatenate(parts).astype(np.float64))
+
+    return predict
+
+
+def _by_class(output: np.ndarray) -> np.ndarray:
+    """A model's `output`, the second class' probability (N, 1) or each class' (N, classes), as each class'."""
+    return np.concatenate([1 - output, output], axis=1) if output.shape[1] == 1 else output

@@ -1,0 +1,70 @@
+"""Keras model files whose bytes depend on the model alone."""
+
+import json
+import re
+import shutil
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from frostline.common.files import replacing, zip_entry
+from frostline.runtime.errors import FrostlineError
+from frostline.runtime.quiet_tensorflow import keras
+
+_METADATA = "metadata.json"
+
+
+def save_model(model: keras.Model, path: Path, classes: Sequence[str]) -> None:
+    """Save `model` and the names of its `classes` as a `.keras` file without a date or an address in memory.
+
+    `keras.Model.save` writes the time of saving into the archive, and names objects that several layers share by their
+    `id()`: here there are no times, and these are numbered by first appearance. The classes stand with the version of
+    Keras, which passes over them; for one more entry it would unpack the whole archive wherever it loads one.
+    """
+    config = _number_shared_objects(json.dumps(keras.saving.serialize_keras_object(model)))
+    with replacing(path) as temporary:
+        weights = temporary.with_suffix(".weights.h5")
+        try:
+            model.save_weights(weights)
+            entry = zip_entry("model.weights.h5")
+            # known beforehand, zipfile writes ZIP64 only where it must: releases of Python differ in it
+            entry.file_size = weights.stat().st_size
+            with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+                metadata = {"keras_version": keras.__version__, "classes": list(classes)}
+                archive.writestr(zip_entry(_METADATA), json.dumps(metadata))
+                archive.writestr(zip_entry("config.json"), config)
+                with weights.open("rb") as reader, archive.open(entry, "w") as writer:
+                    shutil.copyfileobj(reader, writer, 1 << 22)
+        finally:
+            weights.unlink(missing_ok=True)
+
+
+def _number_shared_objects(config: str) -> str:
+    numbers: dict[str, str] = {}
+
+    def number(match: re.Match[str]) -> str:
+        return match[1] + numbers.setdefault(match[2], str(len(numbers)))
+
+    return re.sub(r'("shared_object_id": )(\d+)', number, config)
+
+
+def load_model(path: Path) -> keras.Model:
+    """Load a `.keras` file in Keras' safe mode (no code from the file is run), not compiled."""
+    if not path.is_file():
+        raise FrostlineError(f"{path} not found.\nTrain it first: dvc repro")
+    try:
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        if isinstance(error, OSError) and error.errno:  # the disk, and not the file
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise FrostlineError(f"{path} is not a model that Keras can read: {reason}") from error
+
+
+def load_classes(path: Path) -> list[str]:
+    """The names of the classes of a model that `save_model` wrote, in the order of the labels."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return list(json.loads(archive.read(_METADATA))["classes"])
+    except KeyError as error:
+        raise FrostlineError(f"{path} does not name its classes.\nGive a model that Frostline has trained.") from error

@@ -1,0 +1,92 @@
+"""The pictures that the report shows: mistakes, near misses, changed decisions and suspected labels, with Grad-CAM."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from frostline.data.dataset import Dataset
+from frostline.explain.grad_cam import grad_cam
+from frostline.metrics.bootstrap import Pair, by_phase
+from frostline.metrics.classification import decide, least_sure_hits, surest_mistakes
+from frostline.metrics.comparison import Phase, changed_decisions
+from frostline.metrics.label_issues import suspected_labels
+from frostline.report.page import Gallery, Heat, Picture
+from frostline.runtime.quiet_tensorflow import keras
+
+_ARROW = "\u00a0→\u00a0"  # no line break beside it
+
+
+def decision_galleries(
+    data: Dataset, models: Mapping[str, keras.Model], pair: Pair, winner: Phase, threshold: float, most: int
+) -> dict[str, Gallery]:
+    """Test pictures, at most `most` of each kind, by what both phases say of them.
+
+    "mistakes" (the surest first) and "unsure" (hits, the least sure first) of the `winner`; "set_right" and "got_wrong"
+    by fine-tuning (the largest change first). The heat explains the class that each phase decided for.
+    """
+    labels, names, classes, both = pair.labels, data.names("test"), data.classes, by_phase(pair)
+    set_right, got_wrong = changed_decisions(pair, threshold)
+    rows = {
+        "mistakes": surest_mistakes(labels, both[winner], threshold),
+        "unsure": least_sure_hits(labels, both[winner], threshold),
+        "set_right": set_right,
+        "got_wrong": got_wrong,
+    }
+    shown = np.unique(np.concatenate([found[:most] for found in rows.values()]))  # a picture may be of several kinds
+    decided = {phase: decide(probabilities[shown], threshold) for phase, probabilities in both.items()}
+    told = dict.fromkeys(decided, np.ones_like(shown)) if len(classes) == 2 else decided  # whose probability is told
+    facts = []
+    for place, row in enumerate(shown):
+        first, second = (numbers[place] for numbers in told.values())
+        before, after = f"{pair.baseline[row, first]:.3f}", f"{pair.candidate[row, second]:.3f}"
+        changed = f"P({classes[second]}) " if second != first else ""
+        facts.append([f"is {classes[labels[row]]}", f"P({classes[first]}) {before}{_ARROW}{changed}{after}"])
+    pictures = _pictures([names[row] for row in shown], facts, data.pictures("test")[shown], models, decided, classes)
+    by_row = dict(zip(shown, pictures, strict=True))
+    return {name: Gallery(len(found), [by_row[row] for row in found[:most]]) for name, found in rows.items()}
+
+
+def suspects_gallery(
+    data: Dataset, models: Mapping[str, keras.Model], probabilities: Mapping[str, np.ndarray], most: int
+) -> Gallery:
+    """Pictures whose label `probabilities` (by split, (N, classes)) contradict, the worst first, at most `most`.
+
+    The heat explains the class that each probably is.
+    """
+    splits = list(probabilities)
+    labels = np.concatenate([data.labels(split) for split in splits])
+    found, probable = suspected_labels(labels, np.concatenate([probabilities[split] for split in splits]))
+    origin = [(split, row) for split in splits for row in range(len(data.names(split)))]
+    chosen, probable = [origin[row] for row in found[:most]], probable[:most]
+    facts = [
+        [
+            f"labelled {data.classes[label]} ({split})",
+            f"P({data.classes[other]}) {probabilities[split][row, other]:.3f}",
+        ]
+        for label, other, (split, row) in zip(labels[found[:most]], probable, chosen, strict=True)
+    ]
+    shape = (-1, *data.pictures(splits[0]).shape[1:])
+    pixels = np.array([data.pictures(split)[row] for split, row in chosen], np.uint8).reshape(shape)
+    names = [data.names(split)[row] for split, row in chosen]
+    explained = dict.fromkeys(models, probable)
+    return Gallery(len(found), _pictures(names, facts, pixels, models, explained, data.classes))
+
+
+def _pictures(
+    names: Sequence[str],
+    facts: Sequence[Sequence[str]],
+    pixels: np.ndarray,
+    models: Mapping[str, keras.Model],
+    explained: Mapping[str, np.ndarray],
+    classes: Sequence[str],
+) -> list[Picture]:
+    heats = {phase: grad_cam(model, pixels, explained[phase]) for phase, model in models.items()}
+    return [
+        Picture(
+            name.rsplit("/", 1)[-1],
+            facts[row],
+            pixels[row],
+            {phase: Heat(maps[row], classes[explained[phase][row]]) for phase, maps in heats.items()},
+        )
+        for row, name in enumerate(names)
+    ]

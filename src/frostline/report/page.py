@@ -1,0 +1,396 @@
+"""The report, one self-contained HTML page: how good is the classifier, and was fine-tuning worth it?"""
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from frostline.common.data_urls import data_url
+from frostline.common.files import write_text
+from frostline.config.settings import Config, Submission, settings_of
+from frostline.data.dataset import SPLITS
+from frostline.explain.heat_map import heat_png, where
+from frostline.metrics.bootstrap import INTERVAL_FIGURES, Interval, Pair, by_phase
+from frostline.metrics.calibration import Effect
+from frostline.metrics.classification import threshold_counts
+from frostline.metrics.comparison import Evaluation
+from frostline.metrics.text import decimals, signed
+from frostline.models.architectures import NETWORKS
+from frostline.report.charts import CURVES, MOST_CURVES, WORST_CURVES
+from frostline.report.style import NAMES
+
+_SOFTWARE = {"tensorflow": "TensorFlow", "keras": "Keras", "numpy": "NumPy"}
+_EDGE_THRESHOLDS = (0, 0.001, 0.002, 0.005)  # finer where probabilities crowd
+_THRESHOLDS = (*_EDGE_THRESHOLDS, *(n / 100 for n in range(1, 100)), *(1 - t for t in reversed(_EDGE_THRESHOLDS)))
+_FEW_PICTURES = 30  # below it, bootstrap percentiles are known to be too narrow (Efron & Tibshirani 1993, ch. 13)
+
+_FIGURES = {  # name, the better direction, meaning for two classes and for more
+    "log_loss": ("Log loss", "↓", *["mean of −ln P(actual class); punishes confident mistakes"] * 2),
+    "accuracy": ("Accuracy", "↑", *["share of pictures decided correctly"] * 2),
+    "roc_auc": (
+        "ROC AUC",
+        "↑",
+        "chance that a picture of {second} gets a higher P({second}) than one of {first}",
+        "chance that a picture of a class gets a higher P(class) than one of another; mean over classes",
+    ),
+    "average_precision": (
+        "Average precision",
+        "↑",
+        "area under the precision–recall curve of {second}",
+        "area under a class' precision–recall curve; mean over classes",
+    ),
+    "f1": (
+        "F1",
+        "↑",
+        "harmonic mean of precision and recall of {second}",
+        "harmonic mean of a class' precision and recall; mean over classes",
+    ),
+    "brier": (
+        "Brier score",
+        "↓",
+        "mean squared error of P({second})",
+        "squared error of P(class), summed over classes; mean over pictures",
+    ),
+    "ece": (
+        "Calibration error (ECE)",
+        "↓",
+        "mean gap between P({second}) and the observed share of {second}",
+        "mean gap between the decided class' probability and the share of correct decisions",
+    ),
+}
+_PAIRS = 10
+"""Confused pairs of classes shown at most."""
+_FEW_CLASSES = 6
+"""So many classes are named one by one."""
+_CAPTIONS = {  # in the page's order: heading, caption
+    "roc": ("ROC curves", "Up and left is better; the diagonal is guessing."),
+    "precision_recall": ("Precision and recall", "Up and right is better."),
+    "reliability": (
+        "Reliability",
+        "On the diagonal, probabilities mean what they say; larger dots hold more pictures.",
+    ),
+    "confusion": ("Confusion matrices", "Decisions by actual class; the diagonal from top left is correct."),
+}
+_CURVES = (
+    " Each class against the rest, with the areas below its curves, transfer → fine-tuned; thick: the mean of all"
+    f" classes. Of more than {MOST_CURVES} classes the {WORST_CURVES} worst are drawn."
+)
+
+
+@dataclass(frozen=True)
+class Heat:
+    """What one phase's model sees in a picture."""
+
+    map: np.ndarray
+    """Grad-CAM's map (h, w), 0 to 1, for `explained`."""
+    explained: str
+    """The class that the map speaks for."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    name: str
+    facts: Sequence[str]
+    """Lines of the caption."""
+    pixels: np.ndarray
+    """(S, S, 3) uint8."""
+    heat: Mapping[str, Heat]
+    """By phase."""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    total: int
+    """Pictures of which the first are `shown`."""
+    shown: Sequence[Picture]
+
+
+def write_report(
+    path: Path,
+    *,
+    settings: Config,
+    data: Mapping[str, Any],
+    curves: Mapping[str, Sequence[Mapping[str, float]]],
+    pair: Pair,
+    evaluation: Evaluation,
+    effects: Sequence[Effect],
+    figures: Mapping[str, Path],
+    galleries: Mapping[str, Gallery],
+    command: str,
+    digests: Mapping[str, str],
+) -> None:
+    """Write the page to `path`; it loads nothing else, and the same inputs give the same bytes.
+
+    So it cannot name the commit: dvc.lock, committed after the run, holds the page's digest. MLflow's tag has it.
+
+    - `data`: what preprocess counted: classes [names], counts {split: {class: n}}, unlabelled n,
+      rejected {reason: n}, duplicates {groups: n, pictures: n}, ignored n, digest (SHA-256).
+    - `curves`: each epoch's figures by phase, as EPOCH_COLUMNS name them.
+    - `pair`: both phases on the test set.
+    - `effects`: what adjustments of the winner's probabilities change, last of those chosen (`adjustments.effects`).
+    - `figures`: the SVG files that `plots.write_figures` leaves, by name.
+    - `galleries`: "mistakes", "unsure", "set_right", "got_wrong", "suspects" (see `galleries`).
+    - `command` reproduces the run; `digests`: SHA-256 by what has it.
+    """
+    environment = Environment(
+        loader=PackageLoader("frostline.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    classes, verdict = data["classes"], evaluation.verdict
+    totals = {split: sum(data["counts"][split].values()) for split in SPLITS}
+    page = environment.get_template("report.html.jinja").render(
+        name=settings.name,
+        backbone=NETWORKS[settings.model.backbone].constructor,
+        cut_layer=settings.model.cut_layer,
+        classes=classes,
+        task=_task(classes),
+        totals=totals,
+        untrained=settings.weights.source == "random",
+        few=evaluation.pictures < _FEW_PICTURES,
+        evaluation=evaluation,
+        verdict=verdict,
+        names=NAMES,
+        phases=tuple(NAMES),
+        winner_mark=_winner_mark(evaluation),
+        summary_rows=list(_summary_rows(evaluation)),
+        figure_rows=list(_figure_rows(evaluation, classes)),
+        curves=curves,
+        patience={phase: getattr(settings, phase).patience for phase in curves},
+        learning_curves=_svg(figures["learning_curves"], _learning_curves_alt(curves)),
+        charts=[
+            {
+                "name": chart,
+                "title": title,
+                "caption": caption + (_CURVES if chart in CURVES and len(classes) > 2 else ""),
+                "svg": _svg(figures[chart], _alt(chart, evaluation, classes)),
+            }
+            for chart, (title, caption) in _CAPTIONS.items()
+            if chart in figures
+        ],
+        explorer=_explorer(pair, evaluation.threshold) if len(classes) == 2 else None,
+        effect_rows=list(_effect_rows(effects, settings.evaluate.submission, evaluation)),
+        class_rows=list(_class_rows(evaluation.confusion, classes)),
+        confused_pairs=_confused_pairs(evaluation, classes),
+        galleries={
+            name: {"total": gallery.total, "shown": [_picture(picture) for picture in gallery.shown]}
+            for name, gallery in galleries.items()
+        },
+        data=data,
+        rejected=sorted(data["rejected"].items(), key=lambda item: (-item[1], item[0])),
+        settings=list(_flat(settings_of(settings, "evaluate"))),
+        command=command,
+        resamples=settings.evaluate.bootstrap,
+        digests={"Prepared data": data["digest"], **digests},
+        software={name: version(package) for package, name in _SOFTWARE.items()},
+    )
+    write_text(path, page)
+
+
+def _winner_mark(evaluation: Evaluation) -> str:
+    if evaluation.difference["log_loss"] == 0:
+        return "tie: simpler"
+    return "maybe ahead" if evaluation.verdict.outcome == "indistinguishable" else "winner"
+
+
+def _summary_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+    """One row per figure that has intervals; each cell is (value, interval) as text."""
+    for figure in INTERVAL_FIGURES:
+        if figure not in evaluation.difference:
+            continue
+        difference, interval = evaluation.difference[figure], evaluation.intervals["difference"][figure]
+        digits = min(4, decimals(difference, interval.low, interval.high))
+        name, better, *_ = _FIGURES[figure]
+        yield {
+            "name": name,
+            "better": better,
+            **{
+                phase: (f"{values[figure]:.{digits}f}", _range(evaluation.intervals[phase][figure], digits))
+                for phase, values in evaluation.figures.items()
+            },
+            "difference": (
+                signed(difference, digits),
+                f"{signed(interval.low, digits)} to {signed(interval.high, digits)}",
+            ),
+            "beyond_chance": interval.excludes_zero(),
+        }
+
+
+def _range(interval: Interval, digits: int) -> str:
+    return f"{interval.low:.{digits}f}–{interval.high:.{digits}f}"
+
+
+def _figure_rows(evaluation: Evaluation, classes: Sequence[str]) -> Iterator[dict[str, str]]:
+    for figure, (name, better, of_two, of_more) in _FIGURES.items():
+        values = {phase: found.get(figure) for phase, found in evaluation.figures.items()}
+        if any(value is not None for value in values.values()):
+            yield {
+                "name": name,
+                "better": better,
+                "meaning": of_two.format(first=classes[0], second=classes[1]) if len(classes) == 2 else of_more,
+                **{phase: "undefined" if value is None else f"{value:.4f}" for phase, value in values.items()},
+            }
+
+
+def _effect_rows(effects: Sequence[Effect], chosen: Submission, evaluation: Evaluation) -> Iterator[dict[str, str]]:
+    """One row for the winner's probabilities as they are, and one per adjustment."""
+    names = [name for name, wanted in asdict(chosen).items() if wanted]
+    before = evaluation.figures[evaluation.verdict.winner]
+    yield {
+        "name": "As the model gives them",
+        "log_loss": f"{before['log_loss']:.4f}",
+        "difference": "",
+        "interval": "",
+        "ece": f"{before['ece']:.4f}",
+    }
+    for effect in effects:
+        adjustment = effect.adjustment
+        name = {
+            "flip": "Mean with the mirrored picture",
+            "temperature": f"Temperature {adjustment.temperature:.3g}",
+            "clip": f"Clipped to {adjustment.clip:.2g} from 0 and 1",
+            "chosen": f"As in submission.csv ({', '.join(names) or 'no adjustment'})",
+        }[effect.name]
+        digits = max(4, decimals(effect.difference, effect.interval.low, effect.interval.high))
+        yield {
+            "name": name,
+            "log_loss": f"{effect.log_loss:.4f}",
+            "difference": signed(effect.difference, digits),
+            "interval": f"{signed(effect.interval.low, digits)} to {signed(effect.interval.high, digits)}",
+            "ece": f"{effect.ece:.4f}",
+        }
+
+
+def _task(classes: Sequence[str]) -> str:
+    if len(classes) == 2:
+        return f"tell {classes[0]} from {classes[1]}"
+    if len(classes) <= _FEW_CLASSES:
+        return f"tell {', '.join(classes[:-1])} and {classes[-1]} apart"
+    return f"tell {len(classes)} classes apart"
+
+
+def _class_rows(confusion: Mapping[str, np.ndarray], classes: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """One row per class: its test pictures, and each phase's precision and recall as text."""
+    for number, name in enumerate(classes):
+        yield {
+            "name": name,
+            "pictures": int(confusion["transfer"][number].sum()),
+            "precision": {
+                phase: _share(counts[number, number], counts[:, number]) for phase, counts in confusion.items()
+            },
+            "recall": {phase: _share(counts[number, number], counts[number]) for phase, counts in confusion.items()},
+        }
+
+
+def _share(hits: int, pictures: np.ndarray) -> str:
+    return f"{hits / pictures.sum():.3f}" if pictures.any() else "undefined"
+
+
+def _confused_pairs(evaluation: Evaluation, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The pairs of classes that the winner confuses most, either way around, with both phases' number of pictures."""
+    either = {phase: np.triu(counts + counts.T, 1) for phase, counts in evaluation.confusion.items()}
+    worst = either[evaluation.verdict.winner]
+    order = np.argsort(-worst, axis=None, kind="stable")[:_PAIRS]
+    pairs = [np.unravel_index(cell, worst.shape) for cell in order]
+    return [
+        {"names": [classes[first], classes[second]], **{phase: int(n[first, second]) for phase, n in either.items()}}
+        for first, second in pairs
+        if worst[first, second]
+    ]
+
+
+def _alt(chart: str, evaluation: Evaluation, classes: Sequence[str]) -> str:
+    """Say in words what the chart shows."""
+
+    def both(figure: str) -> str:
+        return " and ".join(f"{values[figure]:.3f} for {phase}" for phase, values in evaluation.figures.items())
+
+    mean = "" if len(classes) == 2 else "mean "
+    if chart == "roc":
+        return f"ROC curves of both phases; the {mean}area below is {both('roc_auc')}."
+    if chart == "precision_recall":
+        return f"Precision–recall curves of both phases; {mean}average precision is {both('average_precision')}."
+    if chart == "reliability":
+        return f"Reliability diagram of both phases; the expected calibration error is {both('ece')}."
+    parts = [
+        f"{phase}: {counts[label, label]} of {counts[label].sum()} {name} decided correctly"
+        for phase, counts in evaluation.confusion.items()
+        for label, name in enumerate(classes)
+    ]
+    return f"Confusion matrices. {'; '.join(parts)}."
+
+
+def _learning_curves_alt(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    parts = [
+        f"{NAMES[phase]}, {len(epochs)} epoch{'s' * (len(epochs) != 1)}: validation loss from "
+        f"{float(epochs[0]['validation/loss']):.3f} to {float(epochs[-1]['validation/loss']):.3f}"
+        for phase, epochs in curves.items()
+    ]
+    return f"Loss and accuracy on training and validation pictures by epoch. {'; '.join(parts)}."
+
+
+def _explorer(pair: Pair, threshold: float) -> dict[str, Any]:
+    """What the page's script needs: each phase's [TN, FP, FN, TP] at each threshold, and the index of `threshold`.
+
+    The second class is the positive one.
+    """
+    thresholds = sorted({*_THRESHOLDS, threshold})
+    return {
+        "thresholds": thresholds,
+        "start": thresholds.index(threshold),
+        "counts": {
+            phase: threshold_counts(pair.labels, probabilities, thresholds).reshape(-1, 4).tolist()
+            for phase, probabilities in by_phase(pair).items()
+        },
+    }
+
+
+def _picture(picture: Picture) -> dict[str, Any]:
+    size = picture.pixels.shape[:2]
+    return {
+        "name": picture.name,
+        "facts": picture.facts,
+        "source": _jpeg(picture.pixels),
+        "heat": {
+            phase: {
+                "source": data_url("png", heat_png(heat.map, size)),
+                "alt": f"{NAMES[phase]}: what speaks for {heat.explained} lies {where(heat.map)}",
+            }
+            for phase, heat in picture.heat.items()
+        },
+    }
+
+
+def _jpeg(pixels: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=90, subsampling=0)
+    return data_url("jpeg", buffer.getvalue())
+
+
+def _svg(path: Path, alt: str) -> Markup:
+    """The drawing in `path`, our own, to stand in the page as one picture that `alt` describes."""
+    drawing = path.read_text(encoding="utf-8").removeprefix("<svg")
+    return Markup('<svg role="img" aria-label="{}"{}').format(alt, Markup(drawing))  # noqa: S704 (matplotlib escapes)
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (dotted key, value); of an absolute path only the last part: the page names no machine."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif isinstance(value, str) and PurePosixPath(value).is_absolute():
+            yield prefix + key, f"…/{PurePosixPath(value).name}"
+        elif isinstance(value, str) and PureWindowsPath(value).is_absolute():
+            yield prefix + key, f"…/{PureWindowsPath(value).name}"
+        else:
+            yield prefix + key, str(value)

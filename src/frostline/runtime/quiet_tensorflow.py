@@ -1,0 +1,50 @@
+"""The one place that imports TensorFlow and Keras: `from frostline.runtime.quiet_tensorflow import keras, tf`.
+
+TensorFlow's C++ code writes notices to the process' stderr while it is imported, before TF_CPP_MIN_LOG_LEVEL applies.
+They are held back here, and shown only where the import fails.
+"""
+
+import gc
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from frostline.runtime.stderr import stderr_into
+
+__all__ = ["keras", "tf"]
+
+
+@contextmanager
+def _hidden(*modules: str) -> Iterator[None]:
+    """Let imports of `modules` fail meanwhile, as if they were not installed, unless they are imported already."""
+    hidden = [name for name in modules if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None is how importlib spells it
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+gc.disable()  # collecting while nothing becomes garbage: a quarter of the import's time
+with tempfile.TemporaryFile() as _held_back:
+    try:
+        # Keras imports these where it can, a second of some four, for wrappers and galleries that are not used here.
+        with stderr_into(_held_back), _hidden("sklearn", "matplotlib"):
+            import keras
+            import tensorflow as tf
+    except Exception:
+        _held_back.seek(0)
+        os.write(2, _held_back.read())
+        raise
+    finally:
+        gc.enable()
+gc.freeze()  # what was imported stays
+
+for name in ("absl", "tensorflow"):  # of retraced functions, of deprecated options
+    logging.getLogger(name).setLevel(logging.ERROR)
+keras.config.disable_interactive_logging()  # progress is Frostline's own (see progress.py)

@@ -1,0 +1,188 @@
+"""`frostline export`: a trained model in another format, checked against itself on pictures."""
+
+import importlib.util
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from frostline.common.files import replacing
+from frostline.config.paths import PROCESSED
+from frostline.data.dataset import load_dataset
+from frostline.data.images import UnreadablePictureError, decode_picture
+from frostline.runtime.errors import FrostlineError
+from frostline.runtime.quiet_tensorflow import keras, tf
+from frostline.runtime.stderr import silent_stderr
+
+TOLERANCE = 1e-4
+"""The largest difference in a probability that is taken for rounding: float32 over some hundred layers gives 1e-6."""
+_BATCH, _CHECKED = 32, 64
+
+Predict = Callable[[np.ndarray], np.ndarray]
+"""Pictures (N, size, size, 3) float32 → the model's output."""
+
+
+@dataclass(frozen=True)
+class Format:
+    suffix: str
+    needs: tuple[str, ...]
+    """Packages that only this format needs: the extra of its name installs them."""
+    write: Callable[[keras.Model, Path], None]
+    read: Callable[[Path], Predict]
+
+
+def export(model: keras.Model, name: str, path: Path, pictures: np.ndarray) -> float:
+    """Write `model` to `path` in the format `name`, whole or not at all, and return how far it is from the original.
+
+    That is the largest absolute difference in their outputs for `pictures`, (N, size, size, 3) uint8. The exported
+    model takes what the original takes: RGB from 0 to 255, float32.
+
+    Raises FrostlineError where that difference is above TOLERANCE, for packages that are not installed, and where
+    `path` is a folder with something else in it.
+    """
+    form = FORMATS[name]
+    if path.is_dir() and not (name == "saved_model" and (path / "saved_model.pb").is_file()):
+        raise FrostlineError(
+            f"{path} is a folder that would have to be deleted.\n--output names what is to be written."
+        )
+    if missing := [package for package in form.needs if importlib.util.find_spec(package) is None]:
+        raise FrostlineError(
+            f"{name} needs packages that are not installed: {', '.join(missing)}.\n"
+            f"In Frostline's folder: pip install -e '.[{name}]'"
+        )
+    with replacing(path) as temporary, warnings.catch_warnings(), silent_stderr():
+        warnings.simplefilter("ignore")  # of tf2onnx about NumPy, of TensorFlow about LiteRT to come
+        form.write(model, temporary)
+        difference = largest_difference(model, form.read(temporary), pictures)
+        if not difference <= TOLERANCE:  # NaN, too
+            raise FrostlineError(
+                f"{path} would differ from the model by up to {difference:.1e} (allowed: {TOLERANCE:.0e}).\n"
+                "Nothing was written."
+            )
+    return difference
+
+
+def default_path(model_path: Path, name: str) -> Path:
+    return Path("exports") / f"{model_path.stem}{FORMATS[name].suffix}"
+
+
+def check_pictures(files: Sequence[Path], size: int) -> np.ndarray:
+    """Pictures (N, size, size, 3) uint8 to check on: `files`, or the first test pictures of the last `dvc repro`.
+
+    Raises FrostlineError where there are none that can be read.
+    """
+    if files:
+        return np.stack([_decode(path, size) for path in files])
+    try:
+        pictures = load_dataset(PROCESSED).pictures("test")[:_CHECKED]
+    except FrostlineError as error:
+        advice = "Name some pictures, or run `dvc repro preprocess`."
+        raise FrostlineError(f"{PROCESSED} has no test pictures to check on.\n{advice}") from error
+    if pictures.shape[1:] != (size, size, 3):
+        raise FrostlineError(f"{PROCESSED} has pictures of another size than the model takes.\nName some pictures.")
+    return np.asarray(pictures)
+
+
+def _decode(path: Path, size: int) -> np.ndarray:
+    try:
+        return decode_picture(path.read_bytes(), size)
+    except (UnreadablePictureError, OSError) as error:
+        raise FrostlineError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+
+
+def largest_difference(model: keras.Model, exported: Predict, pictures: np.ndarray) -> float:
+    """The largest absolute difference between the outputs for `pictures`, (N, size, size, 3) uint8."""
+    largest = 0.0
+    for start in range(0, len(pictures), _BATCH):
+        batch = np.asarray(pictures[start : start + _BATCH], np.float32)
+        difference = np.abs(exported(batch) - model(batch, training=False).numpy()).max()
+        largest = float(np.maximum(largest, difference))  # NaN stays
+    return largest
+
+
+def _forward(model: keras.Model) -> tf.Module:
+    """`model` in inference mode as a function, `serve`, of one tensor, with its weights."""
+    (taken,) = model.inputs
+    signature = [tf.TensorSpec(taken.shape, tf.float32, "pictures")]
+    module = tf.Module()
+    module.weights = [weight.value for weight in model.weights]
+    module.serve = tf.function(lambda pictures: model(pictures, training=False), input_signature=signature)
+    return module
+
+
+def _write_saved_model(model: keras.Model, path: Path) -> None:
+    """What Keras' own `export` writes has all weights twice."""
+    module = _forward(model)
+    tf.saved_model.save(module, str(path), signatures=module.serve)
+
+
+def _read_saved_model(path: Path) -> Predict:
+    loaded = tf.saved_model.load(str(path))
+    return lambda pictures: np.asarray(loaded.serve(pictures))
+
+
+def _write_tflite(model: keras.Model, path: Path) -> None:
+    """With TFLite's own operations only, which every runtime has; what Keras' own `export` writes may need others."""
+    module = _forward(model)
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([module.serve.get_concrete_function()], module)
+    path.write_bytes(converter.convert())
+
+
+def _read_tflite(path: Path) -> Predict:
+    runner = tf.lite.Interpreter(str(path)).get_signature_runner()
+    (taken,), (given,) = runner.get_input_details(), runner.get_output_details()
+    return lambda pictures: np.asarray(runner(**{taken: pictures})[given])
+
+
+def _write_onnx(model: keras.Model, path: Path) -> None:
+    """As tf2onnx does it for models above 2 GB: the other way, that of Keras' own `export`, takes twice the memory."""
+    import onnx
+    import tf2onnx
+
+    if not hasattr(np, "product"):  # which NumPy 2 no longer has, but tf2onnx 1.17 uses for this alone
+        np.product = np.prod  # type: ignore[attr-defined]
+    function = _forward(model).serve
+    tf.config.run_functions_eagerly(True)  # else Keras' grouped convolutions stay functions, which ONNX has not
+    try:
+        written, weights = tf2onnx.convert.from_function(
+            function, function.input_signature, custom_op_handlers={"Erfc": (_erfc, [])}, large_model=True
+        )
+    finally:
+        tf.config.run_functions_eagerly(False)
+    for tensor in written.graph.initializer:
+        for entry in tensor.external_data:  # of which the one is where the values would lie
+            tensor.raw_data = weights.name_to_tensor_data[entry.value]
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
+    # Tensors that layers hold beside their weights (a mean to subtract) are left as inputs
+    held = {inner.name: outer for outer, inner in function.get_concrete_function().graph.captures}
+    for tensor in written.graph.input[1:]:
+        written.graph.initializer.append(onnx.numpy_helper.from_array(held[tensor.name].numpy(), tensor.name))
+    del written.graph.input[1:]
+    onnx.save(written, path)
+
+
+def _erfc(graph: Any, node: Any, name: str, arguments: Sequence[Any]) -> None:
+    """1 − erf, for what tf2onnx does not know and exact GELU has."""
+    erf = graph.make_node("Erf", node.input)
+    one = graph.make_const(f"{name}_one", np.float32(1))
+    graph.remove_node(name)
+    graph.make_node("Sub", [one.output[0], erf.output[0]], outputs=node.output, name=name)
+
+
+def _read_onnx(path: Path) -> Predict:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (taken,) = session.get_inputs()
+    return lambda pictures: np.asarray(session.run(None, {taken.name: pictures})[0])
+
+
+FORMATS = {
+    "onnx": Format(".onnx", ("tf2onnx", "onnx", "onnxruntime"), _write_onnx, _read_onnx),
+    "tflite": Format(".tflite", (), _write_tflite, _read_tflite),
+    "saved_model": Format("", (), _write_saved_model, _read_saved_model),
+}

@@ -1,0 +1,140 @@
+"""Predict the class of picture files with a trained model, decoded as in training."""
+
+import functools
+import itertools
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from frostline.common.files import replacing, write_csv
+from frostline.data.images import UnreadablePictureError, decode_picture
+from frostline.runtime.errors import FrostlineError
+from frostline.runtime.process_pool import cores, mapped
+
+# The processes that decode import this module: TensorFlow is not for them.
+
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"}
+_BATCH = 32
+_ROW_GROUP = 10_000  # rows that a Parquet file holds together, and that are in memory until they are written
+
+COLUMNS = ("path", "class", "probability", "error")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The class that the model decides for with its probability, or the reason why there is none."""
+
+    path: str
+    label: str | None
+    probability: float | None
+    probabilities: dict[str, float] | None
+    """Of all classes, by name."""
+    error: str | None = None
+
+    def as_row(self) -> dict[str, Any]:
+        return dict(zip(COLUMNS, (self.path, self.label, self.probability, self.error), strict=True))
+
+
+def find_pictures(places: Sequence[Path]) -> list[Path]:
+    """Return the files among `places` and, sorted, the picture files below the folders among them.
+
+    Raises FrostlineError for a place that does not exist and for a folder without pictures.
+    """
+    found: list[Path] = []
+    for place in places:
+        if place.is_dir():
+            inside = sorted(path for path in place.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+            if not inside:
+                raise FrostlineError(f"{place} holds no picture files ({', '.join(sorted(_SUFFIXES))}).")
+            found += inside
+        elif place.is_file():
+            found.append(place)
+        else:
+            raise FrostlineError(f"{place} does not exist.\nGive picture files or folders of pictures.")
+    return found
+
+
+def predict_files(model_path: Path, files: Sequence[Path]) -> Iterator[Prediction]:
+    """Yield one Prediction per file, in order; a file that cannot be read gives its reason, not an exception.
+
+    All cores decode the next pictures while the model runs; memory does not grow with their number.
+
+    Raises FrostlineError for what is wrong with the model.
+    """
+    from frostline.serving.classifier import load_classifier
+
+    classifier = load_classifier(model_path)
+    batches = [files[start : start + _BATCH] for start in range(0, len(files), _BATCH)]
+    with closing(_decoded(batches, classifier.size)) as results:
+        for batch, decoded in zip(batches, results, strict=True):
+            readable = [item for item in decoded if isinstance(item, np.ndarray)]
+            decisions = iter(classifier.decide(np.stack(readable)) if readable else [])
+            for path, item in zip(batch, decoded, strict=True):
+                name = str(path).encode(errors="backslashreplace").decode()  # a name need not be UTF-8
+                if isinstance(item, str):
+                    yield Prediction(name, None, None, None, item)
+                else:
+                    decided = next(decisions)
+                    yield Prediction(name, decided["class"], decided["probability"], decided["probabilities"])
+
+
+def _decoded(batches: Sequence[Sequence[Path]], size: int) -> Generator[list[np.ndarray | str]]:
+    decode = functools.partial(_decode_all, size=size)
+    if len(batches) > 1:
+        yield from mapped(decode, batches, min(cores(), len(batches)))
+    else:  # sooner done than a process is started
+        yield from map(decode, batches)
+
+
+def _decode_all(files: Sequence[Path], size: int) -> list[np.ndarray | str]:
+    return [_decode(path, size) for path in files]
+
+
+def _decode(path: Path, size: int) -> np.ndarray | str:
+    try:
+        return decode_picture(path.read_bytes(), size)
+    except UnreadablePictureError as error:
+        return str(error)
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def write_table(path: Path, predictions: Iterable[Prediction], on_row: Callable[[int], None]) -> int:
+    """Write `predictions` as they come to `path`, a .csv or .parquet file, whole or not at all; return how many failed.
+
+    Its columns are COLUMNS. `on_row` is told of each row (1).
+
+    Raises FrostlineError for another kind of file.
+    """
+    failed = 0
+
+    def rows() -> Iterator[dict[str, Any]]:
+        nonlocal failed
+        for prediction in predictions:
+            failed += prediction.error is not None
+            on_row(1)
+            yield prediction.as_row()
+
+    if path.suffix == ".csv":
+        write_csv(path, COLUMNS, rows())
+    elif path.suffix == ".parquet":
+        _write_parquet(path, rows())
+    else:
+        raise FrostlineError(
+            f"{path} ends neither in .csv nor in .parquet.\nThe ending of --output says what to write."
+        )
+    return failed
+
+
+def _write_parquet(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetWriter
+
+    schema = pa.schema([(name, pa.float64() if name == "probability" else pa.string()) for name in COLUMNS])
+    with replacing(path) as temporary, ParquetWriter(temporary, schema) as writer:
+        while group := list(itertools.islice(rows, _ROW_GROUP)):
+            writer.write_table(pa.Table.from_pylist(group, schema))

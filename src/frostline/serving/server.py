@@ -1,0 +1,289 @@
+"""`frostline serve`: classify the pictures that people send over HTTP, and a page to drop one on."""
+
+import asyncio
+import base64
+import hashlib
+import ipaddress
+import json
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uvicorn
+from anyio import CapacityLimiter, to_thread
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from starlette.applications import Starlette
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from frostline.common.data_urls import data_url, from_text
+from frostline.data.images import NotAPictureError, PictureTooLargeError, as_png, decode_picture
+from frostline.explain.grad_cam import grad_cam
+from frostline.explain.heat_map import heat_png, where
+from frostline.runtime.errors import FrostlineError
+from frostline.runtime.process_pool import cores
+from frostline.serving.classifier import Classifier, decision, load_classifier
+
+_MIB = 1 << 20
+BODY_LIMIT = 32 * _MIB
+"""Bytes of a request's body, and of a file that it names."""
+_SWALLOWED = 8 * BODY_LIMIT
+"""Of a body that is larger, so much is read all the same: a client that still sends would not see the answer."""
+PICTURES_LIMIT = 64
+"""Pictures in a request."""
+_PATIENCE = 60
+"""Seconds for a request's body to arrive."""
+_CONNECTIONS = 64
+"""At once; to more the answer is 503."""
+
+Sent = tuple[str, Callable[[], bytes]]
+"""A picture: what to call it in an error, and what reads its file."""
+
+
+def serve(model_path: Path, host: str, port: int, root: Path | None) -> None:
+    """Answer requests at `host`:`port` (0: a free port) until the process is interrupted; see `application`.
+
+    Raises FrostlineError where the address or `root` cannot be used, and for what is wrong with the model.
+    """
+    if root is not None and not root.is_dir():
+        raise FrostlineError(f"{root} is not a folder.\n--root names the folder whose pictures may be asked for.")
+    with _listening(host, port) as listener:
+        address, number, *_ = listener.getsockname()
+        names = ["*"]
+        if ipaddress.ip_address(address).is_loopback:
+            names = [host, "localhost", "127.0.0.1", "::1", "[::1]"]  # not a stranger's page by way of DNS (rebinding)
+        else:
+            _say(f"warning: whoever reaches {address} may use this server; it has no login")
+        app = application(load_classifier(model_path), root, names)
+        place = f"[{address}]" if ":" in address else address
+        _say(f"{model_path} is served at http://{place}:{number} (Ctrl-C ends it)")
+        settings = uvicorn.Config(
+            app,
+            log_level="error",
+            server_header=False,
+            proxy_headers=False,
+            limit_concurrency=_CONNECTIONS,
+            timeout_graceful_shutdown=5,
+        )
+        uvicorn.Server(settings).run(sockets=[listener])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server((str(address[0]), port), family=family)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise FrostlineError(f"{host}:{port} cannot be used: {reason}.\nGive another --port or --host.") from error
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)  # noqa: T201 - what the command says, before and between requests
+
+
+def application(classifier: Classifier, root: Path | None = None, hosts: Sequence[str] = ("*",)) -> Starlette:
+    """The server: GET / is a page to drop a picture on, GET /health says that it is up.
+
+    POST /invocations answers ``{"predictions": [{"class", "probability", "probabilities"}, …]}``, in order, for
+
+    - a picture file under its type (``Content-Type: image/jpeg``),
+    - a form with picture files (``multipart/form-data``),
+    - JSON ``{"inputs": […]}`` with pictures as base64 or data: URLs, which MLflow's server takes, too,
+    - JSON ``{"paths": […]}`` with files below the folder `root`, where that is given.
+
+    ``?explain=true`` adds to each ``heat``, the Grad-CAM map of the class as a picture to lay over the one that was
+    sent, ``where`` it mostly lies, in words, and ``seen``, the picture as the model sees it. All else is answered 4xx
+    with ``{"error": …}``, one line. `hosts`: the names under which the server may be asked.
+    """
+    page, policy = _page(classifier)
+    at_once, one_by_one = CapacityLimiter(cores()), threading.Lock()  # TensorFlow takes all cores for one request
+
+    async def show_page(request: Request) -> Response:
+        return HTMLResponse(page, headers={"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer"})
+
+    async def health(request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def invocations(request: Request) -> Response:
+        sent = await _pictures_of(request, root)
+        explain = request.query_params.get("explain") == "true"
+        answer = await to_thread.run_sync(_classify, classifier, sent, explain, one_by_one, limiter=at_once)
+        return JSONResponse({"predictions": answer})
+
+    return Starlette(
+        routes=[
+            Route("/", show_page),
+            Route("/health", health),
+            Route("/invocations", invocations, methods=["POST"]),
+        ],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)],
+        exception_handlers={HTTPException: _refused, Exception: _failed},
+    )
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    reason = " ".join(error.detail.split()).encode(errors="backslashreplace").decode()  # it may quote what was sent
+    return JSONResponse({"error": reason}, error.status_code, error.headers)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """uvicorn writes the traceback to the server's stderr; it is nobody else's business."""
+    return JSONResponse({"error": "internal error, see the server's output"}, 500)
+
+
+# What was sent
+
+
+async def _pictures_of(request: Request, root: Path | None) -> list[Sent]:
+    body = await _body_of(request)
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/json":
+        sent = _from_json(body, root)
+    elif kind == "multipart/form-data":
+        sent = await _from_form(request, body)
+    elif kind.startswith("image/") or kind == "application/octet-stream":
+        sent = [("", partial(bytes, body))]
+    else:
+        raise HTTPException(415, f"Content-Type {kind!r}: send image/jpeg, multipart/form-data or application/json")
+    if not sent:
+        raise HTTPException(422, "no picture was sent")
+    if len(sent) > PICTURES_LIMIT:
+        raise HTTPException(413, f"{len(sent)} pictures: at most {PICTURES_LIMIT} at once")
+    return sent
+
+
+async def _body_of(request: Request) -> bytes:
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            async for part in request.stream():
+                size += len(part)
+                if size <= BODY_LIMIT:
+                    parts.append(part)
+                elif size > _SWALLOWED:
+                    break
+    except TimeoutError as error:
+        raise HTTPException(408, f"the request did not arrive within {_PATIENCE} seconds") from error
+    if size > BODY_LIMIT:
+        raise HTTPException(413, f"more than {BODY_LIMIT // _MIB} MiB")
+    return b"".join(parts)
+
+
+async def _from_form(request: Request, body: bytes) -> list[Sent]:
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    sent: list[Sent] = []
+    async with Request(request.scope, receive).form(max_files=PICTURES_LIMIT, max_fields=16) as form:
+        for _, value in form.multi_items():
+            if not isinstance(value, UploadFile):
+                raise HTTPException(422, "a field of the form is no file: send pictures as files")
+            content = await value.read()
+            sent.append((value.filename or "", partial(bytes, content)))
+    return sent
+
+
+def _from_json(body: bytes, root: Path | None) -> list[Sent]:
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(400, f"not JSON: {error}") from error
+    kind, values = next(iter(content.items())) if isinstance(content, dict) and len(content) == 1 else ("", [])
+    if kind not in ("inputs", "paths"):
+        raise HTTPException(422, 'the JSON must be {"inputs": [base64, ...]} or {"paths": [path, ...]}')
+    values = [values] if isinstance(values, str) else values
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise HTTPException(422, f"{kind} must be a list of strings")
+    if kind == "inputs":
+        return [(f"inputs[{number}]", partial(from_text, text)) for number, text in enumerate(values)]
+    if root is None:
+        raise HTTPException(403, "paths are not accepted: the server was started without --root")
+    return [(path, partial(_read_below, root.resolve(), path)) for path in values]
+
+
+def _read_below(root: Path, name: str) -> bytes:
+    """The file called `name`, relative to `root`, if it really lies below it: links are followed first."""
+    try:
+        path = (root / name).resolve()
+        if not path.is_relative_to(root):
+            raise HTTPException(403, f"{name}: not below the folder that the server gives access to")
+        if not path.is_file():  # a pipe or a device would be waited for
+            raise HTTPException(404, f"{name}: no such file")
+        with path.open("rb") as file:
+            content = file.read(BODY_LIMIT + 1)
+    except (OSError, ValueError, RuntimeError) as error:  # no permission, a null byte, links in a circle
+        raise HTTPException(404, f"{name}: {getattr(error, 'strerror', None) or error}") from error
+    if len(content) > BODY_LIMIT:
+        raise HTTPException(413, f"{name}: more than {BODY_LIMIT // _MIB} MiB")
+    return content
+
+
+# The answer
+
+
+def _classify(
+    classifier: Classifier, sent: Sequence[Sent], explain: bool, one_by_one: threading.Lock
+) -> list[dict[str, Any]]:
+    pixels = np.stack([_decode(name, read, classifier.size) for name, read in sent])
+    with one_by_one:
+        probabilities = classifier.probabilities(pixels)
+        maps = grad_cam(classifier.model, pixels, probabilities.argmax(axis=1)) if explain else None
+    answers = [decision(classifier.classes, row) for row in probabilities]
+    if maps is not None:
+        for answer, picture, heat in zip(answers, pixels, maps, strict=True):
+            answer["heat"] = data_url("png", heat_png(heat, picture.shape[:2]))
+            answer["where"] = where(heat)
+            answer["seen"] = data_url("png", as_png(picture))
+    return answers
+
+
+def _decode(name: str, read: Callable[[], bytes], size: int) -> np.ndarray:
+    try:
+        return decode_picture(read(), size)
+    except ValueError as error:  # UnreadablePictureError is one
+        kinds = ((NotAPictureError, 415), (PictureTooLargeError, 413), (ValueError, 422))
+        status = next(status for kind, status in kinds if isinstance(error, kind))
+        raise HTTPException(status, f"{name}: {error}" if name else str(error)) from error
+
+
+# The page
+
+
+def _page(classifier: Classifier) -> tuple[str, str]:
+    """The page, and the Content-Security-Policy that lets only its own script and style work."""
+    environment = Environment(
+        loader=PackageLoader("frostline.serving", "drop_page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style, script = (environment.get_template(name).render() for name in ("page.css", "page.js"))
+    page = environment.get_template("page.html.jinja").render(
+        classes=classifier.classes,
+        size=classifier.size,
+        limit=BODY_LIMIT,
+        style=Markup(style),  # noqa: S704 - our own file
+        script=Markup(script),  # noqa: S704 - our own file
+    )
+    policy = (
+        f"default-src 'none'; img-src blob: data:; connect-src 'self'; style-src {_digest(style)}; "
+        f"script-src {_digest(script)}; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return page, policy
+
+
+def _digest(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"

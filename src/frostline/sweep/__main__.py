@@ -1,0 +1,19 @@
+"""`python -m frostline.sweep`: see run."""
+
+import signal
+import sys
+
+from frostline.runtime.errors import FrostlineError, in_one_line
+from frostline.sweep.run import run
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    try:
+        run(sys.argv[1:])
+    except FrostlineError as error:
+        sys.exit(f"error: {error}")
+    except OSError as error:  # a full disk, a folder that may not be written
+        sys.exit(f"error: {in_one_line(error)}")
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command goes on from here.\n")
+        sys.exit(130)

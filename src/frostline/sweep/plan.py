@@ -1,0 +1,121 @@
+"""What a sweep's command line asks for: its points, worked out and checked before the first one runs."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from frostline.config.load import compose_conf, load_params
+from frostline.config.paths import BACKBONE_WEIGHTS, PARAMS, PROCESSED
+from frostline.config.settings import Config
+from frostline.runtime.errors import FrostlineError
+
+CONF = Path("conf")
+_PREPARED = ("data", "weights", "preprocess")
+_ENGINES = {"RayLauncher": "ray", "LocalLauncher": "submitit", "SlurmLauncher": "submitit"}
+"""What our launchers need, module and extra alike."""
+
+
+def is_search(settings: Any) -> bool:
+    """Whether Hydra's `settings` name our search as their sweeper."""
+    return str(settings.sweeper._target_).startswith("hydra_plugins.frostline_optuna.")
+
+
+def with_prepared_data(config: Config) -> Config:
+    """`config` with the sections of params.yaml that made what lies in data/processed and models/backbone.h5.
+
+    Raises FrostlineError where `config` has another backbone than that file.
+    """
+    prepared = load_params()
+    if config.model.backbone != prepared.model.backbone:
+        raise FrostlineError(
+            f"model.backbone is {config.model.backbone}, but {BACKBONE_WEIGHTS} is for {prepared.model.backbone} (in "
+            f"{PARAMS}).\nChoose the same here (model=...), or change it first: dvc exp run -S model=..."
+        )
+    return replace(config, name=prepared.name, **{section: getattr(prepared, section) for section in _PREPARED})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a command line asks for."""
+
+    points: list[list[str]]
+    """Each point's overrides. Of a search: some points in which every value that it may try occurs, to be checked."""
+    total: int
+    """How many points will run."""
+    text: str
+    """The same for the same settings, or the same space to search."""
+    hydra: Any
+    """Hydra's own settings: sweeper, launcher, folders."""
+
+
+def plan(overrides: Sequence[str]) -> Plan:
+    """Work out the points of a sweep.
+
+    Raises FrostlineError for what is no override, and for settings that only `dvc repro` can change.
+    """
+    parser = OverridesParser.create()
+    try:
+        parsed = parser.parse_overrides(list(overrides))
+        settings = _hydras_settings([item.input_line or "" for item in parsed if _is_hydras(item)])
+        params = [f"{key}={value}" for key, value in (settings.sweeper.get("params") or {}).items()]
+        asked = [*parser.parse_overrides(params), *(item for item in parsed if not _is_hydras(item))]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise FrostlineError(f"not a list of overrides: {' '.join(str(error).split())}") from error
+    engine = _ENGINES.get(str(settings.launcher._target_).rpartition(".")[2])
+    if engine and find_spec(engine) is None:
+        raise FrostlineError(f"this launcher needs {engine}.\nInstall it: pip install 'frostline[{engine}]'")
+    swept = list({item.get_key_element(): item for item in asked}.values())  # the last one for a key counts
+    for override in swept:
+        if override.key_or_group.split(".")[0] in _PREPARED:
+            raise FrostlineError(
+                f"{override.input_line}: a sweep runs on the data that is prepared in {PROCESSED}.\n"
+                f"Change it first: dvc exp run -S {override.key_or_group}=..."
+            )
+        if isinstance(override.value(), IntervalSweep) and not is_search(settings):
+            raise FrostlineError(f"{override.input_line}: only a search takes an interval; add hydra/sweeper=optuna.")
+    text = json.dumps([is_search(settings), *sorted(item.input_line or "" for item in swept)])
+    if is_search(settings):
+        if find_spec("optuna") is None:
+            raise FrostlineError("hydra/sweeper=optuna needs Optuna.\nInstall it: pip install 'frostline[optuna]'")
+        return Plan(_each_value_once(swept), settings.sweeper.n_trials, text, settings)
+    points = BasicSweeper.split_arguments(swept, None)[0]
+    return Plan(points, len(points), text, settings)
+
+
+def _hydras_settings(overrides: list[str]) -> Any:
+    with hydra.initialize_config_dir(str(CONF.resolve()), version_base="1.3"):
+        return hydra.compose("config", overrides=overrides, return_hydra_config=True).hydra
+
+
+def _is_hydras(override: Override) -> bool:
+    return override.key_or_group.split(".")[0].split("/")[0] == "hydra"
+
+
+def _each_value_once(overrides: Sequence[Override]) -> list[list[str]]:
+    """Points of a search space in which every choice, and both ends of every interval, occur."""
+    values = {}
+    for item in overrides:
+        sweep = item.value()
+        if isinstance(sweep, IntervalSweep):
+            values[item.get_key_element()] = [repr(sweep.start), repr(sweep.end)]
+        elif item.is_sweep_override():
+            values[item.get_key_element()] = list(item.sweep_string_iterator())
+        else:
+            values[item.get_key_element()] = [item.get_value_element_as_str()]
+    count = max((len(some) for some in values.values()), default=1)
+    return [[f"{key}={some[min(row, len(some) - 1)]}" for key, some in values.items()] for row in range(count)]
+
+
+def compose_point(overrides: Sequence[str]) -> Config:
+    """The settings of a point; raises FrostlineError as `config.compose_conf` does."""
+    return with_prepared_data(compose_conf(overrides))

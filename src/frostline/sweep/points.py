@@ -1,0 +1,301 @@
+"""One point of a sweep: both phases, kept on disk by all that their results depend on, so that nothing runs twice."""
+
+import fcntl
+import functools
+import gc
+import math
+import os
+import shutil
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from frostline.common.files import digest_of, read_json, sha256_of, write_json
+from frostline.config.paths import BACKBONE_WEIGHTS, PROCESSED, WORK
+from frostline.config.settings import Config
+from frostline.data.dataset import Dataset, load_dataset
+from frostline.features import extract
+from frostline.metrics.log_loss import score
+from frostline.models import backbone, frost_line
+from frostline.models.saving import load_model, save_model
+from frostline.runtime.code_digest import code_digest
+from frostline.runtime.errors import FrostlineError
+from frostline.runtime.quiet_tensorflow import keras, tf
+from frostline.training import phases, precision
+from frostline.training.loop import Epoch, OnEpoch, kept_epoch, with_kept_last
+
+TRANSFERS = WORK / "transfer"
+"""A folder per transfer phase: its model and its epochs."""
+POINTS = WORK / "points"
+"""A file per point: its epochs; and, for winners, one with the figures of the test set."""
+
+Pass = tuple[str, str, bool]
+"""Over the pictures: in which precision, of which split, whether mirrored."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all points of a sweep have in common."""
+
+    data: Dataset
+    digest: str
+    """Of the data, the weights, the code, the libraries and the kinds of devices."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Each epoch's figures in both phases, numbered from 1 in each."""
+
+    transfer: list[Epoch]
+    finetune: list[Epoch]
+
+    def epochs(self, settings: Config) -> list[Epoch]:
+        """Both phases' epochs in one row, numbered from 1 to the last, as a tracker shall have them."""
+        row = [*self.transfer, *with_kept_last(self.finetune, settings.finetune.patience)]
+        return [{**epoch, "epoch": number} for number, epoch in enumerate(row, 1)]
+
+    def kept(self, settings: Config) -> dict[str, Epoch]:
+        """Of each phase the epoch whose weights it kept."""
+        return {
+            "transfer": kept_epoch(self.transfer, settings.transfer.patience),
+            "finetune": kept_epoch(self.finetune, settings.finetune.patience),
+        }
+
+
+class PrunedError(Exception):
+    """Raised by `on_epoch` to end a point without hope; says after which epoch and why."""
+
+
+def open_shared() -> Shared:
+    """Raises FrostlineError where the data or the weights are missing."""
+    data = load_dataset(PROCESSED)
+    if not BACKBONE_WEIGHTS.is_file():
+        raise FrostlineError(f"{BACKBONE_WEIGHTS} not found.\nRun `dvc repro fetch-weights`.")
+    facts = [
+        data.digest,
+        sha256_of(BACKBONE_WEIGHTS),
+        code_digest(__name__),
+        {name: version(name) for name in ("tensorflow", "keras", "numpy")},
+        [device.device_type for device in tf.config.list_physical_devices()],
+    ]
+    return Shared(data, digest_of(facts))
+
+
+def _transfer_key(settings: Config, shared: Shared) -> str:
+    """As point_key, of the transfer phase."""
+    return digest_of([phases.settings_that_matter("transfer", settings), shared.digest])
+
+
+def point_key(settings: Config, shared: Shared) -> str:
+    """The digest of all that the point's result depends on: points of one key have one result."""
+    return digest_of([_transfer_key(settings, shared), phases.settings_that_matter("finetune", settings)])
+
+
+def stored(settings: Config, shared: Shared) -> Result | None:
+    """The point's result, if it has been run before."""
+    path = POINTS / f"{point_key(settings, shared)}.json"
+    return Result(**read_json(path)) if path.is_file() else None
+
+
+def forget(settings: Config, shared: Shared) -> None:
+    """Delete the point's result and its transfer phase, so that both are run again."""
+    for path in POINTS.glob(f"{point_key(settings, shared)}.*"):
+        path.unlink()
+    shutil.rmtree(TRANSFERS / _transfer_key(settings, shared), ignore_errors=True)
+
+
+def run(settings: Config, shared: Shared, on_epoch: OnEpoch) -> Result:
+    """Run the point and keep its result; `on_epoch` gets the epochs of both phases in one row, numbered from 1.
+
+    What `on_epoch` raises ends the point, and nothing is kept of the phase that it ended.
+    """
+    key, (model, result) = point_key(settings, shared), _train(settings, shared, on_epoch)
+    write_json(POINTS / f"{key}.json", asdict(result))
+    loss = result.kept(settings)["finetune"]["validation/loss"]
+    if loss < _best.loss:
+        _best.key, _best.loss, _best.values = key, loss, _values_of(model)
+    return result
+
+
+def score_on_test(settings: Config, shared: Shared) -> dict[str, float]:
+    """Log loss and accuracy of the point's final model on the test set.
+
+    Where the model is not in memory any more (another process ran the point), it is fine-tuned again, which gives the
+    same one: 190 MB for each point's would be much to keep.
+    """
+    key = point_key(settings, shared)
+    path = POINTS / f"{key}.test.json"
+    if not path.is_file():
+        if _best.key == key:
+            model = _set(_model_at(_transfer_model(settings, shared)), _best.values)
+        else:
+            model, _ = _train(settings, shared, on_epoch=lambda epoch: None)
+        labels = shared.data.labels("test")
+        loss, accuracy = score(labels, phases.predict(model, shared.data, "test", settings))
+        write_json(path, {"loss": loss, "accuracy": accuracy, "pictures": len(labels)})
+    return cast(dict[str, float], read_json(path))
+
+
+def _train(settings: Config, shared: Shared, on_epoch: OnEpoch) -> tuple[keras.Model, Result]:
+    gc.collect()  # the last point's graphs
+    start = _transfer_model(settings, shared)
+    first = _transfer_once(settings, shared, start, on_epoch)
+
+    def after_transfer(epoch: Epoch) -> None:
+        on_epoch({**epoch, "epoch": epoch["epoch"] + len(first)})
+
+    model = _model_at(start)
+    with _checkpoint("finetune", settings, shared, start) as checkpoint:
+        return model, Result(first, phases.finetune(model, shared.data, settings, after_transfer, checkpoint))
+
+
+@dataclass
+class _Kept:
+    """The transfer phase's model that the last point went on from."""
+
+    path: Path | None = None
+    model: keras.Model = None
+    values: list[np.ndarray] = field(default_factory=list)
+    """Of all its variables, as they are in the file."""
+
+
+@dataclass
+class _Best:
+    """The first point of lowest validation loss among those that this process ran."""
+
+    key: str = ""
+    loss: float = math.inf
+    values: list[np.ndarray] = field(default_factory=list)
+    """Of all variables of its model."""
+
+
+_kept, _best = _Kept(), _Best()
+
+
+def _transfer_model(settings: Config, shared: Shared) -> Path:
+    return TRANSFERS / _transfer_key(settings, shared) / "model.keras"
+
+
+def _model_at(path: Path) -> keras.Model:
+    """The model in the file `path`. For points in a row that share it, it is read once and then set back: building a
+    backbone takes as long as an epoch over a thousand pictures."""
+    if path != _kept.path:
+        _keep(None, None)
+        keras.utils.clear_session()
+        _keep(path, load_model(path))
+    return _set(_kept.model, _kept.values)
+
+
+def _keep(path: Path | None, model: keras.Model | None) -> None:
+    _kept.path, _kept.model, _kept.values = path, model, _values_of(model) if model else []
+
+
+def _values_of(model: keras.Model) -> list[np.ndarray]:
+    return [variable.numpy() for variable in model.variables]
+
+
+def _set(model: keras.Model, values: Sequence[np.ndarray]) -> keras.Model:
+    for variable, value in zip(model.variables, values, strict=True):
+        variable.assign(value)
+    return model
+
+
+def _transfer_once(settings: Config, shared: Shared, model_path: Path, on_epoch: OnEpoch) -> list[Epoch]:
+    """Leave at `model_path` the transfer phase's model, trained once for all points that differ only in fine-tuning.
+
+    It is kept for later sweeps. Returns its epochs.
+    """
+    history_path = model_path.with_name("history.json")
+    model_path.parent.mkdir(parents=True, exist_ok=True)
+    with model_path.with_name("lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # a second process waits for the first one's model
+        if history_path.is_file():
+            for epoch in read_json(history_path):
+                on_epoch(epoch)
+        else:
+            _keep(None, None)  # not in memory beside a new one
+            with _checkpoint("transfer", settings, shared, BACKBONE_WEIGHTS) as checkpoint:
+                model = phases.build_classifier(shared.data, BACKBONE_WEIGHTS, settings)
+                history = phases.transfer(model, shared.data, settings, on_epoch, checkpoint)
+                save_model(model, model_path, shared.data.classes)
+                write_json(history_path, history)  # last: it says that the model is there
+            for variable in model.variables:
+                if variable.path.endswith("seed_generator_state"):  # a file does not say how often dropout has drawn
+                    variable.assign([variable[0], 0])
+            _keep(model_path, model)
+    os.utime(model_path.parent)  # used now: the longest unused are pruned
+    return cast(list[Epoch], read_json(history_path))
+
+
+@contextmanager
+def _checkpoint(phase: str, settings: Config, shared: Shared, start: Path) -> Iterator[Path]:
+    """Where `phase` goes on after its process was killed; no longer needed when it ended or was given up."""
+    path = phases.checkpoint_path(phase, settings, shared.data, start)
+    try:
+        yield path
+    except PrunedError:
+        path.unlink(missing_ok=True)
+        raise
+    path.unlink(missing_ok=True)
+
+
+def extract_features(points: Sequence[Config], data: Dataset) -> None:
+    """Compute what the frozen layers of all `points` give, in one pass over the pictures of each split.
+
+    Without it each point would pass over them for its own layers. Where all layers together are more than the cache
+    may hold, that is left to the points.
+    """
+    for point in points:
+        phases.choose_determinism(point)
+    # All points have one backbone: its weights lie in one file.
+    first = points[0]
+    base = backbone.build_backbone(first.preprocess.picture_size, BACKBONE_WEIGHTS, first.model.backbone)
+    wanted = _wanted_layers(base, points)
+    order = [layer.name for layer in base.layers]
+    needed, limit = 0, min(point.feature_cache_gib for point in points)
+    for (_, split, _), layers in wanted.items():
+        numbers = sum(int(np.prod(base.get_layer(name).output.shape[1:])) for name in layers)
+        needed += len(data.names(split)) * numbers * np.dtype(extract.DTYPE).itemsize
+    if needed > limit * 2**30:
+        sys.stderr.write(
+            f"features of all points: {needed / 2**30:.1f} GiB, over feature_cache_gib={limit:g}; "
+            "each point computes its own.\n"
+        )
+        return
+    for (computed_in, split, mirrored), layers in sorted(wanted.items()):
+        phases.cached_features(base, data, split, sorted(layers, key=order.index), first, computed_in, mirrored)
+
+
+def _wanted_layers(base: keras.Model, points: Sequence[Config]) -> dict[Pass, set[str]]:
+    # To give a convolution's output beside those of layers above it, `inference_copy` could not fold the batch norm
+    # into it, and these would be rounded differently from those of a point that runs alone.
+    folded = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
+
+    @functools.cache
+    def layers_of(cut: str, thaw_from: str) -> set[str]:
+        """As `phases` asks for them, but for convolutions."""
+        try:
+            line = frost_line.resolve_thaw_from(base, cut, thaw_from)
+        except FrostlineError:  # the point itself will say so
+            return set()
+        below = keras.Model(base.input, base.get_layer(cut).output)
+        return {
+            name for name in (cut, *frost_line.frontier(below, line)) if not isinstance(below.get_layer(name), folded)
+        }
+
+    wanted: dict[Pass, set[str]] = defaultdict(set)
+    for point in points:
+        layers = layers_of(point.model.cut_layer, point.finetune.thaw_from)
+        views = [("validation", False)]
+        views += [("train", False)] if point.augment != "full" else []
+        views += [("train", True)] if point.augment == "flip" else []
+        for split, mirrored in views if layers else []:
+            wanted[(precision.resolve(point.precision), split, mirrored)] |= layers
+    return wanted

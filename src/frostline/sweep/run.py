@@ -1,0 +1,202 @@
+"""Sweep the two-phase recipe over settings: a Hydra multirun on the data that `dvc repro` prepared.
+
+    python -m frostline.sweep -m model.cut_layer=mixed5,mixed7 finetune.learning_rate=1e-5,1e-4
+    python -m frostline.sweep -m hydra/sweeper=optuna
+    python -m frostline.sweep -m hydra/launcher=ray seed=1,2,3,4
+
+Settings come from conf/ and the command line; the sections data, weights and preprocess are those of params.yaml,
+since these made what lies in data/processed. Points are chosen by validation loss; the test set is looked at once, at
+the end, for the chosen one. Points that ran before are taken from disk; --force runs them again.
+"""
+
+import math
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from frostline.common.files import digest_of, write_json, write_text
+from frostline.config.load import parse
+from frostline.config.paths import FEATURES
+from frostline.config.settings import Config
+from frostline.features.cache import prune
+from frostline.runtime.errors import FrostlineError
+from frostline.sweep import table
+from frostline.sweep.plan import CONF, Plan, compose_point, is_search, plan, with_prepared_data
+from frostline.sweep.results import (
+    REBUILD,
+    RECIPE,
+    RESULT,
+    describe,
+    group_of,
+    headline,
+    name_group,
+    new_record,
+    rank,
+    read_points,
+    recipe,
+    write_tables,
+)
+
+if TYPE_CHECKING:  # TensorFlow and MLflow are imported once per sweep, and not for a mistyped key
+    from frostline.sweep.points import Shared
+    from frostline.tracking.runs import Pipeline
+    from frostline.training.loop import Epoch
+
+
+Hopeless = Callable[[int, float], bool]
+"""Given an epoch's number and its validation loss: is there no hope for this point?"""
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF.resolve()), config_name="config")
+def main(raw: DictConfig) -> float:
+    """Run one point; return its validation loss, which Hydra's optimizing sweepers minimize."""
+    this = HydraConfig.get()
+    output = Path(this.runtime.output_dir)
+    record = new_record(list(this.overrides.task))
+    try:
+        record |= run_point(
+            with_prepared_data(parse(raw, "conf/")), record["point"], group_of(Path(this.sweep.dir)), _hopeless(this)
+        )
+    except FrostlineError as error:  # the other points go on; the table shows this one
+        record["error"] = str(error)
+    except Exception as error:  # noqa: BLE001  (out of memory, most likely: that, too, must not stop the others)
+        record["error"] = f"{type(error).__name__}: {error}"
+        write_text(output / "traceback.txt", traceback.format_exc())
+    write_json(output / RESULT, record)
+    return float(record["finetune"]["validation/loss"]) if "finetune" in record else math.inf
+
+
+def run_point(config: Config, name: str, group: str, hopeless: Hopeless | None = None) -> dict[str, Any]:
+    """Run both phases as the MLflow run `name` below the run of the sweep `group`, or take them from disk.
+
+    Returns the figures of the epoch that each phase kept; or, where `hopeless` ended the point, why.
+    """
+    from frostline.sweep import points as sweep_points
+    from frostline.tracking import runs
+    from frostline.training import precision
+
+    shared = sweep_points.open_shared()
+    pipeline = runs.open_pipeline(config, shared.data.digest, group)
+    result = sweep_points.stored(config, shared)
+    if result is not None:
+        runs.restore_phase(name, pipeline, result.epochs(config))
+    else:
+        total = config.transfer.epochs + config.finetune.epochs
+
+        def on_epoch(epoch: "Epoch") -> None:
+            runs.log_epoch(epoch)
+            number, loss = int(epoch["epoch"]), epoch["validation/loss"]
+            if hopeless and number < total and hopeless(number, loss):
+                raise sweep_points.PrunedError(f"validation loss {loss:.4g} after epoch {number} of {total}")
+
+        with runs.phase_run(name, pipeline):
+            runs.log_data(config.data.source, config.data.depends_on, shared.data.digest, context="training")
+            runs.tag_computing(precision.resolve(config.precision))
+            try:
+                result = sweep_points.run(config, shared, on_epoch)
+            except sweep_points.PrunedError as reason:  # within the run: it has not failed
+                return {"pruned": str(reason)}
+            for epoch in result.epochs(config)[len(result.transfer) + len(result.finetune) :]:
+                runs.log_epoch(epoch)
+    for cache in (FEATURES, sweep_points.TRANSFERS):
+        prune(config.feature_cache_gib, cache)
+    return dict(result.kept(config))
+
+
+def _hopeless(this: Any) -> Hopeless | None:
+    if this.mode != hydra.types.RunMode.MULTIRUN or not is_search(this):
+        return None
+    from frostline.sweep import search
+
+    return search.reporter(this.sweeper.storage, group_of(Path(this.sweep.dir)), this.job.num)
+
+
+def run(arguments: list[str]) -> None:
+    """The command: check every point, compute all features in one pass, run the points, say what they found."""
+    force = "--force" in arguments
+    arguments = [argument for argument in arguments if argument != "--force"]
+    flags = {argument for argument in arguments if argument.startswith("-")}
+    sys.argv[1:] = arguments
+    if flags - {"-m", "--multirun"}:  # --help, --cfg …
+        main()
+        return
+    asked = plan([argument for argument in arguments if argument not in flags])
+    configs = [compose_point(point) for point in asked.points]
+
+    from frostline.sweep import points as sweep_points
+
+    shared = sweep_points.open_shared()
+    keys = sorted(sweep_points.point_key(config, shared) for config in configs)
+    group = digest_of([asked.text, keys])[:16]
+    if force:
+        _forget(asked, configs, shared, group)
+    if not flags:
+        main()
+        return
+    folder = Path(asked.hydra.sweep.dir)
+    name_group(folder, group)
+    pipeline = _open_sweep(configs, shared, group, new=force)
+    unfinished = [config for config in configs if not sweep_points.stored(config, shared)]
+    if len(unfinished) > 1:
+        sweep_points.extract_features(unfinished, shared.data)
+    sys.argv.append(f"hydra.sweep.dir={folder}")
+    with table.watching(folder, asked.total):
+        main()
+    _finish(folder, shared, pipeline)
+
+
+def _forget(asked: Plan, configs: Sequence[Config], shared: "Shared", group: str) -> None:
+    from frostline.sweep import points as sweep_points
+
+    again = list(configs)
+    if is_search(asked.hydra):
+        from frostline.sweep import search
+
+        again += [compose_point(point) for point in search.delete_study(asked.hydra.sweeper.storage, group)]
+    for config in again:
+        sweep_points.forget(config, shared)
+
+
+def _open_sweep(configs: Sequence[Config], shared: "Shared", group: str, new: bool) -> "Pipeline":
+    """Make the sweep's MLflow run once, here, wherever its points run; its parameters are those that all share."""
+    from frostline.tracking import runs
+
+    pipeline = runs.open_pipeline(configs[0], shared.data.digest, group)
+    flat = [runs.flatten(asdict(config)) for config in configs]
+    common = {key: value for key, value in flat[0].items() if all(other[key] == value for other in flat)}
+    pipeline = replace(pipeline, name=f"{pipeline.name} sweep", settings=common)
+    with runs.sweep_run(pipeline, new=new):
+        return pipeline
+
+
+def _finish(folder: Path, shared: "Shared", pipeline: "Pipeline") -> None:
+    """Rank the points, write what they found into `folder`, and log it on the sweep's run."""
+    from frostline.sweep import plots
+    from frostline.sweep import points as sweep_points
+    from frostline.tracking import runs
+
+    points = read_points(folder)
+    settings, files = rank(points), write_tables(folder, points)
+    table.print_points(points)
+    figures, test = {}, None
+    if settings:
+        files += plots.write_figures(folder, settings)
+        best = compose_point(settings[0].best["overrides"])
+        for path in (folder / "best.yaml", RECIPE):
+            write_text(path, recipe(best, f"{headline(points)}\nRebuild it: {REBUILD}"))
+        test = sweep_points.score_on_test(best, shared)
+        figures = {"validation/loss": settings[0].mean(), "test/loss": test["loss"], "test/accuracy": test["accuracy"]}
+    text = describe(points, test)
+    table.print_summary(points, test, folder)
+    with runs.sweep_run(pipeline) as parent:
+        runs.log_files(*files)
+        runs.describe(parent, text, figures)
+    if not settings:
+        raise FrostlineError("no point finished.")

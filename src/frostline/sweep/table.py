@@ -1,0 +1,146 @@
+"""A sweep on the terminal: the live table while it runs, and the ranking at its end."""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from frostline.runtime.progress import CONSOLE
+from frostline.sweep.results import (
+    REBUILD,
+    Record,
+    Setting,
+    headline,
+    label,
+    loss_text,
+    rank,
+    read_points,
+    reason,
+    status,
+    swept_keys,
+    test_line,
+    values_of,
+)
+
+_POLL = 0.5  # seconds
+_SHOWN = 10  # rows of the live table
+
+
+@contextmanager
+def watching(folder: Path, total: int) -> Iterator[None]:
+    """Meanwhile show the points that appear in `folder`, of `total`: a live table on a terminal, lines elsewhere.
+
+    The folder is watched, not the points' process: they may run in others.
+    """
+    stop = threading.Event()
+    live = Live(console=CONSOLE, transient=True, auto_refresh=False) if CONSOLE.is_terminal else None
+    watcher = threading.Thread(target=_watch, args=(folder, total, live, stop), daemon=True)
+    if live:
+        live.start()
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
+        if live:
+            live.stop()
+
+
+def _watch(folder: Path, total: int, live: Live | None, stop: threading.Event) -> None:
+    begun = last = time.monotonic()
+    seen: set[str] = set()
+    worked = 0
+    ending = False
+    while not ending:
+        ending = stop.wait(_POLL)
+        points = read_points(folder)
+        new = [point for point in points if point["point"] not in seen]
+        now = time.monotonic()
+        if new:
+            worked += len(new) if now - last > 2 * _POLL else 0  # a point that comes at once was taken from disk
+            last = now
+        seen.update(point["point"] for point in new)
+        seconds = (now - begun) / worked * (total - len(points)) if worked else None
+        if live:
+            live.update(_live_table(points, total, seconds), refresh=True)
+        elif new:
+            for point in new:
+                CONSOLE.print(_line(point), soft_wrap=True, highlight=False, markup=False)
+            CONSOLE.print(_progress(points, total, seconds), soft_wrap=True, highlight=False, markup=False)
+
+
+def _progress(points: Sequence[Record], total: int, seconds: float | None) -> str:
+    left = f"; about {_time(seconds)} left" if seconds and len(points) < total else ""
+    return f"{len(points)}/{total} points{left}. {headline(points)}"
+
+
+def _line(point: Record) -> str:
+    values = label(values_of(point))
+    if "finetune" in point:
+        return f"{values}: validation loss {point['finetune']['validation/loss']:.4f}"
+    return f"{values}: {status(point)}, {reason(point)}"
+
+
+def _time(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{round(seconds)} s"
+    return f"{minutes} min" if minutes < 120 else f"{seconds / 3600:.1f} h"
+
+
+def _live_table(points: Sequence[Record], total: int, seconds: float | None) -> Table:
+    settings, lost = rank(points), [point for point in points if "finetune" not in point]
+    table = _table(f"{len(points)} of {total} points", settings[:_SHOWN], lost[-3:], points)
+    left = f"about {_time(seconds)} left" if seconds else "time left unknown yet"
+    table.caption = f"{left}; best first, by validation loss after fine-tuning"
+    return table
+
+
+def print_points(points: Sequence[Record]) -> None:
+    """Print the ranking to stdout, best validation loss first, then the points that did not finish and why."""
+    lost = [point for point in points if "finetune" not in point]
+    title = f"{len(points)} points by validation loss after fine-tuning"
+    console = Console()
+    if not console.is_terminal:  # a log file has room for long names
+        console = Console(width=200)
+    console.print(_table(title, rank(points), lost, points))
+
+
+def _table(title: str, settings: Sequence[Setting], lost: Sequence[Record], points: Sequence[Record]) -> Table:
+    table = Table(title=title, box=box.SIMPLE_HEAD)
+    table.add_column("setting", overflow="fold")
+    for column in ("seeds", "transfer loss", "finetune loss", "finetune accuracy"):
+        table.add_column(column, justify="right")
+    if lost or any(setting.unfinished for setting in settings):
+        table.add_column("", overflow="fold")
+    for setting in settings:
+        table.add_row(
+            setting.label,
+            str(len(setting.points)),
+            f"{setting.mean('transfer'):.4f}",
+            loss_text(setting),
+            f"{setting.mean(figure='accuracy'):.4f}",
+            *([f"{setting.unfinished} more seeds did not finish"] if setting.unfinished else []),
+        )
+    keys = swept_keys(points)
+    for point in lost:
+        values = {key: value for key, value in values_of(point).items() if key in keys}
+        style = "red" if status(point) == "failed" else "dim"
+        table.add_row(label(values), "", "", "", "", f"{status(point)}: {reason(point)}", style=style)
+    return table
+
+
+def print_summary(points: Sequence[Record], test: Mapping[str, float] | None, folder: Path) -> None:
+    """Print to stdout which point won, and, apart from the ranking, how it does on the test set."""
+    lines = [headline(points)]
+    if test:
+        lines += [f"On the test set, looked at once, for this point only: {test_line(test)}"]
+        lines += [f"Rebuild it through the pipeline: {REBUILD}"]
+    Console().print(*lines, f"Files: {folder}", sep="\n", soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,209 @@
+"""The two-phase recipe: transfer trains a new head on the frozen backbone, finetune thaws the top of the backbone."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from frostline.common.files import digest_of, sha256_of
+from frostline.common.seeds import derive_seed
+from frostline.config.paths import CHECKPOINTS
+from frostline.config.settings import Config, Phase, settings_of
+from frostline.data.dataset import Dataset
+from frostline.features import extract
+from frostline.models import backbone, frost_line, graph, inference
+from frostline.models.head import add_head
+from frostline.runtime.code_digest import code_digest
+from frostline.runtime.process_pool import threads
+from frostline.runtime.quiet_tensorflow import keras, tf
+from frostline.training import distribution, loop, precision
+from frostline.training.augmentation import build_augmentation
+from frostline.training.loop import Epoch, Examples, OnEpoch
+
+
+def build_classifier(data: Dataset, weights: Path, settings: Config) -> keras.Model:
+    """The classifier that `transfer` trains: a new head for the classes of `data` on the frozen backbone.
+
+    `weights`: the backbone's pretrained ones. It takes pictures (N, size, size, 3) from 0 to 255; see `add_head`.
+    """
+    base = backbone.build_backbone(settings.preprocess.picture_size, weights, settings.model.backbone)
+    _frost_line(base, settings)  # what is wrong there is said at once, and names layers above the cut, too
+    model = add_head(
+        base,
+        settings.model.cut_layer,
+        dense_units=settings.model.dense_units,
+        dropout=settings.model.dropout,
+        pooling=settings.model.pooling,
+        seed=derive_seed(settings.seed, "head"),
+        classes=len(data.classes),
+    )
+    frost_line.freeze(model, backbone=base)
+    return model
+
+
+def transfer(
+    model: keras.Model, data: Dataset, settings: Config, on_epoch: OnEpoch, checkpoint: Path | None = None
+) -> list[Epoch]:
+    """Train the head of the new classifier `model`, in place; return each epoch's figures.
+
+    `on_epoch` and `checkpoint`, here and below: see `training.train`.
+    """
+    choose_determinism(settings)
+    # The second phase's features come from the same pass over the pictures.
+    also = frost_line.frontier(model, _frost_line(model, settings))
+    layers = [settings.model.cut_layer]
+    return _train(model, layers, data, "transfer", settings.transfer, settings, on_epoch, checkpoint, also)
+
+
+def settings_that_matter(phase: str, settings: Config) -> dict[str, Any]:
+    """Those that the result of `phase` depends on, by their keys, with the precision that this machine computes in."""
+    return settings_of(replace(settings, precision=precision.resolve(settings.precision)), phase)
+
+
+def checkpoint_path(phase: str, settings: Config, data: Dataset, start: Path) -> Path:
+    """Where `phase` keeps its checkpoint, starting from the weights in the file `start`.
+
+    The name holds a digest of all that the result depends on, so that a checkpoint is never taken for another phase's,
+    nor for one of other devices: how what is trained lies in its variables depends on them.
+    """
+    facts = [
+        settings_that_matter(phase, settings),
+        data.digest,
+        sha256_of(start),
+        code_digest(__name__),
+        tf.__version__,
+        keras.__version__,
+        threads(),
+        distribution.devices_of(settings.distribution),
+    ]
+    return CHECKPOINTS / f"{phase}-{digest_of(facts)}.npy"
+
+
+def finetune(
+    model: keras.Model, data: Dataset, settings: Config, on_epoch: OnEpoch, checkpoint: Path | None = None
+) -> list[Epoch]:
+    """Thaw the classifier `model` from the frost line on and train it on, in place; return each epoch's figures."""
+    choose_determinism(settings)
+    thaw_from = _frost_line(model, settings)
+    frost_line.thaw(model, thaw_from, settings.finetune.batch_norm)
+    layers = frost_line.frontier(model, thaw_from)
+    return _train(model, layers, data, "finetune", settings.finetune, settings, on_epoch, checkpoint)
+
+
+def _frost_line(model: keras.Model, settings: Config) -> str:
+    return frost_line.resolve_thaw_from(model, settings.model.cut_layer, settings.finetune.thaw_from)
+
+
+def choose_determinism(settings: Config) -> None:
+    """Let TensorFlow take only kernels that give the same bits each time; on a CPU all do, as far as was seen."""
+    if settings.deterministic:
+        tf.config.experimental.enable_op_determinism()
+
+
+def _train(
+    model: keras.Model,
+    layers: Sequence[str],
+    data: Dataset,
+    phase: str,
+    options: Phase,
+    settings: Config,
+    on_epoch: OnEpoch,
+    checkpoint: Path | None,
+    also: Sequence[str] = (),
+) -> list[Epoch]:
+    """Train the part of `model` above `layers`, whose features (and those of the layers `also`) are computed once."""
+    wanted, computed_in = list(dict.fromkeys([*layers, *also])), precision.resolve(settings.precision)
+
+    def features_of(split: str, mirrored: bool = False) -> list[np.ndarray]:
+        return cached_features(model, data, split, wanted, settings, computed_in, mirrored)[: len(layers)]
+
+    def examples(split: str) -> Examples:
+        return Examples(features_of(split), data.labels(split))
+
+    validation, prepare = examples("validation"), None
+    if settings.augment == "full":
+        training_examples = Examples([data.pictures("train")], data.labels("train"))
+        prepare = _augmented_features(model, layers)
+    else:
+        training_examples = examples("train")
+        if settings.augment == "flip":
+            training_examples = replace(training_examples, mirrored=features_of("train", mirrored=True))
+    part = graph.part(model, layers)
+    with precision.computing_in(part, computed_in):
+        return loop.train(
+            part,
+            training_examples,
+            validation,
+            phase=phase,
+            epochs=options.epochs,
+            learning_rate=options.learning_rate,
+            schedule=options.schedule,
+            patience=options.patience,
+            batch_size=options.batch_size,
+            seed=settings.seed,
+            on_epoch=on_epoch,
+            prepare=prepare,
+            checkpoint=checkpoint,
+            strategy=distribution.strategy_of(settings.distribution),
+        )
+
+
+def _augmented_features(model: keras.Model, layers: Sequence[str]) -> Callable[[int], loop.Prepare]:
+    """Changed pictures cannot be cached: their features are computed anew, in inference mode and without gradients."""
+    frozen = keras.Model(model.input, [model.get_layer(name).output for name in layers])
+
+    def outputs_of(pictures: tf.Tensor) -> Any:
+        return graph.as_model_inputs(keras.tree.flatten(frozen(pictures, training=False)))
+
+    features_of = tf.function(outputs_of, reduce_retracing=True)
+
+    def prepare(seed: int) -> loop.Prepare:
+        augment = build_augmentation(seed)
+        change = tf.function(lambda pictures: augment(pictures, training=True), reduce_retracing=True)
+
+        def prepared(pictures: Any) -> Callable[[slice], Any]:
+            changed = change(pictures)
+            return lambda rows: features_of(changed[rows])
+
+        return prepared
+
+    return prepare
+
+
+def predict(model: keras.Model, data: Dataset, split: str, settings: Config, mirrored: bool = False) -> np.ndarray:
+    """Probabilities, (N, classes) float64, for the pictures of `split` (or their mirror images), through the cache.
+
+    Both phases' models are the same below the frost line, so the second one finds its features computed. In float32
+    whatever the phases were trained in, as the saved model computes.
+    """
+    choose_determinism(settings)
+    layers = frost_line.frontier(model, _frost_line(model, settings))
+    return inference.predictor(graph.part(model, layers))(
+        cached_features(model, data, split, layers, settings, "float32", mirrored)
+    )
+
+
+def cached_features(
+    model: keras.Model,
+    data: Dataset,
+    split: str,
+    layers: Sequence[str],
+    settings: Config,
+    computed_in: str,
+    mirrored: bool = False,
+) -> list[np.ndarray]:
+    """What `layers` of `model` give for the pictures of `split`, one array (N, …) each; see `features.extract`."""
+    pictures, digest = data.pictures(split), f"{data.digest}/{split}"
+    if mirrored:
+        pictures, digest = pictures[:, :, ::-1], f"{digest}/mirrored"
+    return extract.extract(
+        model,
+        pictures,
+        digest,
+        layers,
+        computed_in,
+        workers=settings.workers,
+        deterministic=settings.deterministic,
+    )
