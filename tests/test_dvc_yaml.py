@@ -10,6 +10,8 @@ from frostline.runtime.code_digest import NEUTRAL, code_of
 
 ROOT = Path(__file__).parents[1]
 CODE = "src/frostline/"
+FOR_FEW = {"common/data_urls.py", "common/layout.py"}
+"""Files of the folder common/, which every stage watches whole, that only some depend on: short and seldom changed."""
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 
@@ -41,7 +43,7 @@ def test_stages_are_the_six():
 def test_a_stage_lists_the_code_that_it_runs(stage):
     needed, listed = set(code_of(module_of(stage))), files_of(STAGES[stage]["deps"])
     assert needed <= listed, f"add to {stage}'s deps in dvc.yaml: {sorted(needed - listed)}"
-    assert listed <= needed, f"{stage} does not import {sorted(listed - needed)}"
+    assert listed <= needed | FOR_FEW, f"{stage} does not import {sorted(listed - needed - FOR_FEW)}"
 
 
 @pytest.mark.parametrize(
@@ -69,4 +71,4 @@ def test_a_fetch_stage_depends_on_the_code_of_the_chosen_source(stage, section, 
         assert needed <= common | own, f"{stage} with {source} depends on {sorted(needed - common - own)}, too"
         assert own <= needed, f"{stage} with {source} does not import {sorted(own - needed)}"
         all_needed |= needed
-    assert common <= all_needed, f"{stage} does not import {sorted(common - all_needed)}"
+    assert common <= all_needed | FOR_FEW, f"{stage} does not import {sorted(common - all_needed - FOR_FEW)}"

@@ -1,4 +1,4 @@
-"""How pictures lie in a folder or an archive: what is expected, in words, and which names are no pictures of anybody."""
+"""How pictures lie in a folder or an archive: what is expected, in words, and which names nobody means."""
 
 EXPECTED = (
     "Expected: one folder per class with its pictures inside (cats/1.jpg, dogs/1.jpg), "
@@ -8,5 +8,5 @@ _CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}
 
 
 def is_clutter(name: str) -> bool:
-    """Whether systems leave files or folders of this name (without what is above it): hidden ones, previews, settings."""
+    """Whether `name`, of a file or folder without what is above it, is hidden or one that systems leave behind."""
     return name.startswith(".") or name.lower() in _CLUTTER
