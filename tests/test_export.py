@@ -11,7 +11,7 @@ import pytest
 
 from frostline.data.dataset import Dataset
 from frostline.data.images import decode_picture
-from frostline.models.saving import load_model
+from frostline.models.saving import Metadata, load_model
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.serving import export as exporting
@@ -23,6 +23,9 @@ INSTALLED = [
     for name, form in FORMATS.items()
     for missing in [[package for package in form.needs if importlib.util.find_spec(package) is None]]
 ]
+
+
+METADATA = Metadata(list(CLASSES), 0.3)
 
 
 def model_of(folder: Path, classes: tuple[str, ...] = CLASSES) -> keras.Model:
@@ -39,7 +42,7 @@ def pictures() -> np.ndarray:
 @pytest.mark.parametrize("classes", [CLASSES, ("a", "b", "ball")])
 def test_the_exported_model_answers_what_the_original_does(tmp_path: Path, name: str, classes: tuple[str, ...]) -> None:
     model, path = model_of(tmp_path, classes), tmp_path / "new" / f"model{FORMATS[name].suffix}"
-    assert export(model, name, path, pictures()) <= TOLERANCE
+    assert export(model, METADATA, name, path, pictures()) <= TOLERANCE
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
     batch = np.concatenate([pictures()] * 3).astype(np.float32)  # more than one at once
     np.testing.assert_allclose(FORMATS[name].read(path)(batch), model(batch), atol=TOLERANCE)
@@ -55,7 +58,7 @@ def test_layers_that_the_backbones_have(tmp_path: Path, name: str) -> None:
     x = keras.layers.LayerNormalization(epsilon=1e-6)(x)
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Activation("hard_silu")(x))
     model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x))
-    assert export(model, name, tmp_path / f"model{FORMATS[name].suffix}", pictures()) <= TOLERANCE
+    assert export(model, METADATA, name, tmp_path / f"model{FORMATS[name].suffix}", pictures()) <= TOLERANCE
     assert not tf.config.functions_run_eagerly()
 
 
@@ -64,10 +67,10 @@ def test_one_that_answers_otherwise_is_not_kept(tmp_path: Path, monkeypatch: pyt
     model, form, path = model_of(tmp_path), FORMATS[name], tmp_path / "new" / "model"
     other = keras.models.clone_model(model)
     other.set_weights([1.001 * weights for weights in model.get_weights()])
-    writes_other = dataclasses.replace(form, write=lambda _, place: form.write(other, place))
+    writes_other = dataclasses.replace(form, write=lambda _, metadata, place: form.write(other, metadata, place))
     monkeypatch.setitem(exporting.FORMATS, name, writes_other)
     with pytest.raises(FrostlineError, match="would differ") as raised:
-        export(model, name, path, pictures())
+        export(model, METADATA, name, path, pictures())
     assert len(str(raised.value).splitlines()) == 2
     assert list(path.parent.iterdir()) == []
 
@@ -78,13 +81,13 @@ def test_no_folder_of_yours_is_deleted(tmp_path: Path, name: str) -> None:
     folder.mkdir()
     (folder / "chapter.tex").write_text("years of work")
     with pytest.raises(FrostlineError, match="would have to be deleted"):
-        export(model, name, folder, pictures())
+        export(model, METADATA, name, folder, pictures())
     assert (folder / "chapter.tex").is_file()
 
 
 def test_an_export_replaces_an_earlier_one(tmp_path: Path) -> None:
     for _ in range(2):
-        export(model_of(tmp_path), "saved_model", tmp_path / "exported", pictures())
+        export(model_of(tmp_path), METADATA, "saved_model", tmp_path / "exported", pictures())
     assert (tmp_path / "exported" / "saved_model.pb").is_file()
 
 
@@ -98,7 +101,7 @@ def test_an_answer_that_is_no_number_is_a_difference() -> None:
 def test_packages_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(exporting.FORMATS, "onnx", dataclasses.replace(FORMATS["onnx"], needs=("no_such_package",)))
     with pytest.raises(FrostlineError) as raised:
-        export(model_of(tmp_path), "onnx", tmp_path / "model.onnx", pictures())
+        export(model_of(tmp_path), METADATA, "onnx", tmp_path / "model.onnx", pictures())
     first, second = str(raised.value).splitlines()
     assert "no_such_package" in first
     assert "pip install -e '.[onnx]'" in second
@@ -134,5 +137,5 @@ def test_the_command_says_how_far_off_it_is(tmp_path: Path) -> None:
     first, second = done.stdout.splitlines()
     assert first.startswith("exports/model.tflite: differs from model.keras by at most ")
     assert "on 1 picture" in first
-    assert second == "takes (N, 32, 32, 3) float32, RGB from 0 to 255; gives P(ball), (N, 1)"
+    assert second == "takes (N, 32, 32, 3) float32, RGB from 0 to 255; gives P(ball), (N, 1): ball is decided above 0.5"
     assert default_path(Path("model.keras"), "tflite").is_file()

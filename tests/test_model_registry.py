@@ -10,8 +10,8 @@ import pytest
 from frostline.config.load import compose_conf
 from frostline.config.paths import EVALUATION
 from frostline.tracking import runs
-from frostline.tracking.logged_model import log_model
-from frostline.tracking.registry import Winner, register
+from frostline.tracking.logged_model import logged_models
+from frostline.tracking.registry import Candidate, register
 from test_champion import write
 from test_evaluation import noisy
 
@@ -27,18 +27,20 @@ def pipeline(project: Path, monkeypatch: pytest.MonkeyPatch) -> runs.Pipeline:
     return runs.open_pipeline(compose_conf(), "data digest")
 
 
-def evaluate(pipeline: runs.Pipeline, content: bytes, probabilities: np.ndarray, **options: Any) -> None:
-    """What the stages do: a fine-tuned model, logged; its predictions, logged; then it is registered."""
-    model = Path("model.keras")
-    model.write_bytes(content)
-    with runs.phase_run("finetune", pipeline) as run_id:
-        log_model(model, PIXELS, lambda: run_id)
-    with runs.phase_run("evaluate", pipeline) as evaluation:
+def evaluate(
+    pipeline: runs.Pipeline, content: bytes, probabilities: np.ndarray, threshold: float = 0.5, **options: Any
+) -> str:
+    """What the stage does for a fine-tuned model: its predictions are logged, then it is; return the run's id."""
+    trained, model = Path("finetune.keras"), Path("model.keras")
+    trained.write_bytes(content)
+    model.write_bytes(content + str(threshold).encode())
+    with runs.phase_run("evaluate", pipeline) as run_id:
         EVALUATION.mkdir(parents=True, exist_ok=True)
         write(EVALUATION / "predictions.csv", LABELS, probabilities, **options)
         runs.log_files(EVALUATION)
-        winner = Winner(model, "finetune", lambda: run_id, evaluation, "**verdict**")
-        register(NAME, winner, ["c0", "c1"], resamples=300, seed=1)
+        new = Candidate(model, trained, "finetune", threshold, run_id, "**verdict**")
+        register(NAME, new, ["c0", "c1"], example=PIXELS, resamples=300, seed=1)
+    return run_id
 
 
 def state() -> tuple[dict[str, str], dict[str, str]]:
@@ -70,18 +72,31 @@ def test_the_champion_changes_only_for_a_better_model_on_the_same_pictures(pipel
 
 
 def test_a_model_is_registered_once_and_can_be_loaded_from_there(pipeline: runs.Pipeline) -> None:
-    evaluate(pipeline, b"a model", GOOD)
-    evaluate(pipeline, b"a model", GOOD)
+    first, second = (evaluate(pipeline, b"a model", GOOD) for _ in range(2))
+    assert [len(logged_models(run)) for run in (first, second)] == [1, 0], "nor is it logged twice"
     assert state() == ({"champion": "1"}, {"1": "The champion, evaluated again."})
     folder = Path(mlflow.artifacts.download_artifacts(f"models:/{NAME}@champion"))
-    assert (folder / "data" / "model.keras").read_bytes() == b"a model"
+    assert (folder / "data" / "model.keras").read_bytes() == b"a model0.5"
+
+
+def test_the_champion_with_another_threshold_is_the_champion(pipeline: runs.Pipeline) -> None:
+    """As the report decides by it; the log loss, which the paired test compares, is the same."""
+    evaluate(pipeline, b"a model", GOOD)
+    evaluate(pipeline, b"a model", GOOD, threshold=0.3)
+    aliases, reasons = state()
+    assert aliases == {"champion": "2"}
+    assert reasons["2"] == "The champion's weights, with another threshold."
+    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{NAME}@champion"))
+    assert (folder / "data" / "model.keras").read_bytes() == b"a model0.3"
+    evaluate(pipeline, b"a model", GOOD)
+    assert state()[0] == {"champion": "1"}
 
 
 def test_a_challenger_that_is_better_now_becomes_champion_and_challenger_no_more(pipeline: runs.Pipeline) -> None:
     evaluate(pipeline, b"first", BAD)
     evaluate(pipeline, b"second", BAD)
     assert state()[0] == {"champion": "1", "challenger": "2"}
-    evaluate(pipeline, b"second", GOOD)  # say, its threshold or its test pictures were chosen anew
+    evaluate(pipeline, b"second", GOOD)  # say, its test pictures were chosen anew
     assert state()[0] == {"champion": "2"}
 
 

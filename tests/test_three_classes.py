@@ -19,7 +19,7 @@ from frostline.metrics.bootstrap import Pair, by_phase
 from frostline.metrics.calibration import Views, effects
 from frostline.metrics.comparison import evaluate
 from frostline.metrics.log_loss import score
-from frostline.models.saving import load_classes, load_model, save_model
+from frostline.models.saving import Metadata, load_metadata, load_model, save_model
 from frostline.report import charts
 from frostline.report.galleries import decision_galleries, suspects_gallery
 from frostline.report.page import write_report
@@ -113,7 +113,7 @@ def test_the_head_learns_all_classes(trained: Trained, pair: Pair) -> None:
     for phase, model in trained.models.items():
         assert model.output_shape == (None, 3)
         assert model.layers[-1].activation is keras.activations.softmax
-        assert load_classes(trained.files[phase]) == list(CLASSES)
+        assert load_metadata(trained.files[phase]) == Metadata(list(CLASSES), None)
         probabilities = by_phase(pair)[phase]
         assert probabilities.shape == (24, 3)
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
@@ -169,11 +169,13 @@ def test_the_evaluation_makes_all_that_two_classes_have(trained: Trained, pair: 
 
 
 def test_predictions_have_a_column_per_phase_and_class(trained: Trained, pair: Pair, tmp_path: Path) -> None:
-    write_predictions(tmp_path / "predictions.csv", trained.data, pair)
+    write_predictions(tmp_path / "predictions.csv", trained.data, pair, 0.3)
     with (tmp_path / "predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     columns = [f"{phase}/{name}" for phase in ("transfer", "finetune") for name in CLASSES]
-    assert list(rows[0]) == ["path", "class", *columns]
+    assert list(rows[0]) == ["path", "class", *columns, "transfer_decided", "finetune_decided"]
+    for phase, probabilities in by_phase(pair).items():
+        assert [row[f"{phase}_decided"] for row in rows] == [CLASSES[number] for number in probabilities.argmax(axis=1)]
     assert [row["path"] for row in rows] == trained.data.names("test")
     found = np.array([[float(row[f"finetune/{name}"]) for name in CLASSES] for row in rows])
     np.testing.assert_allclose(found, pair.candidate, atol=1e-6)

@@ -5,6 +5,7 @@ import csv
 import json
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from rich import box
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from frostline.common.files import read_json
-from frostline.config.paths import EVALUATION, METRICS, MODELS, REPORT
+from frostline.config.paths import CLASSIFIER, EVALUATION, METRICS, REPORT
 from frostline.runtime.errors import FrostlineError, in_one_line
 
 # TensorFlow is imported by the commands that need it, not by `frostline --help`.
@@ -39,7 +40,8 @@ def _parser() -> argparse.ArgumentParser:
 
     predict = commands.add_parser("predict", help="class and probability of pictures")
     predict.add_argument("places", nargs="+", type=Path, metavar="PICTURE_OR_FOLDER")
-    predict.add_argument("--model", type=Path, help="a .keras file (default: the better phase's)")
+    _add_model(predict)
+    _add_threshold(predict)
     form = predict.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object a line")
     form.add_argument("--csv", action="store_true")
@@ -47,7 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     predict.set_defaults(run=_predict)
 
     serve = commands.add_parser("serve", help="classify over HTTP, with a page to drop a picture on")
-    serve.add_argument("--model", type=Path, help="a .keras file (default: the better phase's)")
+    _add_model(serve)
+    _add_threshold(serve)
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
     serve.add_argument("--port", type=int, default=8000, help="default: %(default)s; 0: any free one")
     serve.add_argument("--root", type=Path, metavar="FOLDER", help="let requests name files below FOLDER")
@@ -56,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     export = commands.add_parser("export", help="write a model in another format, checked against itself on pictures")
     export.add_argument("places", nargs="*", type=Path, metavar="PICTURE", help="to check on (default: test pictures)")
     export.add_argument("--to", required=True, choices=("onnx", "tflite", "saved_model"))
-    export.add_argument("--model", type=Path, help="a .keras file (default: the better phase's)")
+    _add_model(export)
     export.add_argument("--output", type=Path, metavar="FILE", help="default: exports/ and the model's name")
     export.set_defaults(run=_export)
 
@@ -77,12 +80,29 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_model(command: argparse.ArgumentParser) -> None:
+    text = "a .keras file (default: %(default)s, which `dvc repro` makes)"
+    command.add_argument("--model", type=Path, default=CLASSIFIER, help=text)
+
+
+def _add_threshold(command: argparse.ArgumentParser) -> None:
+    text = "probability above which the second of two classes is decided (default: the model's)"
+    command.add_argument("--threshold", type=_share, metavar="P", help=text)
+
+
+def _share(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < float(text) < 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text} is not a number between 0 and 1")
+
+
 def _predict(arguments: argparse.Namespace) -> int:
     from frostline.runtime.progress import track
     from frostline.serving.predict import COLUMNS, find_pictures, predict_files, write_table
 
     files = find_pictures(arguments.places)
-    predictions = predict_files(arguments.model or _better_model(), files)
+    predictions = predict_files(arguments.model, files, arguments.threshold)
     if arguments.output:
         with track("predict", len(files), "pictures") as advance:
             failed = write_table(arguments.output, predictions, advance)
@@ -110,34 +130,30 @@ def _serve(arguments: argparse.Namespace) -> int:
     from frostline.serving.server import serve
 
     try:
-        serve(arguments.model or _better_model(), arguments.host, arguments.port, arguments.root)
+        serve(arguments.model, arguments.host, arguments.port, arguments.root, arguments.threshold)
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
     return 0
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from frostline.models.saving import load_classes, load_model
+    from frostline.models.saving import load_metadata, load_model
     from frostline.serving.export import check_pictures, default_path, export
 
-    path = arguments.model or _better_model()
-    model, classes = load_model(path), load_classes(path)
+    path = arguments.model
+    model, metadata = load_model(path), load_metadata(path)
     pictures = check_pictures(arguments.places, model.input_shape[1])
     output = arguments.output or default_path(path, arguments.to)
-    difference = export(model, arguments.to, output, pictures)
+    difference = export(model, metadata, arguments.to, output, pictures)
     count = f"{len(pictures)} picture{'s' * (len(pictures) != 1)}"
     print(f"{output}: differs from {path} by at most {difference:.1e} on {count}")
-    size = model.input_shape[1]
-    given = f"P({classes[1]}), (N, 1)" if model.output_shape[1] == 1 else f"P of each class, (N, {len(classes)})"
+    size, classes = model.input_shape[1], metadata.classes
+    if model.output_shape[1] == 1:
+        given = f"P({classes[1]}), (N, 1): {classes[1]} is decided above {metadata.threshold}"
+    else:
+        given = f"P of each class, (N, {len(classes)})"
     print(f"takes (N, {size}, {size}, 3) float32, RGB from 0 to 255; gives {given}")
     return 0
-
-
-def _better_model() -> Path:
-    """The winner's model of the last evaluation; before one, the newest phase's."""
-    if METRICS.is_file():
-        return MODELS[read_json(METRICS)["verdict"]["winner"]]
-    return next((path for path in (MODELS["finetune"], MODELS["transfer"]) if path.is_file()), MODELS["finetune"])
 
 
 def _compare(arguments: argparse.Namespace) -> int:

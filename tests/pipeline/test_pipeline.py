@@ -1,6 +1,7 @@
 """The six stages for real: real DVC, Hydra, TensorFlow and MLflow in a temporary clone, on a tiny drawn data set."""
 
 import csv
+import itertools
 import json
 import shutil
 import subprocess
@@ -70,10 +71,14 @@ def test_mlflow_holds_the_parent_and_its_runs(clone):
     winner = metrics["verdict"]["winner"]
     assert runs["pipeline"].data.metrics["test/log_loss"] == pytest.approx(metrics[winner]["log_loss"], rel=1e-4)
     champion = clone.client().get_model_version_by_alias("frostline-sample", "champion")
-    assert champion.run_id == runs[winner].info.run_id
+    assert champion.run_id == runs["evaluate"].info.run_id
     assert champion.description.startswith("**")
+    chosen = champion.tags["frostline.phase"]
+    assert champion.tags["frostline.model"] == runs[chosen].data.tags["frostline.model"]
+    losses = {phase: runs[phase].data.metrics["validation/loss"] for phase in ("transfer", "finetune")}
+    assert losses[chosen] == min(losses.values())
     (logged,) = clone.client().search_logged_models(
-        [runs[winner].info.experiment_id], f"source_run_id = '{champion.run_id}'"
+        [runs["evaluate"].info.experiment_id], f"source_run_id = '{champion.run_id}'"
     )
     assert champion.source == f"models:/{logged.model_id}"
     assert "log loss" in runs["pipeline"].data.tags["mlflow.note.content"]
@@ -168,6 +173,49 @@ def contents(path: Path) -> dict[str, bytes]:
 
 
 # The following change the clone's parameters, in this order.
+
+
+def test_a_threshold_runs_only_evaluate_and_all_that_decides_follows_it(clone):
+    import io
+    import zipfile
+
+    import numpy as np
+
+    def predictions() -> list[dict[str, str]]:
+        return list(csv.DictReader((clone.root / "reports/evaluation/predictions.csv").open()))
+
+    before = clone.client().get_model_version_by_alias("frostline-sample", "champion")
+    phase = before.tags["frostline.phase"]
+    # In the widest gap between two pictures, so that rounding moves none across; not the one that has 0.5
+    values = np.sort([float(row[phase]) for row in predictions()])
+    gaps = [(high - low, (low + high) / 2) for low, high in itertools.pairwise(values) if not low <= 0.5 < high]
+    threshold = round(float(max(gaps)[1]), 4)
+    params = yaml.safe_load((clone.root / "params.yaml").read_text())
+    params["evaluate"]["threshold"] = threshold
+    (clone.root / "params.yaml").write_text(yaml.safe_dump(params))
+    assert ran(clone.dvc("repro")) == ["evaluate"]
+
+    rows = predictions()
+    decided = [row[f"{phase}_decided"] for row in rows]
+    assert decided == [("cat", "dog")[float(row[phase]) > threshold] for row in rows]
+    assert decided != [("cat", "dog")[float(row[phase]) > 0.5] for row in rows]
+    assert str(threshold) in (clone.root / "reports/report.html").read_text()
+
+    pictures = clone.root / "test pictures"
+    with zipfile.ZipFile(clone.root / "data/raw/archive.zip") as archive:
+        inner = zipfile.ZipFile(io.BytesIO(archive.read("train.zip")))
+        for number, row in enumerate(rows):
+            pictures.mkdir(exist_ok=True)
+            (pictures / f"{number:02}.jpg").write_bytes(inner.read(row["path"]))
+    lines = clone.python("-m", "frostline.cli", "predict", "--json", str(pictures)).splitlines()
+    assert [json.loads(line)["class"] for line in lines if line.startswith("{")] == decided
+
+    champion = clone.client().get_model_version_by_alias("frostline-sample", "champion")
+    assert champion.tags["frostline.threshold"] == str(threshold)
+    assert int(champion.version) == int(before.version) + 1
+    mlflow.set_tracking_uri(f"sqlite:///{clone.root}/mlruns/mlflow.db")
+    served = mlflow.pyfunc.load_model("models:/frostline-sample@champion")
+    assert list(served.predict(np.load(clone.root / "data/processed/test.npy"))["class"]) == decided
 
 
 def test_an_edit_of_params_yaml_reaches_the_stage_and_mlflow(clone):

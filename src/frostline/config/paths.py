@@ -9,6 +9,8 @@ ARCHIVE = Path("data/raw/archive.zip")
 PROCESSED = Path("data/processed")
 BACKBONE_WEIGHTS = Path("models/backbone.h5")
 MODELS = {"transfer": Path("models/transfer.keras"), "finetune": Path("models/finetune.keras")}
+CLASSIFIER = Path("models/classifier.keras")
+"""The better phase's model with the threshold of the evaluation: what predict, serve and export take."""
 
 DATA_SUMMARY = Path("reports/data.json")
 CONTACT_SHEET = Path("reports/contact_sheet.png")

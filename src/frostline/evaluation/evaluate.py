@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from frostline.common.files import read_json, replacing, sha256_of, write_json, write_text
-from frostline.config.paths import BACKBONE_WEIGHTS, DATA_SUMMARY, EVALUATION, METRICS, MODELS, REPORT
+from frostline.config.paths import BACKBONE_WEIGHTS, CLASSIFIER, DATA_SUMMARY, EVALUATION, METRICS, MODELS, REPORT
 from frostline.config.settings import Config
 from frostline.data.dataset import UNLABELLED, Dataset
 from frostline.evaluation.predictions import write_predictions, write_submission
@@ -15,11 +15,12 @@ from frostline.metrics import calibration
 from frostline.metrics.bootstrap import Pair, by_phase
 from frostline.metrics.calibration import Effect, Views
 from frostline.metrics.comparison import Evaluation, Phase, evaluate
+from frostline.models.saving import save_with_threshold
 from frostline.report import charts
 from frostline.report.galleries import decision_galleries, suspects_gallery
 from frostline.report.page import write_report
 from frostline.runtime.quiet_tensorflow import keras
-from frostline.training.loop import Epoch
+from frostline.training.loop import Epoch, kept_epoch
 from frostline.training.phases import predict
 
 _SHOWN = 8
@@ -77,14 +78,40 @@ def _mirrored(model: keras.Model, data: Dataset, split: str, config: Config) -> 
     return predict(model, data, split, config, mirrored=True) if config.evaluate.submission.flip else None
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """The phase whose model becomes models/classifier.keras, and what that decides by (see `decide`)."""
+
+    phase: Phase
+    threshold: float | None
+
+
+def choose(data: Dataset, curves: Mapping[str, Sequence[Epoch]], config: Config) -> Chosen:
+    """Choose the phase whose model has the lower validation loss; a tie goes to transfer, the simpler model.
+
+    Not by the test set, which then would judge its own choice. `curves`: by phase, its epochs.
+    """
+    before, after = (
+        kept_epoch(curves[phase], getattr(config, phase).patience)["validation/loss"]
+        for phase in ("transfer", "finetune")
+    )
+    threshold = config.evaluate.threshold if len(data.classes) == 2 else None
+    return Chosen("finetune" if after < before else "transfer", threshold)
+
+
 def write_assessment(
     found: Assessment,
     models: Mapping[str, keras.Model],
     data: Dataset,
     curves: Mapping[str, Sequence[Epoch]],
     config: Config,
-) -> None:
-    """Write the stage's outputs: reports/evaluation, metrics.json and report.html. `curves`: by phase, its epochs."""
+) -> Chosen:
+    """Write the stage's outputs: classifier.keras, reports/evaluation, metrics.json and report.html.
+
+    `curves`: by phase, its epochs. Returns what classifier.keras is.
+    """
+    chosen = choose(data, curves, config)
+    save_with_threshold(MODELS[chosen.phase], CLASSIFIER, chosen.threshold)
     pair, threshold = found.pair, config.evaluate.threshold
     drawing: dict[str, Any] = {
         "threshold": threshold,
@@ -96,11 +123,11 @@ def write_assessment(
         for phase, probabilities in by_phase(pair).items():
             charts.write_dvc_plots(folder / phase, pair.labels, probabilities, **drawing)
         charts.write_figures(folder, pair, curves=curves, **drawing)
-        write_predictions(folder / "predictions.csv", data, pair)
+        write_predictions(folder / "predictions.csv", data, pair, threshold)
         if data.has(UNLABELLED) and len(data.classes) == 2:
-            best, chosen = models[found.winner], found.effects[-1].adjustment
+            best, adjustment = models[found.winner], found.effects[-1].adjustment
             asked = predict(best, data, UNLABELLED, config)
-            asked = chosen.apply(asked, _mirrored(best, data, UNLABELLED, config))
+            asked = adjustment.apply(asked, _mirrored(best, data, UNLABELLED, config))
             write_submission(folder / "submission.csv", data, asked)
         write_text(folder / "verdict.md", f"{found.note}\n")
     write_json(METRICS, found.evaluation.as_metrics() | {"submission": found.effects[-1].as_metrics()})
@@ -122,5 +149,13 @@ def write_assessment(
             "Backbone's weights": sha256_of(BACKBONE_WEIGHTS),
             "Transfer model": sha256_of(MODELS["transfer"]),
             "Fine-tuned model": sha256_of(MODELS["finetune"]),
+            f"{CLASSIFIER}, {_in_words(chosen)}": sha256_of(CLASSIFIER),
         },
     )
+    return chosen
+
+
+def _in_words(chosen: Chosen) -> str:
+    phase = {"transfer": "transfer model", "finetune": "fine-tuned model"}[chosen.phase]
+    decides = "" if chosen.threshold is None else f" with threshold {chosen.threshold}"
+    return f"the {phase}, chosen by validation loss{decides}"

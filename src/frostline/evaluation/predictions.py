@@ -9,6 +9,7 @@ from frostline.common.files import write_csv
 from frostline.data.dataset import UNLABELLED, Dataset
 from frostline.metrics.bootstrap import Pair, by_phase
 from frostline.metrics.classification import scored_classes
+from frostline.metrics.decisions import decide
 
 
 def prediction_column(phase: str, name: str, classes: int) -> str:
@@ -16,10 +17,11 @@ def prediction_column(phase: str, name: str, classes: int) -> str:
     return phase if classes == 2 else f"{phase}/{name}"
 
 
-def write_predictions(path: Path, data: Dataset, pair: Pair) -> None:
+def write_predictions(path: Path, data: Dataset, pair: Pair, threshold: float) -> None:
     """predictions.csv: each test picture's path, class and both phases' probabilities.
 
     Of two classes in the columns "transfer" and "finetune" that of the second; else that of each, as "transfer/cat".
+    Last, in "transfer_decided" and "finetune_decided", the class that each phase decides for (see `decide`).
     """
     columns: dict[str, Iterable[str]] = {
         "path": data.names("test"),
@@ -29,6 +31,8 @@ def write_predictions(path: Path, data: Dataset, pair: Pair) -> None:
         for number in scored_classes(probabilities):
             name = prediction_column(phase, data.classes[number], len(data.classes))
             columns[name] = [f"{value:.6f}" for value in probabilities[:, number]]
+    for phase, probabilities in by_phase(pair).items():
+        columns[f"{phase}_decided"] = [data.classes[number] for number in decide(probabilities, threshold)]
     rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
     write_csv(path, tuple(columns), rows)
 

@@ -11,7 +11,8 @@ from typing import Literal
 import numpy as np
 
 from frostline.common.seeds import generator
-from frostline.metrics.classification import decide, ranked_classes, squared_errors
+from frostline.metrics.classification import ranked_classes, squared_errors
+from frostline.metrics.decisions import decide
 from frostline.metrics.log_loss import log_losses
 
 Part = Literal["baseline", "candidate", "difference"]

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn import metrics
 
+from frostline.metrics.decisions import decide
 from frostline.metrics.log_loss import log_losses
 
 
@@ -74,14 +75,6 @@ def squared_errors(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     scored = scored_classes(probabilities)
     errors: np.ndarray = np.sum((probabilities[:, scored] - (labels[:, None] == scored)) ** 2, axis=1)
     return errors
-
-
-def decide(probabilities: np.ndarray, threshold: float) -> np.ndarray:
-    """The decided class of each picture, (N,) int64: the most probable one; of two, the second above `threshold`."""
-    if probabilities.shape[1] == 2:
-        return (probabilities[:, 1] > threshold).astype(np.int64)
-    decided: np.ndarray = np.argmax(probabilities, axis=1)
-    return decided
 
 
 def sureness(probabilities: np.ndarray, threshold: float) -> np.ndarray:

@@ -8,7 +8,8 @@ import numpy as np
 from scipy.stats import binomtest
 
 from frostline.metrics.bootstrap import Interval, Intervals, Pair, bootstrap_intervals, by_phase
-from frostline.metrics.classification import _of_actual, confusion_matrix, decide, figures
+from frostline.metrics.classification import _of_actual, confusion_matrix, figures
+from frostline.metrics.decisions import decide
 from frostline.metrics.text import decimals, p_text, rounded, signed
 from frostline.runtime.errors import FrostlineError
 

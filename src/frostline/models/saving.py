@@ -5,6 +5,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from frostline.common.files import replacing, zip_entry
@@ -12,6 +13,16 @@ from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras
 
 _METADATA = "metadata.json"
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a model file says of the decisions between its classes."""
+
+    classes: list[str]
+    """In the order of the labels."""
+    threshold: float | None
+    """Of two classes, the second is decided where its probability is above it; more have none: see `decide`."""
 
 
 def save_model(model: keras.Model, path: Path, classes: Sequence[str]) -> None:
@@ -39,6 +50,26 @@ def save_model(model: keras.Model, path: Path, classes: Sequence[str]) -> None:
             weights.unlink(missing_ok=True)
 
 
+def save_with_threshold(source: Path, path: Path, threshold: float | None) -> None:
+    """Copy the model file `source` to `path`, where its metadata has this `threshold` (see `Metadata`).
+
+    The model is not loaded; the same file and threshold give the same bytes.
+    """
+    with (
+        replacing(path) as temporary,
+        zipfile.ZipFile(source) as old,
+        zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as new,
+    ):
+        for name in old.namelist():
+            entry = zip_entry(name)
+            if name == _METADATA:
+                new.writestr(entry, json.dumps(json.loads(old.read(name)) | {"threshold": threshold}))
+                continue
+            entry.file_size = old.getinfo(name).file_size
+            with old.open(name) as reader, new.open(entry, "w") as writer:
+                shutil.copyfileobj(reader, writer, 1 << 22)
+
+
 def _number_shared_objects(config: str) -> str:
     numbers: dict[str, str] = {}
 
@@ -61,10 +92,15 @@ def load_model(path: Path) -> keras.Model:
         raise FrostlineError(f"{path} is not a model that Keras can read: {reason}") from error
 
 
-def load_classes(path: Path) -> list[str]:
-    """The names of the classes of a model that `save_model` wrote, in the order of the labels."""
+def load_metadata(path: Path) -> Metadata:
+    """The metadata of a model that `save_model` or `save_with_threshold` wrote; without a threshold it is 0.5.
+
+    Raises FrostlineError for a file without names of classes.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            return list(json.loads(archive.read(_METADATA))["classes"])
+            content = json.loads(archive.read(_METADATA))
+        classes = list(content["classes"])
+        return Metadata(classes, content.get("threshold", 0.5) if len(classes) == 2 else None)
     except KeyError as error:
         raise FrostlineError(f"{path} does not name its classes.\nGive a model that Frostline has trained.") from error

@@ -17,14 +17,8 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 
 from frostline.common.files import write_csv
 from frostline.metrics.bootstrap import Pair, by_phase
-from frostline.metrics.classification import (
-    class_figures,
-    confidences,
-    confusion_matrix,
-    decide,
-    ranked_classes,
-    reliability,
-)
+from frostline.metrics.classification import class_figures, confidences, confusion_matrix, ranked_classes, reliability
+from frostline.metrics.decisions import decide
 from frostline.report.style import CLASS_COLOURS, COLOURS, INK, NAMES, drawing, plain
 
 Epoch = Mapping[str, Any]

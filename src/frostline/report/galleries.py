@@ -7,8 +7,9 @@ import numpy as np
 from frostline.data.dataset import Dataset
 from frostline.explain.grad_cam import grad_cam
 from frostline.metrics.bootstrap import Pair, by_phase
-from frostline.metrics.classification import decide, least_sure_hits, surest_mistakes
+from frostline.metrics.classification import least_sure_hits, surest_mistakes
 from frostline.metrics.comparison import Phase, changed_decisions
+from frostline.metrics.decisions import decide
 from frostline.metrics.label_issues import suspected_labels
 from frostline.report.page import Gallery, Heat, Picture
 from frostline.runtime.quiet_tensorflow import keras

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from frostline.metrics.decisions import decide
 from frostline.models.inference import predictor
-from frostline.models.saving import load_classes, load_model
+from frostline.models.saving import load_metadata, load_model
+from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras
 
 
@@ -16,36 +18,53 @@ from frostline.runtime.quiet_tensorflow import keras
 class Classifier:
     model: keras.Model
     classes: Sequence[str]
+    threshold: float | None
+    """Of two classes, the probability above which the second is decided; more have none."""
     size: int
     """Side of the pictures it takes, in pixels."""
     probabilities: Callable[[np.ndarray], np.ndarray]
     """Pictures (N, size, size, 3) uint8 → (N, classes) float64; threads may call it at once."""
 
     def decide(self, pictures: np.ndarray) -> list[dict[str, Any]]:
-        """For each of `pictures`, (N, size, size, 3) uint8: the most probable class, its probability, and all."""
-        return [decision(self.classes, row) for row in self.probabilities(pictures)]
+        """For each of `pictures`, (N, size, size, 3) uint8: the decided class, its probability, and all."""
+        probabilities = self.probabilities(pictures)
+        return answers(self.classes, probabilities, decide(probabilities, self.threshold))
 
 
-def decision(classes: Sequence[str], probabilities: np.ndarray) -> dict[str, Any]:
-    """The most probable of `classes` (the first of equals) by their `probabilities` (classes,), as JSON has it."""
-    decided = int(probabilities.argmax())
-    return {
-        "class": classes[decided],
-        "probability": float(probabilities[decided]),
-        "probabilities": dict(zip(classes, map(float, probabilities), strict=True)),
-    }
+def answers(classes: Sequence[str], probabilities: np.ndarray, decided: np.ndarray) -> list[dict[str, Any]]:
+    """What is said of each picture, as JSON has it: the `decided` class (N,), its probability, and all.
+
+    `probabilities`: (N, classes). With a threshold, that of the decided class need not be the highest.
+    """
+    return [
+        {
+            "class": classes[number],
+            "probability": float(row[number]),
+            "probabilities": dict(zip(classes, map(float, row), strict=True)),
+        }
+        for row, number in zip(probabilities, decided, strict=True)
+    ]
 
 
-def load_classifier(path: Path) -> Classifier:
+def load_classifier(path: Path, threshold: float | None = None) -> Classifier:
     """Load the `.keras` file at `path` and trace its model, once, so that no picture waits for that.
 
-    Raises FrostlineError.
+    `threshold`: takes the place of the file's.
+
+    Raises FrostlineError for what is wrong with the file, and for a threshold of more than two classes.
     """
-    model = load_model(path)
+    model, metadata = load_model(path), load_metadata(path)
+    if threshold is None:
+        threshold = metadata.threshold
+    elif len(metadata.classes) > 2:
+        raise FrostlineError(
+            f"{path} tells {len(metadata.classes)} classes apart: the most probable one is decided.\n"
+            "Leave out --threshold, which is for two."
+        )
     forward, size = predictor(model), model.input_shape[1]
 
     def probabilities(pictures: np.ndarray) -> np.ndarray:
         return forward([pictures])
 
     probabilities(np.zeros((1, size, size, 3), np.uint8))
-    return Classifier(model, load_classes(path), size, probabilities)
+    return Classifier(model, metadata.classes, threshold, size, probabilities)

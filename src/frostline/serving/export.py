@@ -1,18 +1,21 @@
 """`frostline export`: a trained model in another format, checked against itself on pictures."""
 
 import importlib.util
+import json
 import warnings
+import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from frostline.common.files import replacing
+from frostline.common.files import replacing, zip_entry
 from frostline.config.paths import PROCESSED
 from frostline.data.dataset import load_dataset
 from frostline.data.images import UnreadablePictureError, decode_picture
+from frostline.models.saving import Metadata
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.runtime.stderr import silent_stderr
@@ -20,6 +23,7 @@ from frostline.runtime.stderr import silent_stderr
 TOLERANCE = 1e-4
 """The largest difference in a probability that is taken for rounding: float32 over some hundred layers gives 1e-6."""
 _BATCH, _CHECKED = 32, 64
+_METADATA_FILE = "frostline.json"
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """Pictures (N, size, size, 3) float32 → the model's output."""
@@ -30,15 +34,17 @@ class Format:
     suffix: str
     needs: tuple[str, ...]
     """Packages that only this format needs: the extra of its name installs them."""
-    write: Callable[[keras.Model, Path], None]
+    write: Callable[[keras.Model, Metadata, Path], None]
     read: Callable[[Path], Predict]
 
 
-def export(model: keras.Model, name: str, path: Path, pictures: np.ndarray) -> float:
+def export(model: keras.Model, metadata: Metadata, name: str, path: Path, pictures: np.ndarray) -> float:
     """Write `model` to `path` in the format `name`, whole or not at all, and return how far it is from the original.
 
     That is the largest absolute difference in their outputs for `pictures`, (N, size, size, 3) uint8. The exported
-    model takes what the original takes: RGB from 0 to 255, float32.
+    model takes what the original takes: RGB from 0 to 255, float32. It gives probabilities, and carries `metadata`,
+    by which to decide: ONNX in its metadata_props (each value as JSON), TFLite in frostline.json of the zip archive at
+    its end, where that format keeps files, SavedModel in assets.extra/frostline.json.
 
     Raises FrostlineError where that difference is above TOLERANCE, for packages that are not installed, and where
     `path` is a folder with something else in it.
@@ -55,7 +61,7 @@ def export(model: keras.Model, name: str, path: Path, pictures: np.ndarray) -> f
         )
     with replacing(path) as temporary, warnings.catch_warnings(), silent_stderr():
         warnings.simplefilter("ignore")  # of tf2onnx about NumPy, of TensorFlow about LiteRT to come
-        form.write(model, temporary)
+        form.write(model, metadata, temporary)
         difference = largest_difference(model, form.read(temporary), pictures)
         if not difference <= TOLERANCE:  # NaN, too
             raise FrostlineError(
@@ -113,10 +119,17 @@ def _forward(model: keras.Model) -> tf.Module:
     return module
 
 
-def _write_saved_model(model: keras.Model, path: Path) -> None:
+def _json(metadata: Metadata) -> str:
+    return json.dumps(asdict(metadata), ensure_ascii=False)
+
+
+def _write_saved_model(model: keras.Model, metadata: Metadata, path: Path) -> None:
     """What Keras' own `export` writes has all weights twice."""
     module = _forward(model)
     tf.saved_model.save(module, str(path), signatures=module.serve)
+    extra = path / "assets.extra"  # TensorFlow's name for files of one's own
+    extra.mkdir()
+    (extra / _METADATA_FILE).write_text(_json(metadata), encoding="utf-8")
 
 
 def _read_saved_model(path: Path) -> Predict:
@@ -124,11 +137,13 @@ def _read_saved_model(path: Path) -> Predict:
     return lambda pictures: np.asarray(loaded.serve(pictures))
 
 
-def _write_tflite(model: keras.Model, path: Path) -> None:
+def _write_tflite(model: keras.Model, metadata: Metadata, path: Path) -> None:
     """With TFLite's own operations only, which every runtime has; what Keras' own `export` writes may need others."""
     module = _forward(model)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([module.serve.get_concrete_function()], module)
     path.write_bytes(converter.convert())
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(zip_entry(_METADATA_FILE), _json(metadata))
 
 
 def _read_tflite(path: Path) -> Predict:
@@ -137,7 +152,7 @@ def _read_tflite(path: Path) -> Predict:
     return lambda pictures: np.asarray(runner(**{taken: pictures})[given])
 
 
-def _write_onnx(model: keras.Model, path: Path) -> None:
+def _write_onnx(model: keras.Model, metadata: Metadata, path: Path) -> None:
     """As tf2onnx does it for models above 2 GB: the other way, that of Keras' own `export`, takes twice the memory."""
     import onnx
     import tf2onnx
@@ -162,6 +177,8 @@ def _write_onnx(model: keras.Model, path: Path) -> None:
     for tensor in written.graph.input[1:]:
         written.graph.initializer.append(onnx.numpy_helper.from_array(held[tensor.name].numpy(), tensor.name))
     del written.graph.input[1:]
+    for key, value in asdict(metadata).items():
+        written.metadata_props.add(key=key, value=json.dumps(value, ensure_ascii=False))
     onnx.save(written, path)
 
 

@@ -58,16 +58,17 @@ def find_pictures(places: Sequence[Path]) -> list[Path]:
     return found
 
 
-def predict_files(model_path: Path, files: Sequence[Path]) -> Iterator[Prediction]:
+def predict_files(model_path: Path, files: Sequence[Path], threshold: float | None = None) -> Iterator[Prediction]:
     """Yield one Prediction per file, in order; a file that cannot be read gives its reason, not an exception.
 
-    All cores decode the next pictures while the model runs; memory does not grow with their number.
+    All cores decode the next pictures while the model runs; memory does not grow with their number. `threshold`: takes
+    the place of the model's.
 
     Raises FrostlineError for what is wrong with the model.
     """
     from frostline.serving.classifier import load_classifier
 
-    classifier = load_classifier(model_path)
+    classifier = load_classifier(model_path, threshold)
     batches = [files[start : start + _BATCH] for start in range(0, len(files), _BATCH)]
     with closing(_decoded(batches, classifier.size)) as results:
         for batch, decoded in zip(batches, results, strict=True):

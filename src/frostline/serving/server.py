@@ -31,9 +31,10 @@ from frostline.common.data_urls import data_url, from_text
 from frostline.data.images import NotAPictureError, PictureTooLargeError, as_png, decode_picture
 from frostline.explain.grad_cam import grad_cam
 from frostline.explain.heat_map import heat_png, where
+from frostline.metrics.decisions import decide
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.process_pool import cores
-from frostline.serving.classifier import Classifier, decision, load_classifier
+from frostline.serving.classifier import Classifier, answers, load_classifier
 
 _MIB = 1 << 20
 BODY_LIMIT = 32 * _MIB
@@ -51,8 +52,10 @@ Sent = tuple[str, Callable[[], bytes]]
 """A picture: what to call it in an error, and what reads its file."""
 
 
-def serve(model_path: Path, host: str, port: int, root: Path | None) -> None:
+def serve(model_path: Path, host: str, port: int, root: Path | None, threshold: float | None = None) -> None:
     """Answer requests at `host`:`port` (0: a free port) until the process is interrupted; see `application`.
+
+    `threshold`: takes the place of the model's.
 
     Raises FrostlineError where the address or `root` cannot be used, and for what is wrong with the model.
     """
@@ -65,7 +68,7 @@ def serve(model_path: Path, host: str, port: int, root: Path | None) -> None:
             names = [host, "localhost", "127.0.0.1", "::1", "[::1]"]  # not a stranger's page by way of DNS (rebinding)
         else:
             _say(f"warning: whoever reaches {address} may use this server; it has no login")
-        app = application(load_classifier(model_path), root, names)
+        app = application(load_classifier(model_path, threshold), root, names)
         place = f"[{address}]" if ":" in address else address
         _say(f"{model_path} is served at http://{place}:{number} (Ctrl-C ends it)")
         settings = uvicorn.Config(
@@ -239,14 +242,15 @@ def _classify(
     pixels = np.stack([_decode(name, read, classifier.size) for name, read in sent])
     with one_by_one:
         probabilities = classifier.probabilities(pixels)
-        maps = grad_cam(classifier.model, pixels, probabilities.argmax(axis=1)) if explain else None
-    answers = [decision(classifier.classes, row) for row in probabilities]
+        decided = decide(probabilities, classifier.threshold)
+        maps = grad_cam(classifier.model, pixels, decided) if explain else None
+    found = answers(classifier.classes, probabilities, decided)
     if maps is not None:
-        for answer, picture, heat in zip(answers, pixels, maps, strict=True):
+        for answer, picture, heat in zip(found, pixels, maps, strict=True):
             answer["heat"] = data_url("png", heat_png(heat, picture.shape[:2]))
             answer["where"] = where(heat)
             answer["seen"] = data_url("png", as_png(picture))
-    return answers
+    return found
 
 
 def _decode(name: str, read: Callable[[], bytes], size: int) -> np.ndarray:
@@ -273,6 +277,7 @@ def _page(classifier: Classifier) -> tuple[str, str]:
     style, script = (environment.get_template(name).render() for name in ("page.css", "page.js"))
     page = environment.get_template("page.html.jinja").render(
         classes=classifier.classes,
+        threshold=classifier.threshold,
         size=classifier.size,
         limit=BODY_LIMIT,
         style=Markup(style),  # noqa: S704 - our own file

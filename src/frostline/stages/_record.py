@@ -6,7 +6,7 @@ There MLflow is imported while TensorFlow is imported in the other, each for som
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from frostline.config.paths import CURVES, EVALUATION, MODELS, PROCESSED, REPORT
+from frostline.config.paths import CLASSIFIER, CURVES, EVALUATION, MODELS, PROCESSED, REPORT
 from frostline.config.settings import Config
 from frostline.data.dataset import load_dataset
 from frostline.runtime.background_process import Line
@@ -20,11 +20,15 @@ class Findings:
     """By phase, on the test set."""
     difference: Mapping[str, float]
     winner: str
-    """The better phase."""
+    """The better phase on the test set."""
     note: str
     """The verdict, Markdown."""
     epochs: Mapping[str, Sequence[Mapping[str, float]]]
     """By phase, what its run has: for where there is none, as DVC has restored the stage."""
+    chosen: str
+    """The phase whose model is in classifier.keras."""
+    threshold: float | None
+    """What classifier.keras decides by."""
 
 
 def record_phase(phase: str, line: Line, config: Config) -> None:
@@ -33,58 +37,57 @@ def record_phase(phase: str, line: Line, config: Config) -> None:
     Hears what the phase computes in, answers None once the run is open; then hears each epoch and, when all outputs are
     there, None; answers when these are logged. Raises FrostlineError where the store cannot be used.
     """
-    from frostline.tracking import runs as tracking
+    from frostline.tracking import runs
     from frostline.tracking.logged_model import log_model
 
-    tracking.import_store()
+    runs.import_store()
     precision = line.hear()
     data = load_dataset(PROCESSED)
-    with tracking.phase_run(phase, tracking.open_pipeline(config, data.digest)) as run_id:
-        tracking.log_data(config.data.source, config.data.depends_on, data.digest, context="training")
-        tracking.tag_computing(precision)
+    with runs.phase_run(phase, runs.open_pipeline(config, data.digest)) as run_id:
+        runs.log_data(config.data.source, config.data.depends_on, data.digest, context="training")
+        runs.tag_computing(precision)
         line.tell(None)
         while epoch := line.hear():
-            tracking.log_epoch(epoch)
-        tracking.log_files(CURVES[phase])
-        tracking.tag_model(MODELS[phase])
+            runs.log_epoch(epoch)
+        runs.log_files(CURVES[phase])
+        runs.tag_model(MODELS[phase])
         if config.tracking.log_models:
-            log_model(MODELS[phase], data.pictures("train")[0], lambda: run_id)
+            log_model(MODELS[phase], data.pictures("train")[0], run_id)
     line.tell(None)
 
 
 def record_evaluation(line: Line, config: Config) -> None:
     """Keep the run of the evaluation: hears when to open it, answers, hears its Findings, answers when all is logged.
 
-    The test figures go to the runs of the phases, so that these compare; the rest to this stage's own run.
+    The test figures go to the runs of the phases, so that these compare; the rest to this stage's own run, the model
+    that is registered among it.
     Raises FrostlineError where the store cannot be used.
     """
-    from frostline.tracking import runs as tracking
-    from frostline.tracking.logged_model import log_model
-    from frostline.tracking.registry import Winner, register
+    from frostline.tracking import runs
+    from frostline.tracking.registry import Candidate, register
 
-    tracking.import_store()
+    runs.import_store()
     line.hear()
     data = load_dataset(PROCESSED)
-    pipeline = tracking.open_pipeline(config, data.digest)
-    with tracking.phase_run("evaluate", pipeline) as run_id:
+    pipeline = runs.open_pipeline(config, data.digest)
+    with runs.phase_run("evaluate", pipeline) as run_id:
         line.tell(None)
         found: Findings = line.hear()
-        runs = {}
         for phase, figures in found.figures.items():
-            runs[phase] = tracking.find_or_restore(phase, pipeline, MODELS[phase], found.epochs[phase])
-            tracking.log_metrics(runs[phase], {f"test/{name}": value for name, value in figures.items()})
-        tracking.log_metrics(run_id, {f"difference/{name}": value for name, value in found.difference.items()})
-        tracking.log_data(config.data.source, config.data.depends_on, data.digest, context="testing")
-        tracking.log_files(REPORT, EVALUATION)
+            run = runs.find_or_restore(phase, pipeline, MODELS[phase], found.epochs[phase])
+            runs.log_metrics(run, {f"test/{name}": value for name, value in figures.items()})
+        runs.log_metrics(run_id, {f"difference/{name}": value for name, value in found.difference.items()})
+        runs.log_data(config.data.source, config.data.depends_on, data.digest, context="testing")
+        runs.log_files(REPORT, EVALUATION)
         best = {f"test/{name}": value for name, value in found.figures[found.winner].items()}
-        tracking.describe(run_id, found.note, best)
+        runs.describe(run_id, found.note, best)
         if config.tracking.log_models:
-            model, its_run = MODELS[found.winner], runs[found.winner]
-            log_model(model, data.pictures("test")[0], its_run)
+            trained = MODELS[found.chosen]
             register(
                 f"{config.tracking.experiment}-{config.data.source}",
-                Winner(model, found.winner, its_run, run_id, found.note),
+                Candidate(CLASSIFIER, trained, found.chosen, found.threshold, run_id, found.note),
                 data.classes,
+                example=data.pictures("test")[0],
                 resamples=config.evaluate.bootstrap,
                 seed=config.seed,
             )

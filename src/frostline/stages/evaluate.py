@@ -23,10 +23,20 @@ def main(config: Config, record: Line) -> None:
     curves = {phase: numbers(read_csv(path)) for phase, path in CURVES.items()}
     record.hear()
     found = assess(models, data, config)
-    write_assessment(found, models, data, curves, config)
+    chosen = write_assessment(found, models, data, curves, config)
     epochs = {phase: with_kept_last(curve, getattr(config, phase).patience) for phase, curve in curves.items()}
     evaluation = found.evaluation
-    record.ask(Findings(evaluation.figures, evaluation.difference, found.winner, found.note, epochs))
+    record.ask(
+        Findings(
+            evaluation.figures,
+            evaluation.difference,
+            found.winner,
+            found.note,
+            epochs,
+            chosen.phase,
+            chosen.threshold,
+        )
+    )
     print(evaluation.verdict.headline)
 
 

@@ -2,7 +2,7 @@
 
 import base64
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,13 @@ from frostline.runtime.code_digest import PACKAGE
 from frostline.tracking.runs import log
 
 
-def log_model(path: Path, example: np.ndarray, run: Callable[[], str]) -> None:
-    """Log the model file at `path` on the run whose id `run` gives, unless it has been logged there.
+def log_model(path: Path, example: np.ndarray, run_id: str) -> None:
+    """Let the model file at `path` be logged on this run, when the store is there; see `send_model`."""
+    log("model", lambda: send_model(path, example, run_id))
+
+
+def send_model(path: Path, example: np.ndarray, run_id: str) -> LoggedModel:
+    """Log the model file at `path` on this run, unless one has been logged there, and return what the run has.
 
     `example`: a picture (size, size, 3) uint8; MLflow's UI shows how to ask for its class.
     """
@@ -37,28 +42,25 @@ def log_model(path: Path, example: np.ndarray, run: Callable[[], str]) -> None:
     )
     request = np.array([base64.b64encode(as_png(example)).decode("ascii")], object)
     needed = ("tensorflow", "keras", "numpy", "pillow", "rich")
-
-    def send() -> None:
-        run_id = run()
-        for logged in logged_models(run_id):
-            if logged.status == LoggedModelStatus.READY:
-                return
-            mlflow.MlflowClient().delete_logged_model(logged.model_id)  # the store was lost in the middle of it
-        Model.log(
-            artifact_path=None,
-            name="model",
-            run_id=run_id,
-            flavor=sys.modules[__name__],  # its save_model is called
-            loader_module="frostline.serving.pyfunc",
-            data_path=str(path),
-            code_paths=[str(PACKAGE)],
-            signature=ModelSignature(pictures, answers),
-            input_example=request,
-            pip_requirements=[f"{name}=={version(name)}" for name in needed],
-            validate_serving_input=False,
-        )
-
-    log("model", send)
+    for logged in logged_models(run_id):
+        if logged.status == LoggedModelStatus.READY:
+            return logged
+        mlflow.MlflowClient().delete_logged_model(logged.model_id)  # the store was lost in the middle of it
+    Model.log(
+        artifact_path=None,
+        name="model",
+        run_id=run_id,
+        flavor=sys.modules[__name__],  # its save_model is called
+        loader_module="frostline.serving.pyfunc",
+        data_path=str(path),
+        code_paths=[str(PACKAGE)],
+        signature=ModelSignature(pictures, answers),
+        input_example=request,
+        pip_requirements=[f"{name}=={version(name)}" for name in needed],
+        validate_serving_input=False,
+    )
+    (logged,) = logged_models(run_id)
+    return logged
 
 
 def save_model(path: str, mlflow_model: Model, *, validate_serving_input: bool, **details: Any) -> None:

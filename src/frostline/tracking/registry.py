@@ -1,7 +1,7 @@
-"""MLflow's model registry: each pipeline's winner is a version of one registered model.
+"""MLflow's model registry: each pipeline's classifier is a version of one registered model.
 
-The alias `champion` is moved only where the paired test says that the new version is better on the same test pictures;
-otherwise the new version becomes the `challenger`.
+The alias `champion` is moved only where the paired test says that the new version is better on the same test pictures,
+or where it is the champion with another threshold; otherwise the new version becomes the `challenger`.
 """
 
 import re
@@ -11,63 +11,71 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import mlflow
+import numpy as np
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from frostline.common.files import sha256_of
 from frostline.config.paths import EVALUATION
 from frostline.tracking.champion import Contest, challenge
-from frostline.tracking.logged_model import logged_models
+from frostline.tracking.logged_model import send_model
 from frostline.tracking.runs import MODEL, PHASE, log
 
 CHAMPION, CHALLENGER = "champion", "challenger"
-_EVALUATION_RUN = "frostline.evaluation_run"
+_EVALUATION_RUN, _THRESHOLD = "frostline.evaluation_run", "frostline.threshold"
 _PREDICTIONS = EVALUATION / "predictions.csv"
 
 
 @dataclass(frozen=True)
-class Winner:
-    """The better phase's model, and where its figures come from."""
+class Candidate:
+    """The better phase's model with its threshold, and where its figures come from."""
 
     model: Path
+    trained: Path
+    """The phase's own file, whose digest its run has as a tag, too."""
     phase: str
-    run: Callable[[], str]
-    """Gives the id of the run that made it."""
-    evaluation_run: str
-    """The id of the run that has predictions.csv among its artifacts."""
+    threshold: float | None
+    """What `model` decides by."""
+    run: str
+    """The id of the evaluation's run, which has predictions.csv among its artifacts."""
     note: str
     """The verdict, Markdown."""
 
 
-def register(name: str, winner: Winner, classes: Sequence[str], *, resamples: int, seed: int) -> None:
-    """Make the `winner`, whose model is logged, a version of the registered model `name`, and give it its alias.
+def register(
+    name: str, new: Candidate, classes: Sequence[str], *, example: np.ndarray, resamples: int, seed: int
+) -> None:
+    """Log the `new` model on its run, make it a version of the registered model `name`, and give it its alias.
 
-    Of `name`, what MLflow does not take in a name becomes "-".
+    Of `name`, what MLflow does not take in a name becomes "-". `example`: see `send_model`.
 
-    A model is registered once: a version of the same file is taken again, with the figures of its newest evaluation.
+    A model is logged and registered once: a version of the same weights and threshold is taken again, with the figures
+    of its newest evaluation.
     """
-    digest, name = sha256_of(winner.model), re.sub(r"[/:'\"]", "-", name)
+    digest, name = sha256_of(new.trained), re.sub(r"[/:'\"]", "-", name)
+    identity = {MODEL: digest, _THRESHOLD: str(new.threshold)}
 
     def send() -> None:
-        client, run_id = mlflow.MlflowClient(), winner.run()
+        client = mlflow.MlflowClient()
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name, description=f"Classifiers of {', '.join(classes)}.")
-        same = client.search_model_versions(f"name = '{name}' and tags.`{MODEL}` = '{digest}'")
-        tags = {MODEL: digest, PHASE: winner.phase, _EVALUATION_RUN: winner.evaluation_run}
+        clauses = [f"name = '{name}'", *(f"tags.`{key}` = '{value}'" for key, value in identity.items())]
+        same = client.search_model_versions(" and ".join(clauses))
+        tags = {**identity, PHASE: new.phase, _EVALUATION_RUN: new.run}
         if same:
             entry = same[0]
             for key, value in tags.items():
                 client.set_model_version_tag(name, entry.version, key, value)
         else:
-            (logged, *_) = logged_models(run_id)
+            logged = send_model(new.model, example, new.run)
             source = f"models:/{logged.model_id}"
-            entry = client.create_model_version(name, source, run_id, tags, model_id=logged.model_id)
-        _give_alias(name, entry, winner, lambda champion: _contest(champion, winner, classes, resamples, seed))
+            entry = client.create_model_version(name, source, new.run, tags, model_id=logged.model_id)
+        _give_alias(name, entry, new, lambda champion: _contest(champion, new, classes, resamples, seed))
 
     log("registered model", send)
 
 
-def _give_alias(name: str, entry: ModelVersion, winner: Winner, contest: Callable[[ModelVersion], Contest]) -> None:
+def _give_alias(name: str, entry: ModelVersion, new: Candidate, contest: Callable[[ModelVersion], Contest]) -> None:
     client = mlflow.MlflowClient()
     aliases = client.get_registered_model(name).aliases
     holder = aliases.get(CHAMPION)
@@ -76,19 +84,23 @@ def _give_alias(name: str, entry: ModelVersion, winner: Winner, contest: Callabl
     elif str(holder) == str(entry.version):
         outcome = Contest(True, "The champion, evaluated again.")
     else:
-        outcome = contest(client.get_model_version(name, holder))
-    client.update_model_version(name, entry.version, f"{winner.note}\n\n{outcome.reason}")
+        champion = client.get_model_version(name, holder)
+        if champion.tags.get(MODEL) == entry.tags[MODEL]:
+            outcome = Contest(True, "The champion's weights, with another threshold.")
+        else:
+            outcome = contest(champion)
+    client.update_model_version(name, entry.version, f"{new.note}\n\n{outcome.reason}")
     client.set_registered_model_alias(name, CHAMPION if outcome.wins else CHALLENGER, entry.version)
     if outcome.wins and str(aliases.get(CHALLENGER)) == str(entry.version):
         client.delete_registered_model_alias(name, CHALLENGER)
 
 
-def _contest(champion: ModelVersion, winner: Winner, classes: Sequence[str], resamples: int, seed: int) -> Contest:
+def _contest(champion: ModelVersion, new: Candidate, classes: Sequence[str], resamples: int, seed: int) -> Contest:
     with tempfile.TemporaryDirectory() as folder:
         artifact = f"{EVALUATION.name}/{_PREDICTIONS.name}"
         try:
             path = mlflow.MlflowClient().download_artifacts(champion.tags[_EVALUATION_RUN], artifact, folder)
         except (MlflowException, OSError, KeyError):
             return Contest(False, "The champion's predictions are not in the store any more: not comparable.")
-        before, after = (Path(path), champion.tags[PHASE]), (_PREDICTIONS, winner.phase)
+        before, after = (Path(path), champion.tags[PHASE]), (_PREDICTIONS, new.phase)
         return challenge(before, after, classes, resamples=resamples, seed=seed)

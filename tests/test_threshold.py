@@ -1,0 +1,216 @@
+"""A threshold of 0.3 and pictures of P = 0.38: whatever a model is used through gives the report's answer."""
+
+import csv
+import importlib.util
+import io
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pytest
+import requests
+from PIL import Image
+
+from frostline.config.load import compose_conf
+from frostline.data.dataset import Dataset, load_dataset
+from frostline.data.preprocess import preprocess
+from frostline.evaluation.predictions import write_predictions
+from frostline.metrics.comparison import evaluate
+from frostline.metrics.decisions import decide
+from frostline.models.saving import load_metadata, load_model, save_with_threshold
+from frostline.runtime.errors import FrostlineError
+from frostline.serving.classifier import load_classifier
+from frostline.serving.export import FORMATS, export
+from frostline.serving.predict import predict_files
+from frostline.serving.server import application
+from frostline.sources.folder import pack_folder
+from frostline.tracking import runs
+from frostline.tracking.logged_model import log_model
+from served import SIZE, serving, write_model
+
+CLASSES = ("a field", "ball")
+"""Sorted, as a data set's are."""
+BLUE = (100, 100, 103)
+"""The colour of what the model takes for a ball with P = 0.38."""
+DOUBTFUL = pytest.approx(0.3845, abs=1e-3)
+
+
+def png(colour: tuple[int, int, int]) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (SIZE, SIZE), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """models/classifier.keras with the threshold, the phase's model, a picture, and the settings."""
+    folder, project = tmp_path_factory.mktemp("threshold"), Path(__file__).parents[1]
+    (folder / "models").mkdir()
+    write_model(folder / "models" / "finetune.keras", CLASSES)
+    save_with_threshold(folder / "models" / "finetune.keras", folder / "models" / "classifier.keras", 0.3)
+    (folder / "doubtful.png").write_bytes(png(BLUE))
+    shutil.copytree(project / "conf", folder / "conf")
+    shutil.copy(project / "params.yaml", folder)
+    return folder
+
+
+@pytest.fixture
+def model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(folder)
+    return Path("models/classifier.keras")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Balls of which the model is in doubt, fields that are none to it."""
+    folder = tmp_path_factory.mktemp("data")
+    for name, base in (("ball", np.array(BLUE)), ("a field", np.array((20, 60, 100)))):
+        (folder / "pictures" / name).mkdir(parents=True)
+        for number in range(10):
+            (folder / "pictures" / name / f"{number}.png").write_bytes(png(tuple(base + number)))
+    pack_folder(folder / "pictures", folder / "archive.zip")
+    shares = {"train": 0.4, "validation": 0.2, "test": 0.4}
+    preprocess(folder / "archive.zip", folder / "processed", size=SIZE, seed=1, shares=shares, max_rejected=0)
+    return load_dataset(folder / "processed")
+
+
+def frostline(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, "-m", "frostline.cli", *arguments], capture_output=True, text=True)
+
+
+def test_the_report_and_its_predictions(model: Path, data: Dataset, tmp_path: Path) -> None:
+    labels, probabilities = data.labels("test"), load_classifier(model).probabilities(data.pictures("test"))
+    assert probabilities[labels == 1, 1] == pytest.approx(0.3845, abs=1e-3)
+    found = evaluate(labels, probabilities, probabilities, threshold=0.3, bins=15, resamples=100, seed=1)
+    assert found.confusion["finetune"].tolist() == [[4, 0], [0, 4]]
+    write_predictions(tmp_path / "predictions.csv", data, dict.fromkeys(("transfer", "finetune"), probabilities), 0.3)
+    with (tmp_path / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[-2:] == ["transfer_decided", "finetune_decided"]
+    assert all(row["finetune_decided"] == row["transfer_decided"] == row["class"] for row in rows)
+
+
+def test_frostline_predict(model: Path) -> None:
+    done = frostline("predict", "--json", "doubtful.png")
+    assert (done.returncode, done.stderr) == (0, "")
+    answer = json.loads(done.stdout)
+    assert (answer["class"], answer["probability"]) == ("ball", DOUBTFUL)
+    assert answer["probabilities"]["a field"] == pytest.approx(1 - answer["probability"])
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "decided"),
+    [
+        ("classifier", None, "ball"),
+        ("classifier", 0.5, "a field"),
+        ("finetune", None, "a field"),
+        ("finetune", 0.3, "ball"),
+    ],
+)
+def test_a_phases_own_model_has_one_half_and_a_given_threshold_wins(
+    model: Path, name: str, given: float | None, decided: str
+) -> None:
+    (row,) = predict_files(model.with_stem(name), [Path("doubtful.png")], given)
+    probability = 0.3845 if decided == "ball" else 0.6155
+    assert (row.label, row.probability) == (decided, pytest.approx(probability, abs=1e-3))
+
+
+@pytest.fixture
+def address(model: Path) -> Iterator[str]:
+    with serving(application(load_classifier(model))) as url:
+        yield url
+
+
+def test_frostline_serve_its_heat_and_its_page(address: str, model: Path) -> None:
+    (answer,) = requests.post(
+        f"{address}/invocations?explain=true", data=png(BLUE), headers={"Content-Type": "image/png"}
+    ).json()["predictions"]
+    assert (answer["class"], answer["probability"]) == ("ball", DOUBTFUL)
+    assert "A picture is taken for ball where its probability is above 0.3." in requests.get(address).text
+    with serving(application(load_classifier(model, 0.5))) as other:
+        (half,) = requests.post(
+            f"{other}/invocations?explain=true", data=png(BLUE), headers={"Content-Type": "image/png"}
+        ).json()["predictions"]
+        assert half["class"] == "a field"
+        assert half["heat"] != answer["heat"], "it speaks for the class that is decided"
+        assert "is taken for" not in requests.get(other).text
+
+
+def test_mlflows_pyfunc(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    pipeline = runs.open_pipeline(compose_conf(), "data digest")
+    picture = np.full((SIZE, SIZE, 3), BLUE, np.uint8)
+    with runs.phase_run("evaluate", pipeline) as run_id:
+        log_model(model, picture, run_id)
+    (logged,) = mlflow.MlflowClient().search_logged_models([pipeline.experiment_id])
+    (answer,) = mlflow.pyfunc.load_model(logged.model_uri).predict(picture[None]).to_dict("records")
+    assert (answer["class"], answer["probability"]) == ("ball", DOUBTFUL)
+
+
+def of_onnx(path: Path) -> dict[str, Any]:
+    import onnx
+
+    return {entry.key: json.loads(entry.value) for entry in onnx.load(path).metadata_props}
+
+
+def of_tflite(path: Path) -> Any:
+    return json.loads(zipfile.ZipFile(path).read("frostline.json"))
+
+
+def of_saved_model(path: Path) -> Any:
+    return json.loads((path / "assets.extra" / "frostline.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+@pytest.mark.parametrize(
+    ("name", "facts_of"), [("onnx", of_onnx), ("tflite", of_tflite), ("saved_model", of_saved_model)]
+)
+def test_an_exported_model_says_what_to_decide_by(model: Path, tmp_path: Path, name: str, facts_of: Any) -> None:
+    form = FORMATS[name]
+    if missing := [package for package in form.needs if importlib.util.find_spec(package) is None]:
+        pytest.skip(f"not installed: {missing}")
+    path, pictures = tmp_path / f"exported{form.suffix}", np.full((1, SIZE, SIZE, 3), BLUE, np.uint8)
+    export(load_model(model), load_metadata(model), name, path, pictures)
+    facts = facts_of(path)
+    assert facts == {"classes": list(CLASSES), "threshold": 0.3}
+    second = form.read(path)(pictures.astype(np.float32))
+    (decided,) = decide(np.concatenate([1 - second, second], axis=1), facts["threshold"])
+    assert facts["classes"][decided] == "ball"
+
+
+def test_a_probability_at_the_threshold_is_the_first_class_and_more_classes_have_none() -> None:
+    assert decide(np.array([[0.7, 0.3], [0.5, 0.5]]), 0.3).tolist() == [0, 1]
+    assert decide(np.array([[0.5, 0.5]]), None).tolist() == [0]
+    assert (
+        decide(np.array([[0.2, 0.35, 0.45]]), 0.3).tolist() == decide(np.array([[0, 0.4, 0.6]]), None).tolist() == [2]
+    )
+
+
+def test_a_threshold_for_three_classes_costs_two_lines(tmp_path: Path) -> None:
+    write_model(tmp_path / "model.keras", ("a", "b", "ball"))
+    (tmp_path / "doubtful.png").write_bytes(png(BLUE))
+    with pytest.raises(FrostlineError, match="tells 3 classes apart") as raised:
+        next(predict_files(tmp_path / "model.keras", [tmp_path / "doubtful.png"], 0.3))
+    assert len(str(raised.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("value", ["1", "0", "nan", "half"])
+def test_a_threshold_that_is_none_is_refused(value: str) -> None:
+    done = frostline("predict", "--threshold", value, "picture.jpg")
+    assert done.returncode == 2
+    assert f"{value} is not a number between 0 and 1" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("command", [["predict", "doubtful.png"], ["serve", "--port", "0"], ["export", "--to", "onnx"]])
+def test_without_a_model_the_error_says_how_to_make_it(tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "doubtful.png").write_bytes(png(BLUE))
+    done = frostline(*command)
+    assert done.returncode == 1
+    assert done.stderr == "error: models/classifier.keras not found.\nTrain it first: dvc repro\n"
