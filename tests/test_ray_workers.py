@@ -1,5 +1,6 @@
 """Work on a real Ray cluster of two machines with one processor each, both of them here."""
 
+import contextlib
 import io
 import os
 import shutil
@@ -27,6 +28,7 @@ from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras
 from frostline.stages.preprocess import main as run_preprocess
 from frostline.training import phases
+from servers import wait_until
 
 pytest.importorskip("ray")
 
@@ -82,11 +84,37 @@ def test_a_killed_process_is_replaced_and_an_item_that_kills_every_one_is_told_i
     assert len(str(raised.value).splitlines()) == 2
 
 
+_LEFT_EARLY = """
+import sys
+import ray
+from frostline import ray_workers
+ray.cancel = None
+ray_pool.join(sys.argv[1])
+for number in range(10):
+    results = ray_pool.mapped(abs, range(-50, 0))
+    assert [next(results) for _ in range(number + 1)] == list(range(50, 49 - number, -1))
+    results.close()
+"""
+
+
+def test_passes_that_are_left_early_never_abort_this_process(cluster):
+    """A task that ends while it is cancelled makes Ray 2.60 abort: here within 50 such passes, beside other work."""
+    process = subprocess.run([sys.executable, "-c", _LEFT_EARLY, cluster], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+
+
+def test_nothing_runs_on_after_a_pass_that_is_left_early():
+    results = ray_pool.mapped(time.sleep, [0, 600, 600])
+    next(results)
+    results.close()
+    wait_until(lambda: not processes("ray::_Process.apply"), seconds=60)
+
+
 def test_what_is_missing_is_told_in_two_lines(monkeypatch):
     with pytest.raises(FrostlineError, match="no machine of the Ray cluster has 1 CPU and 1 GPU") as raised:
         next(ray_pool.mapped(abs, [1], gpus=1))
     assert len(str(raised.value).splitlines()) == 2
-    code = "from frostline import ray_workers; ray_workers.join('127.0.0.1:1')"
+    code = "from frostline import ray_workers; ray_pool.join('127.0.0.1:1')"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "FrostlineError: cannot join the Ray cluster at 127.0.0.1:1: " in process.stderr.splitlines()[-1]
     monkeypatch.setitem(sys.modules, "ray", None)
@@ -111,7 +139,7 @@ def test_the_setting_reaches_what_it_is_for(project, archive, prepared, monkeypa
 
 def test_a_folder_that_a_machine_has_not_got_is_named(tmp_path):
     with pytest.raises(FrostlineError, match=f"has no folder {tmp_path}/gone.\n.*shared file system"):
-        ray_pool._apply([], tmp_path / "gone", 1)
+        ray_pool._Process([], tmp_path / "gone").apply(1)
 
 
 def test_nothing_else_imports_ray():
@@ -159,17 +187,25 @@ import numpy as np
 sys.path.append(sys.argv[1])
 import test_ray_workers
 pictures = np.load("pictures.npy", mmap_mode="r")[:, :, ::-1]
-test_ray_workers.extract(pictures, Path("killed"), "ray")
+test_ray_pool.extract(pictures, Path("killed"), "ray")
 """
 
 
-def kill_one(processes):
-    """Kill the first of `processes` that computes."""
-    while True:
-        for process in processes:
-            if process.is_running() and process.cmdline()[:1] == ["ray::_apply"]:
-                return process.kill()
+def processes(name):
+    """Those of the cluster that Ray has named so."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.cmdline()[:1] == [name]:
+                found.append(process)
+    return found
+
+
+def kill_one():
+    """Kill the first process that computes."""
+    while not (found := processes("ray::_Process.apply")):
         time.sleep(0.01)
+    found[0].kill()
 
 
 def test_features_have_the_bytes_of_one_process_though_the_pass_and_a_worker_are_killed(cluster, monkeypatch):
@@ -185,9 +221,9 @@ def test_features_have_the_bytes_of_one_process_though_the_pass_and_a_worker_are
     assert process.returncode == -signal.SIGKILL, errors
     assert feature_cache.entries(killed) == []
 
-    workers = {psutil.Process(number) for number in ray_pool.mapped(lambda item: os.getpid(), range(50))}
+    wait_until(lambda: not processes("ray::_Process.apply"), seconds=60)  # Ray ends those of the killed pass
     pictures = np.load("pictures.npy", mmap_mode="r")[:, :, ::-1]
-    thread = threading.Thread(target=kill_one, args=[workers], daemon=True)
+    thread = threading.Thread(target=kill_one, daemon=True)
     thread.start()
     resumed = extract(pictures, killed, "ray")
     thread.join()

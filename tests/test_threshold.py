@@ -22,6 +22,7 @@ from frostline.config.load import compose_conf
 from frostline.data.dataset import Dataset, load_dataset
 from frostline.data.preprocess import preprocess
 from frostline.evaluation.predictions import write_predictions
+from frostline.metrics.bootstrap import Pair
 from frostline.metrics.comparison import evaluate
 from frostline.metrics.decisions import decide
 from frostline.models.saving import load_metadata, load_model, save_with_threshold
@@ -88,9 +89,10 @@ def frostline(*arguments: str) -> "subprocess.CompletedProcess[str]":
 def test_the_report_and_its_predictions(model: Path, data: Dataset, tmp_path: Path) -> None:
     labels, probabilities = data.labels("test"), load_classifier(model).probabilities(data.pictures("test"))
     assert probabilities[labels == 1, 1] == pytest.approx(0.3845, abs=1e-3)
-    found = evaluate(labels, probabilities, probabilities, threshold=0.3, bins=15, resamples=100, seed=1)
+    pair = Pair(labels, probabilities, probabilities)
+    found = evaluate(pair, threshold=0.3, bins=15, resamples=100, seed=1)
     assert found.confusion["finetune"].tolist() == [[4, 0], [0, 4]]
-    write_predictions(tmp_path / "predictions.csv", data, dict.fromkeys(("transfer", "finetune"), probabilities), 0.3)
+    write_predictions(tmp_path / "predictions.csv", data, pair, 0.3)
     with (tmp_path / "predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0])[-2:] == ["transfer_decided", "finetune_decided"]

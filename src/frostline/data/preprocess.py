@@ -91,7 +91,7 @@ def preprocess(
     if there are such pictures; ``classes.json``; and ``manifest.csv``, whose rows stand in the order of the arrays.
     Pictures that cannot be read, and those whose pixels occur in several classes, are rejected: they are only in
     the manifest, with the reason. The bytes do not depend on `processes` (default: all cores), nor on `workers`:
-    "local", or "ray" (see `ray_workers.mapped`, and its errors), which decodes on all processors of a Ray cluster.
+    "local", or "ray" (see `ray_pool.mapped`, and its errors), which decodes on all processors of a Ray cluster.
 
     Raises FrostlineError if the archive is unusable, if there are not at least two classes, if a class has no
     picture left, or if more than the share `max_rejected` of the labelled pictures is rejected.

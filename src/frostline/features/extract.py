@@ -46,7 +46,7 @@ def extract(
     `model` takes float32 pictures (N, size, size, 3) from 0 to 255; `pictures` is uint8 of that shape, and `digest`
     names their content. `precision`: what the layers compute in, "float32" or "bfloat16". What is missing from `cache`
     is computed in one pass for all layers; a pass that is cut off goes on from its last whole batch. `workers`: who
-    computes it, "local" (this process) or "ray" (see `ray_workers.mapped`, and its errors); `deterministic`: with op
+    computes it, "local" (this process) or "ray" (see `ray_pool.mapped`, and its errors); `deterministic`: with op
     determinism there, as this process may have it on. Either way the same bytes come from processors of one kind.
     """
     cache.mkdir(parents=True, exist_ok=True)
