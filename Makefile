@@ -5,7 +5,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 RUN := . $(VENV)/bin/activate &&
 
-demo: install            ## the whole pipeline on drawn pictures, then the two phases side by side
+demo: install            ## the whole pipeline on drawn images, then the two phases side by side
 	$(RUN) dvc repro && frostline compare
 
 install: $(VENV)/.installed
@@ -30,8 +30,8 @@ postgresql:              ## PostgreSQL for `make server` and its tests, where De
 chaos: install           ## kill stages, break disks, stores and servers, recover, compare every byte (hours)
 	$(PYTHON) tests/chaos/chaos.py $(ARGS)
 
-fuzz: install            ## 50,000 damaged pictures: no crash, no hang, bounded memory
-	$(PYTHON) tests/fuzz/fuzz_pictures.py $(ARGS)
+fuzz: install            ## 50,000 damaged images: no crash, no hang, bounded memory
+	$(PYTHON) tests/fuzz/fuzz_images.py $(ARGS)
 
 lint: install            ## style and types
 	$(RUN) ruff check . && ruff format --check . && mypy

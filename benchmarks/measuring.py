@@ -34,7 +34,7 @@ class Measured:
     """The same without shared and file-backed pages: what the system cannot take back."""
     output: str
     progress: dict[str, tuple[int, float]]
-    """Of a stage's lines such as "features: 1,687 pictures in 12.3 s": the count and the seconds."""
+    """Of a stage's lines such as "features: 1,687 images in 12.3 s": the count and the seconds."""
 
 
 def new_project(folder: Path, *overrides: str) -> None:
@@ -44,7 +44,7 @@ def new_project(folder: Path, *overrides: str) -> None:
 
 
 def prepare(folder: Path, *overrides: str) -> None:
-    """Make `folder` a project, and fetch and preprocess its pictures and its weights."""
+    """Make `folder` a project, and fetch and preprocess its images and its weights."""
     new_project(folder, *overrides)
     for name in ("fetch_data", "fetch_weights", "preprocess"):
         stage(name, folder)

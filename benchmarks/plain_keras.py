@@ -2,7 +2,7 @@
 
     python benchmarks/plain_keras.py FOLDER WEIGHTS.h5 --epochs 2
 
-FOLDER holds train/, validation/ and test/, each with one subfolder of pictures per class. The last line printed is
+FOLDER holds train/, validation/ and test/, each with one subfolder of images per class. The last line printed is
 JSON: each part's seconds (and those of all cores together), and the loss and accuracy on the test set after each phase.
 """
 
@@ -22,7 +22,7 @@ parser = argparse.ArgumentParser()
 parser.add_argument("folder", type=Path)
 parser.add_argument("weights", type=Path)
 parser.add_argument("--epochs", type=int, default=2, help="of each phase")
-parser.add_argument("--cache", action="store_true", help="keep the decoded pictures in memory after the first epoch")
+parser.add_argument("--cache", action="store_true", help="keep the decoded images in memory after the first epoch")
 arguments = parser.parse_args()
 
 seconds: dict[str, float] = {}
@@ -42,7 +42,7 @@ def load(split: str) -> tf.data.Dataset:
         arguments.folder / split, label_mode="binary", image_size=SIZE, batch_size=32, shuffle=split == "train"
     )
     rescale = keras.layers.Rescaling(1 / 127.5, offset=-1)
-    data = data.map(lambda pictures, labels: (rescale(pictures), labels))
+    data = data.map(lambda images, labels: (rescale(images), labels))
     return (data.cache() if arguments.cache else data).prefetch(tf.data.AUTOTUNE)
 
 

@@ -1,9 +1,9 @@
 """experiment=best against the tutorial's recipe, experiment=seed: which has the lower log loss on the test set?
 
-    python benchmarks/recipes.py [--seeds 10] [--data FOLDER | --pictures 600] [--weights FILE.h5]
+    python benchmarks/recipes.py [--seeds 10] [--data FOLDER | --images 600] [--weights FILE.h5]
 
-Both recipes train on the same pictures and split, with each seed anew. Of each training the phase with the lower
-validation loss counts, and its log loss on the test set is compared picture by picture.
+Both recipes train on the same images and split, with each seed anew. Of each training the phase with the lower
+validation loss counts, and its log loss on the test set is compared image by image.
 """
 
 import argparse
@@ -37,7 +37,7 @@ class Trained:
 
     phase: str
     losses: np.ndarray
-    """Log loss of each picture, (N,)."""
+    """Log loss of each image, (N,)."""
     accuracy: float
 
 
@@ -59,13 +59,13 @@ def train(data: Dataset, config: Config) -> Trained:
 
 
 def interval(differences: np.ndarray) -> tuple[float, float]:
-    """95% percentile interval of the mean of `differences` (seeds, pictures), both of which are resampled.
+    """95% percentile interval of the mean of `differences` (seeds, images), both of which are resampled.
 
     Efron & Tibshirani 1993, "An Introduction to the Bootstrap", ch. 13, over two crossed factors.
     """
-    rng, (seeds, pictures) = np.random.default_rng(0), differences.shape
+    rng, (seeds, images) = np.random.default_rng(0), differences.shape
     means = [
-        differences[np.ix_(rng.integers(seeds, size=seeds), rng.integers(pictures, size=pictures))].mean()
+        differences[np.ix_(rng.integers(seeds, size=seeds), rng.integers(images, size=images))].mean()
         for _ in range(RESAMPLES)
     ]
     low, high = np.percentile(means, [2.5, 97.5])
@@ -75,15 +75,15 @@ def interval(differences: np.ndarray) -> tuple[float, float]:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10, help="trainings of each recipe")
-    parser.add_argument("--pictures", type=int, default=600, help="how many are drawn")
-    parser.add_argument("--data", type=Path, help="a folder of pictures, one subfolder per class, instead")
+    parser.add_argument("--images", type=int, default=600, help="how many are drawn")
+    parser.add_argument("--data", type=Path, help="a folder of images, one subfolder per class, instead")
     parser.add_argument("--weights", type=Path, help="the backbone's weights (default: seeded random ones)")
     return parser.parse_args()
 
 
 def main() -> None:
     arguments, console = parse_arguments(), Console(width=110)
-    overrides = [f"data.pictures={arguments.pictures}", "data.unlabelled=0"]
+    overrides = [f"data.images={arguments.images}", "data.unlabelled=0"]
     if arguments.data:
         overrides = ["data=folder", f"data.path='{arguments.data.resolve()}'"]
     overrides += weights_from(arguments.weights)
@@ -108,7 +108,7 @@ def main() -> None:
     low, high = interval(after - before)
     console.print(table)
     console.print(
-        f"Log loss on {before.shape[1]} test pictures, mean of {arguments.seeds} seeds: seed {before.mean():.3g}, best "
+        f"Log loss on {before.shape[1]} test images, mean of {arguments.seeds} seeds: seed {before.mean():.3g}, best "
         f"{after.mean():.3g}; difference {(after - before).mean():.3g}, 95% CI {low:.3g} to {high:.3g}."
     )
 

@@ -31,7 +31,7 @@ from frostline.training import loop, precision
 from frostline.training.loop import Examples
 
 SIZE, CUT, THAW_FROM = 150, "mixed7", "mixed6"
-BATCH = 32  # pictures of a training step
+BATCH = 32  # images of a training step
 STEPS = 30
 MATRIX = 4096
 COPY = 1 << 28  # float32 numbers: 1 GiB, far more than any cache
@@ -87,7 +87,7 @@ def least_seconds(step: Callable[[], object]) -> float:
 
 
 def product_flops(layer: keras.layers.Layer, batch: int) -> float:
-    """One pass of a convolution, 2·k·k·cin·cout·h·w per picture, or of a dense layer, 2·in·out; else 0."""
+    """One pass of a convolution, 2·k·k·cin·cout·h·w per image, or of a dense layer, 2·in·out; else 0."""
     if not isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
         return 0
     return float(2 * batch * math.prod(layer.kernel.shape) * math.prod(layer.output.shape[1:-1]))
@@ -130,11 +130,11 @@ def training_step(model: keras.Model) -> tuple[float, float]:
 
 def measure_extraction(model: keras.Model, computed_in: str, cache: Path) -> Work:
     """features.extract at mixed7, files included; the difference of two passes leaves out what each does once."""
-    pictures = np.random.default_rng(1).integers(256, size=(extract.BATCH * 17, SIZE, SIZE, 3), dtype=np.uint8)
+    images = np.random.default_rng(1).integers(256, size=(extract.BATCH * 17, SIZE, SIZE, 3), dtype=np.uint8)
     took = []
     for number, batches in enumerate((1, 1, 17)):  # the first warms up
         started = time.perf_counter()
-        extract.extract(model, pictures[: extract.BATCH * batches], str(number), [CUT], computed_in, cache)
+        extract.extract(model, images[: extract.BATCH * batches], str(number), [CUT], computed_in, cache)
         took.append(time.perf_counter() - started)
     flops, numbers = extraction(keras.Model(model.input, model.get_layer(CUT).output), extract.BATCH)
     step = (took[2] - took[1]) / 16
@@ -219,7 +219,7 @@ def main() -> None:
     console.print(table)
     print_work(console, works, limits)
     rates = " and ".join(f"{extract.BATCH / work.seconds:.0f}" for work in works[:2])
-    console.print(f"Features: {rates} pictures/s. Other jobs used {others:.0f} s of cores meanwhile.")
+    console.print(f"Features: {rates} images/s. Other jobs used {others:.0f} s of cores meanwhile.")
 
 
 if __name__ == "__main__":

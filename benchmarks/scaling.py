@@ -1,8 +1,8 @@
-"""How time and memory of the heavy stages grow with the number of pictures.
+"""How time and memory of the heavy stages grow with the number of images.
 
     python benchmarks/scaling.py [--sizes 1000,5000,25000] [--weights FILE.h5]
 
-Pictures have the size of Kaggle's (about 500x375) and are all different: faces drawn once, then cropped, flipped and
+Images have the size of Kaggle's (about 500x375) and are all different: faces drawn once, then cropped, flipped and
 lit by seeded chance. Each stage runs as a process of its own. Writes scaling.csv and scaling.png to benchmarks/results.
 """
 
@@ -29,7 +29,7 @@ import matplotlib.pyplot as plt
 
 RESULTS = Path(__file__).with_name("results")
 STAGES = ("preprocess", "transfer", "finetune")
-COLUMNS = ("pictures", "stage", "seconds", "pictures_per_second", "resident_mb", "anonymous_mb")
+COLUMNS = ("images", "stage", "seconds", "images_per_second", "resident_mb", "anonymous_mb")
 DRAWN = 500
 LONG, SHORT = 500, 375
 
@@ -44,7 +44,7 @@ def draw_faces(folder: Path) -> list[tuple[str, bytes]]:
 
 
 def vary(jpeg: bytes, number: int) -> bytes:
-    """A picture of its own made from `jpeg`: cropped, flipped and lit by the chance of `number`; quality 90."""
+    """An image of its own made from `jpeg`: cropped, flipped and lit by the chance of `number`; quality 90."""
     rng = generator(1, "vary", number)
     image: Image.Image = Image.open(io.BytesIO(jpeg))
     margins = [rng.uniform(0, 0.1) * side for side in (*image.size, *image.size)]
@@ -59,7 +59,7 @@ def vary(jpeg: bytes, number: int) -> bytes:
 
 
 def pack(path: Path, faces: list[tuple[str, bytes]], count: int) -> None:
-    """Write `count` pictures to the archive `path`, one folder per class."""
+    """Write `count` images to the archive `path`, one folder per class."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w") as archive:
         for number in range(count):
@@ -80,19 +80,19 @@ def measure_size(project: Path, count: int) -> Iterator[Row]:
 
 def row(count: int, name: str, processed: int, seconds: float) -> dict[str, str | int | float]:
     rate = processed / seconds
-    return {"pictures": count, "stage": name, "seconds": seconds, "pictures_per_second": rate}
+    return {"images": count, "stage": name, "seconds": seconds, "images_per_second": rate}
 
 
 def plot(rows: list[Row], path: Path) -> None:
     figure, (time, memory) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    sizes = sorted({int(row["pictures"]) for row in rows})
+    sizes = sorted({int(row["images"]) for row in rows})
     for name in STAGES:
         points = [row for row in rows if row["stage"] == name]
         (line,) = time.plot(sizes, [row["seconds"] for row in points], marker="o", label=name)
         for column, style in (("resident_mb", "-"), ("anonymous_mb", ":")):
             memory.plot(sizes, [row[column] for row in points], style, marker="o", color=line.get_color())
-    time.set(title="Time", xlabel="pictures", ylabel="seconds, whole process", xscale="log", yscale="log")
-    memory.set(title="Peak memory (dotted: without mapped files)", xlabel="pictures", ylabel="MB", xscale="log")
+    time.set(title="Time", xlabel="images", ylabel="seconds, whole process", xscale="log", yscale="log")
+    memory.set(title="Peak memory (dotted: without mapped files)", xlabel="images", ylabel="MB", xscale="log")
     memory.set_ylim(bottom=0)
     for axes in (time, memory):
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
@@ -103,7 +103,7 @@ def plot(rows: list[Row], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--sizes", default="1000,5000,25000", help="numbers of pictures, separated by commas")
+    parser.add_argument("--sizes", default="1000,5000,25000", help="numbers of images, separated by commas")
     parser.add_argument("--weights", type=Path, help="the backbone's weights (default: seeded random ones)")
     arguments, console = parser.parse_args(), Console(width=110)
     weights = weights_from(arguments.weights)

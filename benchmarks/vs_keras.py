@@ -1,4 +1,4 @@
-"""The pipeline's two training stages against the plain Keras script of the same recipe, on the same pictures.
+"""The pipeline's two training stages against the plain Keras script of the same recipe, on the same images.
 
     python benchmarks/vs_keras.py [--pairs 3] [--data FOLDER] [--weights FILE.h5] [--sweep]
 
@@ -37,15 +37,15 @@ Scores = dict[str, dict[str, float]]
 
 
 def prepare(project: Path, arguments: argparse.Namespace) -> list[str]:
-    """Fetch and preprocess the pictures and the weights in `project`; return the overrides that it was made with."""
+    """Fetch and preprocess the images and the weights in `project`; return the overrides that it was made with."""
     if arguments.data:
         data = ["data=folder", f"data.path='{arguments.data.resolve()}'"]
     else:
-        total = arguments.pictures + arguments.test
+        total = arguments.images + arguments.test
         test = arguments.test / total
         rest = 1 - test  # divided as in the recipe, 0.7 to 0.15
         shares = {"train": rest * 0.7 / 0.85, "validation": rest * 0.15 / 0.85, "test": test}
-        data = [f"data.pictures={total}", "data.unlabelled=0"]
+        data = [f"data.images={total}", "data.unlabelled=0"]
         data += [f"preprocess.{split}={share}" for split, share in shares.items()]
     epochs = [f"{phase}.epochs={arguments.epochs}" for phase in PHASES]
     measuring.prepare(project, *data, *weights_from(arguments.weights), *epochs)
@@ -53,13 +53,13 @@ def prepare(project: Path, arguments: argparse.Namespace) -> list[str]:
 
 
 def export(processed: Path, folder: Path) -> None:
-    """Write the prepared pictures as PNG files, split/class/row.png: small and of the final size, which favours the
+    """Write the prepared images as PNG files, split/class/row.png: small and of the final size, which favours the
     plain script, as it decodes them in every epoch and need not resize them."""
     data = load_dataset(processed)
     for split in SPLITS:
         for name in data.classes:
             (folder / split / name).mkdir(parents=True)
-        for row, (pixels, label) in enumerate(zip(data.pictures(split), data.labels(split), strict=True)):
+        for row, (pixels, label) in enumerate(zip(data.images(split), data.labels(split), strict=True)):
             Image.fromarray(pixels).save(folder / split / data.classes[label] / f"{row:06}.png", compress_level=1)
 
 
@@ -113,12 +113,12 @@ def run_sweep(project: Path, epochs: list[str]) -> Measured:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=3, help="runs of each side")
-    parser.add_argument("--pictures", type=int, default=2048, help="training and validation pictures, drawn")
-    parser.add_argument("--test", type=int, default=256, help="test pictures, drawn")
-    parser.add_argument("--data", type=Path, help="a folder of pictures, one subfolder per class, instead")
+    parser.add_argument("--images", type=int, default=2048, help="training and validation images, drawn")
+    parser.add_argument("--test", type=int, default=256, help="test images, drawn")
+    parser.add_argument("--data", type=Path, help="a folder of images, one subfolder per class, instead")
     parser.add_argument("--weights", type=Path, help="the backbone's weights (default: seeded random ones)")
     parser.add_argument("--epochs", type=int, default=2, help="of each phase")
-    parser.add_argument("--cache", action="store_true", help="the plain script keeps decoded pictures in memory")
+    parser.add_argument("--cache", action="store_true", help="the plain script keeps decoded images in memory")
     parser.add_argument("--sweep", action="store_true", help=f"also a sweep of {POINTS} points")
     return parser.parse_args()
 
@@ -126,16 +126,16 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments, console = parse_arguments(), Console(width=110)
     with tempfile.TemporaryDirectory() as temporary:
-        project, pictures = Path(temporary) / "project", Path(temporary) / "pictures"
+        project, images = Path(temporary) / "project", Path(temporary) / "images"
         epochs = prepare(project, arguments)
-        export(project / PROCESSED, pictures)
+        export(project / PROCESSED, images)
         data = load_dataset(project / PROCESSED)
         counts = ", ".join(f"{split} {len(data.names(split)):,}" for split in SPLITS)
         console.print(f"{counts}; {arguments.epochs} epochs per phase; plain script first in each pair")
 
         plain, ours = [], []
         for pair in range(1, arguments.pairs + 1):
-            plain.append(run_plain(pictures, project / BACKBONE_WEIGHTS, arguments))
+            plain.append(run_plain(images, project / BACKBONE_WEIGHTS, arguments))
             ours.append(run_pipeline(project))
             console.print(f"pair {pair}: {text(plain[-1])} against {text(ours[-1])}")
         print_time(console, plain, ours)

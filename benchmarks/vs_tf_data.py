@@ -1,9 +1,9 @@
 """The preprocess stage against plain tf.data on the same JPEGs, of about Kaggle's size.
 
-    python benchmarks/vs_tf_data.py [--pictures 4000] [--pairs 3]
+    python benchmarks/vs_tf_data.py [--images 4000] [--pairs 3]
 
-tf.data decodes and resizes every picture once, on all cores, and keeps nothing; importing TensorFlow is not counted.
-The stage is a whole process, imports and all: it also checks each picture, turns it upright, finds duplicates, splits,
+tf.data decodes and resizes every image once, on all cores, and keeps nothing; importing TensorFlow is not counted.
+The stage is a whole process, imports and all: it also checks each image, turns it upright, finds duplicates, splits,
 and writes the arrays. The two take turns. Last comes a bound for both: how fast the cores read the bits of the JPEGs,
 by decoding them at an eighth of their size, where hardly any pixels are left to compute.
 """
@@ -34,10 +34,10 @@ print(sum(len(labels) for _, labels in data), time.perf_counter() - started)
 """
 
 
-def bound(archive: Path, pictures: int = 1000) -> float:
-    """Pictures/s of all cores, reckoned from one, if a JPEG cost nothing but the reading of its bits."""
+def bound(archive: Path, images: int = 1000) -> float:
+    """Images/s of all cores, reckoned from one, if a JPEG cost nothing but the reading of its bits."""
     with zipfile.ZipFile(archive) as source:
-        files = [source.read(name) for name in source.namelist()[:pictures]]
+        files = [source.read(name) for name in source.namelist()[:images]]
     started = time.perf_counter()
     for file in files:
         with Image.open(io.BytesIO(file)) as image:
@@ -48,27 +48,27 @@ def bound(archive: Path, pictures: int = 1000) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=4000)
+    parser.add_argument("--images", type=int, default=4000)
     parser.add_argument("--pairs", type=int, default=3)
     arguments, console, ratios = parser.parse_args(), Console(width=110), []
     with tempfile.TemporaryDirectory() as temporary:
-        project, pictures = Path(temporary) / "project", Path(temporary) / "pictures"
+        project, images = Path(temporary) / "project", Path(temporary) / "images"
         new_project(project)
-        pack(project / ARCHIVE, draw_faces(Path(temporary)), arguments.pictures)
+        pack(project / ARCHIVE, draw_faces(Path(temporary)), arguments.images)
         with zipfile.ZipFile(project / ARCHIVE) as archive:
             for name in archive.namelist():
-                (pictures / name).parent.mkdir(parents=True, exist_ok=True)
-                (pictures / name).write_bytes(archive.read(name))
+                (images / name).parent.mkdir(parents=True, exist_ok=True)
+                (images / name).write_bytes(archive.read(name))
         for pair in range(1, arguments.pairs + 1):
-            plain = measure([sys.executable, "-c", PLAIN, pictures], project)
+            plain = measure([sys.executable, "-c", PLAIN, images], project)
             count, seconds = map(float, plain.output.splitlines()[-1].split())
             ours = stage("preprocess", project)
             ratios.append(seconds / ours.seconds)
             console.print(
-                f"pair {pair}: tf.data {count / seconds:.0f} pictures/s, preprocess {count / ours.seconds:.0f} (whole "
+                f"pair {pair}: tf.data {count / seconds:.0f} images/s, preprocess {count / ours.seconds:.0f} (whole "
                 f"process; other jobs {plain.others + ours.others:.1f} s of cores), ratio {ratios[-1]:.2f}"
             )
-        console.print(f"bound: {bound(project / ARCHIVE):.0f} pictures/s")
+        console.print(f"bound: {bound(project / ARCHIVE):.0f} images/s")
     console.print(f"tf.data over preprocess, seconds: median {statistics.median(ratios):.2f}")
 
 

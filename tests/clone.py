@@ -13,8 +13,8 @@ import yaml
 ROOT = Path(__file__).parents[1]
 BACKBONE = "inception_v3"
 TINY = {
-    "data": {"pictures": 80, "unlabelled": 6},
-    "preprocess": {"picture_size": 75, "train": 0.6, "validation": 0.2, "test": 0.2},
+    "data": {"images": 80, "unlabelled": 6},
+    "preprocess": {"image_size": 75, "train": 0.6, "validation": 0.2, "test": 0.2},
     "model": {"dense_units": 16, "cut_layer": "mixed1"},  # a third of the layers to trace, train and explain
     "transfer": {"epochs": 2},
     "finetune": {"epochs": 1},

@@ -31,7 +31,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from frostline.sources.sample import draw_archive
 
     path = tmp_path_factory.mktemp("archive") / "archive.zip"
-    draw_archive(path, pictures=80, unlabelled=6, seed=1)
+    draw_archive(path, images=80, unlabelled=6, seed=1)
     return path
 
 

@@ -26,7 +26,7 @@ class Accepted(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """This one picture is left out, and the manifest gives the reason."""
+    """This one image is left out, and the manifest gives the reason."""
 
     reason: str
 
@@ -39,7 +39,7 @@ class Stopped(NamedTuple):
 
 Outcome = Accepted | Rejected | Stopped
 
-# Pictures: each decoded to (S, S, 3)
+# Images: each decoded to (S, S, 3)
 
 S = 32
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -52,7 +52,7 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
 
 
 def scene(width: int = S, height: int = S) -> Image.Image:
-    """A smooth picture without symmetries."""
+    """A smooth image without symmetries."""
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     return Image.fromarray((np.stack([x, y, x * y], axis=-1) * 255).astype(np.uint8))
 
@@ -139,10 +139,10 @@ def gif_of(width: int, height: int) -> bytes:
 PHOTO = encoded(scene(500, 360), "JPEG")
 NOISE = encoded(Image.effect_noise((200, 200), 80), "PNG")
 TIFF = encoded(Image.effect_noise((200, 200), 80), "TIFF", compression="tiff_adobe_deflate")
-NO_PICTURE = Rejected("not a JPEG, PNG, GIF, WebP, BMP or TIFF picture")
+NO_IMAGE = Rejected("not a JPEG, PNG, GIF, WebP, BMP or TIFF image")
 TOO_LARGE = Rejected("more than 100 megapixels")
 
-PICTURES: dict[str, tuple[bytes, Accepted | Rejected]] = {
+IMAGES: dict[str, tuple[bytes, Accepted | Rejected]] = {
     "PNG named .jpg": (encoded(scene()), Accepted(SCENE)),
     "BMP": (plain("RGB", RED, kind="BMP"), Accepted(RED)),
     "WebP": (plain("RGB", RED, kind="WEBP", lossless=True), Accepted(RED)),
@@ -175,16 +175,16 @@ PICTURES: dict[str, tuple[bytes, Accepted | Rejected]] = {
     **{f"EXIF orientation {n}, TIFF": (turned(n, "TIFF"), Accepted(SCENE)) for n in range(1, 9)},
     **{f"EXIF orientation {n}, WebP": (turned(n, "WEBP"), Accepted(SCENE)) for n in range(1, 9)},
     "zero bytes": (b"", Rejected("empty file")),
-    "text named .jpg": (b"Once upon a time", NO_PICTURE),
-    "web page named .jpg": (b"<html>404 Not Found</html>", NO_PICTURE),
-    "film": (b"\0\0\0\x18ftypmp42" + bytes(64), NO_PICTURE),
-    "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', NO_PICTURE),
-    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", NO_PICTURE),
+    "text named .jpg": (b"Once upon a time", NO_IMAGE),
+    "web page named .jpg": (b"<html>404 Not Found</html>", NO_IMAGE),
+    "film": (b"\0\0\0\x18ftypmp42" + bytes(64), NO_IMAGE),
+    "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', NO_IMAGE),
+    "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", NO_IMAGE),
     "HEIC": (b"\0\0\0\x18ftypheic" + bytes(64), Rejected("HEIC is not supported")),
     "AVIF": (encoded(scene(), "AVIF"), Rejected("AVIF is not supported")),
     "JPEG cut in half": (PHOTO[: len(PHOTO) // 2], Rejected("truncated")),
     "JPEG without its end": (PHOTO[:-200], Rejected("truncated")),
-    "JPEG header alone": (PHOTO[:20], NO_PICTURE),
+    "JPEG header alone": (PHOTO[:20], NO_IMAGE),
     "PNG cut in half": (NOISE[: len(NOISE) // 2], Rejected("truncated")),
     "PNG with a flipped byte": (NOISE[:100] + bytes([NOISE[100] ^ 255]) + NOISE[101:], Rejected("damaged")),
     "TIFF with a damaged strip": (TIFF[:500] + b"\xff" * 500 + TIFF[1000:], Rejected("damaged")),  # libtiff is loud
@@ -196,7 +196,7 @@ PICTURES: dict[str, tuple[bytes, Accepted | Rejected]] = {
     "floating-point TIFF": (plain("F", 0.5, kind="TIFF"), Rejected("floating-point pixels are not supported")),
 }
 
-# Archives: two good pictures, and one that is unusual, `odd`
+# Archives: two good images, and one that is unusual, `odd`
 
 
 def zip_of(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
@@ -285,7 +285,7 @@ ARCHIVES: dict[str, tuple[bytes, Rejected | Stopped]] = {
         Rejected("damaged in the archive"),
     ),
     "LZMA": (with_odd(compression=zipfile.ZIP_LZMA), Rejected("unusual compression")),
-    "zip in a class folder": (with_odd(TRAIN), NO_PICTURE),
+    "zip in a class folder": (with_odd(TRAIN), NO_IMAGE),
     "nested bomb: inner zip that claims 4 GiB": (
         patched(ZEROS, "train.zip", SIZE, struct.pack("<I", 0xFFFFFFF0)),
         Stopped("zip bomb"),
@@ -305,12 +305,12 @@ ARCHIVES: dict[str, tuple[bytes, Rejected | Stopped]] = {
     "truncated inner zip": (zip_of({"train.zip": TRAIN[:-30]}), TORN),
     "web page named .zip": (b"<html>Please log in</html>", TORN),
     "tar named .zip": (tar_of(GOOD), TORN),
-    "wrong contents": (zip_of({"labels.csv": b"id,label\n"}), Stopped("no labelled pictures found")),
-    "pictures without classes": (zip_of({"1.jpg": PHOTO, "2.jpg": PHOTO}), Stopped("no labelled pictures found")),
+    "wrong contents": (zip_of({"labels.csv": b"id,label\n"}), Stopped("no labelled images found")),
+    "images without classes": (zip_of({"1.jpg": PHOTO, "2.jpg": PHOTO}), Stopped("no labelled images found")),
     "one class only": (zip_of({"cats/1.jpg": PHOTO, "cats/2.jpg": PHOTO}), Stopped("has 1 class: cats")),
 }
 
-# Folders of one's own pictures: made at a path that has a cats/1.jpg and a dogs/1.jpg already
+# Folders of one's own images: made at a path that has a cats/1.jpg and a dogs/1.jpg already
 
 
 def add(name: bytes | str) -> Callable[[Path], None]:

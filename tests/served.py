@@ -1,4 +1,4 @@
-"""What tests of serving share: pictures, a small model that tells them apart, and a real server."""
+"""What tests of serving share: images, a small model that tells them apart, and a real server."""
 
 import io
 import socket
@@ -21,7 +21,7 @@ CLASSES = ("field", "ball")
 
 
 def ball(kind: str = "JPEG", mode: str = "RGB", width: int = 480, height: int = 360) -> bytes:
-    """A picture file: a yellow ball on the left of a green field."""
+    """An image file: a yellow ball on the left of a green field."""
     image = Image.new("RGB", (width, height), (30, 90, 50))
     left, top, side = width // 16, height // 4, height // 2
     ImageDraw.Draw(image).ellipse((left, top, left + side, top + side), (250, 220, 80))
@@ -29,7 +29,7 @@ def ball(kind: str = "JPEG", mode: str = "RGB", width: int = 480, height: int = 
 
 
 def field(kind: str = "JPEG", mode: str = "RGB") -> bytes:
-    """A picture file without a ball."""
+    """An image file without a ball."""
     return _file(Image.new("RGB", (480, 360), (30, 90, 50)), kind, mode)
 
 
@@ -40,11 +40,11 @@ def _file(image: Image.Image, kind: str, mode: str) -> bytes:
 
 
 def write_model(path: Path, classes: Sequence[str] = CLASSES) -> None:
-    """Write a model whose last class' score is what a picture has more of red than of blue; the others' is constant.
+    """Write a model whose last class' score is what an image has more of red than of blue; the others' is constant.
 
     Two classes end in a sigmoid, more in softmax, as the recipe's do.
     """
-    inputs = keras.Input((SIZE, SIZE, 3), name="pictures")
+    inputs = keras.Input((SIZE, SIZE, 3), name="images")
     x = keras.layers.Rescaling(1 / 255)(inputs)
     x = keras.layers.Conv2D(3, 4, strides=4, activation="relu", name="cut")(x)
     x = keras.layers.GlobalAveragePooling2D()(x)

@@ -51,7 +51,7 @@ def test_probabilities_of_0_and_1_stay_numbers() -> None:
 def test_clipping_supposes_half_a_mistake_that_was_not_seen() -> None:
     labels = np.array([0, 1] * 50)
     perfect = of(labels.astype(float))
-    # n pictures right at a cost of about c each and half a one wrong at -ln c: the least is at c = 0.5 / (n + 0.5).
+    # n images right at a cost of about c each and half a one wrong at -ln c: the least is at c = 0.5 / (n + 0.5).
     assert fit_clip(labels, perfect) == pytest.approx(0.5 / 100.5, rel=0.1)
     wrong = labels.copy()
     wrong[:5] = 1 - wrong[:5]
@@ -109,7 +109,7 @@ def test_effects_draw_only_the_interval_that_they_tell(monkeypatch: pytest.Monke
     assert len(effects(views, views, chosen={"clip": True}, threshold=0.5, bins=10, resamples=100, seed=1)) == 3
 
 
-def test_flip_is_measured_where_mirrored_pictures_were_computed() -> None:
+def test_flip_is_measured_where_mirrored_images_were_computed() -> None:
     rng = np.random.default_rng(3)
     labels, plain = noisy(300, 3.0, seed=3)
     mirrored = of(np.clip(plain[:, 1] + rng.normal(0, 0.2, 300), 0, 1))

@@ -1,4 +1,4 @@
-"""Packing a folder, finding the pictures of each layout, and refusing what must not be read."""
+"""Packing a folder, finding the images of each layout, and refusing what must not be read."""
 
 import contextlib
 import io
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from corpus import SIZE, patched, zip_of
 from frostline.data import archive as archive_module
-from frostline.data.archive import Listing, UnreadableMemberError, list_pictures, read_member
+from frostline.data.archive import Listing, UnreadableMemberError, list_images, read_member
 from frostline.runtime.errors import FrostlineError
 from frostline.sources.folder import pack_folder
 
@@ -37,7 +37,7 @@ def written(tmp_path: Path, members: dict[str, bytes], compression: int = zipfil
 def listed(path: Path) -> Listing:
     scratch = path.parent / "scratch"
     scratch.mkdir(exist_ok=True)
-    return list_pictures(path, scratch)
+    return list_images(path, scratch)
 
 
 def outcome(path: Path) -> dict[str, tuple[str | None, str]]:
@@ -149,7 +149,7 @@ def test_kaggle_layout(tmp_path: Path, outer: int, inner: int) -> None:
     assert {member.source.parent for member in listing.members} == {tmp_path / "scratch"}
 
 
-def test_kaggle_layout_without_unlabelled_pictures(tmp_path: Path) -> None:
+def test_kaggle_layout_without_unlabelled_images(tmp_path: Path) -> None:
     path = written(tmp_path, {"train.zip": zip_of({"cat.0.jpg": b"", "dog.0.jpg": b""})})
     assert outcome(path) == {"train/cat.0.jpg": ("cat", ""), "train/dog.0.jpg": ("dog", "")}
 
@@ -178,7 +178,7 @@ def test_class_folders_inside_one_folder(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("names", [("train/cat.0.jpg", "test/1.jpg"), ()])
 def test_unknown_layout(tmp_path: Path, names: tuple[str, ...]) -> None:
-    with pytest.raises(FrostlineError, match="no labelled pictures") as caught:
+    with pytest.raises(FrostlineError, match="no labelled images") as caught:
         listed(written(tmp_path, dict.fromkeys(names, b"")))
     assert "one folder per class" in str(caught.value)
 
@@ -218,9 +218,9 @@ def test_nested_bomb_is_not_expanded(tmp_path: Path) -> None:
 
 
 def test_a_name_that_occurs_twice_counts_once(tmp_path: Path) -> None:
-    path = written(tmp_path, {"cats/1.jpg": b"picture", "dogs/1.jpg": b"picture"})
+    path = written(tmp_path, {"cats/1.jpg": b"image", "dogs/1.jpg": b"image"})
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
-        archive.writestr("cats/1.jpg", b"another picture")
+        archive.writestr("cats/1.jpg", b"another image")
     assert outcome(path) == {
         "cats/1.jpg": ("cats", ""),
         "dogs/1.jpg": ("dogs", ""),
@@ -257,7 +257,7 @@ def test_reading_stops_at_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             read_member(archive, 1)
 
 
-def test_damage_anywhere_gives_pictures_or_an_error_of_ours(tmp_path: Path) -> None:
+def test_damage_anywhere_gives_images_or_an_error_of_ours(tmp_path: Path) -> None:
     train = zip_of({f"train/{kind}.{n}.jpg": os.urandom(40) for kind in ("cat", "dog") for n in range(3)})
     whole = zip_of({"train.zip": train, "sample_submission.csv": b"id,label"}, zipfile.ZIP_DEFLATED)
     folders = zip_of({"cats/1.jpg": b"cat" * 50, "dogs/Ö.jpg": b"dog"}, zipfile.ZIP_DEFLATED)
@@ -285,7 +285,7 @@ NAME = st.lists(PART, min_size=1, max_size=4).flatmap(
     lambda parts: st.sampled_from("/\\").map(lambda separator: separator.join(parts))
 )
 KIND = st.sampled_from([0, stat.S_IFREG, stat.S_IFREG, stat.S_IFLNK, stat.S_IFCHR, stat.S_IFDIR])
-CONTENT = st.sampled_from([b"", b"picture", b"/etc/passwd", bytes(5000)])
+CONTENT = st.sampled_from([b"", b"image", b"/etc/passwd", bytes(5000)])
 METHOD = st.sampled_from([zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
 CLUTTER = {b"thumbs.db", b"desktop.ini", b"__macosx"}
 MEMBERS = st.lists(st.tuples(NAME, KIND, CONTENT, METHOD), max_size=5)
@@ -311,7 +311,7 @@ def test_whatever_an_archive_names_nothing_outside_is_touched_and_limits_hold(
         path.write_bytes(patched(content, "dogs/1.jpg", SIZE, struct.pack("<I", claim)))
         before = sorted(Path(name).rglob("*"))
         try:
-            found = list_pictures(path, root / "scratch").members
+            found = list_images(path, root / "scratch").members
         except FrostlineError as error:
             assert len(str(error).splitlines()) <= 2
             found = []

@@ -21,8 +21,8 @@ def model(base):
 def test_the_models_input_is_rgb_from_0_to_255(base, weights):
     plain = keras.applications.InceptionV3(include_top=False, weights=None, input_shape=(SIZE, SIZE, 3))
     plain.load_weights(weights)
-    pictures = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3)).astype(np.float32)
-    np.testing.assert_allclose(base([pictures]), plain(pictures / 127.5 - 1), rtol=1e-3, atol=1e-4)
+    images = np.random.default_rng(0).integers(0, 256, (2, SIZE, SIZE, 3)).astype(np.float32)
+    np.testing.assert_allclose(base([images]), plain(images / 127.5 - 1), rtol=1e-3, atol=1e-4)
 
 
 def test_auto_is_one_block_below_the_cut(base):
@@ -55,18 +55,18 @@ def test_the_frontier_of_a_blocks_end_is_that_layer(model):
 
 @pytest.mark.parametrize("thaw_from", ["mixed6", "conv2d_68", "mixed4"])
 def test_the_part_above_the_frost_line_equals_the_whole(model, thaw_from):
-    pictures = np.random.default_rng(1).integers(0, 256, (3, SIZE, SIZE, 3)).astype(np.float32)
+    images = np.random.default_rng(1).integers(0, 256, (3, SIZE, SIZE, 3)).astype(np.float32)
     layers = frost_line.frontier(model, thaw_from)
     below = keras.Model(model.input, [model.get_layer(name).output for name in layers])
-    features = below(pictures)
-    np.testing.assert_allclose(graph.part(model, layers)(features), model(pictures), rtol=1e-4, atol=1e-6)
+    features = below(images)
+    np.testing.assert_allclose(graph.part(model, layers)(features), model(images), rtol=1e-4, atol=1e-6)
 
 
 def test_a_convolution_asked_for_beside_a_layer_above_it_is_not_folded(model):
-    pictures = np.random.default_rng(1).integers(0, 256, (2, SIZE, SIZE, 3)).astype(np.float32)
+    images = np.random.default_rng(1).integers(0, 256, (2, SIZE, SIZE, 3)).astype(np.float32)
     layers = ["conv2d_55", "mixed6"]
-    expected = keras.Model(model.input, [model.get_layer(name).output for name in layers])(pictures)
-    for ours, theirs in zip(inference.inference_copy(model, layers, "float32")(pictures), expected, strict=True):
+    expected = keras.Model(model.input, [model.get_layer(name).output for name in layers])(images)
+    for ours, theirs in zip(inference.inference_copy(model, layers, "float32")(images), expected, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
 
 

@@ -31,7 +31,7 @@ def test_the_better_one_wins_and_the_other_way_around_it_does_not(tmp_path: Path
     names = [f"c{number}" for number in range(classes)]
     outcome = challenge(files[1], files[0], names, resamples=300, seed=1)
     assert outcome.wins
-    assert outcome.reason.startswith("Better than the champion on the same 300 test pictures: log loss ")
+    assert outcome.reason.startswith("Better than the champion on the same 300 test images: log loss ")
     outcome = challenge(files[0], files[1], names, resamples=300, seed=1)
     assert not outcome.wins
     assert outcome.reason.startswith("Not better than the champion beyond chance")
@@ -55,7 +55,7 @@ def test_a_difference_that_may_be_chance_and_equal_predictions_do_not_win(tmp_pa
         assert not challenge(files[old], files[new], ["c0", "c1"], resamples=300, seed=1).wins
 
 
-def test_other_pictures_are_not_compared(tmp_path: Path) -> None:
+def test_other_images_are_not_compared(tmp_path: Path) -> None:
     labels, probabilities = noisy(30, 1.0)
     old = write(tmp_path / "old.csv", labels, np.full_like(probabilities, 0.5))
     renamed = write(tmp_path / "renamed.csv", labels, probabilities, [f"new{n}.jpg" for n in range(30)])

@@ -39,7 +39,7 @@ def test_every_experiment_composes(project, experiment):
     [
         (["data=sample"], SampleData),
         (["data=kaggle"], KaggleData),
-        (["data=folder", "data.path=../pictures"], FolderData),
+        (["data=folder", "data.path=../images"], FolderData),
     ],
 )
 def test_each_data_source_has_settings_of_its_own(project, overrides, kind):
@@ -47,15 +47,15 @@ def test_each_data_source_has_settings_of_its_own(project, overrides, kind):
 
 
 @pytest.mark.parametrize("model", [file.stem for file in (ROOT / "conf/model").glob("*.yaml")])
-def test_each_backbone_brings_its_picture_size_and_weights(project, model):
+def test_each_backbone_brings_its_image_size_and_weights(project, model):
     config = compose_conf([f"model={model}", "weights=imagenet"])
-    assert config.preprocess.picture_size == config.model.picture_size >= NETWORKS[config.model.backbone].smallest
+    assert config.preprocess.image_size == config.model.image_size >= NETWORKS[config.model.backbone].smallest
     assert config.model.pooling == ("flatten" if model == "inception_v3" else "average")
     weights, published = config.weights, config.model.imagenet
     assert (weights.url, weights.size) == (published.url, published.size)
     assert (weights.md5, weights.sha256) == (published.md5, published.sha256)
     assert weights.url.startswith("https://") and (weights.md5 or weights.sha256)
-    assert compose_conf([f"model={model}", "preprocess.picture_size=96"]).preprocess.picture_size == 96
+    assert compose_conf([f"model={model}", "preprocess.image_size=96"]).preprocess.image_size == 96
 
 
 def test_every_value_is_reachable_as_an_override(project):
@@ -95,7 +95,7 @@ def test_the_recipe_is_the_default(project):
         ("transfer.batch_norm=frozen", ["transfer.batch_norm", "there is no setting"]),
         ("model.dropout=1", ["model.dropout is 1.0", "below 1"]),
         ("preprocess.train=0.5", ["0.5 + 0.15 + 0.15 = 0.8", "sum to 1"]),
-        ("preprocess.picture_size=50", ["preprocess.picture_size is 50", "75 to 1024"]),
+        ("preprocess.image_size=50", ["preprocess.image_size is 50", "75 to 1024"]),
         ("model.backbone=resnet", ["model.backbone is 'resnet'", "resnet50"]),
         ("model.pooling=max", ["model.pooling is 'max'", "flatten, average"]),
         ("model.imagenet.md5=d41d8", ["model.imagenet.md5 is 'd41d8'", "32 hexadecimal digits"]),

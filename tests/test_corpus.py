@@ -1,4 +1,4 @@
-"""Every item of the corpus, and pictures that are bad only together, end as the table says."""
+"""Every item of the corpus, and images that are bad only together, end as the table says."""
 
 import csv
 import warnings
@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 import corpus
-from corpus import ARCHIVES, FOLDERS, PARAMS, PICTURES, WEIGHTS, Accepted, Rejected, S, Stopped
+from corpus import ARCHIVES, FOLDERS, IMAGES, PARAMS, WEIGHTS, Accepted, Rejected, S, Stopped
 from frostline.config.load import load_params
-from frostline.data.archive import UnreadableMemberError, list_pictures, read_member
-from frostline.data.images import UnreadablePictureError, decode_picture
+from frostline.data.archive import UnreadableMemberError, list_images, read_member
+from frostline.data.images import UnreadableImageError, decode_image
 from frostline.data.preprocess import Summary, preprocess
 from frostline.runtime.errors import FrostlineError
 from frostline.sources.folder import pack_folder
@@ -37,18 +37,18 @@ def manifest(folder: Path) -> dict[str, dict[str, str]]:
         return {row["path"]: row for row in csv.DictReader(file)}
 
 
-@pytest.mark.parametrize("name", PICTURES)
-def test_picture(name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    data, outcome = PICTURES[name]
+@pytest.mark.parametrize("name", IMAGES)
+def test_image(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    data, outcome = IMAGES[name]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         if isinstance(outcome, Accepted):
-            pixels = decode_picture(data, S)
+            pixels = decode_image(data, S)
             assert pixels.shape == (S, S, 3) and pixels.dtype == np.uint8
             assert np.abs(pixels.astype(int) - outcome.what).max() <= (6 if "JPEG" in name else 2)
         else:
-            with pytest.raises(UnreadablePictureError) as caught:
-                decode_picture(data, S)
+            with pytest.raises(UnreadableImageError) as caught:
+                decode_image(data, S)
             assert str(caught.value) == outcome.reason
     assert capfd.readouterr() == ("", "")  # decoders written in C like to complain
 
@@ -66,13 +66,13 @@ def test_archive(name: str, tmp_path: Path) -> None:
         assert not list((tmp_path / "work").iterdir())
     else:
         verdicts = {}
-        for member in list_pictures(path, tmp_path / "work").members:
+        for member in list_images(path, tmp_path / "work").members:
             verdicts[member.name] = member.refusal
             if not member.refusal:
                 try:
                     with zipfile.ZipFile(member.source) as archive:
-                        decode_picture(read_member(archive, member.index), S)
-                except (UnreadableMemberError, UnreadablePictureError) as error:
+                        decode_image(read_member(archive, member.index), S)
+                except (UnreadableMemberError, UnreadableImageError) as error:
                     verdicts[member.name] = str(error)
         odd = next(name for name in verdicts if name.endswith("odd.jpg"))
         assert verdicts.pop(odd) == outcome.reason
@@ -94,7 +94,7 @@ def test_folder(name: str, tmp_path: Path) -> None:
         assert [entry.name for entry in tmp_path.iterdir()] == ["pets"]
     else:
         pack_folder(folder, path)
-        members = list_pictures(path, tmp_path).members
+        members = list_images(path, tmp_path).members
         assert [(member.name, member.refusal) for member in members] == [(name, "") for name in outcome.what]
 
 
@@ -124,16 +124,16 @@ def test_params(name: str, project: Path) -> None:
         assert getattr(load_params(), key) == value
 
 
-def test_every_picture_at_once(tmp_path: Path) -> None:
+def test_every_image_at_once(tmp_path: Path) -> None:
     """One data set of the whole table: the manifest says of each what the table says."""
-    members = {f"cats/{number}.jpg": data for number, (data, _) in enumerate(PICTURES.values())}
+    members = {f"cats/{number}.jpg": data for number, (data, _) in enumerate(IMAGES.values())}
     members |= {f"dogs/{number}.jpg": distinct(number) for number in range(5)}
     with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
         for name, data in members.items():
             archive.writestr(name, data)
     prepare(tmp_path / "archive.zip", tmp_path / "processed", max_rejected=0.5)
     rows = manifest(tmp_path / "processed")
-    for number, (name, (_, outcome)) in enumerate(PICTURES.items()):
+    for number, (name, (_, outcome)) in enumerate(IMAGES.items()):
         reason = outcome.reason if isinstance(outcome, Rejected) else "ok"
         assert rows[f"cats/{number}.jpg"]["verdict"] == reason, name
 
@@ -154,11 +154,11 @@ def data_set(path: Path, odd: dict[str, bytes]) -> Path:
     return path
 
 
-def test_the_same_picture_in_both_classes_is_rejected_in_both(tmp_path: Path) -> None:
+def test_the_same_image_in_both_classes_is_rejected_in_both(tmp_path: Path) -> None:
     odd = {"cats/a.jpg": distinct(500), "dogs/b.jpg": distinct(500, comment="the same pixels in another file")}
     prepare(data_set(tmp_path / "archive.zip", odd), tmp_path / "processed", max_rejected=0.5)
     rows = manifest(tmp_path / "processed")
-    reason = "same picture in classes cats and dogs"
+    reason = "same image in classes cats and dogs"
     assert {name for name, row in rows.items() if row["verdict"] != "ok"} == set(odd)
     assert {rows[name]["verdict"] for name in odd} == {reason}
 
@@ -168,30 +168,30 @@ def test_copies_are_accepted_into_one_split_and_counted(tmp_path: Path) -> None:
     summary = prepare(data_set(tmp_path / "archive.zip", odd), tmp_path / "processed", max_rejected=0)
     rows = manifest(tmp_path / "processed")
     assert len({rows[name]["split"] for name in odd}) == 1
-    assert summary.duplicates == {"groups": 1, "pictures": 8}
+    assert summary.duplicates == {"groups": 1, "images": 8}
 
 
-def test_near_duplicates_are_accepted_as_pictures_of_their_own(tmp_path: Path) -> None:
-    """Known by their pixels alone: the same picture saved again at another quality counts as another."""
+def test_near_duplicates_are_accepted_as_images_of_their_own(tmp_path: Path) -> None:
+    """Known by their pixels alone: the same image saved again at another quality counts as another."""
     odd = {f"cats/quality {quality}.jpg": distinct(500, quality) for quality in (50, 70, 95)}
     summary = prepare(data_set(tmp_path / "archive.zip", odd), tmp_path / "processed", max_rejected=0)
-    assert summary.duplicates == {"groups": 0, "pictures": 0}
+    assert summary.duplicates == {"groups": 0, "images": 0}
     assert sum(count["cats"] for count in summary.counts.values()) == 8
 
 
 def test_1000_corrupt_among_2000(tmp_path: Path) -> None:
     """More than `max_rejected` stop the stage; allowed, they are left out one by one."""
-    corrupt = [b"", b"no picture", corpus.PHOTO[:900], corpus.png_of(30_000, 30_000)]
+    corrupt = [b"", b"no image", corpus.PHOTO[:900], corpus.png_of(30_000, 30_000)]
     members = {f"cats/{n}.jpg" if n % 2 else f"dogs/{n}.jpg": distinct(n) for n in range(1000)}
     members |= {f"cats/bad {n}.jpg" if n % 2 else f"dogs/bad {n}.jpg": corrupt[n // 2 % 4] for n in range(1000)}
     path = tmp_path / "archive.zip"
     path.write_bytes(corpus.zip_of(members))
     with pytest.raises(FrostlineError) as caught:
         prepare(path, tmp_path / "processed", max_rejected=0.02)
-    assert "1000 of 2000 labelled pictures are rejected (250" in str(caught.value)
+    assert "1000 of 2000 labelled images are rejected (250" in str(caught.value)
     assert [entry.name for entry in tmp_path.iterdir()] == ["archive.zip"]
     summary = prepare(path, tmp_path / "processed", max_rejected=0.5)
     assert sum(sum(count.values()) for count in summary.counts.values()) == 1000
     assert summary.rejected == dict.fromkeys(
-        ("empty file", "not a JPEG, PNG, GIF, WebP, BMP or TIFF picture", "truncated", "more than 100 megapixels"), 250
+        ("empty file", "not a JPEG, PNG, GIF, WebP, BMP or TIFF image", "truncated", "more than 100 megapixels"), 250
     )

@@ -39,14 +39,14 @@ def test_load(folder: Path) -> None:
     assert dataset.digest == sha256_of(folder / "manifest.csv")
     for split, names in NAMES.items():
         assert dataset.has(split) and dataset.names(split) == names
-        pictures = dataset.pictures(split)
-        assert isinstance(pictures, np.memmap) and not pictures.flags.writeable
-        assert pictures.shape == (len(names), 4, 4, 3) and pictures.dtype == np.uint8
+        images = dataset.images(split)
+        assert isinstance(images, np.memmap) and not images.flags.writeable
+        assert images.shape == (len(names), 4, 4, 3) and images.dtype == np.uint8
     assert dataset.labels("train").tolist() == [0, 0, 1]
     assert dataset.labels("test").dtype == np.uint8
 
 
-def test_without_unlabelled_pictures(folder: Path) -> None:
+def test_without_unlabelled_images(folder: Path) -> None:
     manifest = (folder / "manifest.csv").read_text().replace("test/1.jpg,,unlabelled", "test/1.jpg,,")
     (folder / "manifest.csv").write_text(manifest)
     (folder / "unlabelled.npy").unlink()

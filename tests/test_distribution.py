@@ -91,7 +91,7 @@ def stop_and_go_on(distributions, folder, processed, weights):
     """Run the transfer phase under each of the `distributions`, to its end only under the last one."""
     make_two_devices()
     data, conf = load_dataset(processed), Path(__file__).parents[1] / "conf"
-    small = [f"preprocess.picture_size={SIZE}", "model.cut_layer=mixed0", "model.dense_units=8", "transfer.epochs=2"]
+    small = [f"preprocess.image_size={SIZE}", "model.cut_layer=mixed0", "model.dense_units=8", "transfer.epochs=2"]
     os.chdir(folder)
 
     def stop(epoch):

@@ -281,7 +281,7 @@ def test_metrics_are_plain_numbers_of_both_phases_and_the_seed_decides_them(tmp_
     assert before["accuracy_low"] <= before["accuracy"] <= before["accuracy_high"]
     assert after["brier"] - before["brier"] == pytest.approx(difference["brier"], rel=1e-4)
     assert result["verdict"]["winner"] == "finetune"
-    assert result["verdict"]["pictures"] == 90
+    assert result["verdict"]["images"] == 90
     write_json(tmp_path / "metrics.json", result)
     assert read_json(tmp_path / "metrics.json") == result
     np.random.seed(3)  # global state must not matter
@@ -349,7 +349,7 @@ def test_figures_of_three_classes_by_hand() -> None:
     assert found["brier"] == pytest.approx(np.mean(squares))
     # confidences 0.6 (right), 0.5 (wrong), 0.7 (right), 0.4 (right); 0.5 belongs to the lower bin
     assert found["ece"] == pytest.approx((2 * abs(0.45 - 0.5) + 2 * abs(0.65 - 1)) / 4)
-    assert found["roc_auc"] == 1  # each class' own pictures get its highest probabilities
+    assert found["roc_auc"] == 1  # each class' own images get its highest probabilities
 
 
 def test_rows_for_the_galleries_of_many_classes() -> None:
@@ -364,7 +364,7 @@ def test_rows_for_the_galleries_of_many_classes() -> None:
     assert mcnemar(pair, 0.5) == McNemar(2, 1, 1.0)
 
 
-def test_a_class_without_test_pictures_counts_only_where_it_is_decided() -> None:
+def test_a_class_without_test_images_counts_only_where_it_is_decided() -> None:
     labels, probabilities = noisy_of_many(60, 4, 2)
     here = labels < 3
     labels, probabilities = labels[here], probabilities[here]
@@ -394,7 +394,7 @@ def test_many_classes_have_the_metrics_of_two(tmp_path: Path) -> None:
 # Pairs
 
 
-def test_a_pair_must_be_of_the_same_pictures() -> None:
+def test_a_pair_must_be_of_the_same_images() -> None:
     labels, probabilities = noisy(10, 1)
     with pytest.raises(ValueError, match=r"candidate: \(9, 2\) probabilities for \(10,\) labels"):
         Pair(labels, probabilities, probabilities[:9])

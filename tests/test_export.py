@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from frostline.data.dataset import Dataset
-from frostline.data.images import decode_picture
+from frostline.data.images import decode_image
 from frostline.models.saving import Metadata, load_model
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.serving import export as exporting
-from frostline.serving.export import FORMATS, TOLERANCE, check_pictures, default_path, export
+from frostline.serving.export import FORMATS, TOLERANCE, check_images, default_path, export
 from served import CLASSES, SIZE, ball, field, write_model
 
 INSTALLED = [
@@ -33,8 +33,8 @@ def model_of(folder: Path, classes: tuple[str, ...] = CLASSES) -> keras.Model:
     return load_model(folder / "model.keras")
 
 
-def pictures() -> np.ndarray:
-    return np.stack([decode_picture(content, SIZE) for content in (ball(), field(), ball("PNG"))])
+def images() -> np.ndarray:
+    return np.stack([decode_image(content, SIZE) for content in (ball(), field(), ball("PNG"))])
 
 
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
@@ -42,23 +42,23 @@ def pictures() -> np.ndarray:
 @pytest.mark.parametrize("classes", [CLASSES, ("a", "b", "ball")])
 def test_the_exported_model_answers_what_the_original_does(tmp_path: Path, name: str, classes: tuple[str, ...]) -> None:
     model, path = model_of(tmp_path, classes), tmp_path / "new" / f"model{FORMATS[name].suffix}"
-    assert export(model, METADATA, name, path, pictures()) <= TOLERANCE
+    assert export(model, METADATA, name, path, images()) <= TOLERANCE
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
-    batch = np.concatenate([pictures()] * 3).astype(np.float32)  # more than one at once
+    batch = np.concatenate([images()] * 3).astype(np.float32)  # more than one at once
     np.testing.assert_allclose(FORMATS[name].read(path)(batch), model(batch), atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("name", INSTALLED)
 def test_layers_that_the_backbones_have(tmp_path: Path, name: str) -> None:
     """A mean to subtract, grouped convolutions and GELU: each needs help on its way to ONNX."""
-    inputs = keras.Input((SIZE, SIZE, 3), name="pictures")
+    inputs = keras.Input((SIZE, SIZE, 3), name="images")
     x = keras.layers.Normalization(mean=[120.0, 110.0, 100.0], variance=[3000.0, 2000.0, 1000.0])(inputs)
     x = keras.layers.Conv2D(6, 3, groups=3, strides=2, activation="gelu")(x)
     x = keras.layers.DepthwiseConv2D(3, strides=2, padding="same")(x)
     x = keras.layers.LayerNormalization(epsilon=1e-6)(x)
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.Activation("hard_silu")(x))
     model = keras.Model(inputs, keras.layers.Dense(3, activation="softmax")(x))
-    assert export(model, METADATA, name, tmp_path / f"model{FORMATS[name].suffix}", pictures()) <= TOLERANCE
+    assert export(model, METADATA, name, tmp_path / f"model{FORMATS[name].suffix}", images()) <= TOLERANCE
     assert not tf.config.functions_run_eagerly()
 
 
@@ -70,7 +70,7 @@ def test_one_that_answers_otherwise_is_not_kept(tmp_path: Path, monkeypatch: pyt
     writes_other = dataclasses.replace(form, write=lambda _, metadata, place: form.write(other, metadata, place))
     monkeypatch.setitem(exporting.FORMATS, name, writes_other)
     with pytest.raises(FrostlineError, match="would differ") as raised:
-        export(model, METADATA, name, path, pictures())
+        export(model, METADATA, name, path, images())
     assert len(str(raised.value).splitlines()) == 2
     assert list(path.parent.iterdir()) == []
 
@@ -81,51 +81,51 @@ def test_no_folder_of_yours_is_deleted(tmp_path: Path, name: str) -> None:
     folder.mkdir()
     (folder / "chapter.tex").write_text("years of work")
     with pytest.raises(FrostlineError, match="would have to be deleted"):
-        export(model, METADATA, name, folder, pictures())
+        export(model, METADATA, name, folder, images())
     assert (folder / "chapter.tex").is_file()
 
 
 def test_an_export_replaces_an_earlier_one(tmp_path: Path) -> None:
     for _ in range(2):
-        export(model_of(tmp_path), METADATA, "saved_model", tmp_path / "exported", pictures())
+        export(model_of(tmp_path), METADATA, "saved_model", tmp_path / "exported", images())
     assert (tmp_path / "exported" / "saved_model.pb").is_file()
 
 
 def test_an_answer_that_is_no_number_is_a_difference() -> None:
     inputs = keras.Input((SIZE, SIZE, 3))
     model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs))
-    gone = exporting.largest_difference(model, lambda batch: np.full((len(batch), 3), np.nan), pictures())
+    gone = exporting.largest_difference(model, lambda batch: np.full((len(batch), 3), np.nan), images())
     assert not gone <= TOLERANCE
 
 
 def test_packages_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(exporting.FORMATS, "onnx", dataclasses.replace(FORMATS["onnx"], needs=("no_such_package",)))
     with pytest.raises(FrostlineError) as raised:
-        export(model_of(tmp_path), METADATA, "onnx", tmp_path / "model.onnx", pictures())
+        export(model_of(tmp_path), METADATA, "onnx", tmp_path / "model.onnx", images())
     first, second = str(raised.value).splitlines()
     assert "no_such_package" in first
     assert "pip install -e '.[onnx]'" in second
     assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
 
 
-def test_it_is_checked_on_the_pictures_that_are_named(tmp_path: Path) -> None:
+def test_it_is_checked_on_the_images_that_are_named(tmp_path: Path) -> None:
     (tmp_path / "ball.jpg").write_bytes(ball())
-    np.testing.assert_array_equal(check_pictures([tmp_path / "ball.jpg"], SIZE), pictures()[:1])
+    np.testing.assert_array_equal(check_images([tmp_path / "ball.jpg"], SIZE), images()[:1])
     (tmp_path / "text.jpg").write_text("text")
     for name, words in (("text.jpg", "not a JPEG"), ("none.jpg", "No such file")):
         with pytest.raises(FrostlineError, match=f"{name} cannot be read: {words}"):
-            check_pictures([tmp_path / name], SIZE)
+            check_images([tmp_path / name], SIZE)
 
 
-def test_else_on_test_pictures(tmp_path: Path, prepared: Dataset) -> None:
-    with pytest.raises(FrostlineError, match="Name some pictures"):
-        check_pictures([], SIZE)
+def test_else_on_test_images(tmp_path: Path, prepared: Dataset) -> None:
+    with pytest.raises(FrostlineError, match="Name some images"):
+        check_images([], SIZE)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "processed").symlink_to(prepared.folder)
-    size = prepared.pictures("test").shape[1]
-    np.testing.assert_array_equal(check_pictures([], size), prepared.pictures("test"))
+    size = prepared.images("test").shape[1]
+    np.testing.assert_array_equal(check_images([], size), prepared.images("test"))
     with pytest.raises(FrostlineError, match="another size"):
-        check_pictures([], size + 1)
+        check_images([], size + 1)
 
 
 def test_the_command_says_how_far_off_it_is(tmp_path: Path) -> None:
@@ -136,6 +136,6 @@ def test_the_command_says_how_far_off_it_is(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     first, second = done.stdout.splitlines()
     assert first.startswith("exports/model.tflite: differs from model.keras by at most ")
-    assert "on 1 picture" in first
+    assert "on 1 image" in first
     assert second == "takes (N, 32, 32, 3) float32, RGB from 0 to 255; gives P(ball), (N, 1): ball is decided above 0.5"
     assert default_path(Path("model.keras"), "tflite").is_file()

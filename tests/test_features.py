@@ -23,9 +23,9 @@ def base(weights):
     return backbone.build_backbone(SIZE, weights)
 
 
-def extract(base, pictures, layers, cache):
-    digest = hashlib.sha256(pictures.tobytes()).hexdigest()
-    return features.extract(base, pictures, digest, layers, cache=cache)
+def extract(base, images, layers, cache):
+    digest = hashlib.sha256(images.tobytes()).hexdigest()
+    return features.extract(base, images, digest, layers, cache=cache)
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def scaled(kernel, factor):
 
 @pytest.fixture
 def counted(base, monkeypatch):
-    """Counts the pictures that go through the backbone."""
+    """Counts the images that go through the backbone."""
     seen = []
     compute = features._compute
     monkeypatch.setattr(
@@ -50,9 +50,9 @@ def counted(base, monkeypatch):
 
 
 def test_features_equal_the_layers_outputs(base, prepared, tmp_path):
-    pictures = prepared.pictures("test")
-    arrays = extract(base, pictures, LAYERS, tmp_path)
-    outputs = keras.Model(base.input, [base.get_layer(name).output for name in LAYERS])([pictures.astype(np.float32)])
+    images = prepared.images("test")
+    arrays = extract(base, images, LAYERS, tmp_path)
+    outputs = keras.Model(base.input, [base.get_layer(name).output for name in LAYERS])([images.astype(np.float32)])
     for array, output in zip(arrays, outputs, strict=True):
         assert array.dtype == np.float16
         assert isinstance(array, np.memmap)
@@ -60,37 +60,37 @@ def test_features_equal_the_layers_outputs(base, prepared, tmp_path):
 
 
 def test_one_pass_serves_every_later_reader(base, prepared, tmp_path, counted):
-    pictures = prepared.pictures("test")
-    both = extract(base, pictures, LAYERS, tmp_path)
-    again = extract(base, pictures, ["mixed7"], tmp_path)
-    assert counted == [len(pictures)]
+    images = prepared.images("test")
+    both = extract(base, images, LAYERS, tmp_path)
+    again = extract(base, images, ["mixed7"], tmp_path)
+    assert counted == [len(images)]
     np.testing.assert_array_equal(again[0], both[1])
 
 
-def test_other_pictures_weights_or_layers_are_other_entries(base, prepared, tmp_path, counted):
-    pictures = np.array(prepared.pictures("test"))
-    extract(base, pictures, ["mixed6"], tmp_path)
-    extract(base, pictures[::-1], ["mixed6"], tmp_path)
-    extract(base, pictures, ["mixed5"], tmp_path)
+def test_other_images_weights_or_layers_are_other_entries(base, prepared, tmp_path, counted):
+    images = np.array(prepared.images("test"))
+    extract(base, images, ["mixed6"], tmp_path)
+    extract(base, images[::-1], ["mixed6"], tmp_path)
+    extract(base, images, ["mixed5"], tmp_path)
     with scaled(base.get_layer("conv2d_3").kernel, 1.01):
-        extract(base, pictures, ["mixed6"], tmp_path)
+        extract(base, images, ["mixed6"], tmp_path)
     assert len(counted) == 4
     assert len(feature_cache.entries(tmp_path)) == 4
 
 
 def test_features_of_other_code_are_other_entries(base, prepared, tmp_path, counted, monkeypatch):
-    pictures = prepared.pictures("test")
-    extract(base, pictures, ["mixed1"], tmp_path)
+    images = prepared.images("test")
+    extract(base, images, ["mixed1"], tmp_path)
     monkeypatch.setattr(features, "code_digest", lambda module: f"as if {module} had changed")
-    extract(base, pictures, ["mixed1"], tmp_path)
+    extract(base, images, ["mixed1"], tmp_path)
     assert len(counted) == len(feature_cache.entries(tmp_path)) == 2
 
 
 def test_weights_above_the_layer_do_not_matter(base, prepared, tmp_path, counted):
-    pictures = prepared.pictures("test")
-    extract(base, pictures, ["mixed6"], tmp_path)
+    images = prepared.images("test")
+    extract(base, images, ["mixed6"], tmp_path)
     with scaled(base.get_layer("conv2d_70").kernel, 2):  # in the block of mixed7
-        extract(base, pictures, ["mixed6"], tmp_path)
+        extract(base, images, ["mixed6"], tmp_path)
     assert len(counted) == 1
 
 
@@ -100,15 +100,15 @@ from pathlib import Path
 from frostline import backbone, feature_cache, features
 features.BATCH = 2
 base = backbone.build_backbone({size}, Path({weights!r}))
-features.extract(base, np.load({pictures!r}), "digest", ["mixed6", "mixed7"], cache=Path({cache!r}))
+features.extract(base, np.load({images!r}), "digest", ["mixed6", "mixed7"], cache=Path({cache!r}))
 """
 
 
 def test_a_killed_pass_leaves_nothing_that_looks_complete_and_goes_on(base, prepared, weights, tmp_path, monkeypatch):
-    pictures = np.concatenate([prepared.pictures("train")] * 3)
-    np.save(tmp_path / "pictures.npy", pictures)
+    images = np.concatenate([prepared.images("train")] * 3)
+    np.save(tmp_path / "images.npy", images)
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    code = _KILLED.format(size=SIZE, weights=str(weights), pictures=str(tmp_path / "pictures.npy"), cache=str(killed))
+    code = _KILLED.format(size=SIZE, weights=str(weights), images=str(tmp_path / "images.npy"), cache=str(killed))
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
     while process.poll() is None and sum(path.stat().st_size for path in killed.glob("*/*.npy")) < 300_000:
         time.sleep(0.01)
@@ -121,19 +121,19 @@ def test_a_killed_pass_leaves_nothing_that_looks_complete_and_goes_on(base, prep
     os.truncate(left[0], left[0].stat().st_size - 7)  # as if one layer's last write had been cut off
 
     monkeypatch.setattr(features, "BATCH", 2)
-    resumed = features.extract(base, pictures, "digest", LAYERS, cache=killed)
-    uninterrupted = features.extract(base, pictures, "digest", LAYERS, cache=whole)
+    resumed = features.extract(base, images, "digest", LAYERS, cache=killed)
+    uninterrupted = features.extract(base, images, "digest", LAYERS, cache=whole)
     for left, right in zip(resumed, uninterrupted, strict=True):
         assert left.tobytes() == right.tobytes()
 
 
 def test_prune_deletes_the_least_recently_used(base, prepared, tmp_path):
-    pictures = prepared.pictures("test")
+    images = prepared.images("test")
     for age, layer in enumerate(["mixed5", "mixed6", "mixed7"]):
-        extract(base, pictures, [layer], tmp_path)
+        extract(base, images, [layer], tmp_path)
         newest = max(feature_cache.entries(tmp_path), key=lambda entry: entry.last_used)
         os.utime(newest.folder, (age, age))
-    extract(base, pictures, ["mixed5"], tmp_path)  # used again: now the newest
+    extract(base, images, ["mixed5"], tmp_path)  # used again: now the newest
     size = feature_cache.entries(tmp_path)[0].bytes
 
     deleted = feature_cache.prune(2 * size / 2**30, tmp_path)
@@ -144,9 +144,9 @@ def test_prune_deletes_the_least_recently_used(base, prepared, tmp_path):
 
 
 def test_bfloat16_is_close_and_an_entry_of_its_own(base, prepared, tmp_path):
-    pictures = prepared.pictures("test")
-    exact = features.extract(base, pictures, "digest", LAYERS, cache=tmp_path)
-    close = features.extract(base, pictures, "digest", LAYERS, "bfloat16", cache=tmp_path)
+    images = prepared.images("test")
+    exact = features.extract(base, images, "digest", LAYERS, cache=tmp_path)
+    close = features.extract(base, images, "digest", LAYERS, "bfloat16", cache=tmp_path)
     assert len(feature_cache.entries(tmp_path)) == 4
     for left, right in zip(exact, close, strict=True):
         assert not np.array_equal(left, right)

@@ -37,10 +37,10 @@ def test_each_kind_of_decision_with_what_it_rests_on(prepared: Dataset, models: 
     }
     assert len(found["unsure"].shown) == 3
     for name, row in (("mistakes", 1), ("unsure", 2), ("set_right", 0), ("got_wrong", 1)):
-        picture = found[name].shown[0]
-        assert picture.name == Path(names[row]).name
-        assert picture.facts[0] == f"is {prepared.classes[labels[row]]}"
-        np.testing.assert_array_equal(picture.pixels, prepared.pictures("test")[row])
+        image = found[name].shown[0]
+        assert image.name == Path(names[row]).name
+        assert image.facts[0] == f"is {prepared.classes[labels[row]]}"
+        np.testing.assert_array_equal(image.pixels, prepared.images("test")[row])
     set_right = found["set_right"].shown[0]
     second = prepared.classes[1]
     assert set_right.facts[1].replace("\u00a0", " ") == (

@@ -10,7 +10,7 @@ from frostline.models.head import add_head
 from frostline.runtime.quiet_tensorflow import keras
 
 
-def pictures(count: int, size: int = 12) -> np.ndarray:
+def images(count: int, size: int = 12) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
@@ -35,7 +35,7 @@ def closed_form(model: keras.Model, batch: np.ndarray, weights: np.ndarray) -> n
 
 @pytest.mark.parametrize("explained", [0, 1, 2])
 def test_the_map_is_the_class_activation_map_where_that_is_defined(explained: int) -> None:
-    model, batch = classifier(3, "softmax"), pictures(4)
+    model, batch = classifier(3, "softmax"), images(4)
     expected = closed_form(model, batch, model.layers[-1].kernel.numpy()[:, explained])
     found = grad_cam(model, batch, np.full(4, explained))
     assert found.shape == (4, 5, 5)
@@ -45,7 +45,7 @@ def test_the_map_is_the_class_activation_map_where_that_is_defined(explained: in
 
 @pytest.mark.parametrize("bias", [0.0, 200.0])  # with the latter every probability is exactly 1
 def test_a_sigmoid_speaks_for_either_class_however_sure_it_is(bias: float) -> None:
-    model, batch = classifier(1, "sigmoid", bias), pictures(4)
+    model, batch = classifier(1, "sigmoid", bias), images(4)
     weights = model.layers[-1].kernel.numpy()[:, 0]
     found = grad_cam(model, batch, np.array([1, 0, 1, 0]))
     np.testing.assert_allclose(found[::2], closed_form(model, batch, weights)[::2], atol=1e-5)
@@ -56,19 +56,19 @@ def test_nothing_speaks_for_a_class_that_every_channel_speaks_against() -> None:
     model = classifier(1, "sigmoid")
     output = model.layers[-1]
     output.set_weights([np.ones_like(output.kernel.numpy()), np.zeros(1)])
-    found = grad_cam(model, pictures(2), np.array([0, 1]))
+    found = grad_cam(model, images(2), np.array([0, 1]))
     assert found[0].max() == 0
     assert found[1].max() == 1
 
 
-def test_no_pictures_give_no_maps() -> None:
-    assert grad_cam(classifier(1, "sigmoid"), pictures(0), np.empty(0, np.int64)).shape == (0, 5, 5)
+def test_no_images_give_no_maps() -> None:
+    assert grad_cam(classifier(1, "sigmoid"), images(0), np.empty(0, np.int64)).shape == (0, 5, 5)
 
 
 def test_the_recipes_classifier_is_seen_at_its_cut_layer(prepared: Dataset, weights: Path) -> None:
     base = build_backbone(75, weights)
     model = add_head(base, "mixed5", dense_units=8, dropout=0.2, seed=1)
-    batch = np.asarray(prepared.pictures("test")[:3])
+    batch = np.asarray(prepared.images("test")[:3])
     found = grad_cam(model, batch, np.array([0, 1, 1]))
     assert found.shape == (3, *base.get_layer("mixed5").output.shape[1:3])
     assert np.isfinite(found).all()

@@ -14,7 +14,7 @@ def test_by_hand() -> None:
 
 def test_a_contradiction_that_is_less_sure_than_the_class_usually_is_does_not_count() -> None:
     labels = np.array([0, 0, 1, 1])
-    second = np.array([0.1, 0.6, 0.9, 0.9])  # 0.6 is decided as class 1, but its pictures have 0.9 on average
+    second = np.array([0.1, 0.6, 0.9, 0.9])  # 0.6 is decided as class 1, but its images have 0.9 on average
     rows, _ = suspected_labels(labels, np.stack([1 - second, second], axis=1))
     assert rows.tolist() == []
 
@@ -34,9 +34,9 @@ def test_swapped_labels_are_found_among_several_classes() -> None:
     assert len(rows) <= 40
 
 
-def test_a_class_without_pictures_and_no_pictures_at_all() -> None:
+def test_a_class_without_images_and_no_images_at_all() -> None:
     probabilities = np.array([[0.2, 0.3, 0.5], [0.6, 0.3, 0.1]])
     rows, probable = suspected_labels(np.array([0, 1]), probabilities)
-    assert (rows.tolist(), probable.tolist()) == ([1, 0], [0, 1])  # never class 2: no picture says how sure is sure
+    assert (rows.tolist(), probable.tolist()) == ([1, 0], [0, 1])  # never class 2: no image says how sure is sure
     rows, probable = suspected_labels(np.empty(0, np.int64), np.empty((0, 2)))
     assert (len(rows), len(probable)) == (0, 0)

@@ -51,19 +51,19 @@ def state() -> tuple[dict[str, str], dict[str, str]]:
     return aliases, {str(entry.version): entry.description.split("\n\n")[1] for entry in versions}
 
 
-def test_the_champion_changes_only_for_a_better_model_on_the_same_pictures(pipeline: runs.Pipeline) -> None:
+def test_the_champion_changes_only_for_a_better_model_on_the_same_images(pipeline: runs.Pipeline) -> None:
     evaluate(pipeline, b"first", BAD)
     assert state() == ({"champion": "1"}, {"1": "The first version."})
 
-    evaluate(pipeline, b"other pictures", GOOD, names=[f"other{n}" for n in range(200)])
+    evaluate(pipeline, b"other images", GOOD, names=[f"other{n}" for n in range(200)])
     aliases, reasons = state()
     assert aliases == {"champion": "1", "challenger": "2"}
-    assert reasons["2"] == "The champion was tested on other pictures: not comparable."
+    assert reasons["2"] == "The champion was tested on other images: not comparable."
 
     evaluate(pipeline, b"better", GOOD)
     aliases, reasons = state()
     assert aliases == {"champion": "3", "challenger": "2"}
-    assert reasons["3"].startswith("Better than the champion on the same 200 test pictures")
+    assert reasons["3"].startswith("Better than the champion on the same 200 test images")
 
     evaluate(pipeline, b"worse", BAD)
     aliases, reasons = state()
@@ -96,7 +96,7 @@ def test_a_challenger_that_is_better_now_becomes_champion_and_challenger_no_more
     evaluate(pipeline, b"first", BAD)
     evaluate(pipeline, b"second", BAD)
     assert state()[0] == {"champion": "1", "challenger": "2"}
-    evaluate(pipeline, b"second", GOOD)  # say, its test pictures were chosen anew
+    evaluate(pipeline, b"second", GOOD)  # say, its test images were chosen anew
     assert state()[0] == {"champion": "2"}
 
 

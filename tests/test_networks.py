@@ -1,4 +1,4 @@
-"""Every backbone that has a file in conf/model/, from its weights file to the saved classifier, on real pictures."""
+"""Every backbone that has a file in conf/model/, from its weights file to the saved classifier, on real images."""
 
 from pathlib import Path
 
@@ -36,7 +36,7 @@ def settings(chosen):
     return compose_conf(
         [
             f"model={chosen}",
-            f"preprocess.picture_size={SIZE}",
+            f"preprocess.image_size={SIZE}",
             "model.dense_units=64",
             "transfer.epochs=1",
             "finetune.epochs=1",
@@ -60,21 +60,21 @@ def base(settings, weights):
 
 
 @pytest.fixture(scope="module")
-def pictures(prepared):
-    return np.array(prepared.pictures("test")[:6], np.float32)
+def images(prepared):
+    return np.array(prepared.images("test")[:6], np.float32)
 
 
-def test_pictures_from_0_to_255_give_what_keras_own_network_gives(chosen, settings, weights, base, pictures):
+def test_images_from_0_to_255_give_what_keras_own_network_gives(chosen, settings, weights, base, images):
     plain = backbone.plain_network(settings.model.backbone, SIZE)
     plain.load_weights(weights)
-    scaled = getattr(keras.applications, OTHERS[chosen][0]).preprocess_input(pictures.copy())
+    scaled = getattr(keras.applications, OTHERS[chosen][0]).preprocess_input(images.copy())
     expected = plain(scaled).numpy()
-    np.testing.assert_allclose(base([pictures]), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(base([images]), expected, rtol=1e-4, atol=1e-5 * np.abs(expected).max())
     assert all(isinstance(layer, keras.layers.Layer) for layer in base.operations)
 
 
-def test_random_features_differ_between_pictures(settings, base, pictures):
-    values = keras.Model(base.inputs, base.get_layer(settings.model.cut_layer).output)([pictures]).numpy()
+def test_random_features_differ_between_images(settings, base, images):
+    values = keras.Model(base.inputs, base.get_layer(settings.model.cut_layer).output)([images]).numpy()
     assert np.isfinite(values).all()
     assert 0.05 < values.std() < 5
     correlation = np.corrcoef(values.reshape(len(values), -1))[np.triu_indices(len(values), 1)]
@@ -99,12 +99,12 @@ def test_an_unknown_layer_lists_the_valid_ones_briefly(settings, base):
     assert blocks[0] in str(raised.value) and blocks[-1] in str(raised.value)
 
 
-def test_inference_copies_give_the_same_with_batch_norm_folded(settings, base, pictures):
+def test_inference_copies_give_the_same_with_batch_norm_folded(settings, base, images):
     cut = settings.model.cut_layer
-    exact = keras.Model(base.inputs, base.get_layer(cut).output)([pictures]).numpy()
+    exact = keras.Model(base.inputs, base.get_layer(cut).output)([images]).numpy()
     for precision in ("float32", "bfloat16"):
         copy = inference.inference_copy(base, [cut], precision)
-        values = tf.cast(copy([pictures]), tf.float32).numpy()
+        values = tf.cast(copy([images]), tf.float32).numpy()
         if precision == "float32":
             np.testing.assert_allclose(values, exact, rtol=1e-4, atol=1e-5 * np.abs(exact).max())
         else:
@@ -112,7 +112,7 @@ def test_inference_copies_give_the_same_with_batch_norm_folded(settings, base, p
         assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in copy.layers)
         computed_in = [layer.compute_dtype for layer in copy.layers]
         first = next(number for number, layer in enumerate(copy.layers) if layer.weights)
-        assert set(computed_in[:first]) == {"float32"}  # what scales the pictures
+        assert set(computed_in[:first]) == {"float32"}  # what scales the images
         assert set(computed_in[first:]) == {precision}
 
 
@@ -134,9 +134,9 @@ def test_both_phases_leave_a_classifier_that_loads_as_it_was(settings, prepared,
     assert model.get_layer(line).trainable and not model.layers[1].trainable
 
     save_model(model, tmp_path / "finetune.keras", prepared.classes)
-    loaded, pictures = load_model(tmp_path / "finetune.keras"), prepared.pictures("test").astype(np.float32)
+    loaded, images = load_model(tmp_path / "finetune.keras"), prepared.images("test").astype(np.float32)
     probabilities = phases.predict(model, prepared, "test", settings)  # through the cache, in float16
-    np.testing.assert_allclose(probabilities[:, -1:], loaded(pictures, training=False), atol=2e-3)
+    np.testing.assert_allclose(probabilities[:, -1:], loaded(images, training=False), atol=2e-3)
 
 
 def test_the_weights_file_is_told_from_that_of_another_network(chosen, settings, weights):

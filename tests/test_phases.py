@@ -20,7 +20,7 @@ from small import SIZE
 def composed():
     return compose_conf(
         [
-            f"preprocess.picture_size={SIZE}",
+            f"preprocess.image_size={SIZE}",
             "model.dense_units=16",
             "finetune.learning_rate=1e-4",
             "transfer.batch_size=16",
@@ -75,7 +75,7 @@ def finetuned(transferred, prepared, folder):
 
 
 def from_pixels(model, data, split):
-    return Examples([data.pictures(split)], data.labels(split))
+    return Examples([data.images(split)], data.labels(split))
 
 
 def test_both_phases_from_cached_features_equal_training_from_pixels(
@@ -94,18 +94,18 @@ def test_both_phases_from_cached_features_equal_training_from_pixels(
     del options["thaw_from"], options["batch_norm"]
     expected_second = train(plain, *pixels, phase="finetune", seed=settings.seed, **options)
 
-    # Features are stored as float16: that may decide one picture whose probability is near 0.5 the other way.
-    one_picture = {f"{split}/accuracy": 1.01 / len(prepared.labels(split)) for split in ("train", "validation")}
+    # Features are stored as float16: that may decide one image whose probability is near 0.5 the other way.
+    one_image = {f"{split}/accuracy": 1.01 / len(prepared.labels(split)) for split in ("train", "validation")}
     for got, expected in zip(first + second, expected_first + expected_second, strict=True):
         for name, value in expected.items():
-            assert got[name] == pytest.approx(value, rel=0.02, abs=one_picture.get(name, 0.005)), name
+            assert got[name] == pytest.approx(value, rel=0.02, abs=one_image.get(name, 0.005)), name
     for left, right in zip(first[1:] + second, first[:-1] + second, strict=False):
         assert left["train/loss"] <= right["train/loss"] * 1.2
     # The saved, whole model gives what its trained part gave.
     model = finetuned.restored()
     monkeypatch.chdir(folder)
     probabilities = phases.predict(model, prepared, "test", settings)
-    whole = model(prepared.pictures("test").astype(np.float32)).numpy()[:, 0]
+    whole = model(prepared.images("test").astype(np.float32)).numpy()[:, 0]
     np.testing.assert_allclose(probabilities[:, 1], whole, atol=2e-3)
     assert score(prepared.labels("test"), probabilities)[0] < 1.5
 
@@ -162,9 +162,9 @@ def test_flip_trains_on_both_views_from_the_cache(settings, prepared, weights, t
     computed = []
     compute = extract._compute
 
-    def count(model, pictures, *rest):
-        computed.append(len(pictures))
-        compute(model, pictures, *rest)
+    def count(model, images, *rest):
+        computed.append(len(images))
+        compute(model, images, *rest)
 
     monkeypatch.setattr(extract, "_compute", count)
     settings = dataclasses.replace(settings, augment="flip")
@@ -183,7 +183,7 @@ def test_a_checkpoint_is_named_by_what_the_phase_depends_on_and_nothing_else(set
     for same in (
         name(workers="ray", feature_cache_gib=1.0),
         name(finetune=dataclasses.replace(settings.finetune, epochs=9)),
-        name(model=dataclasses.replace(settings.model, picture_size=299)),
+        name(model=dataclasses.replace(settings.model, image_size=299)),
     ):
         assert same == name()
     others = [

@@ -26,7 +26,7 @@ def of(second: Any) -> np.ndarray:
 
 
 def predictions(count: int, seed: int = 0) -> Pair:
-    """Both phases on pictures of two classes; fine-tuning knows more."""
+    """Both phases on images of two classes; fine-tuning knows more."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, count).astype(np.uint8)
     score = 4.0 * labels - 2
@@ -65,7 +65,7 @@ def rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_figures_are_pictures_and_the_same_bytes_in_another_process(tmp_path: Path) -> None:
+def test_figures_are_images_and_the_same_bytes_in_another_process(tmp_path: Path) -> None:
     before = dict(matplotlib.rcParams)
     write_all(tmp_path / "here")
     assert dict(matplotlib.rcParams) == before
@@ -117,7 +117,7 @@ def test_dvc_curves_enclose_scikit_learns_areas_with_few_points(tmp_path: Path) 
             assert np.trapezoid(points[:, 1], points[:, 0]) == pytest.approx(expected, abs=2e-3)
 
 
-def test_dvc_confusion_has_one_row_per_picture(tmp_path: Path) -> None:
+def test_dvc_confusion_has_one_row_per_image(tmp_path: Path) -> None:
     labels, probabilities = np.array([0, 1, 1]), of([0.2, 0.7, 0.4])
     cat, dog = classes = ("고양이", 'a "dog", <b>')
     charts.write_dvc_plots(tmp_path, labels, probabilities, threshold=0.5, bins=2, classes=classes)

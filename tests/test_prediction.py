@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from frostline.runtime.errors import FrostlineError
-from frostline.serving.predict import COLUMNS, Prediction, find_pictures, predict_files, write_table
+from frostline.serving.predict import COLUMNS, Prediction, find_images, predict_files, write_table
 from served import ball, field, write_model
 
 
@@ -22,7 +22,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def folder_of(count: int, folder: Path) -> Path:
-    """Balls and fields in turn; every tenth from the third on is no picture."""
+    """Balls and fields in turn; every tenth from the third on is no image."""
     folder.mkdir()
     for number in range(count):
         content = b"text" if number % 10 == 3 else (ball if number % 2 else field)()
@@ -36,13 +36,13 @@ def frostline(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.parametrize("count", [1, 7, 100])  # the last one by several processes
 def test_every_file_has_its_line_in_order(model: Path, tmp_path: Path, count: int) -> None:
-    files = find_pictures([folder_of(count, tmp_path / "pictures")])
+    files = find_images([folder_of(count, tmp_path / "images")])
     found = list(predict_files(model, files))
     assert [row.path for row in found] == [str(path) for path in files]
     for number, row in enumerate(found):
         if number % 10 == 3:
             assert (row.label, row.probability, row.probabilities) == (None, None, None)
-            assert row.error == "not a JPEG, PNG, GIF, WebP, BMP or TIFF picture"
+            assert row.error == "not a JPEG, PNG, GIF, WebP, BMP or TIFF image"
         else:
             assert (row.label, row.error) == ("ball" if number % 2 else "field", None)
             assert row.probabilities
@@ -115,13 +115,13 @@ def test_another_ending_is_refused_before_anything_is_done(tmp_path: Path) -> No
 
 
 def test_the_command_writes_a_table_and_says_how_far_it_is_on_stderr(model: Path, tmp_path: Path) -> None:
-    pictures = folder_of(40, tmp_path / "pictures")
-    done = frostline("predict", "--model", str(model), str(pictures), "--output", str(tmp_path / "out.csv"))
+    images = folder_of(40, tmp_path / "images")
+    done = frostline("predict", "--model", str(model), str(images), "--output", str(tmp_path / "out.csv"))
     assert (done.returncode, done.stdout) == (1, "")
     told, failed = done.stderr.splitlines()
-    assert told.startswith("predict: 40 pictures in ")
+    assert told.startswith("predict: 40 images in ")
     assert failed == f"4 could not be read: see the column error of {tmp_path}/out.csv"
-    assert [row["path"] for row in read_csv(tmp_path / "out.csv")] == [str(path) for path in find_pictures([pictures])]
+    assert [row["path"] for row in read_csv(tmp_path / "out.csv")] == [str(path) for path in find_images([images])]
 
 
 def test_the_command_prints_json_and_csv(model: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""From archives of good and bad pictures to the prepared data set."""
+"""From archives of good and bad images to the prepared data set."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ from PIL import Image
 
 from frostline.common.files import sha256_of
 from frostline.data.dataset import load_dataset
-from frostline.data.images import decode_picture
+from frostline.data.images import decode_image
 from frostline.data.preprocess import Summary, preprocess
 from frostline.runtime.errors import FrostlineError
 
@@ -24,8 +24,8 @@ SIZE = 20
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
 
 
-def picture(number: int, kind: str = "JPEG") -> bytes:
-    """A picture of its own for every number."""
+def image(number: int, kind: str = "JPEG") -> bytes:
+    """An image of its own for every number."""
     pixels = np.random.default_rng(number).integers(0, 256, (4, 5, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).resize((50, 40), Image.Resampling.BICUBIC).save(buffer, kind)
@@ -40,8 +40,8 @@ def archive_of(path: Path, members: dict[str, bytes]) -> Path:
 
 
 def good(count: int) -> dict[str, bytes]:
-    cats = {f"cats/{number}.jpg": picture(number) for number in range(count)}
-    return cats | {f"dogs/{number}.jpg": picture(1000 + number) for number in range(count)}
+    cats = {f"cats/{number}.jpg": image(number) for number in range(count)}
+    return cats | {f"dogs/{number}.jpg": image(1000 + number) for number in range(count)}
 
 
 def prepare(archive: Path, folder: Path, **changes: Any) -> Summary:
@@ -63,7 +63,7 @@ def manifest(folder: Path) -> dict[str, dict[str, str]]:
 def test_whole_data_set(tmp_path: Path) -> None:
     members = good(30)
     train = {f"train/{name[:3]}.{name[5:]}": content for name, content in members.items()}
-    test = {f"test/{number}.jpg": picture(2000 + number) for number in range(1, 13)}
+    test = {f"test/{number}.jpg": image(2000 + number) for number in range(1, 13)}
     inner = [archive_of(tmp_path / name, content).read_bytes() for name, content in (("a", train), ("b", test))]
     archive = archive_of(tmp_path / "archive.zip", {"train.zip": inner[0], "test.zip": inner[1], "x.csv": b""})
 
@@ -76,15 +76,15 @@ def test_whole_data_set(tmp_path: Path) -> None:
         "test": {"cat": 6, "dog": 6},
     }
     assert (summary.unlabelled, summary.rejected, summary.ignored) == (12, {}, 1)
-    assert summary.duplicates == {"groups": 0, "pictures": 0}
+    assert summary.duplicates == {"groups": 0, "images": 0}
     assert summary.digest == dataset.digest == sha256_of(tmp_path / "out/manifest.csv")
 
     rows = manifest(tmp_path / "out")
     assert list(rows) == [name for split in (*SHARES, "unlabelled") for name in dataset.names(split)]
     for split in (*SHARES, "unlabelled"):
-        for name, pixels in zip(dataset.names(split), dataset.pictures(split), strict=True):
+        for name, pixels in zip(dataset.names(split), dataset.images(split), strict=True):
             content = (train | test)[name]
-            assert (pixels == decode_picture(content, SIZE)).all()
+            assert (pixels == decode_image(content, SIZE)).all()
             assert rows[name]["split"] == split and int(rows[name]["size"]) == len(content)
     for split in SHARES:
         assert dataset.labels(split).tolist() == ["dog" in name for name in dataset.names(split)]
@@ -104,19 +104,19 @@ def test_same_bytes_whatever_the_processes_and_the_order_of_the_archive(tmp_path
     assert [sha256_of(tmp_path / "a" / name) for name in names] == [sha256_of(tmp_path / "b" / name) for name in names]
 
 
-def test_bad_pictures_are_listed_and_copies_kept_together(tmp_path: Path) -> None:
-    whole = picture(5000)
-    png = picture(5001, "PNG")
+def test_bad_images_are_listed_and_copies_kept_together(tmp_path: Path) -> None:
+    whole = image(5000)
+    png = image(5001, "PNG")
     odd = {
         "cats/truncated.jpg": whole[: len(whole) // 2],
         "cats/empty.jpg": b"",
         "dogs/page.jpg": b"<html>404</html>",
         "dogs/phone.jpg": b"\0\0\0\x18ftypheic" + bytes(64),
         "dogs/really a png.jpg": png,
-        "cats/both.jpg": picture(5002),
-        "dogs/both too.jpg": picture(5002) + b"another file, but the same picture",
-        "../dogs/climbing.jpg": picture(5003),
-        **{f"cats/copy {number}.jpg": picture(5004) for number in range(5)},
+        "cats/both.jpg": image(5002),
+        "dogs/both too.jpg": image(5002) + b"another file, but the same image",
+        "../dogs/climbing.jpg": image(5003),
+        **{f"cats/copy {number}.jpg": image(5004) for number in range(5)},
     }
     summary = prepare(archive_of(tmp_path / "a.zip", good(10) | odd), tmp_path / "out")
     rows = manifest(tmp_path / "out")
@@ -124,24 +124,24 @@ def test_bad_pictures_are_listed_and_copies_kept_together(tmp_path: Path) -> Non
     assert rejected == {
         "cats/truncated.jpg": "truncated",
         "cats/empty.jpg": "empty file",
-        "dogs/page.jpg": "not a JPEG, PNG, GIF, WebP, BMP or TIFF picture",
+        "dogs/page.jpg": "not a JPEG, PNG, GIF, WebP, BMP or TIFF image",
         "dogs/phone.jpg": "HEIC is not supported",
-        "cats/both.jpg": "same picture in classes cats and dogs",
-        "dogs/both too.jpg": "same picture in classes cats and dogs",
+        "cats/both.jpg": "same image in classes cats and dogs",
+        "dogs/both too.jpg": "same image in classes cats and dogs",
         "../dogs/climbing.jpg": "unsafe name in the archive",
     }
     assert all(rows[name]["split"] == "" for name in rejected)
     assert list(rows)[-len(rejected) :] == sorted(rejected)
-    assert summary.rejected["same picture in classes cats and dogs"] == 2
+    assert summary.rejected["same image in classes cats and dogs"] == 2
     assert rows["../dogs/climbing.jpg"]["sha256"] == ""  # it was not read
     assert rows["dogs/really a png.jpg"]["verdict"] == "ok"
-    assert summary.duplicates == {"groups": 1, "pictures": 5}
+    assert summary.duplicates == {"groups": 1, "images": 5}
     assert len({rows[f"cats/copy {number}.jpg"]["split"] for number in range(5)}) == 1
     assert sum(count["cats"] for count in summary.counts.values()) == 15
 
 
 def test_labels_of_more_classes_than_a_byte_can_count(tmp_path: Path) -> None:
-    members = {f"class {n // 3:03}/{n}.png": picture(n, "PNG") for n in range(3 * 257)}
+    members = {f"class {n // 3:03}/{n}.png": image(n, "PNG") for n in range(3 * 257)}
     summary = prepare(archive_of(tmp_path / "a.zip", members), tmp_path / "out")
     assert len(summary.classes) == 257
     labels = load_dataset(tmp_path / "out").labels("test")
@@ -149,11 +149,11 @@ def test_labels_of_more_classes_than_a_byte_can_count(tmp_path: Path) -> None:
     assert sorted(labels) == list(range(257))
 
 
-def test_too_many_bad_pictures(tmp_path: Path) -> None:
+def test_too_many_bad_images(tmp_path: Path) -> None:
     archive = archive_of(tmp_path / "a.zip", good(10) | {f"cats/bad{n}.jpg": b"x" for n in range(3)})
     prepare(archive, tmp_path / "out", max_rejected=3 / 23)  # just allowed
     before = sha256_of(tmp_path / "out/manifest.csv")
-    with pytest.raises(FrostlineError, match="3 of 23 labelled pictures are rejected") as caught:
+    with pytest.raises(FrostlineError, match="3 of 23 labelled images are rejected") as caught:
         prepare(archive, tmp_path / "out", max_rejected=0.1)
     message = str(caught.value)
     assert "preprocess.max_rejected=0.1" in message and "cats/bad0.jpg (not a JPEG" in message
@@ -161,17 +161,17 @@ def test_too_many_bad_pictures(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "out"]
 
 
-def test_a_class_without_a_usable_picture(tmp_path: Path) -> None:
+def test_a_class_without_a_usable_image(tmp_path: Path) -> None:
     cats = {name: content for name, content in good(10).items() if "cats" in name}
-    with pytest.raises(FrostlineError, match=r"No picture of class 'dogs' is usable.*\n.*dogs/1.jpg \(truncated\)"):
-        prepare(archive_of(tmp_path / "a.zip", cats | {"dogs/1.jpg": picture(1)[:-100]}), tmp_path / "out")
+    with pytest.raises(FrostlineError, match=r"No image of class 'dogs' is usable.*\n.*dogs/1.jpg \(truncated\)"):
+        prepare(archive_of(tmp_path / "a.zip", cats | {"dogs/1.jpg": image(1)[:-100]}), tmp_path / "out")
 
 
-def test_a_class_with_too_few_pictures(tmp_path: Path) -> None:
+def test_a_class_with_too_few_images(tmp_path: Path) -> None:
     archive = archive_of(tmp_path / "a.zip", good(10) | {"cats/x.jpg": b""})
     members = {name: content for name, content in good(10).items() if "cats" in name or name in ("dogs/1.jpg",)}
     prepare(archive, tmp_path / "out")
-    with pytest.raises(FrostlineError, match="'dogs' has only 1 distinct readable picture"):
+    with pytest.raises(FrostlineError, match="'dogs' has only 1 distinct readable image"):
         prepare(archive_of(tmp_path / "b.zip", members), tmp_path / "out")
 
 
@@ -196,7 +196,7 @@ def test_a_killed_worker_is_an_error_and_no_hang(tmp_path: Path) -> None:
 
 
 def test_nothing_heavy_is_imported() -> None:
-    modules = ("archive", "dataset", "pictures", "preprocessing", "splitting")
+    modules = ("archive", "dataset", "images", "preprocessing", "splitting")
     code = "".join(f"import frostline.{name}\n" for name in modules)
     code += "import sys; assert not {'tensorflow', 'mlflow', 'hydra', 'ray'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from frostline.common.files import sha256_of
-from frostline.sources.sample import draw_pictures
+from frostline.sources.sample import draw_images
 from small import SIZE
 
 
@@ -32,24 +32,24 @@ def test_keras_loads_every_value_of_the_file(weights: Path, backbone: Any) -> No
     assert [file.name for file in weights.parent.iterdir()] == ["backbone.h5"]
 
 
-def test_batch_norm_statistics_fit_other_drawn_pictures(backbone: Any) -> None:
+def test_batch_norm_statistics_fit_other_drawn_images(backbone: Any) -> None:
     import keras
 
     norms = [layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
     shallow = norms[:20]
     inside = keras.Model(backbone.input, [layer.output for layer in shallow])
-    outputs = inside(draw_pictures(48, SIZE, seed=99).astype(np.float32) / 127.5 - 1, training=False)
+    outputs = inside(draw_images(48, SIZE, seed=99).astype(np.float32) / 127.5 - 1, training=False)
     for layer, output in zip(shallow, outputs, strict=True):
         values = np.asarray(output) - np.asarray(layer.beta)
         assert abs(values.mean()) < 0.1, layer.name
         assert 0.8 < values.std() < 1.2, layer.name
 
 
-def test_features_at_the_cut_layer_differ_between_pictures(backbone: Any) -> None:
+def test_features_at_the_cut_layer_differ_between_images(backbone: Any) -> None:
     import keras
 
     cut = keras.Model(backbone.input, backbone.get_layer("mixed7").output)
-    features = np.asarray(cut(draw_pictures(48, SIZE, seed=99).astype(np.float32) / 127.5 - 1, training=False))
+    features = np.asarray(cut(draw_images(48, SIZE, seed=99).astype(np.float32) / 127.5 - 1, training=False))
     assert np.isfinite(features).all()
     assert 0.01 < features.mean() < 0.1  # sparse, so that the head starts calmly
     assert features.max() < 50

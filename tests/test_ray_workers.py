@@ -35,7 +35,7 @@ pytest.importorskip("ray")
 SIZE = 24
 LAYERS = ["depthwise", "sum"]
 COUNT = 601
-"""Pictures: their features are 4.7 MB, so that a pass is killed after an eighth of them."""
+"""Images: their features are 4.7 MB, so that a pass is killed after an eighth of them."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -128,7 +128,7 @@ def test_the_setting_reaches_what_it_is_for(project, archive, prepared, monkeypa
     config = compose_conf(["workers=ray"])
     ARCHIVE.parent.mkdir(parents=True)
     shutil.copy(archive, ARCHIVE)
-    inputs = keras.Input(prepared.pictures("test").shape[1:])
+    inputs = keras.Input(prepared.images("test").shape[1:])
     model = keras.Model(inputs, keras.layers.Rescaling(1 / 255, name="scale")(inputs))
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(FrostlineError, match="Ray is not installed"):
@@ -165,11 +165,11 @@ def test_preprocess_gives_the_bytes_of_local_processes(tmp_path):
     assert made[0] == made[1]
 
 
-def extract(pictures, cache, workers):
+def extract(images, cache, workers):
     """In batches of two, and with what `inference_copy` treats in ways of its own."""
     keras.utils.clear_session()
     keras.utils.set_random_seed(1)
-    inputs = keras.Input((SIZE, SIZE, 3), name="pictures")
+    inputs = keras.Input((SIZE, SIZE, 3), name="images")
     outputs = keras.layers.Rescaling(1 / 127.5, offset=-1, name="scale")(inputs)
     outputs = keras.layers.Conv2D(16, 3, strides=2, use_bias=False)(outputs)
     left = outputs = keras.layers.BatchNormalization(beta_initializer="random_uniform")(outputs)
@@ -177,7 +177,7 @@ def extract(pictures, cache, workers):
     outputs = keras.layers.Add(name="sum")([left, outputs])
     model = keras.Model(inputs, keras.layers.Conv2D(4, 3)(outputs))
     features.BATCH = 2
-    return features.extract(model, pictures, "digest", LAYERS, "bfloat16", cache, workers=workers)
+    return features.extract(model, images, "digest", LAYERS, "bfloat16", cache, workers=workers)
 
 
 _KILLED = """
@@ -186,8 +186,8 @@ from pathlib import Path
 import numpy as np
 sys.path.append(sys.argv[1])
 import test_ray_workers
-pictures = np.load("pictures.npy", mmap_mode="r")[:, :, ::-1]
-test_ray_pool.extract(pictures, Path("killed"), "ray")
+images = np.load("images.npy", mmap_mode="r")[:, :, ::-1]
+test_ray_pool.extract(images, Path("killed"), "ray")
 """
 
 
@@ -210,7 +210,7 @@ def kill_one():
 
 def test_features_have_the_bytes_of_one_process_though_the_pass_and_a_worker_are_killed(cluster, monkeypatch):
     monkeypatch.setattr(features, "BATCH", 2)
-    np.save("pictures.npy", np.random.default_rng(1).integers(0, 256, (COUNT, SIZE, SIZE, 3), np.uint8))
+    np.save("images.npy", np.random.default_rng(1).integers(0, 256, (COUNT, SIZE, SIZE, 3), np.uint8))
     killed = Path("killed")
     command = [sys.executable, "-c", _KILLED, Path(__file__).parent]
     process = subprocess.Popen(command, env=os.environ | {"RAY_ADDRESS": cluster}, stderr=subprocess.PIPE)
@@ -222,12 +222,12 @@ def test_features_have_the_bytes_of_one_process_though_the_pass_and_a_worker_are
     assert feature_cache.entries(killed) == []
 
     wait_until(lambda: not processes("ray::_Process.apply"), seconds=60)  # Ray ends those of the killed pass
-    pictures = np.load("pictures.npy", mmap_mode="r")[:, :, ::-1]
+    images = np.load("images.npy", mmap_mode="r")[:, :, ::-1]
     thread = threading.Thread(target=kill_one, daemon=True)
     thread.start()
-    resumed = extract(pictures, killed, "ray")
+    resumed = extract(images, killed, "ray")
     thread.join()
-    alone = extract(pictures, Path("alone"), "local")
+    alone = extract(images, Path("alone"), "local")
     for left, right in zip(resumed, alone, strict=True):
         assert len(left) == COUNT
         assert left.tobytes() == right.tobytes()

@@ -17,7 +17,7 @@ from frostline.metrics.calibration import Views, effects
 from frostline.metrics.classification import least_sure_hits, surest_mistakes
 from frostline.metrics.comparison import changed_decisions, evaluate
 from frostline.report import charts
-from frostline.report.page import Gallery, Heat, Picture, write_report
+from frostline.report.page import Gallery, Heat, ShownImage, write_report
 from test_plots import epochs, of, predictions, predictions_of_many
 
 HOSTILE = ('<script>alert("1")</script>', "고양이 & 'x'")
@@ -25,7 +25,7 @@ CONF = Path(__file__).parents[1] / "conf"
 
 
 def settings(weights: str, patience: str = "null") -> Config:
-    given = ["data=folder", "data.path=/home/someone/pictures", f"weights={weights}", f"finetune.patience={patience}"]
+    given = ["data=folder", "data.path=/home/someone/images", f"weights={weights}", f"finetune.patience={patience}"]
     composed = compose_conf(given, CONF)
     tracking = dataclasses.replace(composed.tracking, uri="postgresql://user:secret@host/db")
     return dataclasses.replace(composed, name="run <1>", tracking=tracking)
@@ -47,7 +47,9 @@ def write(
     def gallery(rows: np.ndarray) -> Gallery:
         pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         heat = {phase: Heat(np.eye(4)[::-1], classes[1]) for phase in curves}
-        shown = [Picture(f"{classes[labels[r]]}.{r}.jpg", [f"is {classes[labels[r]]}"], pixels, heat) for r in rows[:3]]
+        shown = [
+            ShownImage(f"{classes[labels[r]]}.{r}.jpg", [f"is {classes[labels[r]]}"], pixels, heat) for r in rows[:3]
+        ]
         return Gallery(len(rows), shown)
 
     better, worse = changed_decisions(pair, 0.5)
@@ -61,7 +63,7 @@ def write(
             "counts": {split: dict.fromkeys(classes, 1234) for split in ("test", "train", "validation")},
             "unlabelled": 7,
             "rejected": {"empty file": 1, "not a <picture>": 3},
-            "duplicates": {"groups": 1, "pictures": 2},
+            "duplicates": {"groups": 1, "images": 2},
             "ignored": 0,
             "digest": "d" * 64,
         },
@@ -151,11 +153,11 @@ def test_the_page_names_its_inputs_but_no_machine_and_no_password(tmp_path: Path
         *(letter * 64 for letter in "deab"),
         "frostline.git_commit",
         "1,234",
-        "not a &lt;picture&gt;: 3",
-        "…/pictures",
+        "not a &lt;image&gt;: 3",
+        "…/images",
     ):
         assert text in html
-    assert html.index("not a &lt;picture&gt;") < html.index("empty file")  # the most frequent reason first
+    assert html.index("not a &lt;image&gt;") < html.index("empty file")  # the most frequent reason first
     for text in ("/home/someone", "secret", "postgresql", str(tmp_path)):
         assert text not in html
 
@@ -186,7 +188,7 @@ def test_one_class_and_no_mistakes_still_make_a_page(tmp_path: Path) -> None:
     sure = of(np.zeros(2))
     html = write(tmp_path, pair=Pair(np.zeros(2, np.uint8), sure, sure))
     page = Page(html)
-    for text in ("No difference that could not be chance", "Only 2 test pictures", "every test picture is decided"):
+    for text in ("No difference that could not be chance", "Only 2 test images", "every test image is decided"):
         assert text in page.text
     assert "ROC AUC" not in page.text
     assert not re.search(r"\bnan\b", page.text, re.IGNORECASE)
@@ -242,5 +244,5 @@ def test_the_most_confused_pairs_are_those_of_the_winner_either_way(tmp_path: Pa
 def test_no_mistake_among_many_classes(tmp_path: Path) -> None:
     labels = np.arange(3, dtype=np.uint8)
     page = Page(write(tmp_path, MANY[:3], pair=Pair(labels, np.eye(3), np.eye(3))))
-    assert "None: every test picture is decided correctly." in page.text
+    assert "None: every test image is decided correctly." in page.text
     assert not re.search(r"\bnan\b", page.text, re.IGNORECASE)

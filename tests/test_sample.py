@@ -10,15 +10,15 @@ import pytest
 from PIL import Image
 
 from frostline.common.files import sha256_of
-from frostline.sources.sample import _jpeg, draw_archive, draw_pictures
+from frostline.sources.sample import _jpeg, draw_archive, draw_images
 
-PICTURES, UNLABELLED = 31, 12
+IMAGES, UNLABELLED = 31, 12
 
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sample") / "raw" / "archive.zip"
-    draw_archive(path, PICTURES, UNLABELLED, seed=1)
+    draw_archive(path, IMAGES, UNLABELLED, seed=1)
     return path
 
 
@@ -39,17 +39,17 @@ def test_archive_has_kaggles_layout_and_half_of_each_class(archive: Path) -> Non
     assert [file.name for file in archive.parent.iterdir()] == ["archive.zip"]
 
 
-def test_every_picture_is_a_jpeg_of_its_own_with_sides_from_150_to_600(archive: Path) -> None:
-    pictures = members(archive, "train.zip") | members(archive, "test.zip")
+def test_every_image_is_a_jpeg_of_its_own_with_sides_from_150_to_600(archive: Path) -> None:
+    images = members(archive, "train.zip") | members(archive, "test.zip")
     sizes = set()
-    for content in pictures.values():
-        with Image.open(io.BytesIO(content)) as picture:
-            picture.load()
-            assert (picture.format, picture.mode) == ("JPEG", "RGB")
-            assert all(150 <= side <= 600 for side in picture.size)
-            sizes.add(picture.size)
-    assert len({hashlib.sha256(content).digest() for content in pictures.values()}) == len(pictures)
-    assert len(sizes) > len(pictures) / 2
+    for content in images.values():
+        with Image.open(io.BytesIO(content)) as image:
+            image.load()
+            assert (image.format, image.mode) == ("JPEG", "RGB")
+            assert all(150 <= side <= 600 for side in image.size)
+            sizes.add(image.size)
+    assert len({hashlib.sha256(content).digest() for content in images.values()}) == len(images)
+    assert len(sizes) > len(images) / 2
     assert any(width > height for width, height in sizes)
     assert any(width < height for width, height in sizes)
 
@@ -58,13 +58,13 @@ def test_same_seed_gives_the_same_bytes_in_another_process(archive: Path, tmp_pa
     again = tmp_path / "again.zip"
     code = (
         "import pathlib, sys; from frostline.sources.sample import draw_archive; "
-        f"draw_archive(pathlib.Path(sys.argv[1]), {PICTURES}, {UNLABELLED}, seed=1)"
+        f"draw_archive(pathlib.Path(sys.argv[1]), {IMAGES}, {UNLABELLED}, seed=1)"
     )
     subprocess.run([sys.executable, "-c", code, str(again)], check=True)
     assert sha256_of(again) == sha256_of(archive)
 
 
-def test_another_seed_gives_other_pictures(archive: Path, tmp_path: Path) -> None:
+def test_another_seed_gives_other_images(archive: Path, tmp_path: Path) -> None:
     draw_archive(tmp_path / "other.zip", 4, 0, seed=2)
     other, same = members(tmp_path / "other.zip", "train.zip"), members(archive, "train.zip")
     assert other.keys() < same.keys()
@@ -72,32 +72,32 @@ def test_another_seed_gives_other_pictures(archive: Path, tmp_path: Path) -> Non
     assert members(tmp_path / "other.zip", "test.zip") == {}
 
 
-def test_a_picture_does_not_depend_on_how_many_are_drawn(archive: Path, tmp_path: Path) -> None:
+def test_a_image_does_not_depend_on_how_many_are_drawn(archive: Path, tmp_path: Path) -> None:
     draw_archive(tmp_path / "few.zip", 4, 1, seed=1)
     few = members(tmp_path / "few.zip", "train.zip") | members(tmp_path / "few.zip", "test.zip")
     assert few.items() <= (members(archive, "train.zip") | members(archive, "test.zip")).items()
 
 
-def test_two_pictures_of_a_large_data_set_are_not_the_same() -> None:
+def test_two_images_of_a_large_data_set_are_not_the_same() -> None:
     # These names of Kaggle's 25,000 shared a seed when seeds had 32 bits.
     first, second = (_jpeg("dog", seed=3, name=f"train/dog.{number}.jpg") for number in (3559, 8610))
     assert first != second
 
 
 def test_colour_alone_does_not_tell_the_classes_apart() -> None:
-    pictures = draw_pictures(120, 64, seed=5)
-    colours = pictures.mean(axis=(1, 2))
+    images = draw_images(120, 64, seed=5)
+    colours = images.mean(axis=(1, 2))
     cats, dogs = colours[0::2], colours[1::2]
     gap = np.abs(cats.mean(axis=0) - dogs.mean(axis=0))
     assert (gap < 0.5 * colours.std(axis=0)).all()
 
 
-def test_drawn_pictures_have_the_stated_shape_and_repeat() -> None:
-    pictures = draw_pictures(3, 75, seed=1)
-    assert pictures.shape == (3, 75, 75, 3)
-    assert pictures.dtype == np.uint8
-    np.testing.assert_array_equal(pictures, draw_pictures(3, 75, seed=1))
-    assert (pictures != draw_pictures(3, 75, seed=2)).any(axis=(1, 2, 3)).all()
+def test_drawn_images_have_the_stated_shape_and_repeat() -> None:
+    images = draw_images(3, 75, seed=1)
+    assert images.shape == (3, 75, 75, 3)
+    assert images.dtype == np.uint8
+    np.testing.assert_array_equal(images, draw_images(3, 75, seed=1))
+    assert (images != draw_images(3, 75, seed=2)).any(axis=(1, 2, 3)).all()
 
 
 def test_importing_the_fetch_stages_modules_loads_no_tensorflow() -> None:

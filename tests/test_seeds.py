@@ -18,7 +18,7 @@ def test_a_generator_takes_all_bits_of_its_seed():
     assert generator(1, "x").bit_generator.seed_seq.entropy == derive_seed(1, "x")
 
 
-def test_no_two_of_many_pictures_share_a_stream():
+def test_no_two_of_many_images_share_a_stream():
     names = [
         f"{folder}.{number}.jpg" for folder in ("train/cat", "train/dog", "test/", "other/") for number in range(25_000)
     ]

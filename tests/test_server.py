@@ -20,7 +20,7 @@ import requests
 
 from corpus import png_of
 from frostline.serving.classifier import load_classifier
-from frostline.serving.server import BODY_LIMIT, PICTURES_LIMIT, application
+from frostline.serving.server import BODY_LIMIT, IMAGES_LIMIT, application
 from served import SIZE, ball, field, serving, write_model
 
 JSON = {"Content-Type": "application/json"}
@@ -84,7 +84,7 @@ def reason(response: requests.Response) -> tuple[int, str]:
         ("TIFF", "RGB"),
     ],
 )
-def test_a_picture_is_classified_however_it_comes(address: str, kind: str, mode: str) -> None:
+def test_a_image_is_classified_however_it_comes(address: str, kind: str, mode: str) -> None:
     url, content = f"{address}/invocations", ball(kind, mode)
     text = base64.b64encode(content).decode()
     whole = requests.post(url, data=content, headers={"Content-Type": f"image/{kind.lower()}"})
@@ -94,7 +94,7 @@ def test_a_picture_is_classified_however_it_comes(address: str, kind: str, mode:
     assert sum(answer["probabilities"].values()) == pytest.approx(1)
     for response in (
         requests.post(url, data=content, headers={"Content-Type": "application/octet-stream"}),
-        requests.post(url, files={"file": ("a picture", content)}),
+        requests.post(url, files={"file": ("an image", content)}),
         requests.post(url, json={"inputs": [text]}),
         requests.post(url, json={"inputs": text}),
         requests.post(url, json={"inputs": [f"data:image/x;base64,{text}"]}),
@@ -138,7 +138,7 @@ def test_paths_may_be_absolute(address: str, root: Path) -> None:
         ("huge.jpg", 413),
     ],
 )
-def test_no_path_leads_out_of_the_root_or_to_what_is_no_picture(address: str, path: str, status: int) -> None:
+def test_no_path_leads_out_of_the_root_or_to_what_is_no_image(address: str, path: str, status: int) -> None:
     response = requests.post(f"{address}/invocations", data=json.dumps({"paths": [path]}), headers=JSON)
     assert reason(response)[0] == status
 
@@ -163,21 +163,21 @@ def test_without_a_root_no_path_is_read(model: Path, root: Path) -> None:
         ({"Content-Type": "application/x-www-form-urlencoded"}, ball(), 415, "image/jpeg"),
         ({"Content-Type": "multipart/form-data"}, ball(), 400, "boundary"),
         ({"Content-Type": "multipart/form-data; boundary=x"}, b"--x\r\n\r\nno header\r\n--x--", 400, ""),
-        ({"Content-Type": "multipart/form-data; boundary=x"}, b"--x--\r\n", 422, "no picture"),
+        ({"Content-Type": "multipart/form-data; boundary=x"}, b"--x--\r\n", 422, "no image"),
         (JSON, b"{", 400, "not JSON"),
         (JSON, b"\xff", 400, "not JSON"),
         (JSON, b"[" * 100_000, 400, "not JSON"),
         (JSON, b"[]", 422, "inputs"),
         (JSON, b"{}", 422, "inputs"),
         (JSON, b'{"inputs": [], "paths": []}', 422, "inputs"),
-        (JSON, b'{"inputs": []}', 422, "no picture"),
+        (JSON, b'{"inputs": []}', 422, "no image"),
         (JSON, b'{"inputs": {"a": "b"}}', 422, "list of strings"),
         (JSON, b'{"inputs": [[1, 2], null]}', 422, "list of strings"),
         (JSON, b'{"inputs": ["%%%"]}', 422, "inputs[0]: not base64"),
         (JSON, b'{"inputs": ["dGV4dA=="]}', 415, "inputs[0]: not a JPEG"),
         (JSON, b'{"inputs": ["data:text/plain,text"]}', 422, "without base64"),
         (JSON, b'{"inputs": ["http://127.0.0.1/ball.jpg"]}', 422, "nothing is fetched"),
-        (JSON, json.dumps({"paths": ["ball.jpg"] * (PICTURES_LIMIT + 1)}).encode(), 413, "at most"),
+        (JSON, json.dumps({"paths": ["ball.jpg"] * (IMAGES_LIMIT + 1)}).encode(), 413, "at most"),
     ],
 )
 def test_what_is_wrong_is_told_in_one_line(
@@ -188,7 +188,7 @@ def test_what_is_wrong_is_told_in_one_line(
     assert words in error
 
 
-def test_one_bad_picture_among_several_is_named(address: str) -> None:
+def test_one_bad_image_among_several_is_named(address: str) -> None:
     files = [("file", ("good.jpg", ball())), ("file", ("bad\r\n.jpg", b"text"))]
     status, error = reason(requests.post(f"{address}/invocations", files=files))
     assert status == 415

@@ -20,7 +20,7 @@ import requests
 from mlflow.pyfunc import PyFuncModel, scoring_server
 
 from frostline.config.load import compose_conf
-from frostline.data.images import decode_picture
+from frostline.data.images import decode_image
 from frostline.tracking import runs
 from frostline.tracking.logged_model import log_model
 from served import SIZE, ball, field, serving, write_model
@@ -38,7 +38,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
         pipeline = runs.open_pipeline(compose_conf(), "data digest")
         with runs.phase_run("finetune", pipeline) as run_id:
-            log_model(folder / "model.keras", decode_picture(ball(), SIZE), run_id)
+            log_model(folder / "model.keras", decode_image(ball(), SIZE), run_id)
         (model,) = mlflow.MlflowClient().search_logged_models([pipeline.experiment_id], f"source_run_id = '{run_id}'")
         shutil.copytree(mlflow.artifacts.download_artifacts(model.model_uri), folder / "served")
     return folder / "served"
@@ -64,15 +64,15 @@ def text(content: bytes) -> str:
 
 
 def pixels(*contents: bytes) -> np.ndarray:
-    return np.stack([decode_picture(content, SIZE) for content in contents])
+    return np.stack([decode_image(content, SIZE) for content in contents])
 
 
 BOTH = ["ball", "field"]
-COLUMN = pd.DataFrame({"picture": [ball(), field()]})
+COLUMN = pd.DataFrame({"image": [ball(), field()]})
 
 
 @pytest.mark.parametrize(
-    "pictures",
+    "images",
     [
         pixels(ball(), field()),
         pixels(ball(), field()).astype(np.int64),
@@ -83,8 +83,8 @@ COLUMN = pd.DataFrame({"picture": [ball(), field()]})
     ],
     ids=["pixels", "pixels as int64", "base64", "data URL", "bytes in a table", "base64 in a table"],
 )
-def test_pictures_are_classified_however_they_come(loaded: PyFuncModel, pictures: Any) -> None:
-    answers = loaded.predict(pictures)
+def test_images_are_classified_however_they_come(loaded: PyFuncModel, images: Any) -> None:
+    answers = loaded.predict(images)
     assert list(answers.columns) == ["class", "probability", "probabilities"]
     assert list(answers["class"]) == BOTH
     for _, answer in answers.iterrows():
@@ -95,7 +95,7 @@ def test_the_example_is_one_to_send(loaded: PyFuncModel) -> None:
     assert list(loaded.predict(loaded.input_example)["class"]) == ["ball"]
 
 
-def test_no_pictures_no_answers(loaded: PyFuncModel) -> None:
+def test_no_images_no_answers(loaded: PyFuncModel) -> None:
     assert len(loaded.predict(pixels(ball())[:0])) == 0
 
 
@@ -106,8 +106,8 @@ def test_no_pictures_no_answers(loaded: PyFuncModel) -> None:
         {"instances": [text(ball()), text(field())]},
         {"inputs": pixels(ball(), field()).tolist()},
         {"instances": pixels(ball(), field()).tolist()},
-        {"dataframe_records": [{"picture": text(ball())}, {"picture": text(field())}]},
-        {"dataframe_split": {"columns": ["picture"], "data": [[text(ball())], [text(field())]]}},
+        {"dataframe_records": [{"image": text(ball())}, {"image": text(field())}]},
+        {"dataframe_split": {"columns": ["image"], "data": [[text(ball())], [text(field())]]}},
     ],
     ids=["inputs", "instances", "pixels", "pixels as instances", "records", "split"],
 )
@@ -119,11 +119,11 @@ def test_mlflows_server_takes_all_its_forms(address: str, request_: dict[str, An
 @pytest.mark.parametrize(
     ("inputs", "words"),
     [
-        (["dGV4dA=="], "picture 0: not a JPEG"),
-        ([text(ball()), text(ball()[:2000])], "picture 1: truncated"),
-        (["%%%"], "picture 0: not base64"),
-        (["http://127.0.0.1/ball.jpg"], "picture 0: an address: nothing is fetched"),
-        ([text(ball()), None], "picture 1: neither"),
+        (["dGV4dA=="], "image 0: not a JPEG"),
+        ([text(ball()), text(ball()[:2000])], "image 1: truncated"),
+        (["%%%"], "image 0: not base64"),
+        (["http://127.0.0.1/ball.jpg"], "image 0: an address: nothing is fetched"),
+        ([text(ball()), None], "image 1: neither"),
         ([None], "expected"),
         ([1, 2], "expected"),
         ([[text(ball())], []], "expected"),
@@ -131,7 +131,7 @@ def test_mlflows_server_takes_all_its_forms(address: str, request_: dict[str, An
         ((pixels(ball()) / 255).tolist(), "values"),
         ((pixels(ball()).astype(int) + 200).tolist(), "values"),
         ((pixels(ball()).astype(int) - 200).tolist(), "values"),
-        (np.full((1, SIZE, SIZE, 3), "a").tolist(), "picture 0"),
+        (np.full((1, SIZE, SIZE, 3), "a").tolist(), "image 0"),
         (np.full((1, SIZE, SIZE, 3), None).tolist(), "values"),
     ],
 )

@@ -29,15 +29,15 @@ def digests_of(prefix: str, count: int) -> list[str]:
 def test_copies_stay_together_and_order_does_not_matter(
     count: int, seed: int, shares: dict[str, float], random: Random
 ) -> None:
-    pictures = [(name, digest) for name in ("cat", "dog") for digest in digests_of(name, count)]
-    pictures += random.choices(pictures, k=count)  # copies
-    splits = assign_splits([c for c, _ in pictures], [d for _, d in pictures], seed, shares)
-    split_of = dict(zip(pictures, splits, strict=True))
-    assert [split_of[picture] for picture in pictures] == splits
+    images = [(name, digest) for name in ("cat", "dog") for digest in digests_of(name, count)]
+    images += random.choices(images, k=count)  # copies
+    splits = assign_splits([c for c, _ in images], [d for _, d in images], seed, shares)
+    split_of = dict(zip(images, splits, strict=True))
+    assert [split_of[image] for image in images] == splits
 
-    shuffled = random.sample(pictures, k=len(pictures))
+    shuffled = random.sample(images, k=len(images))
     again = assign_splits([c for c, _ in shuffled], [d for _, d in shuffled], seed, shares)
-    assert again == [split_of[picture] for picture in shuffled]
+    assert again == [split_of[image] for image in shuffled]
 
 
 @given(st.integers(3, 200), st.integers(0, 99), shares())
@@ -49,7 +49,7 @@ def test_every_class_is_in_every_split_within_one_of_its_share(count: int, seed:
 
 
 @given(st.integers(3, 80), st.integers(1, 40), st.integers(0, 99), shares())
-def test_added_pictures_move_at_most_their_number_across_a_boundary(
+def test_added_images_move_at_most_their_number_across_a_boundary(
     count: int, added: int, seed: int, shares: dict[str, float]
 ) -> None:
     names = ["cat"] * count + ["dog"] * 5
@@ -62,7 +62,7 @@ def test_added_pictures_move_at_most_their_number_across_a_boundary(
         assert sum((was in lower) != (now in lower) for was, now in pairs) <= added
 
 
-def test_a_few_added_pictures_hardly_move_any() -> None:
+def test_a_few_added_images_hardly_move_any() -> None:
     old, new = digests_of("a", 1000), digests_of("b", 20)
     before = assign_splits(["cat"] * 1000, old, 42, SHARES)
     after = assign_splits(["cat"] * 1020, old + new, 42, SHARES)
@@ -77,12 +77,12 @@ def test_split_is_pinned() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_too_few_pictures(count: int) -> None:
+def test_too_few_images(count: int) -> None:
     names = ["cat"] * 10 + ["dog"] * count
     with pytest.raises(FrostlineError, match=f"'dog' has only {count} distinct"):
         assign_splits(names, digests_of("x", 10 + count), 1, SHARES)
 
 
-def test_one_picture_in_two_classes_is_not_split() -> None:
+def test_one_image_in_two_classes_is_not_split() -> None:
     with pytest.raises(ValueError, match="two classes"):
         assign_splits(["cat", "dog"], ["same", "same"], 1, SHARES)

@@ -17,7 +17,7 @@ INTERRUPTED = "interrupted; `dvc repro` goes on from here.\n"
 
 
 def start(stage, *overrides, **options):
-    command = [sys.executable, "-m", f"frostline.stages.{stage}", "data.pictures=20", *overrides]
+    command = [sys.executable, "-m", f"frostline.stages.{stage}", "data.images=20", *overrides]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
 
 
@@ -33,7 +33,7 @@ def drawn_in(folder):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_stage_says_one_line_and_leaves_nothing(project, number):
-    process = start("fetch_data", "data.pictures=100000")
+    process = start("fetch_data", "data.images=100000")
     wait_until(lambda: drawn_in(project / "data/raw"), seconds=60)
     process.send_signal(number)
     assert end_of(process) == (130, INTERRUPTED)

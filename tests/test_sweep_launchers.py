@@ -136,7 +136,7 @@ def alone(prepared, weights, environment, tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
     shutil.copytree(ROOT / "conf", folder / "conf")
     with contextlib.chdir(folder):
-        settings = asdict(compose_conf([f"preprocess.picture_size={SIZE}"]))
+        settings = asdict(compose_conf([f"preprocess.image_size={SIZE}"]))
     (folder / "params.yaml").write_text(yaml.safe_dump(settings))
     shutil.copytree(prepared.folder, folder / PROCESSED)
     (folder / BACKBONE_WEIGHTS).parent.mkdir()

@@ -14,8 +14,8 @@ def test_a_grid_is_every_combination(project):
 
 def test_the_prepared_data_comes_from_params_yaml(project):
     text = (project / "params.yaml").read_text()
-    (project / "params.yaml").write_text(text.replace("pictures: 600", "pictures: 80"))
-    assert compose_point(["seed=1"]).data.pictures == 80
+    (project / "params.yaml").write_text(text.replace("images: 600", "images: 80"))
+    assert compose_point(["seed=1"]).data.images == 80
 
 
 def test_another_backbone_than_the_prepared_one_is_named(project):
@@ -51,7 +51,7 @@ def test_what_is_searched_names_the_search_and_how_long_does_not(project):
     ("overrides", "words"),
     [
         (["data=sample,folder"], ["data=sample,folder", "dvc exp run -S data="]),
-        (["preprocess.picture_size=75,150"], ["prepared in data/processed"]),
+        (["preprocess.image_size=75,150"], ["prepared in data/processed"]),
         (["finetune.learning_rate=interval(1e-5,1e-3)"], ["hydra/sweeper=optuna"]),
         (["hydra/sweeper=optna"], ["optna"]),
         (["a b"], ["not a list of overrides"]),

@@ -35,8 +35,8 @@ def test_the_figures_are_light_and_the_same_bytes_each_time(tmp_path):
 
 def test_the_best_cell_is_framed(tmp_path):
     write_figures(tmp_path, grid(seeds=("1",)))
-    picture = shown(tmp_path / "heat_map.png")
-    near = np.abs(picture - VERMILLION).sum(axis=2) < 40
+    image = shown(tmp_path / "heat_map.png")
+    near = np.abs(image - VERMILLION).sum(axis=2) < 40
     rows, columns = np.nonzero(near)
     assert len(rows) > 100
     height, width = near.shape

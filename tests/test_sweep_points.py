@@ -1,4 +1,4 @@
-"""Points on real pictures and a real backbone, the smallest that InceptionV3 takes."""
+"""Points on real images and a real backbone, the smallest that InceptionV3 takes."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from frostline.sweep import points
 from frostline.training import phases
 
 ROOT = Path(__file__).parents[1]
-TINY = ("preprocess.picture_size=75", "model.dense_units=8", "transfer.epochs=1", "finetune.epochs=2")
+TINY = ("preprocess.image_size=75", "model.dense_units=8", "transfer.epochs=1", "finetune.epochs=2")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def compose(*overrides):
 
 def bars(capsys) -> list[str]:
     """What was computed since the last call: the names of the bars that came to an end."""
-    return [line.split(":")[0] for line in capsys.readouterr().err.splitlines() if "pictures/s" in line]
+    return [line.split(":")[0] for line in capsys.readouterr().err.splitlines() if "images/s" in line]
 
 
 def nothing(epoch):
@@ -57,7 +57,7 @@ def test_a_key_holds_what_the_result_depends_on_and_nothing_else(shared, monkeyp
         replace(config, name="other", feature_cache_gib=1.0, workers="ray"),
         replace(config, evaluate=replace(config.evaluate, threshold=0.9)),
         replace(config, tracking=replace(config.tracking, experiment="other")),
-        replace(config, model=replace(config.model, picture_size=299)),
+        replace(config, model=replace(config.model, image_size=299)),
     ):
         assert points.point_key(same, shared) == key
     for other in (
@@ -140,7 +140,7 @@ def test_a_point_that_is_given_up_leaves_nothing_and_its_transfer_phase_serves_t
     bars(capsys)
 
     figures = points.score_on_test(other, shared)
-    assert figures["pictures"] == len(shared.data.labels("test"))
+    assert figures["images"] == len(shared.data.labels("test"))
     assert figures["loss"] > 0
     assert bars(capsys) == ["features"], "the best point's model is in memory"
     assert points.score_on_test(other, shared) == figures

@@ -109,8 +109,8 @@ def test_the_recipe_composes_to_the_point(project, data):
 
 def test_the_test_figures_stand_apart_from_the_ranking():
     points = [point(0.3, seed=1, model__dropout=0), point(0.4, seed=1, model__dropout=0.5)]
-    text = describe(points, {"loss": 0.123456, "accuracy": 0.9, "pictures": 1500})
-    assert "log loss 0.1235, accuracy 0.9000 (1,500 pictures)" in text
+    text = describe(points, {"loss": 0.123456, "accuracy": 0.9, "images": 1500})
+    assert "log loss 0.1235, accuracy 0.9000 (1,500 images)" in text
     ranking = text[text.index("| |") :]
     assert "0.1235" not in ranking
     assert "| 1 | `model.dropout=0` | 1 | 0.3000 | 0.3000 |" in ranking

@@ -39,7 +39,7 @@ from frostline.sweep.table import watching
 
 folder = Path(sys.argv[1])
 with watching(folder, total=2):
-    with track("transfer 1/1", total=2, unit="pictures") as advance:
+    with track("transfer 1/1", total=2, unit="images") as advance:
         advance(1)
         finish(folder, 0, 0.25)
         time.sleep(1.2)
@@ -82,11 +82,11 @@ def test_the_table_at_the_end_names_the_reasons(tmp_path, capsys):
         finish(tmp_path, 3, None, pruned="validation loss 3 after epoch 1 of 4"),
     ]
     print_points(points)
-    print_summary(points, {"loss": 0.3, "accuracy": 0.75, "pictures": 16}, tmp_path)
+    print_summary(points, {"loss": 0.3, "accuracy": 0.75, "images": 16}, tmp_path)
     output = capsys.readouterr().out
     rows = [line for line in output.splitlines() if line.strip().startswith("model.dropout") or "seed=" in line]
     assert [row.split()[0] for row in rows[:2]] == ["model.dropout=1", "model.dropout=0"]
     assert "failed: no memory" in output
     assert "pruned: validation loss 3 after epoch 1 of 4" in output
-    assert "log loss 0.3000, accuracy 0.7500 (16 pictures)" in output
+    assert "log loss 0.3000, accuracy 0.7500 (16 images)" in output
     assert "dvc exp run -S experiment=swept" in output

@@ -1,4 +1,4 @@
-"""A folder of three classes through the whole recipe: from the pictures to the report and to predictions of files."""
+"""A folder of three classes through the whole recipe: from the images to the report and to predictions of files."""
 
 import csv
 import dataclasses
@@ -64,14 +64,14 @@ class Trained(NamedTuple):
 def trained(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Iterator[Trained]:
     folder = tmp_path_factory.mktemp("three")
     for name in CLASSES:
-        (folder / "pictures" / name).mkdir(parents=True)
+        (folder / "images" / name).mkdir(parents=True)
         for number in range(EACH):
-            draw(name, number).save(folder / "pictures" / name / f"{name} {number}.png")
-    pack_folder(folder / "pictures", folder / "archive.zip")
+            draw(name, number).save(folder / "images" / name / f"{name} {number}.png")
+    pack_folder(folder / "images", folder / "archive.zip")
     shares = {"train": 0.6, "validation": 0.2, "test": 0.2}
     summary = preprocess(folder / "archive.zip", folder / "data", size=SIZE, seed=1, shares=shares, max_rejected=0)
     data = load_dataset(folder / "data")
-    overrides = ["data=folder", "data.path=pictures", f"preprocess.picture_size={SIZE}", "model.dense_units=32"]
+    overrides = ["data=folder", "data.path=images", f"preprocess.image_size={SIZE}", "model.dense_units=32"]
     overrides += ["model.cut_layer=mixed2", "transfer.epochs=8", "transfer.learning_rate=2e-4", "precision=float32"]
     settings = compose_conf(overrides, Path(__file__).parents[1] / "conf")
     files = {phase: folder / f"{phase}.keras" for phase in ("transfer", "finetune")}
@@ -117,7 +117,7 @@ def test_the_head_learns_all_classes(trained: Trained, pair: Pair) -> None:
         probabilities = by_phase(pair)[phase]
         assert probabilities.shape == (24, 3)
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
-        whole = model(trained.data.pictures("test").astype(np.float32)).numpy()
+        whole = model(trained.data.images("test").astype(np.float32)).numpy()
         np.testing.assert_allclose(probabilities, whole, atol=2e-3)
     losses = [epoch["train/loss"] for epochs in trained.curves.values() for epoch in epochs]
     assert losses[-1] < losses[0]
@@ -140,14 +140,14 @@ def test_the_evaluation_makes_all_that_two_classes_have(trained: Trained, pair: 
     mistakes = int(np.sum(pair.candidate.argmax(axis=1) != labels))
     assert galleries["mistakes"].total == mistakes
     assert galleries["unsure"].total == 24 - mistakes
-    for picture in [picture for name in ("unsure", "mistakes", "set_right") for picture in galleries[name].shown]:
-        row = [Path(name).name for name in data.names("test")].index(picture.name)
+    for image in [image for name in ("unsure", "mistakes", "set_right") for image in galleries[name].shown]:
+        row = [Path(name).name for name in data.names("test")].index(image.name)
         before, after = pair.baseline[row], pair.candidate[row]
         name, other = CLASSES[before.argmax()], CLASSES[after.argmax()]
         change = "" if name == other else f"P({other}) "
         seen = f"P({name}) {before.max():.3f} → {change}{after.max():.3f}"
-        assert [fact.replace("\u00a0", " ") for fact in picture.facts] == [f"is {CLASSES[labels[row]]}", seen]
-        assert [heat.explained for heat in picture.heat.values()] == [name, other]
+        assert [fact.replace("\u00a0", " ") for fact in image.facts] == [f"is {CLASSES[labels[row]]}", seen]
+        assert [heat.explained for heat in image.heat.values()] == [name, other]
     seen = Views(labels, by_phase(pair)[result.verdict.winner])
     found = effects(seen, seen, chosen={"temperature": True}, threshold=0.5, bins=10, resamples=200, seed=1)
     write_report(
@@ -184,7 +184,7 @@ def test_predictions_have_a_column_per_phase_and_class(trained: Trained, pair: P
 
 def test_files_are_predicted_with_every_class_probability(trained: Trained, pair: Pair) -> None:
     names = trained.data.names("test")
-    files = [trained.folder / "pictures" / name for name in names]
+    files = [trained.folder / "images" / name for name in names]
     for prediction, expected in zip(predict_files(trained.files["finetune"], files), pair.candidate, strict=True):
         assert prediction.label == CLASSES[expected.argmax()]
         assert prediction.probability == pytest.approx(expected.max(), abs=2e-3)

@@ -1,4 +1,4 @@
-"""A threshold of 0.3 and pictures of P = 0.38: whatever a model is used through gives the report's answer."""
+"""A threshold of 0.3 and images of P = 0.38: whatever a model is used through gives the report's answer."""
 
 import csv
 import importlib.util
@@ -51,7 +51,7 @@ def png(colour: tuple[int, int, int]) -> bytes:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """models/classifier.keras with the threshold, the phase's model, a picture, and the settings."""
+    """models/classifier.keras with the threshold, the phase's model, an image, and the settings."""
     folder, project = tmp_path_factory.mktemp("threshold"), Path(__file__).parents[1]
     (folder / "models").mkdir()
     write_model(folder / "models" / "finetune.keras", CLASSES)
@@ -73,10 +73,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Balls of which the model is in doubt, fields that are none to it."""
     folder = tmp_path_factory.mktemp("data")
     for name, base in (("ball", np.array(BLUE)), ("a field", np.array((20, 60, 100)))):
-        (folder / "pictures" / name).mkdir(parents=True)
+        (folder / "images" / name).mkdir(parents=True)
         for number in range(10):
-            (folder / "pictures" / name / f"{number}.png").write_bytes(png(tuple(base + number)))
-    pack_folder(folder / "pictures", folder / "archive.zip")
+            (folder / "images" / name / f"{number}.png").write_bytes(png(tuple(base + number)))
+    pack_folder(folder / "images", folder / "archive.zip")
     shares = {"train": 0.4, "validation": 0.2, "test": 0.4}
     preprocess(folder / "archive.zip", folder / "processed", size=SIZE, seed=1, shares=shares, max_rejected=0)
     return load_dataset(folder / "processed")
@@ -87,7 +87,7 @@ def frostline(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_the_report_and_its_predictions(model: Path, data: Dataset, tmp_path: Path) -> None:
-    labels, probabilities = data.labels("test"), load_classifier(model).probabilities(data.pictures("test"))
+    labels, probabilities = data.labels("test"), load_classifier(model).probabilities(data.images("test"))
     assert probabilities[labels == 1, 1] == pytest.approx(0.3845, abs=1e-3)
     pair = Pair(labels, probabilities, probabilities)
     found = evaluate(pair, threshold=0.3, bins=15, resamples=100, seed=1)
@@ -135,7 +135,7 @@ def test_frostline_serve_its_heat_and_its_page(address: str, model: Path) -> Non
         f"{address}/invocations?explain=true", data=png(BLUE), headers={"Content-Type": "image/png"}
     ).json()["predictions"]
     assert (answer["class"], answer["probability"]) == ("ball", DOUBTFUL)
-    assert "A picture is taken for ball where its probability is above 0.3." in requests.get(address).text
+    assert "An image is taken for ball where its probability is above 0.3." in requests.get(address).text
     with serving(application(load_classifier(model, 0.5))) as other:
         (half,) = requests.post(
             f"{other}/invocations?explain=true", data=png(BLUE), headers={"Content-Type": "image/png"}
@@ -148,11 +148,11 @@ def test_frostline_serve_its_heat_and_its_page(address: str, model: Path) -> Non
 def test_mlflows_pyfunc(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     pipeline = runs.open_pipeline(compose_conf(), "data digest")
-    picture = np.full((SIZE, SIZE, 3), BLUE, np.uint8)
+    image = np.full((SIZE, SIZE, 3), BLUE, np.uint8)
     with runs.phase_run("evaluate", pipeline) as run_id:
-        log_model(model, picture, run_id)
+        log_model(model, image, run_id)
     (logged,) = mlflow.MlflowClient().search_logged_models([pipeline.experiment_id])
-    (answer,) = mlflow.pyfunc.load_model(logged.model_uri).predict(picture[None]).to_dict("records")
+    (answer,) = mlflow.pyfunc.load_model(logged.model_uri).predict(image[None]).to_dict("records")
     assert (answer["class"], answer["probability"]) == ("ball", DOUBTFUL)
 
 
@@ -178,11 +178,11 @@ def test_an_exported_model_says_what_to_decide_by(model: Path, tmp_path: Path, n
     form = FORMATS[name]
     if missing := [package for package in form.needs if importlib.util.find_spec(package) is None]:
         pytest.skip(f"not installed: {missing}")
-    path, pictures = tmp_path / f"exported{form.suffix}", np.full((1, SIZE, SIZE, 3), BLUE, np.uint8)
-    export(load_model(model), load_metadata(model), name, path, pictures)
+    path, images = tmp_path / f"exported{form.suffix}", np.full((1, SIZE, SIZE, 3), BLUE, np.uint8)
+    export(load_model(model), load_metadata(model), name, path, images)
     facts = facts_of(path)
     assert facts == {"classes": list(CLASSES), "threshold": 0.3}
-    second = form.read(path)(pictures.astype(np.float32))
+    second = form.read(path)(images.astype(np.float32))
     (decided,) = decide(np.concatenate([1 - second, second], axis=1), facts["threshold"])
     assert facts["classes"][decided] == "ball"
 
@@ -205,7 +205,7 @@ def test_a_threshold_for_three_classes_costs_two_lines(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ["1", "0", "nan", "half"])
 def test_a_threshold_that_is_none_is_refused(value: str) -> None:
-    done = frostline("predict", "--threshold", value, "picture.jpg")
+    done = frostline("predict", "--threshold", value, "image.jpg")
     assert done.returncode == 2
     assert f"{value} is not a number between 0 and 1" in done.stderr.splitlines()[-1]
 

@@ -107,7 +107,7 @@ def test_the_new_layout_of_keras(keras: Any, tmp_path: Path) -> None:
 def test_other_hdf5_files(keras: Any, tmp_path: Path) -> None:
     path = tmp_path / "other.h5"
     with h5py.File(path, "w") as file:
-        file["pictures"] = [1, 2, 3]
+        file["images"] = [1, 2, 3]
     assert "not of Keras" in refusal(path)
     assert "without any weights" in refusal(write(path, {"input": [], "pool": []}))
     keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, use_bias=False)]).save(path)

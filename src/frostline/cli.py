@@ -38,8 +38,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("frostline", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    predict = commands.add_parser("predict", help="class and probability of pictures")
-    predict.add_argument("places", nargs="+", type=Path, metavar="PICTURE_OR_FOLDER")
+    predict = commands.add_parser("predict", help="class and probability of images")
+    predict.add_argument("places", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER")
     _add_model(predict)
     _add_threshold(predict)
     form = predict.add_mutually_exclusive_group()
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--output", type=Path, metavar="FILE", help="write them to FILE.csv or FILE.parquet")
     predict.set_defaults(run=_predict)
 
-    serve = commands.add_parser("serve", help="classify over HTTP, with a page to drop a picture on")
+    serve = commands.add_parser("serve", help="classify over HTTP, with a page to drop an image on")
     _add_model(serve)
     _add_threshold(serve)
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
@@ -56,8 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--root", type=Path, metavar="FOLDER", help="let requests name files below FOLDER")
     serve.set_defaults(run=_serve)
 
-    export = commands.add_parser("export", help="write a model in another format, checked against itself on pictures")
-    export.add_argument("places", nargs="*", type=Path, metavar="PICTURE", help="to check on (default: test pictures)")
+    export = commands.add_parser("export", help="write a model in another format, checked against itself on images")
+    export.add_argument("places", nargs="*", type=Path, metavar="IMAGE", help="to check on (default: test images)")
     export.add_argument("--to", required=True, choices=("onnx", "tflite", "saved_model"))
     _add_model(export)
     export.add_argument("--output", type=Path, metavar="FILE", help="default: exports/ and the model's name")
@@ -99,12 +99,12 @@ def _share(text: str) -> float:
 
 def _predict(arguments: argparse.Namespace) -> int:
     from frostline.runtime.progress import track
-    from frostline.serving.predict import COLUMNS, find_pictures, predict_files, write_table
+    from frostline.serving.predict import COLUMNS, find_images, predict_files, write_table
 
-    files = find_pictures(arguments.places)
+    files = find_images(arguments.places)
     predictions = predict_files(arguments.model, files, arguments.threshold)
     if arguments.output:
-        with track("predict", len(files), "pictures") as advance:
+        with track("predict", len(files), "images") as advance:
             failed = write_table(arguments.output, predictions, advance)
         if failed:
             print(f"{failed:,} could not be read: see the column error of {arguments.output}", file=sys.stderr)
@@ -138,14 +138,14 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     from frostline.models.saving import load_metadata, load_model
-    from frostline.serving.export import check_pictures, default_path, export
+    from frostline.serving.export import check_images, default_path, export
 
     path = arguments.model
     model, metadata = load_model(path), load_metadata(path)
-    pictures = check_pictures(arguments.places, model.input_shape[1])
+    images = check_images(arguments.places, model.input_shape[1])
     output = arguments.output or default_path(path, arguments.to)
-    difference = export(model, metadata, arguments.to, output, pictures)
-    count = f"{len(pictures)} picture{'s' * (len(pictures) != 1)}"
+    difference = export(model, metadata, arguments.to, output, images)
+    count = f"{len(images)} image{'s' * (len(images) != 1)}"
     print(f"{output}: differs from {path} by at most {difference:.1e} on {count}")
     size, classes = model.input_shape[1], metadata.classes
     if model.output_shape[1] == 1:
@@ -160,7 +160,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     if not METRICS.is_file():
         raise FrostlineError(f"{METRICS} not found.\nRun `dvc repro` first.")
     metrics = read_json(METRICS)
-    table = Table(title=f"Test set: {metrics['verdict']['pictures']} pictures, 95% intervals", box=box.SIMPLE_HEAD)
+    table = Table(title=f"Test set: {metrics['verdict']['images']} images, 95% intervals", box=box.SIMPLE_HEAD)
     for column in ("", "transfer", "finetune", "difference"):
         table.add_column(column, justify="right" if column else "left")
     for name in metrics["difference"]:
@@ -224,7 +224,7 @@ def _cache_ls(arguments: argparse.Namespace) -> int:
 
     rows = entries()
     for entry in rows:
-        print(f"{entry.layer:<20} {entry.count:>8} pictures {entry.bytes / 2**20:>9.1f} MiB")
+        print(f"{entry.layer:<20} {entry.count:>8} images {entry.bytes / 2**20:>9.1f} MiB")
     print(f"{len(rows)} entries, {sum(entry.bytes for entry in rows) / 2**20:.1f} MiB")
     return 0
 

@@ -43,11 +43,11 @@ HAND_OVER = """([kinds, content, filling]) => {
 
 
 def hand_over(page: Any, *kinds: str, filling: int = 0) -> list[bool]:
-    """Let the page have a picture, with so many more bytes, by these events; True for each that the page took."""
+    """Let the page have an image, with so many more bytes, by these events; True for each that the page took."""
     return list(page.evaluate(HAND_OVER, [kinds, base64.b64encode(ball()).decode(), filling]))
 
 
-def test_a_dropped_picture_is_shown_with_its_class_and_what_speaks_for_it(
+def test_a_dropped_image_is_shown_with_its_class_and_what_speaks_for_it(
     address: str,
     open_page: Callable[..., Any],
     keep_screenshot: Callable[[Any, str], None],
@@ -57,18 +57,18 @@ def test_a_dropped_picture_is_shown_with_its_class_and_what_speaks_for_it(
     page = open_page(address, screen.width, screen.height, color_scheme=screen.theme, has_touch=phone, is_mobile=phone)
     assert page.locator(".touch").is_visible() == phone
     assert not page.locator(".result").is_visible()
-    assert all(hand_over(page, "dragover", "drop")), "the browser would leave the page for the picture"
+    assert all(hand_over(page, "dragover", "drop")), "the browser would leave the page for the image"
     assert answer(page) == "ball"
     assert page.locator("dt").all_inner_texts() == ["ball", "field"]
     shares = [float(text.rstrip("%")) for text in page.locator("dd:not(.bar)").all_inner_texts()]
     assert sum(shares) == pytest.approx(100)
     assert f"{shares[0]}%" == page.locator(".class span").inner_text()
-    picture, heat = page.locator(".shown"), page.locator(".heat")
-    assert picture.evaluate("image => image.naturalWidth") == 480
+    image, heat = page.locator(".shown"), page.locator(".heat")
+    assert image.evaluate("image => image.naturalWidth") == 480
     assert not heat.is_visible()
     page.locator(".toggle").click()
     assert heat.evaluate("image => image.naturalWidth") > 0
-    assert heat.bounding_box() == picture.bounding_box()
+    assert heat.bounding_box() == image.bounding_box()
     assert "mostly at the left" in page.locator(".where").inner_text()
     assert page.evaluate("document.documentElement.scrollWidth") == screen.width
     contrasts = page.evaluate(CONTRASTS)
@@ -92,7 +92,7 @@ def test_all_of_it_works_by_keyboard(address: str, open_page: Callable[..., Any]
     assert page.locator(".heat").is_visible()
 
 
-def test_a_picture_can_be_pasted_and_the_next_one_takes_its_place(address: str, open_page: Callable[..., Any]) -> None:
+def test_a_image_can_be_pasted_and_the_next_one_takes_its_place(address: str, open_page: Callable[..., Any]) -> None:
     page = open_page(address)
     hand_over(page, "paste")
     assert answer(page) == "ball"

@@ -34,7 +34,7 @@ def test_every_output_is_there(clone):
     assert [row["id"] for row in rows] == [str(n) for n in range(1, 7)]
     assert all(0 <= float(row["label"]) <= 1 for row in rows)
     predictions = list(csv.DictReader((clone.root / "reports/evaluation/predictions.csv").open()))
-    assert len(predictions) == clone.json("reports/metrics.json")["verdict"]["pictures"] == 16
+    assert len(predictions) == clone.json("reports/metrics.json")["verdict"]["images"] == 16
 
 
 def test_a_second_repro_runs_nothing(clone):
@@ -62,7 +62,7 @@ def test_mlflow_holds_the_parent_and_its_runs(clone):
         assert int(run.data.tags["frostline.cores"]) >= 1
         assert run.data.metrics["test/log_loss"] == pytest.approx(metrics[phase]["log_loss"], rel=1e-4)
         assert {"train/loss", "train/accuracy", "validation/loss", "validation/accuracy"} <= set(run.data.metrics)
-        assert run.data.params["preprocess.picture_size"] == "75"
+        assert run.data.params["preprocess.image_size"] == "75"
     names = [
         {name for name in runs[phase].data.metrics if not name.startswith("system/")}  # of runs of 5 seconds and more
         for phase in ("transfer", "finetune")
@@ -99,9 +99,9 @@ def test_the_logged_model_is_served_by_pyfunc(clone, monkeypatch):
         [run.info.experiment_id], filter_string=f"source_run_id = '{run.info.run_id}'"
     )
     served = mlflow.pyfunc.load_model(model.model_uri)
-    pictures = np.load("data/processed/test.npy")[:3]
-    expected = load_model(Path("models/finetune.keras"))(pictures.astype(np.float32)).numpy()[:, 0]
-    answers = served.predict(pictures)
+    images = np.load("data/processed/test.npy")[:3]
+    expected = load_model(Path("models/finetune.keras"))(images.astype(np.float32)).numpy()[:, 0]
+    answers = served.predict(images)
     np.testing.assert_allclose([found["dog"] for found in answers["probabilities"]], expected, atol=1e-5)
     assert list(answers["class"]) == [("cat", "dog")[int(value > 0.5)] for value in expected]
     assert frostline.__file__.startswith(str(ROOT)), "loading a model must not replace this package"
@@ -125,23 +125,23 @@ def test_predict_and_compare(clone):
     table = clone.python("-m", "frostline.cli", "compare")
     assert "log_loss" in table
     assert "transfer" in table
-    pictures = clone.root / "pictures"
-    shutil.rmtree(pictures, ignore_errors=True)
-    pictures.mkdir()
+    images = clone.root / "images"
+    shutil.rmtree(images, ignore_errors=True)
+    images.mkdir()
     import io
     import zipfile
 
     with zipfile.ZipFile(clone.root / "data/raw/archive.zip") as archive:
         inner = zipfile.ZipFile(io.BytesIO(archive.read("train.zip")))
         for name in ("train/cat.0.jpg", "train/dog.0.jpg"):
-            (pictures / Path(name).name).write_bytes(inner.read(name))
-    lines = clone.python("-m", "frostline.cli", "predict", "--json", "pictures").splitlines()
+            (images / Path(name).name).write_bytes(inner.read(name))
+    lines = clone.python("-m", "frostline.cli", "predict", "--json", "images").splitlines()
     found = [json.loads(line) for line in lines if line.startswith("{")]
     assert [Path(row["path"]).name for row in found] == ["cat.0.jpg", "dog.0.jpg"]
     assert all(row["class"] in ("cat", "dog") and 0.5 <= row["probability"] <= 1 for row in found)
 
-    (pictures / "broken.jpg").write_bytes(b"text")
-    output = clone.python("-m", "frostline.cli", "predict", "--csv", "pictures", code=1)
+    (images / "broken.jpg").write_bytes(b"text")
+    output = clone.python("-m", "frostline.cli", "predict", "--csv", "images", code=1)
     rows = list(csv.DictReader(output.splitlines()))
     assert [bool(row["error"]) for row in rows] == [True, False, False]
     assert "gone.jpg does not exist" in clone.python("-m", "frostline.cli", "predict", "gone.jpg", code=1)
@@ -186,7 +186,7 @@ def test_a_threshold_runs_only_evaluate_and_all_that_decides_follows_it(clone):
 
     before = clone.client().get_model_version_by_alias("frostline-sample", "champion")
     phase = before.tags["frostline.phase"]
-    # In the widest gap between two pictures, so that rounding moves none across; not the one that has 0.5
+    # In the widest gap between two images, so that rounding moves none across; not the one that has 0.5
     values = np.sort([float(row[phase]) for row in predictions()])
     gaps = [(high - low, (low + high) / 2) for low, high in itertools.pairwise(values) if not low <= 0.5 < high]
     threshold = round(float(max(gaps)[1]), 4)
@@ -201,13 +201,13 @@ def test_a_threshold_runs_only_evaluate_and_all_that_decides_follows_it(clone):
     assert decided != [("cat", "dog")[float(row[phase]) > 0.5] for row in rows]
     assert str(threshold) in (clone.root / "reports/report.html").read_text()
 
-    pictures = clone.root / "test pictures"
+    images = clone.root / "test images"
     with zipfile.ZipFile(clone.root / "data/raw/archive.zip") as archive:
         inner = zipfile.ZipFile(io.BytesIO(archive.read("train.zip")))
         for number, row in enumerate(rows):
-            pictures.mkdir(exist_ok=True)
-            (pictures / f"{number:02}.jpg").write_bytes(inner.read(row["path"]))
-    lines = clone.python("-m", "frostline.cli", "predict", "--json", str(pictures)).splitlines()
+            images.mkdir(exist_ok=True)
+            (images / f"{number:02}.jpg").write_bytes(inner.read(row["path"]))
+    lines = clone.python("-m", "frostline.cli", "predict", "--json", str(images)).splitlines()
     assert [json.loads(line)["class"] for line in lines if line.startswith("{")] == decided
 
     champion = clone.client().get_model_version_by_alias("frostline-sample", "champion")

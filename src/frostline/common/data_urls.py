@@ -1,4 +1,4 @@
-"""Pictures as text: base64 alone, or in a data: URL (RFC 2397) as web pages have them."""
+"""Images as text: base64 alone, or in a data: URL (RFC 2397) as web pages have them."""
 
 import base64
 import re
@@ -14,7 +14,7 @@ def from_text(text: str) -> bytes:
     """
     head = text[:1000]
     if _ADDRESS.match(head):
-        raise ValueError("an address: nothing is fetched, send the picture itself")
+        raise ValueError("an address: nothing is fetched, send the image itself")
     if data := _DATA.match(head):
         if not data[0].lower().endswith(";base64,"):
             raise ValueError("a data: URL without base64")
@@ -26,5 +26,5 @@ def from_text(text: str) -> bytes:
 
 
 def data_url(kind: str, content: bytes) -> str:
-    """The picture file `content` of type image/`kind` as an address that needs no network."""
+    """The image file `content` of type image/`kind` as an address that needs no network."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"

@@ -1,7 +1,7 @@
-"""How pictures lie in a folder or an archive: what is expected, in words, and which names nobody means."""
+"""How images lie in a folder or an archive: what is expected, in words, and which names nobody means."""
 
 EXPECTED = (
-    "Expected: one folder per class with its pictures inside (cats/1.jpg, dogs/1.jpg), "
+    "Expected: one folder per class with its images inside (cats/1.jpg, dogs/1.jpg), "
     "or Kaggle's train.zip of train/cat.0.jpg."
 )
 _CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}

@@ -9,7 +9,7 @@ def derive_seed(seed: int, *names: str | int) -> int:
     """Return a 128-bit seed for the stream `names`, e.g. ``derive_seed(42, "shuffle", "transfer", epoch)``.
 
     Streams with different names are independent: SHA-256 mixes the seed and the names. Of 32 bits two of 25,000
-    pictures would share theirs with a chance of 7%, and be the same picture.
+    images would share theirs with a chance of 7%, and be the same image.
     """
     return int.from_bytes(_digest(seed, names)[:16], "big")
 

@@ -45,7 +45,7 @@ _SEED: Rule = (lambda v: v >= 0, "a whole number, 0 or more")
 _SCHEDULE: Rule = (lambda v: v in ("constant", "cosine"), "constant, cosine")
 _PATIENCE: Rule = (lambda v: v >= 1, "a whole number of epochs, 1 or more, or null")
 
-_LARGEST_PICTURE = 1024
+_LARGEST_IMAGE = 1024
 
 _RULES: dict[str, Rule] = {
     "seed": _SEED,
@@ -60,7 +60,7 @@ _RULES: dict[str, Rule] = {
     "weights.size": _COUNT,
     "weights.md5": _MD5,
     "weights.sha256": _SHA256,
-    "data.pictures": (lambda v: v >= 20, "a whole number, 20 or more"),
+    "data.images": (lambda v: v >= 20, "a whole number, 20 or more"),
     "data.unlabelled": (lambda v: v >= 0, "a whole number, 0 or more"),
     "preprocess.train": _SHARE,
     "preprocess.validation": _SHARE,
@@ -69,7 +69,7 @@ _RULES: dict[str, Rule] = {
     "model.pooling": (lambda v: v in ("flatten", "average"), "flatten, average"),
     "model.dense_units": _COUNT,
     "model.dropout": (lambda v: 0 <= v < 1, "a share from 0, below 1"),
-    "model.picture_size": _COUNT,
+    "model.image_size": _COUNT,
     "model.imagenet.size": _COUNT,
     "model.imagenet.md5": _MD5,
     "model.imagenet.sha256": _SHA256,
@@ -247,14 +247,14 @@ def _check(config: Config, where: str) -> None:
 def _check_backbone(config: Config, where: str) -> None:
     from frostline.models.architectures import NETWORKS  # here: only the stages with a backbone depend on this table
 
-    name, size = config.model.backbone, config.preprocess.picture_size
+    name, size = config.model.backbone, config.preprocess.image_size
     if name not in NETWORKS:
         raise FrostlineError(f"{where}: model.backbone is {name!r}; valid: {', '.join(NETWORKS)}.")
     smallest = NETWORKS[name].smallest
-    if not smallest <= size <= _LARGEST_PICTURE:
+    if not smallest <= size <= _LARGEST_IMAGE:
         raise FrostlineError(
-            f"{where}: preprocess.picture_size is {size}; valid with model.backbone={name}: "
-            f"{smallest} to {_LARGEST_PICTURE} pixels."
+            f"{where}: preprocess.image_size is {size}; valid with model.backbone={name}: "
+            f"{smallest} to {_LARGEST_IMAGE} pixels."
         )
 
 

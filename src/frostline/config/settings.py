@@ -20,7 +20,7 @@ class Data:
 @dataclass
 class SampleData(Data):
     seed: int
-    pictures: int
+    images: int
     unlabelled: int
 
 
@@ -66,7 +66,7 @@ class FileWeights(Weights):
 
 @dataclass
 class Preprocess:
-    picture_size: int
+    image_size: int
     train: float
     validation: float
     test: float
@@ -90,8 +90,8 @@ class Model:
     pooling: str
     dense_units: int
     dropout: float
-    picture_size: int
-    """That which suits the backbone; `preprocess.picture_size` is the one used, and this one unless set."""
+    image_size: int
+    """That which suits the backbone; `preprocess.image_size` is the one used, and this one unless set."""
     imagenet: PublishedWeights
     """What `weights=imagenet` takes."""
 
@@ -159,7 +159,7 @@ _LEARNING = ("seed", "augment", "precision", "deterministic", "distribution")
 
 DEPENDS_ON = {
     "fetch-data": ("data",),
-    "fetch-weights": ("weights", "model.backbone", "preprocess.picture_size"),
+    "fetch-weights": ("weights", "model.backbone", "preprocess.image_size"),
     "preprocess": ("preprocess", "seed"),
     "transfer": (
         "model.backbone",
@@ -168,7 +168,7 @@ DEPENDS_ON = {
         "model.dense_units",
         "model.dropout",
         "transfer",
-        "preprocess.picture_size",
+        "preprocess.image_size",
         *_LEARNING,
     ),
     "finetune": ("model.cut_layer", "finetune", *_LEARNING),

@@ -1,4 +1,4 @@
-"""The one zip that fetch-data leaves: packing a folder into it, and finding and reading the pictures in it.
+"""The one zip that fetch-data leaves: packing a folder into it, and finding and reading the images in it.
 
 Nothing is ever extracted to a path that an archive names: members are read into memory, within limits.
 """
@@ -20,10 +20,10 @@ from frostline.runtime.errors import FrostlineError
 
 MIB = 1 << 20
 MEMBER_LIMIT = 256 * MIB
-"""No single picture may be larger than this, in bytes."""
+"""No single image may be larger than this, in bytes."""
 _TOO_LARGE = f"larger than {MEMBER_LIMIT // MIB} MiB"
 _BIG, _BIG_RATIO = 16 * MIB, 100
-"""A member above so many bytes may have shrunk so many times: pictures hardly reach 20, bombs 1032."""
+"""A member above so many bytes may have shrunk so many times: images hardly reach 20, bombs 1032."""
 _SLACK, _TOTAL_RATIO = 1024 * MIB, 100
 """A whole archive may expand to so many times its own size, and the slack in bytes."""
 
@@ -36,12 +36,12 @@ _FETCH_AGAIN = "Delete it and run `dvc repro fetch-data`."
 
 @dataclass(frozen=True)
 class Member:
-    """One picture of an archive, not yet read."""
+    """One image of an archive, not yet read."""
 
     name: str
     """Readable and unique in the archive, e.g. ``train/cat.0.jpg``."""
     label: str | None
-    """Its class; None for an unlabelled picture, "" where an unsafe name hides the class."""
+    """Its class; None for an unlabelled image, "" where an unsafe name hides the class."""
     source: Path
     """The zip file to read it from."""
     index: int
@@ -61,8 +61,8 @@ class UnreadableMemberError(ValueError):
     """A member that cannot be read; the text is a short, stable reason."""
 
 
-def list_pictures(path: Path, scratch: Path) -> Listing:
-    """Find the pictures of the archive at `path`, in the order of its directory, without decoding any.
+def list_images(path: Path, scratch: Path) -> Listing:
+    """Find the images of the archive at `path`, in the order of its directory, without decoding any.
 
     Three layouts are known: Kaggle's (an inner ``train.zip`` of ``train/cat.0.jpg``, where the class is the
     file name up to the first dot, and optionally an inner ``test.zip`` of unlabelled ``test/1.jpg``); one
@@ -95,7 +95,7 @@ def list_pictures(path: Path, scratch: Path) -> Listing:
     if budget < 0:
         raise _too_large(path)
     if not any(member.label for member in members):
-        raise FrostlineError(f"{path}: no labelled pictures found.\n{EXPECTED}")
+        raise FrostlineError(f"{path}: no labelled images found.\n{EXPECTED}")
     return Listing(_without_repeats(members), ignored)
 
 
@@ -195,7 +195,7 @@ def _unsafe(info: zipfile.ZipInfo, source: Path, index: int, label: str | None) 
 
 
 def _refusal(info: zipfile.ZipInfo) -> str:
-    """Why the picture `info` must not be read, judged by its header; "" if it may be."""
+    """Why the image `info` must not be read, judged by its header; "" if it may be."""
     if info.file_size > MEMBER_LIMIT:
         return _TOO_LARGE
     if info.file_size > max(_BIG, _BIG_RATIO * info.compress_size):

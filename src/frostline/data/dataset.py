@@ -1,4 +1,4 @@
-"""The prepared data set in data/processed: pictures, labels and the manifest that explains every row."""
+"""The prepared data set in data/processed: images, labels and the manifest that explains every row."""
 
 import csv
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ MANIFEST_COLUMNS = ("path", "class", "split", "sha256", "size", "pixels", "verdi
 """sha256 and size (bytes) are the file's; pixels: SHA-256 of the decoded array; verdict: ok or the reason."""
 
 
-def pictures_file(split: str) -> str:
+def images_file(split: str) -> str:
     return f"{split}.npy"
 
 
@@ -27,7 +27,7 @@ def labels_file(split: str) -> str:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Splits are train, validation, test and, where there are such pictures, unlabelled."""
+    """Splits are train, validation, test and, where there are such images, unlabelled."""
 
     folder: Path
     classes: tuple[str, ...]
@@ -41,12 +41,12 @@ class Dataset:
         return split in self.paths
 
     def names(self, split: str) -> list[str]:
-        """Return the paths in the archive, in the order of the rows of `pictures` and `labels`."""
+        """Return the paths in the archive, in the order of the rows of `images` and `labels`."""
         return self.paths[split]
 
-    def pictures(self, split: str) -> NDArray[np.uint8]:
-        """Return the pictures as (N, size, size, 3) uint8 RGB, memory-mapped read-only."""
-        path = self.folder / pictures_file(split)
+    def images(self, split: str) -> NDArray[np.uint8]:
+        """Return the images as (N, size, size, 3) uint8 RGB, memory-mapped read-only."""
+        path = self.folder / images_file(split)
         array: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
         return array
 
@@ -71,9 +71,9 @@ def load_dataset(folder: Path) -> Dataset:
         dataset = Dataset(folder, classes, sha256_of(folder / MANIFEST_FILE), paths)
         for split in (*SPLITS, *([UNLABELLED] if dataset.has(UNLABELLED) else [])):
             rows = len(dataset.names(split))
-            arrays = [dataset.pictures(split), *([dataset.labels(split)] if split in SPLITS else [])]
+            arrays = [dataset.images(split), *([dataset.labels(split)] if split in SPLITS else [])]
             if any(len(array) != rows for array in arrays):
-                raise ValueError(f"{pictures_file(split)} does not have the manifest's {rows} rows")
+                raise ValueError(f"{images_file(split)} does not have the manifest's {rows} rows")
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise FrostlineError(
             f"{folder} holds no complete data set ({_what(error)}).\nRun `dvc repro preprocess`."

@@ -1,4 +1,4 @@
-"""Pictures: from the bytes of a file to an array of fixed size, or to a reason why not."""
+"""Images: from the bytes of a file to an array of fixed size, or to a reason why not."""
 
 import contextlib
 import io
@@ -16,7 +16,7 @@ from frostline.common.files import replacing
 from frostline.runtime.stderr import silent_stderr
 
 PIXELS_LIMIT = 100_000_000
-"""Larger pictures are refused before they are decoded: 100 megapixels are 300 MB as RGB."""
+"""Larger images are refused before they are decoded: 100 megapixels are 300 MB as RGB."""
 
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 _TOO_LARGE = f"more than {PIXELS_LIMIT // 1_000_000} megapixels"
@@ -40,61 +40,61 @@ _COLUMNS, _TILE, _CAPTION = 8, 112, 16  # the contact sheet: tiles in a row, pix
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its complaints reach the terminal
 
 
-class UnreadablePictureError(ValueError):
-    """Bytes that are no picture we accept; `str(error)` is a short, stable reason."""
+class UnreadableImageError(ValueError):
+    """Bytes that are no image we accept; `str(error)` is a short, stable reason."""
 
 
-class NotAPictureError(UnreadablePictureError):
-    """Bytes of another kind than the pictures we accept."""
+class NotAImageError(UnreadableImageError):
+    """Bytes of another kind than the images we accept."""
 
 
-class PictureTooLargeError(UnreadablePictureError):
-    """A picture of more pixels than we accept."""
+class ImageTooLargeError(UnreadableImageError):
+    """An image of more pixels than we accept."""
 
 
-def decode_picture(data: bytes, size: int) -> NDArray[np.uint8]:
+def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
     """Decode the file content `data` to RGB, as (size, size, 3) uint8.
 
     JPEG, PNG, GIF, WebP, BMP and TIFF are accepted, told by content. The EXIF orientation is applied,
-    transparency laid on white, CMYK, grey, palette and 16-bit pictures converted; of an animation the first
+    transparency laid on white, CMYK, grey, palette and 16-bit images converted; of an animation the first
     frame counts. Embedded ICC profiles are ignored: values are taken as sRGB, as TensorFlow's decoders do.
     Width and height are scaled independently, as by Keras' ``image_dataset_from_directory``, but with an
     antialiasing bilinear filter; a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that still
     covers `size` on both sides.
 
-    Raises UnreadablePictureError.
+    Raises UnreadableImageError.
     """
     if not data:
-        raise UnreadablePictureError("empty file")
+        raise UnreadableImageError("empty file")
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
-        raise NotAPictureError(f"{_HEIF_BRANDS[data[8:12]]} is not supported")
+        raise NotAImageError(f"{_HEIF_BRANDS[data[8:12]]} is not supported")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             return _decode(data, size)
-        except (UnreadablePictureError, MemoryError):
+        except (UnreadableImageError, MemoryError):
             raise
         except UnidentifiedImageError as error:
-            raise NotAPictureError("not a JPEG, PNG, GIF, WebP, BMP or TIFF picture") from error
+            raise NotAImageError("not a JPEG, PNG, GIF, WebP, BMP or TIFF image") from error
         except Image.DecompressionBombError as error:
-            raise PictureTooLargeError(_TOO_LARGE) from error
+            raise ImageTooLargeError(_TOO_LARGE) from error
         except Exception as error:  # Pillow's decoders raise errors of many kinds on damaged data
             reason = "truncated" if "truncated" in str(error).lower() else "damaged"
-            raise UnreadablePictureError(reason) from error
+            raise UnreadableImageError(reason) from error
 
 
 def _decode(data: bytes, size: int) -> NDArray[np.uint8]:
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
         if image.width * image.height > PIXELS_LIMIT:
-            raise PictureTooLargeError(_TOO_LARGE)
+            raise ImageTooLargeError(_TOO_LARGE)
         image.draft(None, (size, size))
         with silent_stderr() if image.format == "TIFF" else contextlib.nullcontext():  # libtiff's complaints
             image.load()
         orientation = 1
-        with contextlib.suppress(Exception):  # a broken EXIF block does not spoil the picture
+        with contextlib.suppress(Exception):  # a broken EXIF block does not spoil the image
             orientation = image.getexif().get(_ORIENTATION, 1)
         small = _to_rgb(image, size)
-    if orientation in _UPRIGHT:  # turning the small square is turning the picture, at a fraction of the cost
+    if orientation in _UPRIGHT:  # turning the small square is turning the image, at a fraction of the cost
         small = small.transpose(_UPRIGHT[orientation])
     return np.array(small)
 
@@ -102,11 +102,11 @@ def _decode(data: bytes, size: int) -> NDArray[np.uint8]:
 def _to_rgb(image: Image.Image, size: int) -> Image.Image:
     """Convert to RGB of (size, size) pixels."""
     if image.mode == "F":  # no telling what its range is
-        raise UnreadablePictureError("floating-point pixels are not supported")
+        raise UnreadableImageError("floating-point pixels are not supported")
     if image.mode.startswith("I"):
         image = _to_8_bit(image)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        # Pillow weighs colours by alpha while it scales, so laying the scaled picture on white is exact
+        # Pillow weighs colours by alpha while it scales, so laying the scaled image on white is exact
         rgba = _scale(_in_mode(image, "RGBA"), size)
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
@@ -130,23 +130,23 @@ def _scale(image: Image.Image, size: int) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
 
 
-def as_png(picture: NDArray[np.uint8]) -> bytes:
-    """The file content, as PNG, of `picture`, (height, width, 3) uint8 RGB."""
+def as_png(image: NDArray[np.uint8]) -> bytes:
+    """The file content, as PNG, of `image`, (height, width, 3) uint8 RGB."""
     buffer = io.BytesIO()
-    Image.fromarray(np.asarray(picture)).save(buffer, "PNG")
+    Image.fromarray(np.asarray(image)).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def contact_sheet(pictures: NDArray[np.uint8], captions: Sequence[str], path: Path) -> None:
-    """Write `pictures`, (N, S, S, 3) uint8 RGB, to the PNG file `path`: a grid with a caption under each."""
-    rows = -(-len(pictures) // _COLUMNS)
+def contact_sheet(images: NDArray[np.uint8], captions: Sequence[str], path: Path) -> None:
+    """Write `images`, (N, S, S, 3) uint8 RGB, to the PNG file `path`: a grid with a caption under each."""
+    rows = -(-len(images) // _COLUMNS)
     sheet = Image.new("RGB", (_COLUMNS * _TILE, max(1, rows) * (_TILE + _CAPTION)), "white")
     draw = ImageDraw.Draw(sheet)
     font: Any = ImageFont.load_default(size=11)
-    for position, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+    for position, (image, caption) in enumerate(zip(images, captions, strict=True)):
         row, column = divmod(position, _COLUMNS)
         x, y = column * _TILE, row * (_TILE + _CAPTION)
-        tile = Image.fromarray(np.asarray(picture)).resize((_TILE - 2, _TILE - 2), Image.Resampling.BILINEAR)
+        tile = Image.fromarray(np.asarray(image)).resize((_TILE - 2, _TILE - 2), Image.Resampling.BILINEAR)
         sheet.paste(tile, (x + 1, y + 1))
         draw.text((x + _TILE // 2, y + _TILE + _CAPTION // 2 - 1), caption[:18], "black", font, anchor="mm")
     with replacing(path) as temporary:

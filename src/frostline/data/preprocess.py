@@ -1,4 +1,4 @@
-"""From the archive to data/processed: every picture decoded once by all cores, checked, split and written."""
+"""From the archive to data/processed: every image decoded once by all cores, checked, split and written."""
 
 import functools
 import hashlib
@@ -18,17 +18,17 @@ from typing import NamedTuple
 import numpy as np
 
 from frostline.common.files import replacing, sha256_of, write_csv, write_json
-from frostline.data.archive import Member, UnreadableMemberError, list_pictures, read_member
+from frostline.data.archive import Member, UnreadableMemberError, list_images, read_member
 from frostline.data.dataset import (
     CLASSES_FILE,
     MANIFEST_COLUMNS,
     MANIFEST_FILE,
     SPLITS,
     UNLABELLED,
+    images_file,
     labels_file,
-    pictures_file,
 )
-from frostline.data.images import UnreadablePictureError, decode_picture
+from frostline.data.images import UnreadableImageError, decode_image
 from frostline.data.splitting import assign_splits
 from frostline.runtime import ray_pool
 from frostline.runtime.errors import FrostlineError
@@ -37,19 +37,19 @@ from frostline.runtime.progress import track
 
 OK = "ok"
 _SPLIT_ORDER = (*SPLITS, UNLABELLED, "")
-_CHUNK_BYTES = 4 << 20  # of decoded pictures, about: what a worker takes on at once
+_CHUNK_BYTES = 4 << 20  # of decoded images, about: what a worker takes on at once
 
 
 @dataclass(frozen=True)
 class Summary:
     classes: list[str]
     counts: dict[str, dict[str, int]]
-    """Pictures per split and class."""
+    """Images per split and class."""
     unlabelled: int
     rejected: dict[str, int]
-    """Pictures per reason, labelled or not."""
+    """Images per reason, labelled or not."""
     duplicates: dict[str, int]
-    """`groups` of labelled pictures that decode to the same pixels, and the `pictures` in them."""
+    """`groups` of labelled images that decode to the same pixels, and the `images` in them."""
     ignored: int
     """Files of the archive outside its layout."""
     digest: str
@@ -70,7 +70,7 @@ class Entry:
     split: str = ""
     chunk: int = -1
     row: int = -1
-    """Where the decoded picture lies: the name of the staged file, and the row in it."""
+    """Where the decoded image lies: the name of the staged file, and the row in it."""
 
 
 def preprocess(
@@ -84,22 +84,22 @@ def preprocess(
     processes: int | None = None,
     workers: str = "local",
 ) -> Summary:
-    """Write the pictures of `archive` to `folder`, whole or not at all, and say what they are.
+    """Write the images of `archive` to `folder`, whole or not at all, and say what they are.
 
     Per split, `folder` gets ``<split>.npy``, (N, size, size, 3) uint8 RGB, and ``<split>_labels.npy``, (N,)
     uint8 (wider past 256 classes), with splits train, validation and test by `assign_splits`; ``unlabelled.npy``
-    if there are such pictures; ``classes.json``; and ``manifest.csv``, whose rows stand in the order of the arrays.
-    Pictures that cannot be read, and those whose pixels occur in several classes, are rejected: they are only in
+    if there are such images; ``classes.json``; and ``manifest.csv``, whose rows stand in the order of the arrays.
+    Images that cannot be read, and those whose pixels occur in several classes, are rejected: they are only in
     the manifest, with the reason. The bytes do not depend on `processes` (default: all cores), nor on `workers`:
     "local", or "ray" (see `ray_pool.mapped`, and its errors), which decodes on all processors of a Ray cluster.
 
     Raises FrostlineError if the archive is unusable, if there are not at least two classes, if a class has no
-    picture left, or if more than the share `max_rejected` of the labelled pictures is rejected.
+    image left, or if more than the share `max_rejected` of the labelled images is rejected.
     """
     with replacing(folder) as temporary:
         temporary.mkdir()
         with tempfile.TemporaryDirectory(dir=temporary) as scratch:
-            listing = list_pictures(archive, Path(scratch))
+            listing = list_images(archive, Path(scratch))
             classes = _classes(listing.members, archive)
             staging = Path(scratch) / "decoded"
             staging.mkdir()
@@ -140,7 +140,7 @@ def _decode_all(
     else:
         results = mapped(decode, chunks, min(processes or cores(), len(chunks)))
     entries: list[Entry] = []
-    with track("preprocess", len(members), "pictures") as advance, closing(results):
+    with track("preprocess", len(members), "images") as advance, closing(results):
         for decoded in results:
             entries += decoded
             advance(len(decoded))
@@ -149,7 +149,7 @@ def _decode_all(
 
 class Chunk(NamedTuple):
     start: int
-    """Which member is the first; the file of the decoded pictures is named so."""
+    """Which member is the first; the file of the decoded images is named so."""
     members: Sequence[Member]
 
 
@@ -177,9 +177,9 @@ def _decode_member(member: Member, size: int) -> tuple[Entry, bytes]:
         try:
             data = read_member(_zip_file(member.source), member.index)
             entry.sha256, entry.size = hashlib.sha256(data).hexdigest(), len(data)
-            pixels = decode_picture(data, size).tobytes()
+            pixels = decode_image(data, size).tobytes()
             entry.pixels = hashlib.sha256(pixels).hexdigest()
-        except (UnreadableMemberError, UnreadablePictureError) as error:
+        except (UnreadableMemberError, UnreadableImageError) as error:
             entry.verdict = str(error)
     return entry, pixels
 
@@ -188,7 +188,7 @@ def _decode_member(member: Member, size: int) -> tuple[Entry, bytes]:
 
 
 def _reject_contradictions(entries: Sequence[Entry]) -> None:
-    """Reject labelled pictures whose pixels occur in several classes: nobody can say which label is right."""
+    """Reject labelled images whose pixels occur in several classes: nobody can say which label is right."""
     labelled = [entry for entry in entries if entry.label and entry.verdict == OK]
     classes_of: dict[str, set[str]] = {}
     for entry in labelled:
@@ -196,7 +196,7 @@ def _reject_contradictions(entries: Sequence[Entry]) -> None:
     for entry in labelled:
         classes = sorted(classes_of[entry.pixels])
         if len(classes) > 1:
-            entry.verdict = f"same picture in classes {' and '.join(classes)}"
+            entry.verdict = f"same image in classes {' and '.join(classes)}"
 
 
 def _check_losses(entries: Sequence[Entry], classes: Sequence[str], max_rejected: float) -> None:
@@ -208,16 +208,16 @@ def _check_losses(entries: Sequence[Entry], classes: Sequence[str], max_rejected
     kept = {entry.label for entry in labelled if entry.verdict == OK}
     for name in classes:
         if name not in kept:
-            raise FrostlineError(f"No picture of class {name!r} is usable; rejected: {reasons}.\n{first}")
+            raise FrostlineError(f"No image of class {name!r} is usable; rejected: {reasons}.\n{first}")
     if len(rejected) > max_rejected * len(labelled):
         raise FrostlineError(
-            f"{len(rejected)} of {len(labelled)} labelled pictures are rejected ({reasons}): more than "
+            f"{len(rejected)} of {len(labelled)} labelled images are rejected ({reasons}): more than "
             f"preprocess.max_rejected={max_rejected:g} allows; mend or remove them, or raise it.\n{first}"
         )
 
 
 def _assign(entries: Sequence[Entry], seed: int, shares: Mapping[str, float]) -> None:
-    """Set the splits by the decoded pixels: a picture that was copied into another file is still the same."""
+    """Set the splits by the decoded pixels: an image that was copied into another file is still the same."""
     good = [entry for entry in entries if entry.verdict == OK]
     labelled = [entry for entry in good if entry.label is not None]
     labels = [entry.label or "" for entry in labelled]
@@ -240,7 +240,7 @@ def _manifest_order(entry: Entry) -> tuple[int, list[tuple[str, int, str]], str]
 
 
 def _write_arrays(entries: Sequence[Entry], staging: Path, folder: Path, size: int, classes: Sequence[str]) -> None:
-    """Move the pictures in `staging` into one file per split, in the order of `entries`."""
+    """Move the images in `staging` into one file per split, in the order of `entries`."""
     row_bytes, label_of = size * size * 3, {name: label for label, name in enumerate(classes)}
     label_type = np.min_scalar_type(len(classes) - 1)
     moves: dict[int, list[Move]] = {}
@@ -249,7 +249,7 @@ def _write_arrays(entries: Sequence[Entry], staging: Path, folder: Path, size: i
             chosen = [entry for entry in entries if entry.split == split]
             if not chosen:
                 continue
-            target = stack.enter_context((folder / pictures_file(split)).open("wb", buffering=0))
+            target = stack.enter_context((folder / images_file(split)).open("wb", buffering=0))
             header = {"descr": "|u1", "fortran_order": False, "shape": (len(chosen), size, size, 3)}
             np.lib.format.write_array_header_1_0(target, header)
             start = target.tell()
@@ -299,7 +299,7 @@ def _summary(entries: Sequence[Entry], classes: list[str], ignored: int, digest:
         counts={split: {name: counts[split, name] for name in classes} for split in SPLITS},
         unlabelled=counts[UNLABELLED, None],
         rejected=dict(Counter(entry.verdict for entry in entries if entry.verdict != OK)),
-        duplicates={"groups": len(copies), "pictures": sum(copies)},
+        duplicates={"groups": len(copies), "images": sum(copies)},
         ignored=ignored,
         digest=digest,
     )

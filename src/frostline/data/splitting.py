@@ -1,4 +1,4 @@
-"""Which picture belongs to the training, validation and test set: decided by content, class by class."""
+"""Which image belongs to the training, validation and test set: decided by content, class by class."""
 
 import hashlib
 import math
@@ -9,19 +9,19 @@ from frostline.runtime.errors import FrostlineError
 
 
 def assign_splits(classes: Sequence[str], digests: Sequence[str], seed: int, shares: Mapping[str, float]) -> list[str]:
-    """Return the split of each picture, given its class and the digest of its content.
+    """Return the split of each image, given its class and the digest of its content.
 
     In each class the distinct digests are put in the order of a hash keyed with `seed`: the first
     ``shares["test"]`` of them are the test set, the next ``shares["validation"]`` the validation set, the
-    rest the training set. Neither names nor the order of the pictures matter. Promised:
+    rest the training set. Neither names nor the order of the images matter. Promised:
 
-    - pictures with the same digest get the same split (a digest in two classes is a ValueError);
+    - images with the same digest get the same split (a digest in two classes is a ValueError);
     - per class, each split has at least one distinct digest, and their count is within one of its exact share
       where that is one or more for every split;
-    - k more distinct pictures in a class move at most k of those already there across each of the boundaries
+    - k more distinct images in a class move at most k of those already there across each of the boundaries
       test | validation | train, usually about sqrt(k) / 2; the other classes keep theirs.
 
-    Raises FrostlineError if a class has fewer than three distinct pictures.
+    Raises FrostlineError if a class has fewer than three distinct images.
     """
     distinct: dict[str, set[str]] = {}
     class_of: dict[str, str] = {}
@@ -36,8 +36,8 @@ def assign_splits(classes: Sequence[str], digests: Sequence[str], seed: int, sha
         count = len(ranked)
         if count < len(SPLITS):
             raise FrostlineError(
-                f"Class {name!r} has only {count} distinct readable picture{'s' * (count != 1)}: "
-                "too few for a training, a validation and a test set.\nAdd pictures of that class."
+                f"Class {name!r} has only {count} distinct readable image{'s' * (count != 1)}: "
+                "too few for a training, a validation and a test set.\nAdd images of that class."
             )
         test_end = min(max(_nearest(shares["test"] * count), 1), count - 2)
         validation_end = _nearest((shares["test"] + shares["validation"]) * count)

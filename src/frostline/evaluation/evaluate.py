@@ -24,7 +24,7 @@ from frostline.training.loop import Epoch, kept_epoch
 from frostline.training.phases import predict
 
 _SHOWN = 8
-"""Pictures per gallery of the report."""
+"""Images per gallery of the report."""
 
 
 @dataclass(frozen=True)

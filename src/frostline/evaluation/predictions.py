@@ -1,4 +1,4 @@
-"""Predictions as files: those of both phases for the test pictures, and the winner's for Kaggle's."""
+"""Predictions as files: those of both phases for the test images, and the winner's for Kaggle's."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ def prediction_column(phase: str, name: str, classes: int) -> str:
 
 
 def write_predictions(path: Path, data: Dataset, pair: Pair, threshold: float) -> None:
-    """predictions.csv: each test picture's path, class and both phases' probabilities.
+    """predictions.csv: each test image's path, class and both phases' probabilities.
 
     Of two classes in the columns "transfer" and "finetune" that of the second; else that of each, as "transfer/cat".
     Last, in "transfer_decided" and "finetune_decided", the class that each phase decides for (see `decide`).

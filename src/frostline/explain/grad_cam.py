@@ -1,4 +1,4 @@
-"""Grad-CAM: which places of a picture speak for a class, seen at the layer where the backbone is cut."""
+"""Grad-CAM: which places of an image speak for a class, seen at the layer where the backbone is cut."""
 
 import numpy as np
 
@@ -7,10 +7,10 @@ from frostline.runtime.quiet_tensorflow import keras, tf
 _BATCH = 64
 
 
-def grad_cam(model: keras.Model, pictures: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return how much each place of each picture speaks for a class: (N, h, w) float32, 1 at most, not below 0.
+def grad_cam(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Return how much each place of each image speaks for a class: (N, h, w) float32, 1 at most, not below 0.
 
-    `pictures` (N, size, size, 3) from 0 to 255, `classes` (N,) the class to explain. (h, w) are the places of the cut
+    `images` (N, size, size, 3) from 0 to 255, `classes` (N,) the class to explain. (h, w) are the places of the cut
     layer, the last one that has any. Selvaraju et al. 2017 ("Grad-CAM", ICCV), equations 1 and 2: the layer's channels
     weighted by the mean gradient of the class' score (what goes into softmax; for a sigmoid its logit, negative for the
     first class), where the sum is positive. Each map is divided by its maximum; it is 0 where nothing speaks for the
@@ -20,9 +20,9 @@ def grad_cam(model: keras.Model, pictures: np.ndarray, classes: np.ndarray) -> n
     output = model.layers[-1]
     below, above = keras.Model(model.input, cut.output), keras.Model(cut.output, output.input)
     parts = [np.empty((0, *cut.output.shape[1:3]), np.float32)]
-    for start in range(0, len(pictures), _BATCH):
+    for start in range(0, len(images), _BATCH):
         batch = slice(start, start + _BATCH)
-        channels = below(np.asarray(pictures[batch], np.float32), training=False)
+        channels = below(np.asarray(images[batch], np.float32), training=False)
         with tf.GradientTape() as tape:
             tape.watch(channels)
             # Not the probabilities: where they are near 0 or 1 their gradient is lost in rounding.

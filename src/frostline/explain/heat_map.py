@@ -1,4 +1,4 @@
-"""Grad-CAM's map as a picture to lay over another, and in words."""
+"""Grad-CAM's map as an image to lay over another, and in words."""
 
 import io
 

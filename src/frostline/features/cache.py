@@ -13,7 +13,7 @@ ARRAY, ENTRY = "features.npy", "entry.json"
 
 @dataclass(frozen=True)
 class Entry:
-    """One array of features: of `layer`, for `count` pictures."""
+    """One array of features: of `layer`, for `count` images."""
 
     folder: Path
     layer: str
@@ -42,7 +42,7 @@ def entries(cache: Path = FEATURES) -> list[Entry]:
 
 
 def _entries(cache: Path) -> list[Entry]:
-    """All entries; one that is not complete counts no pictures."""
+    """All entries; one that is not complete counts no images."""
     found = []
     for folder in cache.glob("*/"):
         with suppress(FileNotFoundError):  # another process prunes

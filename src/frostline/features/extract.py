@@ -1,8 +1,8 @@
-"""The feature cache: what a frozen layer gives for a set of pictures is computed once.
+"""The feature cache: what a frozen layer gives for a set of images is computed once.
 
 A frozen layer gives the same output every epoch, so both phases, the evaluation and every point of a sweep train from
-features that one pass over the pictures left on disk. An entry is named by all that its content depends on
-(pictures, weights below the layer, layer, code, library versions), so nothing stale is ever read.
+features that one pass over the images left on disk. An entry is named by all that its content depends on
+(images, weights below the layer, layer, code, library versions), so nothing stale is ever read.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from frostline.runtime.progress import track
 from frostline.runtime.quiet_tensorflow import keras, tf
 
 BATCH = 64
-"""Pictures in one forward pass; larger ones were no faster on 2 cores."""
+"""Images in one forward pass; larger ones were no faster on 2 cores."""
 DTYPE = np.float16
 """On disk. Half of float32's size; features are read back with a relative error of at most 2**-11."""
 _LARGEST = float(np.finfo(DTYPE).max)
@@ -32,7 +32,7 @@ _LARGEST = float(np.finfo(DTYPE).max)
 
 def extract(
     model: keras.Model,
-    pictures: np.ndarray,
+    images: np.ndarray,
     digest: str,
     layers: Sequence[str],
     precision: str = "float32",
@@ -41,9 +41,9 @@ def extract(
     workers: str = "local",
     deterministic: bool = True,
 ) -> list[np.ndarray]:
-    """Return the outputs of `layers` for `pictures` as read-only memory-mapped float16 arrays (N, …), one per layer.
+    """Return the outputs of `layers` for `images` as read-only memory-mapped float16 arrays (N, …), one per layer.
 
-    `model` takes float32 pictures (N, size, size, 3) from 0 to 255; `pictures` is uint8 of that shape, and `digest`
+    `model` takes float32 images (N, size, size, 3) from 0 to 255; `images` is uint8 of that shape, and `digest`
     names their content. `precision`: what the layers compute in, "float32" or "bfloat16". What is missing from `cache`
     is computed in one pass for all layers; a pass that is cut off goes on from its last whole batch. `workers`: who
     computes it, "local" (this process) or "ray" (see `ray_pool.mapped`, and its errors); `deterministic`: with op
@@ -56,14 +56,14 @@ def extract(
         missing = [number for number, folder in enumerate(folders) if not is_complete(folder)]
         if missing:
             forward = _forward(model, {network[number]: layers[number] for number in missing}, precision, deterministic)
-            _compute(forward, pictures, [(layers[number], folders[number]) for number in missing], workers)
+            _compute(forward, images, [(layers[number], folders[number]) for number in missing], workers)
     for folder in folders:
         os.utime(folder)  # used now
     return [np.load(folder / ARRAY, mmap_mode="r") for folder in folders]
 
 
 def _forward(model: keras.Model, layers: Mapping[str, str], precision: str, deterministic: bool) -> "_Forward":
-    """What computes `layers`, by their digests. The last one is kept: building it takes as long as 200 pictures."""
+    """What computes `layers`, by their digests. The last one is kept: building it takes as long as 200 images."""
     kept = (*layers, deterministic)
     if kept not in _forwards:
         _forwards.clear()
@@ -74,28 +74,28 @@ def _forward(model: keras.Model, layers: Mapping[str, str], precision: str, dete
 _forwards: dict[tuple[object, ...], "_Forward"] = {}
 
 
-def _compute(forward: "_Forward", pictures: np.ndarray, missing: Sequence[tuple[str, Path]], workers: str) -> None:
+def _compute(forward: "_Forward", images: np.ndarray, missing: Sequence[tuple[str, Path]], workers: str) -> None:
     with ExitStack() as stack:
         outputs = [
-            stack.enter_context(_Output(folder / ARRAY, (len(pictures), *shape)))
+            stack.enter_context(_Output(folder / ARRAY, (len(images), *shape)))
             for (_, folder), shape in zip(missing, forward.shapes, strict=True)
         ]
         done = min(output.rows for output in outputs) // BATCH * BATCH
         for output in outputs:
             output.go_to(done)
-        advance = stack.enter_context(track("features", total=len(pictures), start=done, unit="pictures"))
-        for values in stack.enter_context(closing(_computed(forward, _batches(pictures, done), workers))):
+        advance = stack.enter_context(track("features", total=len(images), start=done, unit="images"))
+        for values in stack.enter_context(closing(_computed(forward, _batches(images, done), workers))):
             for output, rows in zip(outputs, values, strict=True):
                 output.append(rows)
             advance(len(values[0]))
     for layer, folder in missing:
-        complete(folder, layer, len(pictures))
+        complete(folder, layer, len(images))
 
 
-def _batches(pictures: np.ndarray, start: int) -> Generator[np.ndarray]:
-    for first in range(start, len(pictures), BATCH):
-        yield np.ascontiguousarray(pictures[first : first + BATCH])
-        release(pictures)
+def _batches(images: np.ndarray, start: int) -> Generator[np.ndarray]:
+    for first in range(start, len(images), BATCH):
+        yield np.ascontiguousarray(images[first : first + BATCH])
+        release(images)
 
 
 def _computed(forward: "_Forward", batches: Iterable[np.ndarray], workers: str) -> Generator[list[np.ndarray]]:
@@ -107,7 +107,7 @@ def _computed(forward: "_Forward", batches: Iterable[np.ndarray], workers: str) 
 
 
 class _Forward:
-    """A batch of pictures, (N, size, size, 3) uint8 → the outputs of `part`, float16.
+    """A batch of images, (N, size, size, 3) uint8 → the outputs of `part`, float16.
 
     It goes to another process as JSON and arrays, from which Keras builds the model there.
     """
@@ -124,8 +124,8 @@ class _Forward:
 
         self._outputs_of = tf.function(outputs_of, input_signature=[tf.TensorSpec(part.inputs[0].shape, tf.uint8)])
 
-    def __call__(self, pictures: np.ndarray) -> list[np.ndarray]:
-        return [output.numpy() for output in self._outputs_of(pictures)]
+    def __call__(self, images: np.ndarray) -> list[np.ndarray]:
+        return [output.numpy() for output in self._outputs_of(images)]
 
     def __reduce__(self) -> tuple[Callable[..., "_Forward"], tuple[str, Mapping[str, list[np.ndarray]], bool]]:
         weights = {layer.name: layer.get_weights() for layer in self._part.layers if layer.weights}
@@ -170,7 +170,7 @@ class _Output:
 
 
 def _digest(model: keras.Model, layer: str, precision: str) -> str:
-    """Of all that the output of `layer` depends on, but for the pictures."""
+    """Of all that the output of `layer` depends on, but for the images."""
     below = keras.Model(model.input, model.get_layer(layer).output)
     weights = hashlib.sha256()
     for variable in below.weights:

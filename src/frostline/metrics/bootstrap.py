@@ -1,7 +1,7 @@
-"""Paired bootstrap intervals of the figures of two models on the same pictures.
+"""Paired bootstrap intervals of the figures of two models on the same images.
 
 Every interval is a 95% percentile interval (Efron & Tibshirani 1993, "An Introduction to the Bootstrap", ch. 13). It
-covers which pictures the test set happens to hold, not the luck of training: another seed gives another model.
+covers which images the test set happens to hold, not the luck of training: another seed gives another model.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,12 +23,12 @@ PARTS: tuple[Part, ...] = ("baseline", "candidate", "difference")
 INTERVAL_FIGURES = ("log_loss", "accuracy", "roc_auc", "brier")
 """The figures that get a 95% interval; the first decides the verdict."""
 
-_BOOTSTRAP_CELLS = 2_000_000  # resamples x pictures held at once: about 100 MB
+_BOOTSTRAP_CELLS = 2_000_000  # resamples x images held at once: about 100 MB
 
 
 @dataclass(frozen=True)
 class Pair:
-    """What two models say of the same pictures; the question is whether the candidate is better than the baseline."""
+    """What two models say of the same images; the question is whether the candidate is better than the baseline."""
 
     labels: np.ndarray
     """(N,) class indices."""
@@ -73,19 +73,19 @@ def bootstrap_intervals(
     """Return 95% percentile intervals of the figures `wanted`, of INTERVAL_FIGURES, for the `parts` asked for.
 
     Only these are computed: the areas below ROC curves take most of the time. The resamples follow from `seed` and the
-    number of pictures alone, so an interval is the same, up to rounding, whatever else is asked for.
+    number of images alone, so an interval is the same, up to rounding, whatever else is asked for.
 
-    Each resample draws N pictures with replacement, the same for both models: the difference is paired.
+    Each resample draws N images with replacement, the same for both models: the difference is paired.
     roc_auc leaves out, in each resample, the classes that it holds only or not at all, and resamples of one class; it
     is absent where the labels hold one class only.
     """
     labels, models = pair.labels, {"baseline": pair.baseline, "candidate": pair.candidate}
     means_of = [name for name in wanted if name != "roc_auc"]
     ranked = ranked_classes(labels, pair.baseline) if "roc_auc" in wanted else []
-    per_picture = {name: _per_picture(labels, p, means_of, threshold) for name, p in models.items()}
-    # The difference is taken per picture: equal predictions then differ by exactly 0, free of rounding.
-    per_picture["difference"] = per_picture["candidate"] - per_picture["baseline"]
-    columns = np.concatenate([per_picture[part] for part in parts], axis=1)
+    per_image = {name: _per_image(labels, p, means_of, threshold) for name, p in models.items()}
+    # The difference is taken per image: equal predictions then differ by exactly 0, free of rounding.
+    per_image["difference"] = per_image["candidate"] - per_image["baseline"]
+    columns = np.concatenate([per_image[part] for part in parts], axis=1)
     needed = [name for name in models if name in parts or "difference" in parts]
 
     means, areas = [], []
@@ -106,8 +106,8 @@ def bootstrap_intervals(
     return {part: {name: _interval(drawn[name]) for name in wanted if name in drawn} for part, drawn in samples.items()}
 
 
-def _per_picture(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str], threshold: float) -> np.ndarray:
-    """Of each picture what the figures `names` are the means of, (N, names) float64."""
+def _per_image(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str], threshold: float) -> np.ndarray:
+    """Of each image what the figures `names` are the means of, (N, names) float64."""
     found = np.empty((len(labels), len(names)))
     for column, name in enumerate(names):
         match name:
@@ -123,7 +123,7 @@ def _per_picture(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[
 
 
 def _resamples(count: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield, in chunks of resamples (R, N) float64, how often each of `count` pictures is drawn."""
+    """Yield, in chunks of resamples (R, N) float64, how often each of `count` images is drawn."""
     rng = generator(seed, "bootstrap")
     chunk = max(1, _BOOTSTRAP_CELLS // count)
     for start in range(0, resamples, chunk):
@@ -144,14 +144,14 @@ def _mean_roc_aucs(
 
 
 def _roc_aucs(drawn: np.ndarray, actual: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Areas under the ROC curve, (R,), of R resamples that hold picture i `drawn` (N, R) [i] times.
+    """Areas under the ROC curve, (R,), of R resamples that hold image i `drawn` (N, R) [i] times.
 
     The Mann-Whitney form: the share of pairs, one of the `actual` (N,) bool and one of the others, whose
     `probabilities` (N,) are in order; ties count half (Hanley & McNeil 1982). NaN where a resample holds no pair.
     """
     order = np.argsort(probabilities, kind="stable")
     ranked, rows = probabilities[order], order[actual[order]]
-    below = np.zeros((len(order) + 1, drawn.shape[1]))  # row k: how often the k lowest pictures are drawn
+    below = np.zeros((len(order) + 1, drawn.shape[1]))  # row k: how often the k lowest images are drawn
     np.cumsum(drawn[order], axis=0, out=below[1:])
     lower, not_higher = (np.searchsorted(ranked, probabilities[rows], side) for side in ("left", "right"))
     times = drawn[rows]

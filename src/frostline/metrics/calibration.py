@@ -1,7 +1,7 @@
 """What can be done to a model's probabilities without training it again, and what each of it changes.
 
 Temperature scaling and clipping are fitted on the validation set, so the test set says what they are worth; the mean
-with the mirrored picture needs no fitting.
+with the mirrored image needs no fitting.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ _CLIPS = np.geomspace(CLIP, 0.2, 200)
 
 @dataclass(frozen=True)
 class Views:
-    """One split's probabilities, (N, classes) each: of its pictures and, where they were computed, mirrored."""
+    """One split's probabilities, (N, classes) each: of its images and, where they were computed, mirrored."""
 
     labels: np.ndarray
     """(N,) class indices."""
@@ -31,7 +31,7 @@ class Views:
 
 @dataclass(frozen=True)
 class Adjustment:
-    """What is done to probabilities, in this order: mean with those of the mirrored picture, temperature, clipping."""
+    """What is done to probabilities, in this order: mean with those of the mirrored image, temperature, clipping."""
 
     flip: bool = False
     temperature: float = 1.0
@@ -39,11 +39,11 @@ class Adjustment:
     """The least distance from 0 and from 1."""
 
     def apply(self, plain: np.ndarray, mirrored: np.ndarray | None = None) -> np.ndarray:
-        """Adjust the probabilities `plain`, (N, classes); `mirrored`, those of the mirrored pictures, for `flip`."""
+        """Adjust the probabilities `plain`, (N, classes); `mirrored`, those of the mirrored images, for `flip`."""
         probabilities = plain
         if self.flip:
             if mirrored is None:
-                raise ValueError("flip needs the mirrored pictures' probabilities")
+                raise ValueError("flip needs the mirrored images' probabilities")
             probabilities = (plain + mirrored) / 2
         return clipped(with_temperature(probabilities, self.temperature), self.clip)
 
@@ -113,7 +113,7 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def clipped(probabilities: np.ndarray, clip: float) -> np.ndarray:
-    """Probabilities (N, classes) at least `clip` from 0 and from 1, each picture's with the sum 1."""
+    """Probabilities (N, classes) at least `clip` from 0 and from 1, each image's with the sum 1."""
     if not clip:
         return probabilities
     within = np.clip(probabilities, clip, 1 - clip)
@@ -124,8 +124,8 @@ def clipped(probabilities: np.ndarray, clip: float) -> np.ndarray:
 def fit_clip(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """The clip with the least log loss on `probabilities` (N, classes), `labels` (N,) and half a sure mistake more.
 
-    Where every picture of a small set is decided well, the set alone says that no clip is needed, and one sure mistake
-    among other pictures costs up to 16. The half that was not seen is Jeffreys' prior (Jeffreys 1946) for its rate.
+    Where every image of a small set is decided well, the set alone says that no clip is needed, and one sure mistake
+    among other images costs up to 16. The half that was not seen is Jeffreys' prior (Jeffreys 1946) for its rate.
     """
     losses = [np.sum(log_losses(labels, clipped(probabilities, clip))) - 0.5 * np.log(clip) for clip in _CLIPS]
     return float(_CLIPS[int(np.argmin(losses))])
@@ -143,7 +143,7 @@ def effects(
 ) -> list[Effect]:
     """What each adjustment does on the `test` set, one by one, and last what the `chosen` ones do together.
 
-    `chosen`: by name, as `fit` takes them. Flip is left out where the mirrored pictures' probabilities are not given.
+    `chosen`: by name, as `fit` takes them. Flip is left out where the mirrored images' probabilities are not given.
     """
     asked: list[tuple[str, Mapping[str, bool]]] = [("temperature", {"temperature": True}), ("clip", {"clip": True})]
     if test.mirrored is not None:

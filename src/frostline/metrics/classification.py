@@ -1,7 +1,7 @@
 """The two phases on the same test set: which is better, by how much, and whether that could be chance.
 
 Both phases predict a probability per class. Every interval is a 95% percentile interval of the paired bootstrap
-(Efron & Tibshirani 1993, "An Introduction to the Bootstrap", ch. 13). It covers which pictures the test set
+(Efron & Tibshirani 1993, "An Introduction to the Bootstrap", ch. 13). It covers which images the test set
 happens to hold, not the luck of training: another seed gives another model.
 """
 
@@ -71,7 +71,7 @@ def ranked_classes(labels: np.ndarray, probabilities: np.ndarray) -> list[int]:
 
 
 def squared_errors(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Brier's score of each picture, (N,): the squared error of P(second), for more classes the sum of each one's."""
+    """Brier's score of each image, (N,): the squared error of P(second), for more classes the sum of each one's."""
     scored = scored_classes(probabilities)
     errors: np.ndarray = np.sum((probabilities[:, scored] - (labels[:, None] == scored)) ** 2, axis=1)
     return errors
@@ -112,7 +112,7 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int) -> tup
 
 
 def confusion_matrix(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> np.ndarray:
-    """Count pictures, (classes, classes) int64: rows are the actual class, columns the decided one."""
+    """Count images, (classes, classes) int64: rows are the actual class, columns the decided one."""
     count = probabilities.shape[1]
     pairs = count * np.asarray(labels, np.int64) + decide(probabilities, threshold)
     return np.bincount(pairs, minlength=count**2).reshape(count, count)
@@ -138,6 +138,6 @@ def least_sure_hits(labels: np.ndarray, probabilities: np.ndarray, threshold: fl
 
 
 def _of_actual(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """The probability of each picture's actual class, (N,)."""
+    """The probability of each image's actual class, (N,)."""
     actual: np.ndarray = probabilities[np.arange(len(labels)), labels]
     return actual

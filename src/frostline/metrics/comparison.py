@@ -52,7 +52,7 @@ class Verdict:
 class Evaluation:
     """All that the test set says; `figures` and `confusion` by phase, `difference` is finetune - transfer."""
 
-    pictures: int
+    images: int
     threshold: float
     """For two classes: P(second) above which it is decided."""
     figures: dict[str, dict[str, float]]
@@ -80,7 +80,7 @@ class Evaluation:
             "decisions_better": self.decisions.n_better,
             "decisions_worse": self.decisions.n_worse,
             "mcnemar_p": rounded(self.decisions.p_value),
-            "pictures": self.pictures,
+            "images": self.images,
         }
         return parts
 
@@ -88,7 +88,7 @@ class Evaluation:
 def evaluate(pair: Pair, *, threshold: float, bins: int, resamples: int, seed: int) -> Evaluation:
     """Compare the phases: of the `pair`, transfer is the baseline and finetune the candidate.
 
-    A picture is decided to be of its most probable class; of two, of the second above `threshold`.
+    An image is decided to be of its most probable class; of two, of the second above `threshold`.
     Raises FrostlineError for an empty test set and for probabilities that are not numbers from 0 to 1.
     """
     _check(pair)
@@ -98,7 +98,7 @@ def evaluate(pair: Pair, *, threshold: float, bins: int, resamples: int, seed: i
     found = bootstrap_intervals(pair, threshold=threshold, resamples=resamples, seed=seed)
     decisions = mcnemar(pair, threshold)
     return Evaluation(
-        pictures=len(labels),
+        images=len(labels),
         threshold=threshold,
         figures=values,
         confusion={phase: confusion_matrix(labels, p, threshold) for phase, p in phases.items()},
@@ -115,12 +115,12 @@ def evaluate(pair: Pair, *, threshold: float, bins: int, resamples: int, seed: i
 
 def _check(pair: Pair) -> None:
     if not len(pair.labels):
-        raise FrostlineError("The test set is empty.\nAdd labelled pictures or raise preprocess.test.")
+        raise FrostlineError("The test set is empty.\nAdd labelled images or raise preprocess.test.")
     for phase, probabilities in by_phase(pair).items():
         bad = int(np.sum(~np.all((probabilities >= 0) & (probabilities <= 1), axis=1)))
         if bad:
             raise FrostlineError(
-                f"The {phase} model's prediction is no probability for {bad} of {len(pair.labels)} test pictures: "
+                f"The {phase} model's prediction is no probability for {bad} of {len(pair.labels)} test images: "
                 f"training diverged.\nLower {phase}.learning_rate and run again."
             )
 

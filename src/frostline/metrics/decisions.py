@@ -4,7 +4,7 @@ import numpy as np
 
 
 def decide(probabilities: np.ndarray, threshold: float | None) -> np.ndarray:
-    """The decided class of each picture, (N,) int64: the most probable one; of two, the second above `threshold`.
+    """The decided class of each image, (N,) int64: the most probable one; of two, the second above `threshold`.
 
     `probabilities`: (N, classes). `threshold`: from 0 to 1; only two classes have one, None stands for 0.5. A
     probability that equals it is decided as the first class.

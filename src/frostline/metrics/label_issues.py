@@ -8,7 +8,7 @@ def suspected_labels(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.
 
     `labels` (N,) are class indices, `probabilities` (N, classes) those of a model that was not trained on these rows.
     Confident learning (Northcutt, Jiang & Chuang 2021, "Confident learning: estimating uncertainty in dataset labels",
-    section 3.1): a picture counts as of class j if P(j) is at least the mean P(j) of the pictures labelled j, and of
+    section 3.1): an image counts as of class j if P(j) is at least the mean P(j) of the images labelled j, and of
     several such classes as of the most probable one. Where that is not its label, the label is suspect. Sorted by
     P(label) - P(class it probably is), the paper's normalized margin.
     """

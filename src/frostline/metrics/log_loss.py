@@ -1,4 +1,4 @@
-"""Cross-entropy per picture, as Keras computes it."""
+"""Cross-entropy per image, as Keras computes it."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ CLIP = 1e-7  # keras.config.epsilon(), which Keras' cross-entropies keep from 0 
 
 
 def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """-ln P(actual class) of each picture, (N,): `labels` (N,) are class indices, `probabilities` (N, classes)."""
+    """-ln P(actual class) of each image, (N,): `labels` (N,) are class indices, `probabilities` (N, classes)."""
     if probabilities.shape[1] == 2:  # by P(second) alone, as binary cross-entropy: 1 - P may be rounded
         second = np.clip(probabilities[:, 1], CLIP, 1 - CLIP)
         losses: np.ndarray = -np.where(labels == 1, np.log(second), np.log1p(-second))

@@ -14,7 +14,7 @@ class Network:
     green, red, each minus its mean over ImageNet) or "torch" (RGB with mean 0 and variance 1 over ImageNet); None: 0 to
     255, where the network scales them itself."""
     smallest: int
-    """Side of the smallest picture, in pixels."""
+    """Side of the smallest image, in pixels."""
 
 
 NETWORKS = {

@@ -10,10 +10,10 @@ from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras
 
 
-def build_backbone(picture_size: int, weights: Path, name: str = "inception_v3") -> keras.Model:
+def build_backbone(image_size: int, weights: Path, name: str = "inception_v3") -> keras.Model:
     """Build the network `name` (see NETWORKS) without its top and load `weights`.
 
-    Takes pictures (N, picture_size, picture_size, 3), RGB from 0 to 255: what turns them into the network's own range
+    Takes images (N, image_size, image_size, 3), RGB from 0 to 255: what turns them into the network's own range
     are the model's first layers, so that a saved model asks nothing of its user.
 
     Raises FrostlineError where `weights` does not fit the network.
@@ -21,8 +21,8 @@ def build_backbone(picture_size: int, weights: Path, name: str = "inception_v3")
     keras.utils.clear_session()  # layer names must not depend on what this process built before
     keras.utils.set_random_seed(0)  # nor may the random numbers of dropout inside the network
     pixels = NETWORKS[name].pixels
-    pictures = keras.Input((picture_size, picture_size, 3), name="pictures")
-    network = plain_network(name, picture_size, _in_range(pictures, pixels))
+    images = keras.Input((image_size, image_size, 3), name="images")
+    network = plain_network(name, image_size, _in_range(images, pixels))
     try:
         network.load_weights(weights)
     except (ValueError, KeyError, OSError) as error:
@@ -34,29 +34,29 @@ def build_backbone(picture_size: int, weights: Path, name: str = "inception_v3")
     return _layer_by_layer(network)
 
 
-def plain_network(name: str, picture_size: int, pictures: Any = None) -> keras.Model:
-    """The network `name` without its top as keras.applications builds it, untrained; `pictures`: its input, if any."""
+def plain_network(name: str, image_size: int, images: Any = None) -> keras.Model:
+    """The network `name` without its top as keras.applications builds it, untrained; `images`: its input, if any."""
     constructor = getattr(keras.applications, NETWORKS[name].constructor)
-    shape = (picture_size, picture_size, 3)
-    return constructor(include_top=False, weights=None, input_tensor=pictures, input_shape=shape)
+    shape = (image_size, image_size, 3)
+    return constructor(include_top=False, weights=None, input_tensor=images, input_shape=shape)
 
 
-def _in_range(pictures: Any, pixels: str | None) -> Any:
-    """Pictures from 0 to 255 in the range `pixels` (see Network), red first."""
+def _in_range(images: Any, pixels: str | None) -> Any:
+    """Images from 0 to 255 in the range `pixels` (see Network), red first."""
     red_green_blue = np.array([123.68, 116.779, 103.939]), np.array([0.485, 0.456, 0.406])  # as in imagenet_utils
     match pixels:
         case "tf":
-            return keras.layers.Rescaling(1 / 127.5, offset=-1, name="scale")(pictures)
+            return keras.layers.Rescaling(1 / 127.5, offset=-1, name="scale")(images)
         case "caffe":
-            return keras.layers.Normalization(mean=red_green_blue[0], variance=np.ones(3), name="scale")(pictures)
+            return keras.layers.Normalization(mean=red_green_blue[0], variance=np.ones(3), name="scale")(images)
         case "torch":
             variance = (255 * np.array([0.229, 0.224, 0.225])) ** 2
-            return keras.layers.Normalization(mean=255 * red_green_blue[1], variance=variance, name="scale")(pictures)
-    return pictures
+            return keras.layers.Normalization(mean=255 * red_green_blue[1], variance=variance, name="scale")(images)
+    return images
 
 
 def _take_red_first(network: keras.Model) -> None:
-    """Turn the first convolution from blue, green, red to red, green, blue: simpler than turning every picture."""
+    """Turn the first convolution from blue, green, red to red, green, blue: simpler than turning every image."""
     first = next(layer for layer in network.layers if layer.weights)
     kernel, *bias = first.get_weights()
     first.set_weights([kernel[:, :, ::-1], *bias])

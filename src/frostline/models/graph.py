@@ -26,7 +26,7 @@ def listed(blocks: Sequence[str]) -> str:
 
 
 def block_outputs(backbone: keras.Model) -> list[str]:
-    """Names of the layers that end a block, from the picture upwards: mixed0 to mixed10 in InceptionV3.
+    """Names of the layers that end a block, from the image upwards: mixed0 to mixed10 in InceptionV3.
 
     A block ends where branches are added or concatenated to one tensor through which everything passes (a cut vertex of
     the graph), or at the activation of that tensor.

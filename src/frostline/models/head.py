@@ -16,8 +16,8 @@ def add_head(
 ) -> keras.Model:
     """Cut `backbone` at `cut_layer` and put a new head on it: `pooling` → Dense(relu) → Dropout → Dense.
 
-    `pooling`: "flatten" keeps every place of the picture, "average" takes the mean over all (far fewer weights).
-    Returns the classifier: pictures (N, size, size, 3) → for two classes the probability of the second (N, 1), by a
+    `pooling`: "flatten" keeps every place of the image, "average" takes the mean over all (far fewer weights).
+    Returns the classifier: images (N, size, size, 3) → for two classes the probability of the second (N, 1), by a
     sigmoid; for more the probability of each (N, classes), by a softmax; float32.
     """
 

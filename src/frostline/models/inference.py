@@ -12,7 +12,7 @@ from frostline.runtime.quiet_tensorflow import keras, tf
 
 
 def inference_copy(model: keras.Model, layers: Sequence[str], precision: str) -> keras.Model:
-    """A copy of the part of `model` below `layers` that only infers, faster: pictures → the outputs of `layers`.
+    """A copy of the part of `model` below `layers` that only infers, faster: images → the outputs of `layers`.
 
     Batch norm in inference mode is a scale and a shift, which are folded into the convolution before it
     (Jacob et al. 2018, arXiv:1712.05877, section 3.2); the copy computes in `precision`, "float32" or "bfloat16".
@@ -27,7 +27,7 @@ def inference_copy(model: keras.Model, layers: Sequence[str], precision: str) ->
         if layer.name in folded:
             return keras.layers.Identity(name=layer.name, dtype=precision)
         config = layer.get_config()
-        if layer not in scaling:  # bfloat16 would round the pictures
+        if layer not in scaling:  # bfloat16 would round the images
             config["dtype"] = precision
         if layer.name in convolutions:
             config["use_bias"] = True

@@ -62,7 +62,7 @@ class Curve:
     """A curve of one class against the rest, and what the chart of it says."""
 
     points: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-    """From whether each picture is of the class, (N,) bool, and its P(class), (N,), to x, from 0 to 1, and y."""
+    """From whether each image is of the class, (N,) bool, and its P(class), (N,), to x, from 0 to 1, and y."""
     at: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
     """From places on the x axis and the points' x and y to y at these places."""
     style: str
@@ -164,7 +164,7 @@ def _mark_unit_square(axes: Axes) -> None:
 
 
 def reliability_diagram(path: Path, pair: Pair, *, bins: int, classes: Sequence[str]) -> None:
-    """How often the `confidences` came true against what they said, and the pictures in each bin."""
+    """How often the `confidences` came true against what they said, and the images in each bin."""
     second = plain(classes[1])
     predicted_of, observed_of = (second, second) if len(classes) == 2 else ("the decided class", "correct decisions")
     with drawing(path, 4.8) as figure:
@@ -173,7 +173,7 @@ def reliability_diagram(path: Path, pair: Pair, *, bins: int, classes: Sequence[
         for phase, probabilities in by_phase(pair).items():
             predicted, observed, filled = reliability(pair.labels, probabilities, bins)
             upper.plot(predicted, observed, color=COLOURS[phase], linewidth=1, alpha=0.5)
-            # A dot's area is its share of the pictures: a stray bin of two does not catch the eye.
+            # A dot's area is its share of the images: a stray bin of two does not catch the eye.
             areas = 12 + 300 * filled / len(pair.labels)
             upper.scatter(predicted, observed, areas, COLOURS[phase], alpha=0.85, label=NAMES[phase])
             edges = np.linspace(0, 1, bins + 1)
@@ -183,7 +183,7 @@ def reliability_diagram(path: Path, pair: Pair, *, bins: int, classes: Sequence[
             lower.stairs(counts, edges, color=COLOURS[phase], linewidth=1.5)
         upper.set(ylabel=f"Observed share of {observed_of}", ylim=(-0.03, 1.03))
         figure.legend(*upper.get_legend_handles_labels(), loc="outside upper center", ncols=3)
-        lower.set(xlabel=f"Predicted probability of {predicted_of}", ylabel="Pictures", xlim=(-0.01, 1.01))
+        lower.set(xlabel=f"Predicted probability of {predicted_of}", ylabel="Images", xlim=(-0.01, 1.01))
 
 
 def confusion_matrices(path: Path, pair: Pair, *, threshold: float, classes: Sequence[str]) -> None:
@@ -203,15 +203,15 @@ def confusion_matrices(path: Path, pair: Pair, *, threshold: float, classes: Seq
         for axes, (phase, probabilities) in zip(panels, by_phase(pair).items(), strict=True):
             counts = confusion_matrix(pair.labels, probabilities, threshold)
             shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-            for (actual, decided), pictures in np.ndenumerate(counts):
-                if not (small or pictures):
+            for (actual, decided), images in np.ndenumerate(counts):
+                if not (small or images):
                     continue
                 share = shares[actual, decided]
                 corner = (decided - 0.5, actual - 0.5)
                 alpha = share / 2 if count <= _MOST_NUMBERS else share  # at most half where text must stay legible
                 axes.add_patch(Rectangle(corner, 1, 1, facecolor=COLOURS[phase], alpha=alpha, linewidth=0))
                 if count <= _MOST_NUMBERS:
-                    text = f"{pictures:,}\n{share:.1%}" if small else f"{pictures:,}"
+                    text = f"{images:,}\n{share:.1%}" if small else f"{images:,}"
                     axes.text(decided, actual, text, ha="center", va="center", fontsize=size)
             axes.set(xlim=(-0.5, len(counts) - 0.5), ylim=(len(counts) - 0.5, -0.5), aspect="equal")
             axes.set_title(NAMES[phase])
@@ -263,7 +263,7 @@ def write_dvc_plots(
     """Write one phase's roc.csv, precision_recall.csv, reliability.csv and confusion.csv, the tables of `dvc plots`.
 
     The curves are the second class' of two, else the mean of each class'. They hold at most 1,000 points, and none
-    where `labels` (N,) holds one class only; confusion.csv has one row per picture.
+    where `labels` (N,) holds one class only; confusion.csv has one row per image.
     """
     ranked = ranked_classes(labels, probabilities)
     curves: dict[tuple[str, ...], Sequence[np.ndarray]] = {

@@ -1,4 +1,4 @@
-"""The pictures that the report shows: mistakes, near misses, changed decisions and suspected labels, with Grad-CAM."""
+"""The images that the report shows: mistakes, near misses, changed decisions and suspected labels, with Grad-CAM."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +11,7 @@ from frostline.metrics.classification import least_sure_hits, surest_mistakes
 from frostline.metrics.comparison import Phase, changed_decisions
 from frostline.metrics.decisions import decide
 from frostline.metrics.label_issues import suspected_labels
-from frostline.report.page import Gallery, Heat, Picture
+from frostline.report.page import Gallery, Heat, ShownImage
 from frostline.runtime.quiet_tensorflow import keras
 
 _ARROW = "\u00a0→\u00a0"  # no line break beside it
@@ -20,7 +20,7 @@ _ARROW = "\u00a0→\u00a0"  # no line break beside it
 def decision_galleries(
     data: Dataset, models: Mapping[str, keras.Model], pair: Pair, winner: Phase, threshold: float, most: int
 ) -> dict[str, Gallery]:
-    """Test pictures, at most `most` of each kind, by what both phases say of them.
+    """Test images, at most `most` of each kind, by what both phases say of them.
 
     "mistakes" (the surest first) and "unsure" (hits, the least sure first) of the `winner`; "set_right" and "got_wrong"
     by fine-tuning (the largest change first). The heat explains the class that each phase decided for.
@@ -33,7 +33,7 @@ def decision_galleries(
         "set_right": set_right,
         "got_wrong": got_wrong,
     }
-    shown = np.unique(np.concatenate([found[:most] for found in rows.values()]))  # a picture may be of several kinds
+    shown = np.unique(np.concatenate([found[:most] for found in rows.values()]))  # an image may be of several kinds
     decided = {phase: decide(probabilities[shown], threshold) for phase, probabilities in both.items()}
     told = dict.fromkeys(decided, np.ones_like(shown)) if len(classes) == 2 else decided  # whose probability is told
     facts = []
@@ -42,15 +42,15 @@ def decision_galleries(
         before, after = f"{pair.baseline[row, first]:.3f}", f"{pair.candidate[row, second]:.3f}"
         changed = f"P({classes[second]}) " if second != first else ""
         facts.append([f"is {classes[labels[row]]}", f"P({classes[first]}) {before}{_ARROW}{changed}{after}"])
-    pictures = _pictures([names[row] for row in shown], facts, data.pictures("test")[shown], models, decided, classes)
-    by_row = dict(zip(shown, pictures, strict=True))
+    images = _images([names[row] for row in shown], facts, data.images("test")[shown], models, decided, classes)
+    by_row = dict(zip(shown, images, strict=True))
     return {name: Gallery(len(found), [by_row[row] for row in found[:most]]) for name, found in rows.items()}
 
 
 def suspects_gallery(
     data: Dataset, models: Mapping[str, keras.Model], probabilities: Mapping[str, np.ndarray], most: int
 ) -> Gallery:
-    """Pictures whose label `probabilities` (by split, (N, classes)) contradict, the worst first, at most `most`.
+    """Images whose label `probabilities` (by split, (N, classes)) contradict, the worst first, at most `most`.
 
     The heat explains the class that each probably is.
     """
@@ -66,24 +66,24 @@ def suspects_gallery(
         ]
         for label, other, (split, row) in zip(labels[found[:most]], probable, chosen, strict=True)
     ]
-    shape = (-1, *data.pictures(splits[0]).shape[1:])
-    pixels = np.array([data.pictures(split)[row] for split, row in chosen], np.uint8).reshape(shape)
+    shape = (-1, *data.images(splits[0]).shape[1:])
+    pixels = np.array([data.images(split)[row] for split, row in chosen], np.uint8).reshape(shape)
     names = [data.names(split)[row] for split, row in chosen]
     explained = dict.fromkeys(models, probable)
-    return Gallery(len(found), _pictures(names, facts, pixels, models, explained, data.classes))
+    return Gallery(len(found), _images(names, facts, pixels, models, explained, data.classes))
 
 
-def _pictures(
+def _images(
     names: Sequence[str],
     facts: Sequence[Sequence[str]],
     pixels: np.ndarray,
     models: Mapping[str, keras.Model],
     explained: Mapping[str, np.ndarray],
     classes: Sequence[str],
-) -> list[Picture]:
+) -> list[ShownImage]:
     heats = {phase: grad_cam(model, pixels, explained[phase]) for phase, model in models.items()}
     return [
-        Picture(
+        ShownImage(
             name.rsplit("/", 1)[-1],
             facts[row],
             pixels[row],

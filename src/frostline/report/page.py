@@ -29,16 +29,16 @@ from frostline.report.style import NAMES
 _SOFTWARE = {"tensorflow": "TensorFlow", "keras": "Keras", "numpy": "NumPy"}
 _EDGE_THRESHOLDS = (0, 0.001, 0.002, 0.005)  # finer where probabilities crowd
 _THRESHOLDS = (*_EDGE_THRESHOLDS, *(n / 100 for n in range(1, 100)), *(1 - t for t in reversed(_EDGE_THRESHOLDS)))
-_FEW_PICTURES = 30  # below it, bootstrap percentiles are known to be too narrow (Efron & Tibshirani 1993, ch. 13)
+_FEW_IMAGES = 30  # below it, bootstrap percentiles are known to be too narrow (Efron & Tibshirani 1993, ch. 13)
 
 _FIGURES = {  # name, the better direction, meaning for two classes and for more
     "log_loss": ("Log loss", "↓", *["mean of −ln P(actual class); punishes confident mistakes"] * 2),
-    "accuracy": ("Accuracy", "↑", *["share of pictures decided correctly"] * 2),
+    "accuracy": ("Accuracy", "↑", *["share of images decided correctly"] * 2),
     "roc_auc": (
         "ROC AUC",
         "↑",
-        "chance that a picture of {second} gets a higher P({second}) than one of {first}",
-        "chance that a picture of a class gets a higher P(class) than one of another; mean over classes",
+        "chance that an image of {second} gets a higher P({second}) than one of {first}",
+        "chance that an image of a class gets a higher P(class) than one of another; mean over classes",
     ),
     "average_precision": (
         "Average precision",
@@ -56,7 +56,7 @@ _FIGURES = {  # name, the better direction, meaning for two classes and for more
         "Brier score",
         "↓",
         "mean squared error of P({second})",
-        "squared error of P(class), summed over classes; mean over pictures",
+        "squared error of P(class), summed over classes; mean over images",
     ),
     "ece": (
         "Calibration error (ECE)",
@@ -74,7 +74,7 @@ _CAPTIONS = {  # in the page's order: heading, caption
     "precision_recall": ("Precision and recall", "Up and right is better."),
     "reliability": (
         "Reliability",
-        "On the diagonal, probabilities mean what they say; larger dots hold more pictures.",
+        "On the diagonal, probabilities mean what they say; larger dots hold more images.",
     ),
     "confusion": ("Confusion matrices", "Decisions by actual class; the diagonal from top left is correct."),
 }
@@ -86,7 +86,7 @@ _CURVES = (
 
 @dataclass(frozen=True)
 class Heat:
-    """What one phase's model sees in a picture."""
+    """What one phase's model sees in an image."""
 
     map: np.ndarray
     """Grad-CAM's map (h, w), 0 to 1, for `explained`."""
@@ -95,7 +95,7 @@ class Heat:
 
 
 @dataclass(frozen=True)
-class Picture:
+class ShownImage:
     name: str
     facts: Sequence[str]
     """Lines of the caption."""
@@ -108,8 +108,8 @@ class Picture:
 @dataclass(frozen=True)
 class Gallery:
     total: int
-    """Pictures of which the first are `shown`."""
-    shown: Sequence[Picture]
+    """Images of which the first are `shown`."""
+    shown: Sequence[ShownImage]
 
 
 def write_report(
@@ -131,7 +131,7 @@ def write_report(
     So it cannot name the commit: dvc.lock, committed after the run, holds the page's digest. MLflow's tag has it.
 
     - `data`: what preprocess counted: classes [names], counts {split: {class: n}}, unlabelled n,
-      rejected {reason: n}, duplicates {groups: n, pictures: n}, ignored n, digest (SHA-256).
+      rejected {reason: n}, duplicates {groups: n, images: n}, ignored n, digest (SHA-256).
     - `curves`: each epoch's figures by phase, as EPOCH_COLUMNS name them.
     - `pair`: both phases on the test set.
     - `effects`: what adjustments of the winner's probabilities change, last of those chosen (`adjustments.effects`).
@@ -157,7 +157,7 @@ def write_report(
         task=_task(classes),
         totals=totals,
         untrained=settings.weights.source == "random",
-        few=evaluation.pictures < _FEW_PICTURES,
+        few=evaluation.images < _FEW_IMAGES,
         evaluation=evaluation,
         verdict=verdict,
         names=NAMES,
@@ -183,7 +183,7 @@ def write_report(
         class_rows=list(_class_rows(evaluation.confusion, classes)),
         confused_pairs=_confused_pairs(evaluation, classes),
         galleries={
-            name: {"total": gallery.total, "shown": [_picture(picture) for picture in gallery.shown]}
+            name: {"total": gallery.total, "shown": [_image(image) for image in gallery.shown]}
             for name, gallery in galleries.items()
         },
         data=data,
@@ -256,7 +256,7 @@ def _effect_rows(effects: Sequence[Effect], chosen: Submission, evaluation: Eval
     for effect in effects:
         adjustment = effect.adjustment
         name = {
-            "flip": "Mean with the mirrored picture",
+            "flip": "Mean with the mirrored image",
             "temperature": f"Temperature {adjustment.temperature:.3g}",
             "clip": f"Clipped to {adjustment.clip:.2g} from 0 and 1",
             "chosen": f"As in submission.csv ({', '.join(names) or 'no adjustment'})",
@@ -280,11 +280,11 @@ def _task(classes: Sequence[str]) -> str:
 
 
 def _class_rows(confusion: Mapping[str, np.ndarray], classes: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """One row per class: its test pictures, and each phase's precision and recall as text."""
+    """One row per class: its test images, and each phase's precision and recall as text."""
     for number, name in enumerate(classes):
         yield {
             "name": name,
-            "pictures": int(confusion["transfer"][number].sum()),
+            "images": int(confusion["transfer"][number].sum()),
             "precision": {
                 phase: _share(counts[number, number], counts[:, number]) for phase, counts in confusion.items()
             },
@@ -292,12 +292,12 @@ def _class_rows(confusion: Mapping[str, np.ndarray], classes: Sequence[str]) -> 
         }
 
 
-def _share(hits: int, pictures: np.ndarray) -> str:
-    return f"{hits / pictures.sum():.3f}" if pictures.any() else "undefined"
+def _share(hits: int, images: np.ndarray) -> str:
+    return f"{hits / images.sum():.3f}" if images.any() else "undefined"
 
 
 def _confused_pairs(evaluation: Evaluation, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """The pairs of classes that the winner confuses most, either way around, with both phases' number of pictures."""
+    """The pairs of classes that the winner confuses most, either way around, with both phases' number of images."""
     either = {phase: np.triu(counts + counts.T, 1) for phase, counts in evaluation.confusion.items()}
     worst = either[evaluation.verdict.winner]
     order = np.argsort(-worst, axis=None, kind="stable")[:_PAIRS]
@@ -336,7 +336,7 @@ def _learning_curves_alt(curves: Mapping[str, Sequence[Mapping[str, float]]]) ->
         f"{float(epochs[0]['validation/loss']):.3f} to {float(epochs[-1]['validation/loss']):.3f}"
         for phase, epochs in curves.items()
     ]
-    return f"Loss and accuracy on training and validation pictures by epoch. {'; '.join(parts)}."
+    return f"Loss and accuracy on training and validation images by epoch. {'; '.join(parts)}."
 
 
 def _explorer(pair: Pair, threshold: float) -> dict[str, Any]:
@@ -355,18 +355,18 @@ def _explorer(pair: Pair, threshold: float) -> dict[str, Any]:
     }
 
 
-def _picture(picture: Picture) -> dict[str, Any]:
-    size = picture.pixels.shape[:2]
+def _image(image: ShownImage) -> dict[str, Any]:
+    size = image.pixels.shape[:2]
     return {
-        "name": picture.name,
-        "facts": picture.facts,
-        "source": _jpeg(picture.pixels),
+        "name": image.name,
+        "facts": image.facts,
+        "source": _jpeg(image.pixels),
         "heat": {
             phase: {
                 "source": data_url("png", heat_png(heat.map, size)),
                 "alt": f"{NAMES[phase]}: what speaks for {heat.explained} lies {where(heat.map)}",
             }
-            for phase, heat in picture.heat.items()
+            for phase, heat in image.heat.items()
         },
     }
 
@@ -378,7 +378,7 @@ def _jpeg(pixels: np.ndarray) -> str:
 
 
 def _svg(path: Path, alt: str) -> Markup:
-    """The drawing in `path`, our own, to stand in the page as one picture that `alt` describes."""
+    """The drawing in `path`, our own, to stand in the page as one image that `alt` describes."""
     drawing = path.read_text(encoding="utf-8").removeprefix("<svg")
     return Markup('<svg role="img" aria-label="{}"{}').format(alt, Markup(drawing))  # noqa: S704 (matplotlib escapes)
 

@@ -1,4 +1,4 @@
-"""A pool of processes, for work on many pictures that should neither fill the memory nor outlive its parent."""
+"""A pool of processes, for work on many images that should neither fill the memory nor outlive its parent."""
 
 import multiprocessing
 import os

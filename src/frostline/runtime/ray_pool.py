@@ -1,4 +1,4 @@
-"""`workers.mapped` on Ray: work on many pictures by processes on many machines.
+"""`workers.mapped` on Ray: work on many images by processes on many machines.
 
 The cluster is the one that Ray's own variable RAY_ADDRESS names; without it, a Ray of this process' own is started on
 this machine. As for a sweep, all machines need the same packages, and the project's folder at the same path: files are

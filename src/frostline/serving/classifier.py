@@ -1,4 +1,4 @@
-"""A trained model as people use it: pictures in, classes and probabilities out."""
+"""A trained model as people use it: images in, classes and probabilities out."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,18 +21,18 @@ class Classifier:
     threshold: float | None
     """Of two classes, the probability above which the second is decided; more have none."""
     size: int
-    """Side of the pictures it takes, in pixels."""
+    """Side of the images it takes, in pixels."""
     probabilities: Callable[[np.ndarray], np.ndarray]
-    """Pictures (N, size, size, 3) uint8 → (N, classes) float64; threads may call it at once."""
+    """Images (N, size, size, 3) uint8 → (N, classes) float64; threads may call it at once."""
 
-    def decide(self, pictures: np.ndarray) -> list[dict[str, Any]]:
-        """For each of `pictures`, (N, size, size, 3) uint8: the decided class, its probability, and all."""
-        probabilities = self.probabilities(pictures)
+    def decide(self, images: np.ndarray) -> list[dict[str, Any]]:
+        """For each of `images`, (N, size, size, 3) uint8: the decided class, its probability, and all."""
+        probabilities = self.probabilities(images)
         return answers(self.classes, probabilities, decide(probabilities, self.threshold))
 
 
 def answers(classes: Sequence[str], probabilities: np.ndarray, decided: np.ndarray) -> list[dict[str, Any]]:
-    """What is said of each picture, as JSON has it: the `decided` class (N,), its probability, and all.
+    """What is said of each image, as JSON has it: the `decided` class (N,), its probability, and all.
 
     `probabilities`: (N, classes). With a threshold, that of the decided class need not be the highest.
     """
@@ -47,7 +47,7 @@ def answers(classes: Sequence[str], probabilities: np.ndarray, decided: np.ndarr
 
 
 def load_classifier(path: Path, threshold: float | None = None) -> Classifier:
-    """Load the `.keras` file at `path` and trace its model, once, so that no picture waits for that.
+    """Load the `.keras` file at `path` and trace its model, once, so that no image waits for that.
 
     `threshold`: takes the place of the file's.
 
@@ -63,8 +63,8 @@ def load_classifier(path: Path, threshold: float | None = None) -> Classifier:
         )
     forward, size = predictor(model), model.input_shape[1]
 
-    def probabilities(pictures: np.ndarray) -> np.ndarray:
-        return forward([pictures])
+    def probabilities(images: np.ndarray) -> np.ndarray:
+        return forward([images])
 
     probabilities(np.zeros((1, size, size, 3), np.uint8))
     return Classifier(model, metadata.classes, threshold, size, probabilities)

@@ -1,4 +1,4 @@
-"""`frostline export`: a trained model in another format, checked against itself on pictures."""
+"""`frostline export`: a trained model in another format, checked against itself on images."""
 
 import importlib.util
 import json
@@ -14,7 +14,7 @@ import numpy as np
 from frostline.common.files import replacing, zip_entry
 from frostline.config.paths import PROCESSED
 from frostline.data.dataset import load_dataset
-from frostline.data.images import UnreadablePictureError, decode_picture
+from frostline.data.images import UnreadableImageError, decode_image
 from frostline.models.saving import Metadata
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras, tf
@@ -26,7 +26,7 @@ _BATCH, _CHECKED = 32, 64
 _METADATA_FILE = "frostline.json"
 
 Predict = Callable[[np.ndarray], np.ndarray]
-"""Pictures (N, size, size, 3) float32 → the model's output."""
+"""Images (N, size, size, 3) float32 → the model's output."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Format:
     read: Callable[[Path], Predict]
 
 
-def export(model: keras.Model, metadata: Metadata, name: str, path: Path, pictures: np.ndarray) -> float:
+def export(model: keras.Model, metadata: Metadata, name: str, path: Path, images: np.ndarray) -> float:
     """Write `model` to `path` in the format `name`, whole or not at all, and return how far it is from the original.
 
-    That is the largest absolute difference in their outputs for `pictures`, (N, size, size, 3) uint8. The exported
+    That is the largest absolute difference in their outputs for `images`, (N, size, size, 3) uint8. The exported
     model takes what the original takes: RGB from 0 to 255, float32. It gives probabilities, and carries `metadata`,
     by which to decide: ONNX in its metadata_props (each value as JSON), TFLite in frostline.json of the zip archive at
     its end, where that format keeps files, SavedModel in assets.extra/frostline.json.
@@ -62,7 +62,7 @@ def export(model: keras.Model, metadata: Metadata, name: str, path: Path, pictur
     with replacing(path) as temporary, warnings.catch_warnings(), silent_stderr():
         warnings.simplefilter("ignore")  # of tf2onnx about NumPy, of TensorFlow about LiteRT to come
         form.write(model, metadata, temporary)
-        difference = largest_difference(model, form.read(temporary), pictures)
+        difference = largest_difference(model, form.read(temporary), images)
         if not difference <= TOLERANCE:  # NaN, too
             raise FrostlineError(
                 f"{path} would differ from the model by up to {difference:.1e} (allowed: {TOLERANCE:.0e}).\n"
@@ -75,35 +75,35 @@ def default_path(model_path: Path, name: str) -> Path:
     return Path("exports") / f"{model_path.stem}{FORMATS[name].suffix}"
 
 
-def check_pictures(files: Sequence[Path], size: int) -> np.ndarray:
-    """Pictures (N, size, size, 3) uint8 to check on: `files`, or the first test pictures of the last `dvc repro`.
+def check_images(files: Sequence[Path], size: int) -> np.ndarray:
+    """Images (N, size, size, 3) uint8 to check on: `files`, or the first test images of the last `dvc repro`.
 
     Raises FrostlineError where there are none that can be read.
     """
     if files:
         return np.stack([_decode(path, size) for path in files])
     try:
-        pictures = load_dataset(PROCESSED).pictures("test")[:_CHECKED]
+        images = load_dataset(PROCESSED).images("test")[:_CHECKED]
     except FrostlineError as error:
-        advice = "Name some pictures, or run `dvc repro preprocess`."
-        raise FrostlineError(f"{PROCESSED} has no test pictures to check on.\n{advice}") from error
-    if pictures.shape[1:] != (size, size, 3):
-        raise FrostlineError(f"{PROCESSED} has pictures of another size than the model takes.\nName some pictures.")
-    return np.asarray(pictures)
+        advice = "Name some images, or run `dvc repro preprocess`."
+        raise FrostlineError(f"{PROCESSED} has no test images to check on.\n{advice}") from error
+    if images.shape[1:] != (size, size, 3):
+        raise FrostlineError(f"{PROCESSED} has images of another size than the model takes.\nName some images.")
+    return np.asarray(images)
 
 
 def _decode(path: Path, size: int) -> np.ndarray:
     try:
-        return decode_picture(path.read_bytes(), size)
-    except (UnreadablePictureError, OSError) as error:
+        return decode_image(path.read_bytes(), size)
+    except (UnreadableImageError, OSError) as error:
         raise FrostlineError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
 
 
-def largest_difference(model: keras.Model, exported: Predict, pictures: np.ndarray) -> float:
-    """The largest absolute difference between the outputs for `pictures`, (N, size, size, 3) uint8."""
+def largest_difference(model: keras.Model, exported: Predict, images: np.ndarray) -> float:
+    """The largest absolute difference between the outputs for `images`, (N, size, size, 3) uint8."""
     largest = 0.0
-    for start in range(0, len(pictures), _BATCH):
-        batch = np.asarray(pictures[start : start + _BATCH], np.float32)
+    for start in range(0, len(images), _BATCH):
+        batch = np.asarray(images[start : start + _BATCH], np.float32)
         difference = np.abs(exported(batch) - model(batch, training=False).numpy()).max()
         largest = float(np.maximum(largest, difference))  # NaN stays
     return largest
@@ -112,10 +112,10 @@ def largest_difference(model: keras.Model, exported: Predict, pictures: np.ndarr
 def _forward(model: keras.Model) -> tf.Module:
     """`model` in inference mode as a function, `serve`, of one tensor, with its weights."""
     (taken,) = model.inputs
-    signature = [tf.TensorSpec(taken.shape, tf.float32, "pictures")]
+    signature = [tf.TensorSpec(taken.shape, tf.float32, "images")]
     module = tf.Module()
     module.weights = [weight.value for weight in model.weights]
-    module.serve = tf.function(lambda pictures: model(pictures, training=False), input_signature=signature)
+    module.serve = tf.function(lambda images: model(images, training=False), input_signature=signature)
     return module
 
 
@@ -134,7 +134,7 @@ def _write_saved_model(model: keras.Model, metadata: Metadata, path: Path) -> No
 
 def _read_saved_model(path: Path) -> Predict:
     loaded = tf.saved_model.load(str(path))
-    return lambda pictures: np.asarray(loaded.serve(pictures))
+    return lambda images: np.asarray(loaded.serve(images))
 
 
 def _write_tflite(model: keras.Model, metadata: Metadata, path: Path) -> None:
@@ -149,7 +149,7 @@ def _write_tflite(model: keras.Model, metadata: Metadata, path: Path) -> None:
 def _read_tflite(path: Path) -> Predict:
     runner = tf.lite.Interpreter(str(path)).get_signature_runner()
     (taken,), (given,) = runner.get_input_details(), runner.get_output_details()
-    return lambda pictures: np.asarray(runner(**{taken: pictures})[given])
+    return lambda images: np.asarray(runner(**{taken: images})[given])
 
 
 def _write_onnx(model: keras.Model, metadata: Metadata, path: Path) -> None:
@@ -195,7 +195,7 @@ def _read_onnx(path: Path) -> Predict:
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (taken,) = session.get_inputs()
-    return lambda pictures: np.asarray(session.run(None, {taken.name: pictures})[0])
+    return lambda images: np.asarray(session.run(None, {taken.name: images})[0])
 
 
 FORMATS = {

@@ -1,4 +1,4 @@
-"""Predict the class of picture files with a trained model, decoded as in training."""
+"""Predict the class of image files with a trained model, decoded as in training."""
 
 import functools
 import itertools
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from frostline.common.files import replacing, write_csv
-from frostline.data.images import UnreadablePictureError, decode_picture
+from frostline.data.images import UnreadableImageError, decode_image
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.process_pool import cores, mapped
 
@@ -39,29 +39,29 @@ class Prediction:
         return dict(zip(COLUMNS, (self.path, self.label, self.probability, self.error), strict=True))
 
 
-def find_pictures(places: Sequence[Path]) -> list[Path]:
-    """Return the files among `places` and, sorted, the picture files below the folders among them.
+def find_images(places: Sequence[Path]) -> list[Path]:
+    """Return the files among `places` and, sorted, the image files below the folders among them.
 
-    Raises FrostlineError for a place that does not exist and for a folder without pictures.
+    Raises FrostlineError for a place that does not exist and for a folder without images.
     """
     found: list[Path] = []
     for place in places:
         if place.is_dir():
             inside = sorted(path for path in place.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
             if not inside:
-                raise FrostlineError(f"{place} holds no picture files ({', '.join(sorted(_SUFFIXES))}).")
+                raise FrostlineError(f"{place} holds no image files ({', '.join(sorted(_SUFFIXES))}).")
             found += inside
         elif place.is_file():
             found.append(place)
         else:
-            raise FrostlineError(f"{place} does not exist.\nGive picture files or folders of pictures.")
+            raise FrostlineError(f"{place} does not exist.\nGive image files or folders of images.")
     return found
 
 
 def predict_files(model_path: Path, files: Sequence[Path], threshold: float | None = None) -> Iterator[Prediction]:
     """Yield one Prediction per file, in order; a file that cannot be read gives its reason, not an exception.
 
-    All cores decode the next pictures while the model runs; memory does not grow with their number. `threshold`: takes
+    All cores decode the next images while the model runs; memory does not grow with their number. `threshold`: takes
     the place of the model's.
 
     Raises FrostlineError for what is wrong with the model.
@@ -97,8 +97,8 @@ def _decode_all(files: Sequence[Path], size: int) -> list[np.ndarray | str]:
 
 def _decode(path: Path, size: int) -> np.ndarray | str:
     try:
-        return decode_picture(path.read_bytes(), size)
-    except UnreadablePictureError as error:
+        return decode_image(path.read_bytes(), size)
+    except UnreadableImageError as error:
         return str(error)
     except OSError as error:
         return error.strerror or str(error)

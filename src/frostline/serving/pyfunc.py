@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from frostline.common.data_urls import from_text
-from frostline.data.images import decode_picture
+from frostline.data.images import decode_image
 from frostline.serving.classifier import load_classifier
 
 
@@ -27,30 +27,30 @@ class InvalidInputError(MlflowException):  # type: ignore[misc]  # MLflow has no
 
 
 class ServedModel:
-    """Pictures → a table of `class`, its `probability`, and the `probabilities` of all classes by name."""
+    """Images → a table of `class`, its `probability`, and the `probabilities` of all classes by name."""
 
     def __init__(self, path: Path) -> None:
         self._classifier = load_classifier(path)
 
-    def predict(self, pictures: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """`pictures`: (N,) str or bytes, each a picture file as base64, as a data: URL or as such; or pixels
+    def predict(self, images: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """`images`: (N,) str or bytes, each an image file as base64, as a data: URL or as such; or pixels
         (N, size, size, 3), whole numbers from 0 to 255, RGB.
 
         Raises InvalidInputError.
         """
-        decisions = self._classifier.decide(as_pixels(pictures, self._classifier.size))
+        decisions = self._classifier.decide(as_pixels(images, self._classifier.size))
         return pd.DataFrame(decisions, columns=["class", "probability", "probabilities"])
 
 
-def as_pixels(pictures: Any, size: int) -> np.ndarray:
-    """Return `pictures` (see ServedModel.predict) as (N, size, size, 3) uint8.
+def as_pixels(images: Any, size: int) -> np.ndarray:
+    """Return `images` (see ServedModel.predict) as (N, size, size, 3) uint8.
 
     Raises InvalidInputError.
     """
-    items = np.atleast_1d(np.asarray(pictures))
+    items = np.atleast_1d(np.asarray(images))
     if isinstance(items.flat[0] if items.size else None, str | bytes):
         return np.stack([_decode(item, number, size) for number, item in enumerate(items.ravel())])
-    expected = f"pictures as base64 strings, or whole numbers from 0 to 255 of shape (N, {size}, {size}, 3)"
+    expected = f"images as base64 strings, or whole numbers from 0 to 255 of shape (N, {size}, {size}, 3)"
     if items.shape[1:] != (size, size, 3):
         raise InvalidInputError(f"shape {items.shape} is not what is expected: {expected}")
     try:
@@ -66,9 +66,9 @@ def _decode(item: Any, number: int, size: int) -> np.ndarray:
     try:
         if not isinstance(item, str | bytes):
             raise ValueError("neither str nor bytes")
-        return decode_picture(from_text(item) if isinstance(item, str) else bytes(item), size)
+        return decode_image(from_text(item) if isinstance(item, str) else bytes(item), size)
     except ValueError as error:
-        raise InvalidInputError(f"picture {number}: {error}") from error
+        raise InvalidInputError(f"image {number}: {error}") from error
 
 
 def _load_pyfunc(path: str) -> ServedModel:

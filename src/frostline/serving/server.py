@@ -1,4 +1,4 @@
-"""`frostline serve`: classify the pictures that people send over HTTP, and a page to drop one on."""
+"""`frostline serve`: classify the images that people send over HTTP, and a page to drop one on."""
 
 import asyncio
 import base64
@@ -28,7 +28,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from frostline.common.data_urls import data_url, from_text
-from frostline.data.images import NotAPictureError, PictureTooLargeError, as_png, decode_picture
+from frostline.data.images import ImageTooLargeError, NotAImageError, as_png, decode_image
 from frostline.explain.grad_cam import grad_cam
 from frostline.explain.heat_map import heat_png, where
 from frostline.metrics.decisions import decide
@@ -41,15 +41,15 @@ BODY_LIMIT = 32 * _MIB
 """Bytes of a request's body, and of a file that it names."""
 _SWALLOWED = 8 * BODY_LIMIT
 """Of a body that is larger, so much is read all the same: a client that still sends would not see the answer."""
-PICTURES_LIMIT = 64
-"""Pictures in a request."""
+IMAGES_LIMIT = 64
+"""Images in a request."""
 _PATIENCE = 60
 """Seconds for a request's body to arrive."""
 _CONNECTIONS = 64
 """At once; to more the answer is 503."""
 
 Sent = tuple[str, Callable[[], bytes]]
-"""A picture: what to call it in an error, and what reads its file."""
+"""An image: what to call it in an error, and what reads its file."""
 
 
 def serve(model_path: Path, host: str, port: int, root: Path | None, threshold: float | None = None) -> None:
@@ -60,7 +60,7 @@ def serve(model_path: Path, host: str, port: int, root: Path | None, threshold: 
     Raises FrostlineError where the address or `root` cannot be used, and for what is wrong with the model.
     """
     if root is not None and not root.is_dir():
-        raise FrostlineError(f"{root} is not a folder.\n--root names the folder whose pictures may be asked for.")
+        raise FrostlineError(f"{root} is not a folder.\n--root names the folder whose images may be asked for.")
     with _listening(host, port) as listener:
         address, number, *_ = listener.getsockname()
         names = ["*"]
@@ -96,17 +96,17 @@ def _say(line: str) -> None:
 
 
 def application(classifier: Classifier, root: Path | None = None, hosts: Sequence[str] = ("*",)) -> Starlette:
-    """The server: GET / is a page to drop a picture on, GET /health says that it is up.
+    """The server: GET / is a page to drop an image on, GET /health says that it is up.
 
     POST /invocations answers ``{"predictions": [{"class", "probability", "probabilities"}, …]}``, in order, for
 
-    - a picture file under its type (``Content-Type: image/jpeg``),
-    - a form with picture files (``multipart/form-data``),
-    - JSON ``{"inputs": […]}`` with pictures as base64 or data: URLs, which MLflow's server takes, too,
+    - an image file under its type (``Content-Type: image/jpeg``),
+    - a form with image files (``multipart/form-data``),
+    - JSON ``{"inputs": […]}`` with images as base64 or data: URLs, which MLflow's server takes, too,
     - JSON ``{"paths": […]}`` with files below the folder `root`, where that is given.
 
-    ``?explain=true`` adds to each ``heat``, the Grad-CAM map of the class as a picture to lay over the one that was
-    sent, ``where`` it mostly lies, in words, and ``seen``, the picture as the model sees it. All else is answered 4xx
+    ``?explain=true`` adds to each ``heat``, the Grad-CAM map of the class as an image to lay over the one that was
+    sent, ``where`` it mostly lies, in words, and ``seen``, the image as the model sees it. All else is answered 4xx
     with ``{"error": …}``, one line. `hosts`: the names under which the server may be asked.
     """
     page, policy = _page(classifier)
@@ -119,7 +119,7 @@ def application(classifier: Classifier, root: Path | None = None, hosts: Sequenc
         return JSONResponse({"status": "ok"})
 
     async def invocations(request: Request) -> Response:
-        sent = await _pictures_of(request, root)
+        sent = await _images_of(request, root)
         explain = request.query_params.get("explain") == "true"
         answer = await to_thread.run_sync(_classify, classifier, sent, explain, one_by_one, limiter=at_once)
         return JSONResponse({"predictions": answer})
@@ -149,7 +149,7 @@ async def _failed(request: Request, error: Exception) -> Response:
 # What was sent
 
 
-async def _pictures_of(request: Request, root: Path | None) -> list[Sent]:
+async def _images_of(request: Request, root: Path | None) -> list[Sent]:
     body = await _body_of(request)
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
@@ -161,9 +161,9 @@ async def _pictures_of(request: Request, root: Path | None) -> list[Sent]:
     else:
         raise HTTPException(415, f"Content-Type {kind!r}: send image/jpeg, multipart/form-data or application/json")
     if not sent:
-        raise HTTPException(422, "no picture was sent")
-    if len(sent) > PICTURES_LIMIT:
-        raise HTTPException(413, f"{len(sent)} pictures: at most {PICTURES_LIMIT} at once")
+        raise HTTPException(422, "no image was sent")
+    if len(sent) > IMAGES_LIMIT:
+        raise HTTPException(413, f"{len(sent)} images: at most {IMAGES_LIMIT} at once")
     return sent
 
 
@@ -189,10 +189,10 @@ async def _from_form(request: Request, body: bytes) -> list[Sent]:
         return {"type": "http.request", "body": body, "more_body": False}
 
     sent: list[Sent] = []
-    async with Request(request.scope, receive).form(max_files=PICTURES_LIMIT, max_fields=16) as form:
+    async with Request(request.scope, receive).form(max_files=IMAGES_LIMIT, max_fields=16) as form:
         for _, value in form.multi_items():
             if not isinstance(value, UploadFile):
-                raise HTTPException(422, "a field of the form is no file: send pictures as files")
+                raise HTTPException(422, "a field of the form is no file: send images as files")
             content = await value.read()
             sent.append((value.filename or "", partial(bytes, content)))
     return sent
@@ -246,18 +246,18 @@ def _classify(
         maps = grad_cam(classifier.model, pixels, decided) if explain else None
     found = answers(classifier.classes, probabilities, decided)
     if maps is not None:
-        for answer, picture, heat in zip(found, pixels, maps, strict=True):
-            answer["heat"] = data_url("png", heat_png(heat, picture.shape[:2]))
+        for answer, image, heat in zip(found, pixels, maps, strict=True):
+            answer["heat"] = data_url("png", heat_png(heat, image.shape[:2]))
             answer["where"] = where(heat)
-            answer["seen"] = data_url("png", as_png(picture))
+            answer["seen"] = data_url("png", as_png(image))
     return found
 
 
 def _decode(name: str, read: Callable[[], bytes], size: int) -> np.ndarray:
     try:
-        return decode_picture(read(), size)
-    except ValueError as error:  # UnreadablePictureError is one
-        kinds = ((NotAPictureError, 415), (PictureTooLargeError, 413), (ValueError, 422))
+        return decode_image(read(), size)
+    except ValueError as error:  # UnreadableImageError is one
+        kinds = ((NotAImageError, 415), (ImageTooLargeError, 413), (ValueError, 422))
         status = next(status for kind, status in kinds if isinstance(error, kind))
         raise HTTPException(status, f"{name}: {error}" if name else str(error)) from error
 

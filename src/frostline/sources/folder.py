@@ -1,4 +1,4 @@
-"""A folder of pictures, one subfolder per class, packed as the archive that preprocessing reads."""
+"""A folder of images, one subfolder per class, packed as the archive that preprocessing reads."""
 
 import os
 import shutil

@@ -9,12 +9,12 @@ import numpy as np
 
 from frostline.common.seeds import derive_seed, generator
 from frostline.models.architectures import NETWORKS
-from frostline.sources.sample import draw_pictures
+from frostline.sources.sample import draw_images
 
-_CALIBRATION_PICTURES = 64
+_CALIBRATION_IMAGES = 64
 
 # The batch-norm shifts (beta), in standard deviations of what enters the ReLU. Inside the network +1 lets 84% of
-# it pass: a nearly linear network, in which what tells two pictures apart survives thirty layers. What feeds the
+# it pass: a nearly linear network, in which what tells two images apart survives thirty layers. What feeds the
 # recipe's cut layer in InceptionV3 is sparse instead, as in a trained network: 7% passes, so that the sum over its
 # 37,632 features stays small and the head's first steps with Adam at 1e-3 do not overshoot.
 _SHIFT = 1.0
@@ -22,12 +22,12 @@ _SPARSE_SHIFT = -1.5
 _SPARSE_LAYERS = {"inception_v3": "mixed7"}
 
 
-def write_random_weights(path: Path, picture_size: int, seed: int, name: str = "inception_v3") -> None:
+def write_random_weights(path: Path, image_size: int, seed: int, name: str = "inception_v3") -> None:
     """Write to `path` what ``load_weights`` of the network `name` (see NETWORKS) without its top reads.
 
     Kernels are He-normal (He et al. 2015, arXiv:1502.01852, eq. 10), those of each layer from a stream of their own.
-    Batch-norm statistics are those of one training-mode pass over drawn pictures of `picture_size` pixels, so every
-    layer's input to its shift has mean 0 and variance 1 on such pictures. Layer normalization needs none; the scales of
+    Batch-norm statistics are those of one training-mode pass over drawn images of `image_size` pixels, so every
+    layer's input to its shift has mean 0 and variance 1 on such images. Layer normalization needs none; the scales of
     ConvNeXt's branches, which begin at 1e-6 where a network is trained from scratch, are 1.
     """
     from frostline.models.backbone import (  # here, so that importing this module stays quick
@@ -36,7 +36,7 @@ def write_random_weights(path: Path, picture_size: int, seed: int, name: str = "
     )
     from frostline.runtime.quiet_tensorflow import keras
 
-    network = plain_network(name, picture_size)
+    network = plain_network(name, image_size)
     sparse = _batch_norms_before(network, _SPARSE_LAYERS[name]) if name in _SPARSE_LAYERS else set()
     for position, layer in enumerate(single_layers(network)):
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -54,17 +54,17 @@ def write_random_weights(path: Path, picture_size: int, seed: int, name: str = "
                 kernel.assign(_he_normal(kernel.shape, depthwise, rng))
 
     if any(isinstance(layer, keras.layers.BatchNormalization) for layer in network.layers):
-        pictures = draw_pictures(_CALIBRATION_PICTURES, picture_size, derive_seed(seed, "calibration"))
-        network(_in_range(pictures.astype(np.float32), NETWORKS[name].pixels), training=True)
+        images = draw_images(_CALIBRATION_IMAGES, image_size, derive_seed(seed, "calibration"))
+        network(_in_range(images.astype(np.float32), NETWORKS[name].pixels), training=True)
     _save(path, network)
 
 
-def _in_range(pictures: np.ndarray, pixels: str | None) -> np.ndarray:
-    """Pictures from 0 to 255 as the network takes them, see `Network.pixels`."""
+def _in_range(images: np.ndarray, pixels: str | None) -> np.ndarray:
+    """Images from 0 to 255 as the network takes them, see `Network.pixels`."""
     from frostline.runtime.quiet_tensorflow import keras
 
     preprocess = keras.applications.imagenet_utils.preprocess_input
-    return np.asarray(preprocess(pictures, mode=pixels)) if pixels else pictures
+    return np.asarray(preprocess(images, mode=pixels)) if pixels else images
 
 
 def _he_normal(shape: tuple[int, ...], depthwise: bool, rng: np.random.Generator) -> np.ndarray:

@@ -36,14 +36,14 @@ _INK = (44, 34, 36)
 _WHITE = (252, 248, 240)
 
 
-def draw_archive(path: Path, pictures: int, unlabelled: int, seed: int) -> None:
+def draw_archive(path: Path, images: int, unlabelled: int, seed: int) -> None:
     """Write to `path` an archive with the members and names of Kaggle's Dogs vs. Cats Redux.
 
-    ``train.zip`` holds `pictures` JPEGs, half of each class (one cat more where the number is odd); ``test.zip``
-    holds `unlabelled` of both; ``sample_submission.csv`` is their blank answer sheet. Each picture depends on
+    ``train.zip`` holds `images` JPEGs, half of each class (one cat more where the number is odd); ``test.zip``
+    holds `unlabelled` of both; ``sample_submission.csv`` is their blank answer sheet. Each image depends on
     `seed` and its name alone; sides are 150 to 600 pixels.
     """
-    counts = {"cat": pictures - pictures // 2, "dog": pictures // 2}
+    counts = {"cat": images - images // 2, "dog": images // 2}
     labelled = ((f"train/{kind}.{n}.jpg", kind) for kind in CLASSES for n in range(counts[kind]))
     ids = range(1, unlabelled + 1)
     mixed = ((f"test/{n}.jpg", CLASSES[generator(seed, "kind", n).integers(2)]) for n in ids)
@@ -60,7 +60,7 @@ def draw_archive(path: Path, pictures: int, unlabelled: int, seed: int) -> None:
         )
 
 
-def draw_pictures(count: int, size: int, seed: int) -> NDArray[np.uint8]:
+def draw_images(count: int, size: int, seed: int) -> NDArray[np.uint8]:
     """Return `count` faces, cats and dogs in turn, as (count, size, size, 3) uint8 RGB."""
     faces = (_face(CLASSES[n % 2], generator(seed, "picture", n)) for n in range(count))
     return np.stack([np.asarray(face.resize((size, size), Image.Resampling.BILINEAR)) for face in faces])

@@ -52,7 +52,7 @@ def record_phase(phase: str, line: Line, config: Config) -> None:
         runs.log_files(CURVES[phase])
         runs.tag_model(MODELS[phase])
         if config.tracking.log_models:
-            log_model(MODELS[phase], data.pictures("train")[0], run_id)
+            log_model(MODELS[phase], data.images("train")[0], run_id)
     line.tell(None)
 
 
@@ -87,7 +87,7 @@ def record_evaluation(line: Line, config: Config) -> None:
                 f"{config.tracking.experiment}-{config.data.source}",
                 Candidate(CLASSIFIER, trained, found.chosen, found.threshold, run_id, found.note),
                 data.classes,
-                example=data.pictures("test")[0],
+                example=data.images("test")[0],
                 resamples=config.evaluate.bootstrap,
                 seed=config.seed,
             )

@@ -1,4 +1,4 @@
-"""Stage fetch-data: bring the pictures of the chosen source into one archive."""
+"""Stage fetch-data: bring the images of the chosen source into one archive."""
 
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from frostline.stages import run_stage
 
 def main(config: Config) -> None:
     match config.data:
-        case SampleData(pictures=pictures, unlabelled=unlabelled, seed=seed):
-            draw_archive(paths.ARCHIVE, pictures, unlabelled, seed)
+        case SampleData(images=images, unlabelled=unlabelled, seed=seed):
+            draw_archive(paths.ARCHIVE, images, unlabelled, seed)
         case FilteredData(url=url, size=size):
             download(url, paths.ARCHIVE, size=size)
         case KaggleData(competition=competition):

@@ -18,7 +18,7 @@ def main(config: Config) -> None:
     with replacing(paths.BACKBONE_WEIGHTS) as temporary:
         match config.weights:
             case RandomWeights(seed=seed):
-                write_random_weights(temporary, config.preprocess.picture_size, seed, backbone)
+                write_random_weights(temporary, config.preprocess.image_size, seed, backbone)
             case ImagenetWeights(url=url, size=size, md5=md5, sha256=sha256):
                 download(url, temporary, size=size, md5=md5)
                 if sha256 and sha256_of(temporary) != sha256.lower():

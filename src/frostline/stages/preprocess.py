@@ -1,4 +1,4 @@
-"""Stage preprocess: the archive becomes pictures of one size in three splits, with a summary."""
+"""Stage preprocess: the archive becomes images of one size in three splits, with a summary."""
 
 import sys
 from dataclasses import asdict
@@ -14,7 +14,7 @@ from frostline.data.images import contact_sheet
 from frostline.data.preprocess import Summary, preprocess
 from frostline.stages import run_stage
 
-_SHOWN = 40  # pictures on the contact sheet, about: as many of each class, at least one
+_SHOWN = 40  # images on the contact sheet, about: as many of each class, at least one
 
 
 def main(config: Config) -> None:
@@ -22,7 +22,7 @@ def main(config: Config) -> None:
     summary = preprocess(
         paths.ARCHIVE,
         paths.PROCESSED,
-        size=settings.picture_size,
+        size=settings.image_size,
         seed=config.seed,
         shares={"train": settings.train, "validation": settings.validation, "test": settings.test},
         max_rejected=settings.max_rejected,
@@ -34,13 +34,13 @@ def main(config: Config) -> None:
 
 
 def _write_contact_sheet(dataset: Dataset, seed: int) -> None:
-    """Show some training pictures of every class, mixed: a wrong label or a broken decoder meets the eye."""
+    """Show some training images of every class, mixed: a wrong label or a broken decoder meets the eye."""
     labels, rng = dataset.labels("train"), generator(seed, "contact-sheet")
     count = len(dataset.classes)
     rows = [rng.permutation(np.flatnonzero(labels == index))[: max(1, _SHOWN // count)] for index in range(count)]
     chosen = rng.permutation(np.concatenate(rows))
     captions = [dataset.classes[label] for label in labels[chosen]]
-    contact_sheet(dataset.pictures("train")[chosen], captions, paths.CONTACT_SHEET)
+    contact_sheet(dataset.images("train")[chosen], captions, paths.CONTACT_SHEET)
 
 
 def _line(summary: Summary) -> str:

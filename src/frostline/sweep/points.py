@@ -37,7 +37,7 @@ POINTS = WORK / "points"
 """A file per point: its epochs; and, for winners, one with the figures of the test set."""
 
 Pass = tuple[str, str, bool]
-"""Over the pictures: in which precision, of which split, whether mirrored."""
+"""Over the images: in which precision, of which split, whether mirrored."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def score_on_test(settings: Config, shared: Shared) -> dict[str, float]:
             model, _ = _train(settings, shared, on_epoch=lambda epoch: None)
         labels = shared.data.labels("test")
         loss, accuracy = score(labels, phases.predict(model, shared.data, "test", settings))
-        write_json(path, {"loss": loss, "accuracy": accuracy, "pictures": len(labels)})
+        write_json(path, {"loss": loss, "accuracy": accuracy, "images": len(labels)})
     return cast(dict[str, float], read_json(path))
 
 
@@ -185,7 +185,7 @@ def _transfer_model(settings: Config, shared: Shared) -> Path:
 
 def _model_at(path: Path) -> keras.Model:
     """The model in the file `path`. For points in a row that share it, it is read once and then set back: building a
-    backbone takes as long as an epoch over a thousand pictures."""
+    backbone takes as long as an epoch over a thousand images."""
     if path != _kept.path:
         _keep(None, None)
         keras.utils.clear_session()
@@ -247,7 +247,7 @@ def _checkpoint(phase: str, settings: Config, shared: Shared, start: Path) -> It
 
 
 def extract_features(points: Sequence[Config], data: Dataset) -> None:
-    """Compute what the frozen layers of all `points` give, in one pass over the pictures of each split.
+    """Compute what the frozen layers of all `points` give, in one pass over the images of each split.
 
     Without it each point would pass over them for its own layers. Where all layers together are more than the cache
     may hold, that is left to the points.
@@ -256,7 +256,7 @@ def extract_features(points: Sequence[Config], data: Dataset) -> None:
         phases.choose_determinism(point)
     # All points have one backbone: its weights lie in one file.
     first = points[0]
-    base = backbone.build_backbone(first.preprocess.picture_size, BACKBONE_WEIGHTS, first.model.backbone)
+    base = backbone.build_backbone(first.preprocess.image_size, BACKBONE_WEIGHTS, first.model.backbone)
     wanted = _wanted_layers(base, points)
     order = [layer.name for layer in base.layers]
     needed, limit = 0, min(point.feature_cache_gib for point in points)

@@ -238,4 +238,4 @@ def loss_text(setting: Setting) -> str:
 
 
 def test_line(test: Mapping[str, float]) -> str:
-    return f"log loss {test['loss']:.4f}, accuracy {test['accuracy']:.4f} ({test['pictures']:,} pictures)."
+    return f"log loss {test['loss']:.4f}, accuracy {test['accuracy']:.4f} ({test['images']:,} images)."

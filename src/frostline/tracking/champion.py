@@ -1,4 +1,4 @@
-"""Is a new model better than the champion? Asked of their predictions for the same test pictures, by a paired test."""
+"""Is a new model better than the champion? Asked of their predictions for the same test images, by a paired test."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,11 +27,11 @@ def challenge(
     """Compare two models by their files predictions.csv, each with the phase that is meant.
 
     The new one wins where the 95% interval of the difference in log loss (paired bootstrap) lies below 0. Predictions
-    for other pictures say nothing: what one model has not seen, the other may have been trained on.
+    for other images say nothing: what one model has not seen, the other may have been trained on.
     """
     before, after = read_csv(champion[0]), read_csv(new[0])
-    if [_picture(row) for row in before] != [_picture(row) for row in after]:
-        return Contest(False, "The champion was tested on other pictures: not comparable.")
+    if [_image(row) for row in before] != [_image(row) for row in after]:
+        return Contest(False, "The champion was tested on other images: not comparable.")
     labels = np.array([classes.index(row["class"]) for row in after])
     pair = Pair(
         labels,
@@ -46,11 +46,11 @@ def challenge(
     verdict = "Better than the champion" if wins else "Not better than the champion beyond chance"
     return Contest(
         wins,
-        f"{verdict} on the same {len(labels):,} test pictures: log loss {first:.{digits}f} → {second:.{digits}f} "
+        f"{verdict} on the same {len(labels):,} test images: log loss {first:.{digits}f} → {second:.{digits}f} "
         f"(difference {signed(second - first, digits)}, "
         f"95% CI {signed(interval.low, digits)} to {signed(interval.high, digits)}).",
     )
 
 
-def _picture(row: dict[str, str]) -> tuple[str, str]:
+def _image(row: dict[str, str]) -> tuple[str, str]:
     return row["path"], row["class"]

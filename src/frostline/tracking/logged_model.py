@@ -26,13 +26,13 @@ def log_model(path: Path, example: np.ndarray, run_id: str) -> None:
 def send_model(path: Path, example: np.ndarray, run_id: str) -> LoggedModel:
     """Log the model file at `path` on this run, unless one has been logged there, and return what the run has.
 
-    `example`: a picture (size, size, 3) uint8; MLflow's UI shows how to ask for its class.
+    `example`: an image (size, size, 3) uint8; MLflow's UI shows how to ask for its class.
     """
     from frostline.data.images import as_png  # here, since no output of a stage depends on it
 
     # The one signature that lets through base64 texts and arrays of pixels alike: MLflow takes an object tensor as
     # "anything". What is wrong with them, the model says itself.
-    pictures = Schema([TensorSpec(np.dtype(object), (-1,))])
+    images = Schema([TensorSpec(np.dtype(object), (-1,))])
     answers = Schema(
         [
             ColSpec(DataType.string, "class"),
@@ -54,7 +54,7 @@ def send_model(path: Path, example: np.ndarray, run_id: str) -> LoggedModel:
         loader_module="frostline.serving.pyfunc",
         data_path=str(path),
         code_paths=[str(PACKAGE)],
-        signature=ModelSignature(pictures, answers),
+        signature=ModelSignature(images, answers),
         input_example=request,
         pip_requirements=[f"{name}=={version(name)}" for name in needed],
         validate_serving_input=False,

@@ -1,6 +1,6 @@
 """MLflow's model registry: each pipeline's classifier is a version of one registered model.
 
-The alias `champion` is moved only where the paired test says that the new version is better on the same test pictures,
+The alias `champion` is moved only where the paired test says that the new version is better on the same test images,
 or where it is the champion with another threshold; otherwise the new version becomes the `challenger`.
 """
 

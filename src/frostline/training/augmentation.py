@@ -1,11 +1,11 @@
-"""Random changes of training pictures for `augment=full`: mirror, crop, colour."""
+"""Random changes of training images for `augment=full`: mirror, crop, colour."""
 
 from frostline.common.seeds import seed32
 from frostline.runtime.quiet_tensorflow import keras
 
 
 def build_augmentation(seed: int) -> keras.Sequential:
-    """Return a model that changes each of its pictures (N, size, size, 3), 0 to 255, in its own way, from `seed` on."""
+    """Return a model that changes each of its images (N, size, size, 3), 0 to 255, in its own way, from `seed` on."""
 
     def stream(name: str) -> int:
         return seed32(seed, name)

@@ -34,12 +34,12 @@ class Examples:
     labels: np.ndarray
     """(N,) class indices."""
     mirrored: Sequence[np.ndarray] = ()
-    """The features of the mirrored pictures: where given, each epoch takes one of the two views at random."""
+    """The features of the mirrored images: where given, each epoch takes one of the two views at random."""
 
     def batch(self, rows: np.ndarray | slice, mirror: np.ndarray | None = None) -> tuple[Any, np.ndarray]:
         """Rows as the model's float32 input(s) and (n, 1) float32 targets; only these rows are read from disk.
 
-        `mirror` (n,) bool: which of the rows are taken from the mirrored pictures.
+        `mirror` (n,) bool: which of the rows are taken from the mirrored images.
         """
         arrays = read_rows(self.features, rows)
         if mirror is not None:
@@ -121,7 +121,7 @@ def train(
         mirror = generator(seed, "mirror", phase, number).random(count) < 0.5 if training.mirrored else None
         prepared = prepare(derive_seed(seed, "augment", phase, number)) if prepare else None
         loss_sum = correct = 0.0
-        with track(f"{phase} {number}/{epochs}", total=count, unit="pictures") as advance:
+        with track(f"{phase} {number}/{epochs}", total=count, unit="images") as advance:
             for start in range(0, count, batch_size):
                 rows = np.sort(order[start : start + batch_size])  # sorted: the memory map is read forwards
                 batch_loss, batch_correct = step(_loading(training, rows, mirror, prepared), len(rows))

@@ -26,9 +26,9 @@ from frostline.training.loop import Epoch, Examples, OnEpoch
 def build_classifier(data: Dataset, weights: Path, settings: Config) -> keras.Model:
     """The classifier that `transfer` trains: a new head for the classes of `data` on the frozen backbone.
 
-    `weights`: the backbone's pretrained ones. It takes pictures (N, size, size, 3) from 0 to 255; see `add_head`.
+    `weights`: the backbone's pretrained ones. It takes images (N, size, size, 3) from 0 to 255; see `add_head`.
     """
-    base = backbone.build_backbone(settings.preprocess.picture_size, weights, settings.model.backbone)
+    base = backbone.build_backbone(settings.preprocess.image_size, weights, settings.model.backbone)
     _frost_line(base, settings)  # what is wrong there is said at once, and names layers above the cut, too
     model = add_head(
         base,
@@ -51,7 +51,7 @@ def transfer(
     `on_epoch` and `checkpoint`, here and below: see `training.train`.
     """
     choose_determinism(settings)
-    # The second phase's features come from the same pass over the pictures.
+    # The second phase's features come from the same pass over the images.
     also = frost_line.frontier(model, _frost_line(model, settings))
     layers = [settings.model.cut_layer]
     return _train(model, layers, data, "transfer", settings.transfer, settings, on_epoch, checkpoint, also)
@@ -124,7 +124,7 @@ def _train(
 
     validation, prepare = examples("validation"), None
     if settings.augment == "full":
-        training_examples = Examples([data.pictures("train")], data.labels("train"))
+        training_examples = Examples([data.images("train")], data.labels("train"))
         prepare = _augmented_features(model, layers)
     else:
         training_examples = examples("train")
@@ -151,20 +151,20 @@ def _train(
 
 
 def _augmented_features(model: keras.Model, layers: Sequence[str]) -> Callable[[int], loop.Prepare]:
-    """Changed pictures cannot be cached: their features are computed anew, in inference mode and without gradients."""
+    """Changed images cannot be cached: their features are computed anew, in inference mode and without gradients."""
     frozen = keras.Model(model.input, [model.get_layer(name).output for name in layers])
 
-    def outputs_of(pictures: tf.Tensor) -> Any:
-        return graph.as_model_inputs(keras.tree.flatten(frozen(pictures, training=False)))
+    def outputs_of(images: tf.Tensor) -> Any:
+        return graph.as_model_inputs(keras.tree.flatten(frozen(images, training=False)))
 
     features_of = tf.function(outputs_of, reduce_retracing=True)
 
     def prepare(seed: int) -> loop.Prepare:
         augment = build_augmentation(seed)
-        change = tf.function(lambda pictures: augment(pictures, training=True), reduce_retracing=True)
+        change = tf.function(lambda images: augment(images, training=True), reduce_retracing=True)
 
-        def prepared(pictures: Any) -> Callable[[slice], Any]:
-            changed = change(pictures)
+        def prepared(images: Any) -> Callable[[slice], Any]:
+            changed = change(images)
             return lambda rows: features_of(changed[rows])
 
         return prepared
@@ -173,7 +173,7 @@ def _augmented_features(model: keras.Model, layers: Sequence[str]) -> Callable[[
 
 
 def predict(model: keras.Model, data: Dataset, split: str, settings: Config, mirrored: bool = False) -> np.ndarray:
-    """Probabilities, (N, classes) float64, for the pictures of `split` (or their mirror images), through the cache.
+    """Probabilities, (N, classes) float64, for the images of `split` (or their mirror images), through the cache.
 
     Both phases' models are the same below the frost line, so the second one finds its features computed. In float32
     whatever the phases were trained in, as the saved model computes.
@@ -194,13 +194,13 @@ def cached_features(
     computed_in: str,
     mirrored: bool = False,
 ) -> list[np.ndarray]:
-    """What `layers` of `model` give for the pictures of `split`, one array (N, …) each; see `features.extract`."""
-    pictures, digest = data.pictures(split), f"{data.digest}/{split}"
+    """What `layers` of `model` give for the images of `split`, one array (N, …) each; see `features.extract`."""
+    images, digest = data.images(split), f"{data.digest}/{split}"
     if mirrored:
-        pictures, digest = pictures[:, :, ::-1], f"{digest}/mirrored"
+        images, digest = images[:, :, ::-1], f"{digest}/mirrored"
     return extract.extract(
         model,
-        pictures,
+        images,
         digest,
         layers,
         computed_in,

@@ -94,7 +94,7 @@ def _copy_project(project: Path, copy: Path, lock: Mapping[str, Any]) -> None:
             (copy / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(here, copy / path)
     for path in {dep["path"] for stage in lock.values() for dep in stage.get("deps", ())} - outputs.keys():
-        if not (copy / path).exists() and (project / path).exists():  # the user's own pictures or weights
+        if not (copy / path).exists() and (project / path).exists():  # the user's own images or weights
             if ".." in Path(path).parts:
                 raise FrostlineError(f"{path} lies outside the project; give its absolute path to verify.")
             (copy / path).parent.mkdir(parents=True, exist_ok=True)

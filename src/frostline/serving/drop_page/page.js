@@ -80,7 +80,7 @@
   addEventListener("paste", (event) => take(event.clipboardData.files));
   for (const name of ["dragover", "dragleave", "drop"]) {
     addEventListener(name, (event) => {
-      event.preventDefault(); // else the browser leaves the page for the picture
+      event.preventDefault(); // else the browser leaves the page for the image
       document.body.classList.toggle("over", name === "dragover");
       if (name === "drop") take(event.dataTransfer.files);
     });

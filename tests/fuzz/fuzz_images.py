@@ -1,7 +1,7 @@
-"""Damage pictures in thousands of ways and decode each with the real decoder, in processes of bounded memory.
+"""Damage images in thousands of ways and decode each with the real decoder, in processes of bounded memory.
 
     make fuzz                                                # 50,000 files
-    python tests/fuzz/fuzz_pictures.py --files 500 --seed 7
+    python tests/fuzz/fuzz_images.py --files 500 --seed 7
 
 It prints files, accepted, rejected by reason, crashes, hangs and the peak of memory, and fails on a crash, on a hang
 and on a file that wants more memory than the bound. File `number` of a seed is always the same: `damaged`.
@@ -26,9 +26,9 @@ from typing import Any
 
 from PIL import Image
 
-from frostline.data.images import UnreadablePictureError, decode_picture
+from frostline.data.images import UnreadableImageError, decode_image
 
-SIZE = 32  # pixels that a picture is scaled to
+SIZE = 32  # pixels that an image is scaled to
 SECONDS = 30
 """A file that takes longer hangs. The largest that is accepted, of 100 megapixels, takes a few."""
 MEMORY = 2 << 30
@@ -54,8 +54,8 @@ class Result:
 # What is damaged, and how
 
 
-def pictures() -> list[bytes]:
-    """Small pictures in every format that is accepted, and in the ways that take other paths in the decoders."""
+def images() -> list[bytes]:
+    """Small images in every format that is accepted, and in the ways that take other paths in the decoders."""
     photo = Image.merge("RGB", [Image.radial_gradient("L").resize((40, 28), box=(n, 0, 256, 200)) for n in (0, 40, 90)])
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "maker"
@@ -84,7 +84,7 @@ def pictures() -> list[bytes]:
 
 
 def damaged(seed: int, number: int, whole: list[bytes]) -> bytes:
-    """Return one of the `whole` pictures with one to six damages; the same for the same seed and number."""
+    """Return one of the `whole` images with one to six damages; the same for the same seed and number."""
     random = Random(f"{seed}/{number}")
     data = bytearray(random.choice(whole))
     for _ in range(random.choice((1, 1, 2, 3, 6))):
@@ -129,8 +129,8 @@ def _with_checksums(data: bytearray) -> bytes:
 def outcome_of(data: bytes) -> str:
     """Decode `data` as preprocessing does."""
     try:
-        shape = decode_picture(data, SIZE).shape
-    except UnreadablePictureError as error:
+        shape = decode_image(data, SIZE).shape
+    except UnreadableImageError as error:
         return str(error)
     return "accepted" if shape == (SIZE, SIZE, 3) else f"crash: {shape}"
 
@@ -181,7 +181,7 @@ def _answer(worker: Connection) -> tuple[str, int]:
 
 
 def _work(parent: Connection, seed: int, outcome_of: Callable[[bytes], str]) -> None:
-    whole = pictures()
+    whole = images()
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -204,7 +204,7 @@ def _peak() -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Damage pictures and decode them.")
+    parser = argparse.ArgumentParser(description="Damage images and decode them.")
     parser.add_argument("--files", type=int, default=50_000)
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()

@@ -4,24 +4,24 @@ import os
 import time
 from collections.abc import Callable
 
-import fuzz_pictures
+import fuzz_images
 import pytest
-from fuzz_pictures import damaged, fuzz, pictures
+from fuzz_images import damaged, fuzz, images
 
 
-def test_300_damaged_pictures_do_no_harm() -> None:
+def test_300_damaged_images_do_no_harm() -> None:
     result = fuzz(300, seed=1, processes=2)
     assert result.failed == []
     assert result.outcomes.total() == 300
     assert result.outcomes["accepted"] > 30 and len(result.outcomes) > 4  # it reaches the decoders and all reasons
-    assert 0 < result.peak < fuzz_pictures.MEMORY
+    assert 0 < result.peak < fuzz_images.MEMORY
 
 
 def test_files_are_the_same_every_time_and_the_whole_ones_are_good() -> None:
-    whole = pictures()
-    assert pictures() == whole
+    whole = images()
+    assert images() == whole
     assert [damaged(1, number, whole) for number in range(50)] == [damaged(1, number, whole) for number in range(50)]
-    assert {fuzz_pictures.outcome_of(data) for data in whole} == {"accepted"}
+    assert {fuzz_images.outcome_of(data) for data in whole} == {"accepted"}
 
 
 def abort(data: bytes) -> str:
@@ -46,7 +46,7 @@ def stumble(data: bytes) -> str:
 )
 def test_harm_is_noticed(decoder: Callable[[bytes], str], outcome: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if outcome == "hang":
-        monkeypatch.setattr(fuzz_pictures, "SECONDS", 0.5)
+        monkeypatch.setattr(fuzz_images, "SECONDS", 0.5)
     result = fuzz(2, seed=1, processes=1, outcome_of=decoder)
     assert result.outcomes == {outcome: 2}
     assert [number for number, _ in result.failed] == [0, 1]
