@@ -22,13 +22,14 @@ from measuring import cpu_of_all
 from rich.console import Console
 from rich.table import Table
 
+from frostline.config.settings import Phase
 from frostline.features import extract
 from frostline.models import backbone, frost_line, graph
 from frostline.models.head import add_head
 from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.sources.random_weights import write_random_weights
 from frostline.training import loop, precision
-from frostline.training.loop import Examples
+from frostline.training.loop import Examples, Task
 
 SIZE, CUT, THAW_FROM = 150, "mixed7", "mixed6"
 BATCH = 32  # images of a training step
@@ -134,7 +135,7 @@ def measure_extraction(model: keras.Model, computed_in: str, cache: Path) -> Wor
     took = []
     for number, batches in enumerate((1, 1, 17)):  # the first warms up
         started = time.perf_counter()
-        extract.extract(model, images[: extract.BATCH * batches], str(number), [CUT], computed_in, cache)
+        extract.Extractor(model, [CUT], computed_in, cache=cache)(images[: extract.BATCH * batches], str(number))
         took.append(time.perf_counter() - started)
     flops, numbers = extraction(keras.Model(model.input, model.get_layer(CUT).output), extract.BATCH)
     step = (took[2] - took[1]) / 16
@@ -156,14 +157,8 @@ def measure_step(model: keras.Model, phase: str, start: str, computed_in: str) -
     with precision.computing_in(part, computed_in):
         loop.train(
             part,
-            examples,
-            examples,
-            phase=phase,
-            epochs=1,
-            learning_rate=1e-5,
-            batch_size=BATCH,
-            seed=1,
-            prepare=lambda seed: note,
+            Task(phase, 1, examples, examples, prepare=lambda seed: note),
+            Phase(epochs=1, learning_rate=1e-5, schedule="constant", patience=None, batch_size=BATCH),
         )
     step = float(np.median(np.diff(arrivals)))
     return Work(f"{phase} step, batch {BATCH}", computed_in, step, *training_step(part))

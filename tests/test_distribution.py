@@ -17,11 +17,12 @@ import pytest
 
 from frostline.common.seeds import generator
 from frostline.config.load import compose_conf
+from frostline.config.settings import Phase
 from frostline.data.dataset import load_dataset
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.training import distribution, phases
-from frostline.training.loop import Examples, train
+from frostline.training.loop import Examples, Task, train
 from small import SIZE
 
 ROWS = 131
@@ -65,15 +66,8 @@ def run(strategy, epochs=3, checkpoint=None, rows=ROWS, rate=0.2, schedule="cons
     model = make_model(rate)
     history = train(
         model,
-        examples(rows, "training"),
-        examples(40, "validation"),
-        phase="finetune",
-        epochs=epochs,
-        learning_rate=0.01,
-        schedule=schedule,
-        patience=2,
-        batch_size=32,
-        seed=1,
+        Task("finetune", 1, examples(rows, "training"), examples(40, "validation")),
+        Phase(epochs=epochs, learning_rate=0.01, schedule=schedule, patience=2, batch_size=32),
         on_epoch=on_epoch,
         checkpoint=checkpoint,
         strategy=strategy,

@@ -25,7 +25,7 @@ def base(weights):
 
 def extract(base, images, layers, cache):
     digest = hashlib.sha256(images.tobytes()).hexdigest()
-    return features.extract(base, images, digest, layers, cache=cache)
+    return features.Extractor(base, layers, cache=cache)(images, digest)
 
 
 @contextmanager
@@ -97,10 +97,11 @@ def test_weights_above_the_layer_do_not_matter(base, prepared, tmp_path, counted
 _KILLED = """
 import sys, numpy as np
 from pathlib import Path
-from frostline import backbone, feature_cache, features
+from frostline.features import extract as features
+from frostline.models import backbone
 features.BATCH = 2
 base = backbone.build_backbone({size}, Path({weights!r}))
-features.extract(base, np.load({images!r}), "digest", ["mixed6", "mixed7"], cache=Path({cache!r}))
+features.Extractor(base, ["mixed6", "mixed7"], cache=Path({cache!r}))(np.load({images!r}), "digest")
 """
 
 
@@ -121,8 +122,8 @@ def test_a_killed_pass_leaves_nothing_that_looks_complete_and_goes_on(base, prep
     os.truncate(left[0], left[0].stat().st_size - 7)  # as if one layer's last write had been cut off
 
     monkeypatch.setattr(features, "BATCH", 2)
-    resumed = features.extract(base, images, "digest", LAYERS, cache=killed)
-    uninterrupted = features.extract(base, images, "digest", LAYERS, cache=whole)
+    resumed = features.Extractor(base, LAYERS, cache=killed)(images, "digest")
+    uninterrupted = features.Extractor(base, LAYERS, cache=whole)(images, "digest")
     for left, right in zip(resumed, uninterrupted, strict=True):
         assert left.tobytes() == right.tobytes()
 
@@ -145,8 +146,8 @@ def test_prune_deletes_the_least_recently_used(base, prepared, tmp_path):
 
 def test_bfloat16_is_close_and_an_entry_of_its_own(base, prepared, tmp_path):
     images = prepared.images("test")
-    exact = features.extract(base, images, "digest", LAYERS, cache=tmp_path)
-    close = features.extract(base, images, "digest", LAYERS, "bfloat16", cache=tmp_path)
+    exact = features.Extractor(base, LAYERS, cache=tmp_path)(images, "digest")
+    close = features.Extractor(base, LAYERS, "bfloat16", cache=tmp_path)(images, "digest")
     assert len(feature_cache.entries(tmp_path)) == 4
     for left, right in zip(exact, close, strict=True):
         assert not np.array_equal(left, right)

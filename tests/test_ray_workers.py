@@ -87,7 +87,7 @@ def test_a_killed_process_is_replaced_and_an_item_that_kills_every_one_is_told_i
 _LEFT_EARLY = """
 import sys
 import ray
-from frostline import ray_workers
+from frostline.runtime import ray_pool
 ray.cancel = None
 ray_pool.join(sys.argv[1])
 for number in range(10):
@@ -114,7 +114,7 @@ def test_what_is_missing_is_told_in_two_lines(monkeypatch):
     with pytest.raises(FrostlineError, match="no machine of the Ray cluster has 1 CPU and 1 GPU") as raised:
         next(ray_pool.mapped(abs, [1], gpus=1))
     assert len(str(raised.value).splitlines()) == 2
-    code = "from frostline import ray_workers; ray_pool.join('127.0.0.1:1')"
+    code = "from frostline.runtime import ray_pool; ray_pool.join('127.0.0.1:1')"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "FrostlineError: cannot join the Ray cluster at 127.0.0.1:1: " in process.stderr.splitlines()[-1]
     monkeypatch.setitem(sys.modules, "ray", None)
@@ -134,7 +134,7 @@ def test_the_setting_reaches_what_it_is_for(project, archive, prepared, monkeypa
     with pytest.raises(FrostlineError, match="Ray is not installed"):
         run_preprocess(config)
     with pytest.raises(FrostlineError, match="Ray is not installed"):
-        phases.cached_features(model, prepared, "test", ["scale"], config, "float32")
+        phases.split_features(phases.extractor_of(model, ["scale"], config, "float32"), prepared, "test")
 
 
 def test_a_folder_that_a_machine_has_not_got_is_named(tmp_path):
@@ -177,7 +177,7 @@ def extract(images, cache, workers):
     outputs = keras.layers.Add(name="sum")([left, outputs])
     model = keras.Model(inputs, keras.layers.Conv2D(4, 3)(outputs))
     features.BATCH = 2
-    return features.extract(model, images, "digest", LAYERS, "bfloat16", cache, workers=workers)
+    return features.Extractor(model, LAYERS, "bfloat16", cache=cache, workers=workers)(images, "digest")
 
 
 _KILLED = """

@@ -153,11 +153,11 @@ def test_the_page_names_its_inputs_but_no_machine_and_no_password(tmp_path: Path
         *(letter * 64 for letter in "deab"),
         "frostline.git_commit",
         "1,234",
-        "not a &lt;image&gt;: 3",
+        "not a &lt;picture&gt;: 3",
         "…/images",
     ):
         assert text in html
-    assert html.index("not a &lt;image&gt;") < html.index("empty file")  # the most frequent reason first
+    assert html.index("not a &lt;picture&gt;") < html.index("empty file")  # the most frequent reason first
     for text in ("/home/someone", "secret", "postgresql", str(tmp_path)):
         assert text not in html
 

@@ -116,8 +116,8 @@ def test_a_failed_run_is_failed_and_an_interrupted_one_killed(settings):
 
 _KILLED = """
 import os, signal
-from frostline import tracking
-from frostline.config import compose_conf
+from frostline.tracking import runs as tracking
+from frostline.config.load import compose_conf
 with tracking.phase_run("transfer", tracking.open_pipeline(compose_conf(), "data")):
     tracking.log_epoch({"epoch": 1, "train/loss": 1.0})
     os.kill(os.getpid(), signal.SIGKILL)

@@ -90,8 +90,8 @@ def server() -> Iterator[Server]:
 _WRITERS = """
 import multiprocessing, sys
 from pathlib import Path
-from frostline import tracking
-from frostline.config import compose_conf
+from frostline.tracking import runs as tracking
+from frostline.config.load import compose_conf
 
 def write(number, epochs, figures, together):
     settings, artifact = compose_conf([f"seed={number}"]), Path(f"{number}.bin")

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 
 from frostline.common.seeds import generator
+from frostline.config.settings import Phase
 from frostline.metrics.log_loss import score
 from frostline.models.inference import predictor
 from frostline.runtime.errors import FrostlineError
-from frostline.runtime.quiet_tensorflow import keras
-from frostline.training import fast_layers
-from frostline.training.loop import EPOCH_COLUMNS, Examples, kept_epoch, train, with_kept_last
+from frostline.runtime.quiet_tensorflow import keras, tf
+from frostline.training import fast_layers, loop
+from frostline.training.loop import EPOCH_COLUMNS, Examples, Task, kept_epoch, train, with_kept_last
 
 
 def make_model(seed=1, dropout=0.1):
@@ -32,8 +33,10 @@ def examples(request, monkeypatch):
 
 
 def run(model, examples, **changes):
-    settings = {"phase": "transfer", "epochs": 3, "learning_rate": 0.01, "batch_size": 32, "seed": 1} | changes
-    return train(model, *examples, **settings)
+    """Train by the defaults here, but for `changes` in settings and other arguments."""
+    settings = {"epochs": 3, "learning_rate": 0.01, "schedule": "constant", "patience": None, "batch_size": 32}
+    settings |= {name: changes.pop(name) for name in settings if name in changes}
+    return train(model, Task("transfer", changes.pop("seed", 1), *examples), Phase(**settings), **changes)
 
 
 def fit_in_that_order(model, loss, examples, rate=0.01):
@@ -270,3 +273,56 @@ def test_nothing_of_a_training_stays_in_memory(examples):
     before = graphs()
     run(make_model(), examples)
     assert graphs() == before
+
+
+# Whole epochs on the device: the path of a GPU, on this processor
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_an_epoch_in_one_call_gives_the_figures_and_weights_of_its_batches(examples, mirrored):
+    training, validation = examples
+    if mirrored:
+        training = Examples(training.features, training.labels, [training.features[0][:, ::-1]])
+    batches, whole = make_model(), make_model()
+    expected = run(batches, (training, validation))
+    history = run(whole, (training, validation), on_device=True)
+    for got, wanted in zip(history, expected, strict=True):
+        assert got == pytest.approx(wanted, rel=1e-5)
+    for left, right in zip(whole.variables, batches.variables, strict=True):  # the dropout's seed among them
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-6)
+    again = make_model()
+    assert run(again, (training, validation), on_device=True) == history
+    assert same(again, whole)
+
+
+def test_an_epoch_in_one_call_of_several_inputs_and_three_classes(examples_of_three):
+    def join(examples):
+        return Examples([examples.features[0][:, :2], examples.features[0][:, 2:]], examples.labels)
+
+    def model_of_two():
+        inputs = [keras.Input((2,)), keras.Input((4,))]
+        return keras.Model(inputs, make_model_of_three()(keras.layers.Concatenate()(inputs)))
+
+    split = tuple(map(join, examples_of_three))
+    assert run(model_of_two(), split, on_device=True)[-1] == pytest.approx(run(model_of_two(), split)[-1], rel=1e-5)
+
+
+def test_features_that_do_not_fit_the_device_are_read_batch_by_batch_and_that_is_said(examples, monkeypatch, capsys):
+    def full(*arguments):
+        raise tf.errors.ResourceExhaustedError(None, None, "failed to allocate memory")
+
+    monkeypatch.setattr(loop, "whole_epoch", full)
+    assert run(make_model(), examples, on_device=True) == run(make_model(), examples)
+    assert "do not fit the device's memory: they are read batch by batch" in "".join(capsys.readouterr())
+
+
+def test_a_killed_training_on_the_device_goes_on_to_the_same_weights(examples, tmp_path):
+    def kill(epoch):
+        raise KilledError
+
+    whole, resumed, checkpoint = make_model(), make_model(seed=2), tmp_path / "checkpoint"
+    history = run(whole, examples, on_device=True)
+    with pytest.raises(KilledError):
+        run(make_model(), examples, on_device=True, checkpoint=checkpoint, on_epoch=kill)
+    assert run(resumed, examples, on_device=True, checkpoint=checkpoint) == history
+    assert same(whole, resumed)

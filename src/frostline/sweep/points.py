@@ -269,8 +269,13 @@ def extract_features(points: Sequence[Config], data: Dataset) -> None:
             "each point computes its own.\n"
         )
         return
+    extractors: dict[tuple[str, ...], extract.Extractor] = {}
     for (computed_in, split, mirrored), layers in sorted(wanted.items()):
-        phases.cached_features(base, data, split, sorted(layers, key=order.index), first, computed_in, mirrored)
+        names = sorted(layers, key=order.index)
+        key = (computed_in, *names)
+        if key not in extractors:
+            extractors[key] = phases.extractor_of(base, names, first, computed_in)
+        phases.split_features(extractors[key], data, split, mirrored)
 
 
 def _wanted_layers(base: keras.Model, points: Sequence[Config]) -> dict[Pass, set[str]]:

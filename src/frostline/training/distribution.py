@@ -6,7 +6,6 @@ the statistics of thawed batch normalisation, the mask of dropout. So the result
 """
 
 import functools
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -18,9 +17,6 @@ import numpy as np
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.training.fast_layers import copy_values
-
-# TensorFlow reads it when it opens a GPU. By default it would take nearly all memory of every one.
-os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 NONE, MIRRORED, MULTI_WORKER = "none", "mirrored", "multi_worker"
 _SUM = tf.distribute.ReduceOp.SUM

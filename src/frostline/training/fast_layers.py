@@ -6,6 +6,7 @@ Two kinds of layers are replaced. A step's time beside the convolutions is their
 from typing import Any
 
 from frostline.runtime.quiet_tensorflow import keras, tf
+from frostline.training.precision import on_gpu
 
 BLOCK = 1 << 20
 """Weights in a block: 4 MB, and as much for its gradient and each of Adam's moments; a core's share of the cache."""
@@ -78,14 +79,14 @@ class FusedBatchNorm(keras.layers.BatchNormalization):  # type: ignore[misc]  # 
         return normed.y
 
 
-def learner_of(model: keras.Model) -> keras.Model:
+def with_fast_layers(model: keras.Model) -> keras.Model:
     """What to train in place of `model`: a copy with the layers above where they help, else `model` itself.
 
     GPUs have no need of it.
     """
     wide = {layer.name for layer in model.layers if _is_wide(layer)}
     normed = {layer.name for layer in model.layers if _is_fused(layer)}
-    if not wide | normed or tf.config.list_physical_devices("GPU"):
+    if not wide | normed or on_gpu():
         return model
 
     def copy(layer: keras.layers.Layer) -> keras.layers.Layer:

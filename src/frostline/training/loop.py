@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from frostline.common.seeds import derive_seed, generator, seed32
+from frostline.config.settings import Phase
 from frostline.metrics.log_loss import score
 from frostline.models.inference import as_floats, input_signature, predictor, read_rows
 from frostline.runtime.errors import FrostlineError
@@ -17,8 +18,10 @@ from frostline.runtime.progress import CONSOLE, track
 from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.training import checkpoints, distribution
 from frostline.training.adam import Adam
+from frostline.training.device_epoch import TensorStep, whole_epoch
 from frostline.training.distribution import Load
-from frostline.training.fast_layers import copy_values, learner_of
+from frostline.training.fast_layers import copy_values, with_fast_layers
+from frostline.training.precision import on_gpu
 
 Epoch = dict[str, float]
 """One epoch's figures, named as EPOCH_COLUMNS are."""
@@ -55,102 +58,148 @@ Prepare = Callable[[Any], Callable[[slice], Any]]
 OnEpoch = Callable[[Epoch], None]
 
 
+@dataclass(frozen=True)
+class Task:
+    """What is trained on."""
+
+    phase: str
+    """"transfer" or "finetune": names its streams of random numbers, and its progress."""
+    seed: int
+    training: Examples
+    validation: Examples
+    prepare: Callable[[int], Prepare] | None = None
+    """Given an epoch's seed, returns what turns a batch of `training` into the model's inputs; None: it is these."""
+
+
 def train(
     model: keras.Model,
-    training: Examples,
-    validation: Examples,
+    task: Task,
+    options: Phase,
     *,
-    phase: str,
-    epochs: int,
-    learning_rate: float,
-    batch_size: int,
-    seed: int,
-    schedule: str = "constant",
-    patience: int | None = None,
     on_epoch: OnEpoch = lambda epoch: None,
-    prepare: Callable[[int], Prepare] | None = None,
     checkpoint: Path | None = None,
     strategy: tf.distribute.Strategy | None = None,
+    on_device: bool = False,
 ) -> list[Epoch]:
     """Train `model`'s trainable weights with Adam on cross-entropy; return the figures of each epoch.
 
     Every epoch's order is a permutation seeded by (seed, phase, epoch). `train/…` figures are means over the
     epoch while the weights change, as in `keras.Model.fit`; `validation/…` figures are taken after it.
-    `schedule`: "constant", or "cosine" by which the rate falls from `learning_rate` to 0 over the batches of all epochs
-    (half a period: Loshchilov & Hutter 2017, arXiv:1608.03983). `patience`: so many epochs without a lower validation
-    loss end the training; it leaves the weights of `kept_epoch`.
-    `prepare`, given an epoch's seed, returns what turns a batch of `training` into the model's inputs (default:
-    the batch is the inputs). `checkpoint`: a file that is written after each epoch; where it exists, training goes on
-    from it, to the same weights. Its epochs are given to `on_epoch` again. `strategy`: see `distribution`; only the
-    chief writes the checkpoint, and the other processes take over its state.
+    With `options.schedule` "cosine" the rate falls from `options.learning_rate` to 0 over the batches of all epochs
+    (half a period: Loshchilov & Hutter 2017, arXiv:1608.03983). `options.patience`: so many epochs without a lower
+    validation loss end the training; it leaves the weights of `kept_epoch`.
+
+    `checkpoint`: a file that is written after each epoch; where it exists, training goes on from it, to the same
+    weights. Its epochs are given to `on_epoch` again. `strategy`: see `distribution`; only the chief writes the
+    checkpoint, and the other processes take over its state. `on_device`: each epoch is one call (see `device_epoch`),
+    where the task prepares nothing and no strategy is given; figures may differ from the others' by rounding.
+
+    Raises FrostlineError for a checkpoint that is damaged, or of a training that has ended.
     """
-    keras.utils.set_random_seed(seed32(seed, phase))
-    with strategy.scope() if strategy else nullcontext():
-        learner = distribution.replica_of(model) if strategy else learner_of(model)
-        rate: Any = learning_rate
-        if schedule == "cosine":
-            steps = epochs * math.ceil(len(training.labels) / batch_size)
-            rate = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
-        if strategy:
-            optimizer = keras.optimizers.Adam(rate, name="adam")
-            optimizer.build(learner.trainable_variables)
-        else:
-            optimizer = Adam(rate, learner.trainable_variables)
-        best = [keras.Variable(item.value.read_value(), trainable=False) for item in learner.variables if patience]
-    outcome = [*learner.variables, *best]
-    state = [*outcome, *optimizer.variables]  # the optimizer's last: after the last epoch nothing needs them
-    history, restored = checkpoints.load(checkpoint, state) if checkpoint else ([], 0)
-    done = len(history)
-    if strategy:
-        done = distribution.take_from_chief(strategy, state, done)
-    copy_values(learner, model)
-    kept = _best_so_far(history, strategy) if patience else 0
+    keras.utils.set_random_seed(seed32(task.seed, task.phase))
+    count = len(task.training.labels)
+    state = _build(model, options, math.ceil(count / options.batch_size), strategy)
+    history, restored = checkpoints.load(checkpoint, state.variables) if checkpoint else ([], 0)
+    done = distribution.take_from_chief(strategy, state.variables, len(history)) if strategy else len(history)
+    copy_values(state.trained, model)
+    kept = _best_so_far(history, strategy) if options.patience else 0
 
     def is_last(number: int) -> bool:
-        return number >= epochs or (patience is not None and number >= kept + patience)
+        return number >= options.epochs or (options.patience is not None and number >= kept + options.patience)
 
-    if history and restored < len(state) and not is_last(done):
+    if history and restored < len(state.variables) and not is_last(done):
         raise FrostlineError(f"{checkpoint} is of a training that has ended.\nDelete it; the phase then starts over.")
     for epoch in history:
         on_epoch(epoch)
-    step, forward, count = _training_step(learner, optimizer, strategy), predictor(model), len(training.labels)
-    for number in range(done + 1, epochs + 1):
-        if is_last(number - 1):
-            break
-        order = generator(seed, "shuffle", phase, number).permutation(count)
-        mirror = generator(seed, "mirror", phase, number).random(count) < 0.5 if training.mirrored else None
-        prepared = prepare(derive_seed(seed, "augment", phase, number)) if prepare else None
-        loss_sum = correct = 0.0
-        with track(f"{phase} {number}/{epochs}", total=count, unit="images") as advance:
-            for start in range(0, count, batch_size):
-                rows = np.sort(order[start : start + batch_size])  # sorted: the memory map is read forwards
-                batch_loss, batch_correct = step(_loading(training, rows, mirror, prepared), len(rows))
-                loss_sum += float(batch_loss) * len(rows)
-                correct += float(batch_correct)
-                advance(len(rows))
-        copy_values(learner, model)
-        loss, accuracy = score(validation.labels, forward(validation.features))
-        history.append(
-            {
-                "epoch": number,
-                "train/loss": loss_sum / count,
-                "train/accuracy": correct / count,
-                "validation/loss": loss,
-                "validation/accuracy": accuracy,
-            }
-        )
-        if patience:
+    run_epoch, forward = _epochs(task, options.batch_size, state, strategy, on_device), predictor(model)
+    number = done
+    while not is_last(number):
+        number += 1
+        with track(f"{task.phase} {number}/{options.epochs}", total=count, unit="images") as advance:
+            loss_sum, hits = run_epoch(number, advance)
+        copy_values(state.trained, model)
+        figures = loss_sum / count, hits / count, *score(task.validation.labels, forward(task.validation.features))
+        history.append(dict(zip(EPOCH_COLUMNS, (number, *figures), strict=True)))
+        if options.patience:
             kept = _best_so_far(history, strategy)
             if kept == number:
-                _assign(best, learner.variables)
+                _assign(state.best, state.trained.variables)
         if checkpoint and distribution.is_chief(strategy):
-            checkpoints.save(checkpoint, outcome if is_last(number) else state, history)
+            checkpoints.save(checkpoint, state.outcome if is_last(number) else state.variables, history)
         on_epoch(history[-1])
-    if patience:
-        CONSOLE.print(f"{phase}: epoch {kept} of {len(history)} is kept", highlight=False)
-        _assign(learner.variables, best)
-        copy_values(learner, model)
+    if options.patience:
+        CONSOLE.print(f"{task.phase}: epoch {kept} of {len(history)} is kept", highlight=False)
+        _assign(state.trained.variables, state.best)
+        copy_values(state.trained, model)
     return history
+
+
+@dataclass(frozen=True)
+class _State:
+    """What is trained in place of a model, and what a checkpoint holds of it."""
+
+    trained: keras.Model
+    optimizer: Any
+    best: list[Any]
+    """With patience, variables for the values of the best epoch."""
+
+    @property
+    def outcome(self) -> list[Any]:
+        return [*self.trained.variables, *self.best]
+
+    @property
+    def variables(self) -> list[Any]:
+        """The optimizer's last: after the last epoch nothing needs them."""
+        return [*self.outcome, *self.optimizer.variables]
+
+
+def _build(model: keras.Model, options: Phase, steps: int, strategy: tf.distribute.Strategy | None) -> _State:
+    """`steps`: batches in an epoch."""
+    rate: Any = options.learning_rate
+    with strategy.scope() if strategy else nullcontext():
+        trained = distribution.replica_of(model) if strategy else with_fast_layers(model)
+        if options.schedule == "cosine":
+            rate = keras.optimizers.schedules.CosineDecay(rate, options.epochs * steps)
+        if strategy or on_gpu():
+            optimizer = keras.optimizers.Adam(rate, name="adam")
+            optimizer.build(trained.trainable_variables)
+        else:
+            optimizer = Adam(rate, trained.trainable_variables)
+        best = [keras.Variable(item.value.read_value(), trainable=False) for item in trained.variables]
+        return _State(trained, optimizer, best if options.patience else [])
+
+
+def _epochs(
+    task: Task, batch_size: int, state: _State, strategy: tf.distribute.Strategy | None, on_device: bool
+) -> Callable[[int, Callable[[int], None]], tuple[float, float]]:
+    """Return what trains one epoch, given its number and whom to tell of rows done: → sum of losses, number of hits."""
+    step, count = _tensor_step(state.trained, state.optimizer), len(task.training.labels)
+    whole = None
+    if on_device and not strategy and not task.prepare:
+        try:
+            examples = task.training
+            whole = whole_epoch(step, examples.features, examples.mirrored, examples.labels, batch_size)
+        except tf.errors.ResourceExhaustedError:
+            CONSOLE.print("the features do not fit the device's memory: they are read batch by batch", highlight=False)
+    on_batch = _batch_step(step, state.trained, strategy)
+
+    def run(number: int, advance: Callable[[int], None]) -> tuple[float, float]:
+        stream = (task.phase, number)
+        order = generator(task.seed, "shuffle", *stream).permutation(count)
+        mirror = generator(task.seed, "mirror", *stream).random(count) < 0.5 if task.training.mirrored else None
+        if whole:
+            advance(count)
+            return whole(order, mirror)
+        prepared = task.prepare(derive_seed(task.seed, "augment", *stream)) if task.prepare else None
+        loss_sum = hits = 0.0
+        for start in range(0, count, batch_size):
+            rows = np.sort(order[start : start + batch_size])  # sorted: the memory map is read forwards
+            loss, correct = on_batch(_loading(task.training, rows, mirror, prepared), len(rows))
+            loss_sum, hits = loss_sum + float(loss) * len(rows), hits + float(correct)
+            advance(len(rows))
+        return loss_sum, hits
+
+    return run
 
 
 def kept_epoch(history: Sequence[Epoch], patience: int | None) -> Epoch:
@@ -193,7 +242,7 @@ def _loading(training: Examples, rows: np.ndarray, mirror: np.ndarray | None, pr
     return load
 
 
-def _training_step(model: keras.Model, optimizer: Any, strategy: tf.distribute.Strategy | None = None) -> Step:
+def _tensor_step(model: keras.Model, optimizer: Any) -> TensorStep:
     """Return what trains `model` on one batch."""
     weights = model.trainable_variables
     if model.output_shape[1] == 1:
@@ -209,8 +258,13 @@ def _training_step(model: keras.Model, optimizer: Any, strategy: tf.distribute.S
         optimizer.apply(tape.gradient(loss, [weight.value for weight in weights]), weights)
         return loss, tf.reduce_sum(hits(targets, probabilities))
 
+    return step
+
+
+def _batch_step(step: TensorStep, model: keras.Model, strategy: tf.distribute.Strategy | None) -> Step:
+    """`step`, traced, for batches that are read when it is called."""
     signature = [input_signature(model.inputs), tf.TensorSpec((None, 1))]
     if strategy:
         return distribution.on_all_replicas(step, strategy, signature)
-    whole = tf.function(step, input_signature=[*signature, tf.TensorSpec(())], autograph=False)
-    return lambda load, rows: whole(*load(slice(None)), np.float32(rows))
+    traced = tf.function(step, input_signature=[*signature, tf.TensorSpec(())], autograph=False)
+    return lambda load, rows: traced(*load(slice(None)), np.float32(rows))

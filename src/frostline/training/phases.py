@@ -10,17 +10,18 @@ import numpy as np
 from frostline.common.files import digest_of, sha256_of
 from frostline.common.seeds import derive_seed
 from frostline.config.paths import CHECKPOINTS
-from frostline.config.settings import Config, Phase, settings_of
+from frostline.config.settings import Config, settings_of
 from frostline.data.dataset import Dataset
-from frostline.features import extract
-from frostline.models import backbone, frost_line, graph, inference
+from frostline.features.extract import Extractor
+from frostline.models import backbone, frost_line, graph
 from frostline.models.head import add_head
+from frostline.models.inference import predictor
 from frostline.runtime.code_digest import code_digest
 from frostline.runtime.process_pool import threads
 from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.training import distribution, loop, precision
 from frostline.training.augmentation import build_augmentation
-from frostline.training.loop import Epoch, Examples, OnEpoch
+from frostline.training.loop import Epoch, Examples, OnEpoch, Task
 
 
 def build_classifier(data: Dataset, weights: Path, settings: Config) -> keras.Model:
@@ -54,7 +55,7 @@ def transfer(
     # The second phase's features come from the same pass over the images.
     also = frost_line.frontier(model, _frost_line(model, settings))
     layers = [settings.model.cut_layer]
-    return _train(model, layers, data, "transfer", settings.transfer, settings, on_epoch, checkpoint, also)
+    return _train(model, layers, data, "transfer", settings, on_epoch, checkpoint, also)
 
 
 def settings_that_matter(phase: str, settings: Config) -> dict[str, Any]:
@@ -89,7 +90,7 @@ def finetune(
     thaw_from = _frost_line(model, settings)
     frost_line.thaw(model, thaw_from, settings.finetune.batch_norm)
     layers = frost_line.frontier(model, thaw_from)
-    return _train(model, layers, data, "finetune", settings.finetune, settings, on_epoch, checkpoint)
+    return _train(model, layers, data, "finetune", settings, on_epoch, checkpoint)
 
 
 def _frost_line(model: keras.Model, settings: Config) -> str:
@@ -107,46 +108,34 @@ def _train(
     layers: Sequence[str],
     data: Dataset,
     phase: str,
-    options: Phase,
     settings: Config,
     on_epoch: OnEpoch,
     checkpoint: Path | None,
     also: Sequence[str] = (),
 ) -> list[Epoch]:
     """Train the part of `model` above `layers`, whose features (and those of the layers `also`) are computed once."""
-    wanted, computed_in = list(dict.fromkeys([*layers, *also])), precision.resolve(settings.precision)
+    computed_in = precision.resolve(settings.precision)
+    extractor = extractor_of(model, list(dict.fromkeys([*layers, *also])), settings, computed_in)
 
     def features_of(split: str, mirrored: bool = False) -> list[np.ndarray]:
-        return cached_features(model, data, split, wanted, settings, computed_in, mirrored)[: len(layers)]
+        return split_features(extractor, data, split, mirrored)[: len(layers)]
 
-    def examples(split: str) -> Examples:
-        return Examples(features_of(split), data.labels(split))
-
-    validation, prepare = examples("validation"), None
+    validation, prepare = Examples(features_of("validation"), data.labels("validation")), None
     if settings.augment == "full":
-        training_examples = Examples([data.images("train")], data.labels("train"))
-        prepare = _augmented_features(model, layers)
+        training, prepare = Examples([data.images("train")], data.labels("train")), _augmented_features(model, layers)
     else:
-        training_examples = examples("train")
-        if settings.augment == "flip":
-            training_examples = replace(training_examples, mirrored=features_of("train", mirrored=True))
+        mirrored = features_of("train", mirrored=True) if settings.augment == "flip" else ()
+        training = Examples(features_of("train"), data.labels("train"), mirrored)
     part = graph.part(model, layers)
     with precision.computing_in(part, computed_in):
         return loop.train(
             part,
-            training_examples,
-            validation,
-            phase=phase,
-            epochs=options.epochs,
-            learning_rate=options.learning_rate,
-            schedule=options.schedule,
-            patience=options.patience,
-            batch_size=options.batch_size,
-            seed=settings.seed,
+            Task(phase, settings.seed, training, validation, prepare),
+            settings.finetune if phase == "finetune" else settings.transfer,
             on_epoch=on_epoch,
-            prepare=prepare,
             checkpoint=checkpoint,
             strategy=distribution.strategy_of(settings.distribution),
+            on_device=precision.on_gpu(),
         )
 
 
@@ -172,38 +161,35 @@ def _augmented_features(model: keras.Model, layers: Sequence[str]) -> Callable[[
     return prepare
 
 
-def predict(model: keras.Model, data: Dataset, split: str, settings: Config, mirrored: bool = False) -> np.ndarray:
-    """Probabilities, (N, classes) float64, for the images of `split` (or their mirror images), through the cache.
+def predictor_of(model: keras.Model, settings: Config) -> Callable[..., np.ndarray]:
+    """Return what predicts a split through the feature cache: (data, split, mirrored=False) → (N, classes) float64.
 
     Both phases' models are the same below the frost line, so the second one finds its features computed. In float32
-    whatever the phases were trained in, as the saved model computes.
+    whatever the phases were trained in, as the saved model computes. `mirrored`: of the mirror images.
     """
     choose_determinism(settings)
     layers = frost_line.frontier(model, _frost_line(model, settings))
-    return inference.predictor(graph.part(model, layers))(
-        cached_features(model, data, split, layers, settings, "float32", mirrored)
-    )
+    extractor, forward = extractor_of(model, layers, settings, "float32"), predictor(graph.part(model, layers))
+
+    def predict_split(data: Dataset, split: str, mirrored: bool = False) -> np.ndarray:
+        return forward(split_features(extractor, data, split, mirrored))
+
+    return predict_split
 
 
-def cached_features(
-    model: keras.Model,
-    data: Dataset,
-    split: str,
-    layers: Sequence[str],
-    settings: Config,
-    computed_in: str,
-    mirrored: bool = False,
-) -> list[np.ndarray]:
-    """What `layers` of `model` give for the images of `split`, one array (N, …) each; see `features.extract`."""
+def predict(model: keras.Model, data: Dataset, split: str, settings: Config, mirrored: bool = False) -> np.ndarray:
+    """As `predictor_of`, for one split."""
+    return predictor_of(model, settings)(data, split, mirrored)
+
+
+def extractor_of(model: keras.Model, layers: Sequence[str], settings: Config, computed_in: str) -> Extractor:
+    """What computes, as `settings` say, what `layers` of `model` give, in the precision `computed_in`."""
+    return Extractor(model, layers, computed_in, workers=settings.workers, deterministic=settings.deterministic)
+
+
+def split_features(extractor: Extractor, data: Dataset, split: str, mirrored: bool = False) -> list[np.ndarray]:
+    """The features of the images of `split`, or of their mirror images: one array (N, …) per layer."""
     images, digest = data.images(split), f"{data.digest}/{split}"
     if mirrored:
         images, digest = images[:, :, ::-1], f"{digest}/mirrored"
-    return extract.extract(
-        model,
-        images,
-        digest,
-        layers,
-        computed_in,
-        workers=settings.workers,
-        deterministic=settings.deterministic,
-    )
+    return extractor(images, digest)

@@ -11,6 +11,11 @@ _CPU_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 """Without one of these, oneDNN emulates bfloat16, slower than float32."""
 
 
+def on_gpu() -> bool:
+    """Whether this process computes on a GPU, if on any that TensorFlow sees."""
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
 def resolve(precision: str) -> str:
     """Return `precision`; for "auto" "bfloat16" where this machine's GPU or processor has instructions for it.
 

@@ -5,7 +5,7 @@ import pytest
 
 from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.training import fast_layers
-from frostline.training.fast_layers import FusedBatchNorm, WideDense, copy_values, learner_of
+from frostline.training.fast_layers import FusedBatchNorm, WideDense, copy_values, with_fast_layers
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +46,7 @@ def normal(*shape):
 
 def test_a_wide_layer_computes_what_dense_computes():
     model = dense_model()
-    other = learner_of(model)
+    other = with_fast_layers(model)
     wide = other.get_layer("dense")
     assert isinstance(wide, WideDense)
     assert [tuple(kernel.shape) for kernel in wide.kernels] == [(5, 3), (5, 3), (5, 1)]
@@ -61,7 +61,7 @@ def test_a_wide_layer_computes_what_dense_computes():
 
 def test_its_weights_go_there_and_back_to_the_last_bit():
     model, empty = dense_model(), dense_model()
-    copy_values(learner_of(model), empty)
+    copy_values(with_fast_layers(model), empty)
     for left, right in zip(model.get_weights(), empty.get_weights(), strict=True):
         np.testing.assert_array_equal(left, right)
     assert not np.array_equal(model.get_weights()[0], dense_model().get_weights()[0])
@@ -72,7 +72,7 @@ def test_in_bfloat16_it_keeps_float32_weights_and_adds_up_in_float32(monkeypatch
     monkeypatch.setattr(fast_layers, "BLOCK", 5)
     model = dense_model(dtype="mixed_bfloat16")
     model.get_layer("dense").set_weights([np.repeat([[256], *[[1]] * 6], 5, axis=1), np.zeros(5)])
-    wide = learner_of(model).get_layer("dense")
+    wide = with_fast_layers(model).get_layer("dense")
     assert {weight.dtype for weight in wide.weights} == {"float32"}
     output = wide(tf.ones((1, 7)))
     assert output.dtype == tf.bfloat16
@@ -82,7 +82,7 @@ def test_in_bfloat16_it_keeps_float32_weights_and_adds_up_in_float32(monkeypatch
 @pytest.mark.parametrize("options", [{}, {"scale": False}, {"center": False, "momentum": 0.5, "epsilon": 0.1}])
 def test_fused_batch_norm_computes_what_keras_computes(options):
     model = convolutional_model(**options)
-    other = learner_of(model)
+    other = with_fast_layers(model)
     assert isinstance(other.get_layer("norm"), FusedBatchNorm)
     inputs = normal(8, 4, 4, 3)
     for _ in range(2):
@@ -101,7 +101,7 @@ def test_fused_batch_norm_computes_what_keras_computes(options):
 def test_what_has_nothing_to_gain_is_trained_itself():
     narrow = keras.Input((2,))
     model = keras.Model(narrow, keras.layers.Dense(5)(narrow))
-    assert learner_of(model) is model
+    assert with_fast_layers(model) is model
     for frozen in (dense_model(), convolutional_model()):
         frozen.trainable = False
-        assert learner_of(frozen) is frozen
+        assert with_fast_layers(frozen) is frozen

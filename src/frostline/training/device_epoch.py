@@ -1,0 +1,73 @@
+"""A whole epoch in one call: the examples stay in the device's memory, and what goes in is the order of their rows.
+
+On a GPU a step of this recipe takes less time than Python takes to read a batch and to start it: fine-tuning on an H200
+took 20 ms a step batch by batch, and 12 this way (benchmarks/on_gpu.py).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from frostline.models.graph import as_model_inputs
+from frostline.runtime.quiet_tensorflow import tf
+
+TensorStep = Callable[[Any, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+"""Trains on one batch: inputs, targets (n, 1) and the number of rows, float32, to divide the loss by → the batch's loss
+and number of hits."""
+
+
+def whole_epoch(
+    step: TensorStep,
+    features: Sequence[np.ndarray],
+    mirrored: Sequence[np.ndarray],
+    labels: np.ndarray,
+    batch_size: int,
+) -> Callable[[np.ndarray, np.ndarray | None], tuple[float, float]]:
+    """Return what trains on all rows in a given order: (N,) indices and (N,) bool → sum of losses, number of hits.
+
+    `features`, one array (N, …) per input of the model, `mirrored` (the same of the mirrored pictures, or none) and
+    `labels` (N,) are copied to the device. The second argument says which rows are taken from `mirrored`.
+    XLA is not used: on an H200 it saved 7 ms of an 11 ms step, and compiling took 6 s longer, twice (two batch sizes).
+
+    Raises tf.errors.ResourceExhaustedError where the device's memory does not hold them.
+    """
+    views = [[tf.constant(array) for array in arrays] for arrays in (features, mirrored) if len(arrays)]
+    targets = tf.constant(labels.astype(np.float32)[:, None])
+
+    def batch(rows: tf.Tensor, mirror: tf.Tensor | None) -> tuple[Any, tf.Tensor]:
+        taken = [[tf.gather(array, rows) for array in arrays] for arrays in views]
+        chosen = taken[0]
+        if mirror is not None:
+            chosen = [
+                tf.where(tf.reshape(mirror, [-1] + [1] * (array.shape.rank - 1)), other, array)
+                for array, other in zip(*taken, strict=True)
+            ]
+        return as_model_inputs([tf.cast(array, tf.float32) for array in chosen]), tf.gather(targets, rows)
+
+    def train_on(orders: tf.Tensor, mirrors: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+        count = tf.cast(orders.shape[1], tf.float32)
+
+        def one(number: tf.Tensor, loss_sum: tf.Tensor, hits: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            inputs, wanted = batch(orders[number], None if mirrors is None else mirrors[number])
+            loss, correct = step(inputs, wanted, count)
+            return number + 1, loss_sum + loss * count, hits + correct
+
+        start = (tf.constant(0), tf.constant(0.0), tf.constant(0.0))
+        steps = orders.shape[0]
+        _, loss_sum, hits = tf.while_loop(lambda number, *_: number < steps, one, start, parallel_iterations=1)
+        return loss_sum, hits
+
+    run = tf.function(train_on, autograph=False)
+
+    def epoch(order: np.ndarray, mirror: np.ndarray | None) -> tuple[float, float]:
+        loss_sum = hits = 0.0
+        whole = len(order) // batch_size * batch_size
+        for part in (order[:whole].reshape(-1, batch_size), order[None, whole:]):
+            if part.size:
+                rows = np.sort(part, axis=1).astype(np.int32)
+                results = run(tf.constant(rows), None if mirror is None else tf.constant(mirror[rows]))
+                loss_sum, hits = loss_sum + float(results[0]), hits + float(results[1])
+        return loss_sum, hits
+
+    return epoch
