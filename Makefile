@@ -16,8 +16,20 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-test: install browser postgresql    ## the whole test suite
-	$(RUN) pytest -n auto --dist loadfile
+# Each collects its own files only: to import all of them takes 20 s.
+KINDS := ray postgresql browser chaos slow
+UNMARKED := not ($(subst $() , or ,$(KINDS)))
+
+test: install browser postgresql    ## the whole test suite: each kind of tests in processes of its own, all kinds in any case
+	@$(MAKE) --no-print-directory --keep-going -j1 test-unmarked $(KINDS:%=test-%)
+
+.PHONY: test-unmarked $(KINDS:%=test-%)
+test-unmarked test-slow: XDIST := -n auto
+test-unmarked: install
+	$(RUN) pytest $(XDIST) -m "$(UNMARKED)"
+
+$(KINDS:%=test-%): test-%: install    ## one kind alone; all are named in pyproject.toml
+	$(RUN) pytest $(XDIST) -m $* $$(grep -rlw --include='*.py' mark.$* tests)
 
 browser:                 ## Chromium for the browser tests, where Debian's package can be had; they are skipped without
 	@command -v chromium || { [ "$$(id -u)" = 0 ] && command -v apt-get && \

@@ -30,6 +30,8 @@ from frostline.stages.preprocess import main as run_preprocess
 from frostline.training import phases
 from servers import wait_until
 
+pytestmark = pytest.mark.ray
+
 pytest.importorskip("ray")
 
 SIZE = 24

@@ -20,6 +20,8 @@ from frostline.config.load import compose_conf
 from frostline.config.paths import BACKBONE_WEIGHTS, PROCESSED
 from small import SIZE
 
+pytestmark = pytest.mark.ray
+
 ROOT = Path(__file__).parents[1]
 ENGINES = {
     "ray": ("hydra/launcher=ray", "hydra.launcher.cpus_per_point=1"),

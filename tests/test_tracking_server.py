@@ -26,6 +26,8 @@ from frostline.tracking import runs as tracking
 from frostline.tracking import server as tracking_server
 from servers import is_healthy, wait_until
 
+pytestmark = pytest.mark.postgresql
+
 ROOT = Path(__file__).parents[1]
 WRITERS, EPOCHS, FIGURES = 8, 20, 4
 

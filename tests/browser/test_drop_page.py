@@ -11,6 +11,8 @@ from frostline.serving.classifier import load_classifier
 from frostline.serving.server import BODY_LIMIT, application
 from served import ball, field, serving, write_model
 
+pytestmark = pytest.mark.browser
+
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:

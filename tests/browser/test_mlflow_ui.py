@@ -23,6 +23,8 @@ from servers import is_healthy, wait_until
 from test_plots import predictions
 from test_report import CONF, write
 
+pytestmark = pytest.mark.browser
+
 COLUMNS = ("epoch", "train/loss", "train/accuracy", "validation/loss", "validation/accuracy")
 EPOCHS = {
     "transfer": [(1, 0.9, 0.61, 0.8, 0.65), (2, 0.6, 0.7, 0.55, 0.72)],

@@ -13,6 +13,8 @@ from frostline.metrics.classification import confusion_matrix, figures
 from test_plots import predictions, predictions_of_many
 from test_report import write
 
+pytestmark = pytest.mark.browser
+
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:

@@ -9,6 +9,8 @@ from chaos import kill
 from faults import bad_tls, read_only
 from recovery import Outcome, Project
 
+pytestmark = pytest.mark.chaos
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:

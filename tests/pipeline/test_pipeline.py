@@ -16,6 +16,8 @@ import yaml
 from clone import ROOT, SECRET, STAGES, Clone, ran
 from servers import wait_until
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:

@@ -17,6 +17,8 @@ import yaml
 
 from clone import Clone, ran
 
+pytestmark = pytest.mark.slow
+
 RATES = "finetune.learning_rate=1e-5,1e-4,1e-3"
 SMALL = ("model.cut_layer=mixed1", "transfer.epochs=1")  # what is quick to fine-tune
 
