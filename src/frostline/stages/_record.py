@@ -43,16 +43,16 @@ def record_phase(phase: str, line: Line, config: Config) -> None:
     runs.import_store()
     precision = line.hear()
     data = load_dataset(PROCESSED)
-    with runs.phase_run(phase, runs.open_pipeline(config, data.digest)) as run_id:
-        runs.log_data(config.data.source, config.data.depends_on, data.digest, context="training")
-        runs.tag_computing(precision)
+    with runs.phase_run(phase, runs.open_pipeline(config, data.digest)) as run:
+        run.log_data(config.data.source, config.data.depends_on, data.digest, context="training")
+        run.tag_computing(precision)
         line.tell(None)
         while epoch := line.hear():
-            runs.log_epoch(epoch)
-        runs.log_files(CURVES[phase])
-        runs.tag_model(MODELS[phase])
+            run.log_epoch(epoch)
+        run.log_files(CURVES[phase])
+        run.tag_model(MODELS[phase])
         if config.tracking.log_models:
-            log_model(MODELS[phase], data.images("train")[0], run_id)
+            log_model(run, MODELS[phase], data.images("train")[0])
     line.tell(None)
 
 
@@ -70,22 +70,23 @@ def record_evaluation(line: Line, config: Config) -> None:
     line.hear()
     data = load_dataset(PROCESSED)
     pipeline = runs.open_pipeline(config, data.digest)
-    with runs.phase_run("evaluate", pipeline) as run_id:
+    with runs.phase_run("evaluate", pipeline) as run:
         line.tell(None)
         found: Findings = line.hear()
         for phase, figures in found.figures.items():
-            run = runs.find_or_restore(phase, pipeline, MODELS[phase], found.epochs[phase])
-            runs.log_metrics(run, {f"test/{name}": value for name, value in figures.items()})
-        runs.log_metrics(run_id, {f"difference/{name}": value for name, value in found.difference.items()})
-        runs.log_data(config.data.source, config.data.depends_on, data.digest, context="testing")
-        runs.log_files(REPORT, EVALUATION)
+            phases_run = runs.find_or_restore(phase, pipeline, MODELS[phase], found.epochs[phase], asked_by=run)
+            run.log_metrics({f"test/{name}": value for name, value in figures.items()}, on=phases_run)
+        run.log_metrics({f"difference/{name}": value for name, value in found.difference.items()})
+        run.log_data(config.data.source, config.data.depends_on, data.digest, context="testing")
+        run.log_files(REPORT, EVALUATION)
         best = {f"test/{name}": value for name, value in found.figures[found.winner].items()}
-        runs.describe(run_id, found.note, best)
+        run.describe(found.note, best)
         if config.tracking.log_models:
             trained = MODELS[found.chosen]
             register(
+                run,
                 f"{config.tracking.experiment}-{config.data.source}",
-                Candidate(CLASSIFIER, trained, found.chosen, found.threshold, run_id, found.note),
+                Candidate(CLASSIFIER, trained, found.chosen, found.threshold, found.note),
                 data.classes,
                 example=data.images("test")[0],
                 resamples=config.evaluate.bootstrap,
