@@ -67,7 +67,11 @@ def test_a_pipelines_phases_lie_below_one_parent_with_the_same_metric_names(sett
         assert run.data.params["model.cut_layer"] == "mixed7"
         assert run.data.tags["frostline.phase"] == phase
         assert run.data.tags["frostline.experiment"] == "sample-random"
-        assert run.inputs.dataset_inputs[0].dataset.digest == "0" * 32
+        (logged,) = run.inputs.dataset_inputs
+        dataset = logged.dataset
+        assert (dataset.name, dataset.digest) == ("sample", "0" * 32)
+        assert (dataset.source_type, dataset.source) == ("code", '{"tags": {"source": "drawn"}}')
+        assert [(tag.key, tag.value) for tag in logged.tags] == [("mlflow.data.context", "training")]
         history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "train/loss")
         assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5)]
     assert Path("mlruns/mlflow.db").is_file()

@@ -104,11 +104,10 @@ class Run:
 
     def log_data(self, name: str, source: str, digest: str, context: str) -> None:
         """Log the data set as an input of the run; `digest` is that of its manifest."""
-        dataset = mlflow.data.meta_dataset.MetaDataset(
-            mlflow.data.code_dataset_source.CodeDatasetSource({"source": source}), name=name, digest=digest[:32]
-        )
+        origin = mlflow.data.code_dataset_source.CodeDatasetSource({"source": source})
+        dataset = mlflow.data.meta_dataset.MetaDataset(origin, name=name, digest=digest[:32])
         tag = mlflow.entities.InputTag(mlflow.utils.mlflow_tags.MLFLOW_DATASET_CONTEXT, context)
-        described = mlflow.entities.DatasetInput(dataset._to_mlflow_entity(), [tag])
+        described = mlflow.entities.DatasetInput(mlflow.entities.Dataset(**dataset.to_dict()), [tag])
         self.outbox.put("data set", lambda: mlflow.MlflowClient().log_inputs(self.id, [described]))
 
     def log_files(self, *paths: Path) -> None:
