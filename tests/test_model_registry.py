@@ -34,13 +34,13 @@ def evaluate(
     trained, model = Path("finetune.keras"), Path("model.keras")
     trained.write_bytes(content)
     model.write_bytes(content + str(threshold).encode())
-    with runs.phase_run("evaluate", pipeline) as run_id:
+    with runs.phase_run("evaluate", pipeline) as run:
         EVALUATION.mkdir(parents=True, exist_ok=True)
         write(EVALUATION / "predictions.csv", LABELS, probabilities, **options)
-        runs.log_files(EVALUATION)
-        new = Candidate(model, trained, "finetune", threshold, run_id, "**verdict**")
-        register(NAME, new, ["c0", "c1"], example=PIXELS, resamples=300, seed=1)
-    return run_id
+        run.log_files(EVALUATION)
+        new = Candidate(model, trained, "finetune", threshold, "**verdict**")
+        register(run, NAME, new, ["c0", "c1"], example=PIXELS, resamples=300, seed=1)
+    return run.id
 
 
 def state() -> tuple[dict[str, str], dict[str, str]]:

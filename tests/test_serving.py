@@ -37,9 +37,9 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(folder)
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
         pipeline = runs.open_pipeline(compose_conf(), "data digest")
-        with runs.phase_run("finetune", pipeline) as run_id:
-            log_model(folder / "model.keras", decode_image(ball(), SIZE), run_id)
-        (model,) = mlflow.MlflowClient().search_logged_models([pipeline.experiment_id], f"source_run_id = '{run_id}'")
+        with runs.phase_run("finetune", pipeline) as run:
+            log_model(run, folder / "model.keras", decode_image(ball(), SIZE))
+        (model,) = mlflow.MlflowClient().search_logged_models([pipeline.experiment_id], f"source_run_id = '{run.id}'")
         shutil.copytree(mlflow.artifacts.download_artifacts(model.model_uri), folder / "served")
     return folder / "served"
 

@@ -149,8 +149,8 @@ def test_mlflows_pyfunc(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     pipeline = runs.open_pipeline(compose_conf(), "data digest")
     image = np.full((SIZE, SIZE, 3), BLUE, np.uint8)
-    with runs.phase_run("evaluate", pipeline) as run_id:
-        log_model(model, image, run_id)
+    with runs.phase_run("evaluate", pipeline) as run:
+        log_model(run, model, image)
     (logged,) = mlflow.MlflowClient().search_logged_models([pipeline.experiment_id])
     (answer,) = mlflow.pyfunc.load_model(logged.model_uri).predict(image[None]).to_dict("records")
     assert (answer["class"], answer["probability"]) == ("ball", DOUBTFUL)

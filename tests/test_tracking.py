@@ -1,5 +1,6 @@
 """Runs in a real SQLite store."""
 
+import ast
 import signal
 import sqlite3
 import subprocess
@@ -48,12 +49,12 @@ def all_runs(pipeline):
 def test_a_pipelines_phases_lie_below_one_parent_with_the_same_metric_names(settings, model):
     pipeline = tracking.open_pipeline(settings, "data digest")
     for phase in ("transfer", "finetune"):
-        with tracking.phase_run(phase, pipeline):
-            tracking.log_data("sample", "drawn", "0" * 64, context="training")
+        with tracking.phase_run(phase, pipeline) as run:
+            run.log_data("sample", "drawn", "0" * 64, context="training")
             for epoch in EPOCHS:
-                tracking.log_epoch(epoch)
-            tracking.tag_model(model)
-            tracking.log_files(model)
+                run.log_epoch(epoch)
+            run.tag_model(model)
+            run.log_files(model)
     found = runs(pipeline)
     assert set(found) == {"sample-random", "transfer sample-random", "finetune sample-random"}
     parent = found["sample-random"]
@@ -66,7 +67,11 @@ def test_a_pipelines_phases_lie_below_one_parent_with_the_same_metric_names(sett
         assert run.data.params["model.cut_layer"] == "mixed7"
         assert run.data.tags["frostline.phase"] == phase
         assert run.data.tags["frostline.experiment"] == "sample-random"
-        assert run.inputs.dataset_inputs[0].dataset.digest == "0" * 32
+        (logged,) = run.inputs.dataset_inputs
+        dataset = logged.dataset
+        assert (dataset.name, dataset.digest) == ("sample", "0" * 32)
+        assert (dataset.source_type, dataset.source) == ("code", '{"tags": {"source": "drawn"}}')
+        assert [(tag.key, tag.value) for tag in logged.tags] == [("mlflow.data.context", "training")]
         history = mlflow.MlflowClient().get_metric_history(run.info.run_id, "train/loss")
         assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5)]
     assert Path("mlruns/mlflow.db").is_file()
@@ -80,17 +85,17 @@ def test_the_commit_is_a_tag(settings):
     )
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     pipeline = tracking.open_pipeline(settings, "data")
-    with tracking.phase_run("transfer", pipeline) as run_id:
+    with tracking.phase_run("transfer", pipeline) as run:
         pass
-    assert mlflow.get_run(run_id).data.tags["frostline.git_commit"] == head
+    assert mlflow.get_run(run.id).data.tags["frostline.git_commit"] == head
 
 
 def test_a_second_run_of_the_same_settings_is_a_new_pipeline(settings):
     pipeline = tracking.open_pipeline(settings, "data")
     parents = []
     for phase in ("transfer", "finetune", "transfer", "finetune"):
-        with tracking.phase_run(phase, pipeline) as run_id:
-            parents.append(mlflow.get_run(run_id).data.tags["mlflow.parentRunId"])
+        with tracking.phase_run(phase, pipeline) as run:
+            parents.append(mlflow.get_run(run.id).data.tags["mlflow.parentRunId"])
     assert parents[0] == parents[1]
     assert parents[2] == parents[3]
     assert parents[0] != parents[2]
@@ -108,18 +113,18 @@ def test_a_failed_run_is_failed_and_an_interrupted_one_killed(settings):
     pipeline = tracking.open_pipeline(settings, "data")
     ids = []
     for error in (RuntimeError, KeyboardInterrupt):
-        with pytest.raises(error), tracking.phase_run("transfer", pipeline) as run_id:
-            ids.append(run_id)
+        with pytest.raises(error), tracking.phase_run("transfer", pipeline) as run:
+            ids.append(run.id)
             raise error
     assert [mlflow.get_run(run_id).info.status for run_id in ids] == ["FAILED", "KILLED"]
 
 
 _KILLED = """
 import os, signal
-from frostline.tracking import runs as tracking
 from frostline.config.load import compose_conf
-with tracking.phase_run("transfer", tracking.open_pipeline(compose_conf(), "data")):
-    tracking.log_epoch({"epoch": 1, "train/loss": 1.0})
+from frostline.tracking import runs as tracking
+with tracking.phase_run("transfer", tracking.open_pipeline(compose_conf(), "data")) as run:
+    run.log_epoch({"epoch": 1, "train/loss": 1.0})
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -140,19 +145,19 @@ def test_what_a_killed_process_left_running_is_closed_and_not_taken_for_a_result
 def test_a_phase_is_found_by_its_model_or_logged_as_restored(settings, model, tmp_path):
     pipeline = tracking.open_pipeline(settings, "data")
     with tracking.phase_run("transfer", pipeline) as made:
-        tracking.tag_model(model)
-    assert tracking.find_or_restore("transfer", pipeline, model, EPOCHS)() == made
+        made.tag_model(model)
+    assert tracking.find_or_restore("transfer", pipeline, model, EPOCHS)() == made.id
 
     restored = tracking.find_or_restore("finetune", pipeline, model, EPOCHS)()
     run = mlflow.get_run(restored)
     assert run.data.tags["frostline.restored"] == "true"
-    assert run.data.tags["mlflow.parentRunId"] == mlflow.get_run(made).data.tags["mlflow.parentRunId"]
+    assert run.data.tags["mlflow.parentRunId"] == mlflow.get_run(made.id).data.tags["mlflow.parentRunId"]
     assert run.data.metrics["validation/loss"] == 1.0
     assert run.info.status == "FINISHED"
     assert tracking.find_or_restore("finetune", pipeline, model, EPOCHS)() == restored
 
     model.write_bytes(b"another model")
-    assert tracking.find_or_restore("transfer", pipeline, model, EPOCHS)() != made
+    assert tracking.find_or_restore("transfer", pipeline, model, EPOCHS)() != made.id
 
 
 @pytest.fixture
@@ -173,25 +178,25 @@ def test_a_lost_server_gets_all_once_it_is_back_and_a_run_that_it_lacks_is_resto
 ):
     pipeline = tracking.open_pipeline(compose_conf(), "data")
     with tracking.phase_run("transfer", pipeline) as first:
-        tracking.log_epoch(EPOCHS[0])
+        first.log_epoch(EPOCHS[0])
         server.kill()
-        tracking.log_epoch(EPOCHS[1])
-        tracking.log_files(model)
+        first.log_epoch(EPOCHS[1])
+        first.log_files(model)
         server.start()
-        tracking.tag_model(model)
-    assert mlflow.get_run(first).info.status == "FINISHED"
-    assert logged_epochs(first) == [1, 2]
-    assert [file.path for file in mlflow.MlflowClient().list_artifacts(first)] == ["model.keras"]
-    assert tracking.find_or_restore("transfer", pipeline, model, EPOCHS)() == first
+        first.tag_model(model)
+    assert mlflow.get_run(first.id).info.status == "FINISHED"
+    assert logged_epochs(first.id) == [1, 2]
+    assert [file.path for file in mlflow.MlflowClient().list_artifacts(first.id)] == ["model.keras"]
+    assert tracking.find_or_restore("transfer", pipeline, model, EPOCHS)() == first.id
     assert "warning" not in capfd.readouterr().err
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     with ExitStack() as stack:
         with tracking.phase_run("finetune", pipeline) as second:
-            tracking.log_epoch(EPOCHS[0])
+            second.log_epoch(EPOCHS[0])
             stack.enter_context(server.hanging())
-            tracking.log_epoch(EPOCHS[1])
-            tracking.tag_model(model)
+            second.log_epoch(EPOCHS[1])
+            second.tag_model(model)
         warning = capfd.readouterr().err
         assert len(warning.splitlines()) == 2
         assert f"{server.uri} is away" in warning
@@ -201,9 +206,9 @@ def test_a_lost_server_gets_all_once_it_is_back_and_a_run_that_it_lacks_is_resto
 
     monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT")
     pipeline = tracking.open_pipeline(compose_conf(), "data")
-    assert mlflow.get_run(second).info.status == "KILLED"
+    assert mlflow.get_run(second.id).info.status == "KILLED"
     restored = tracking.find_or_restore("finetune", pipeline, model, EPOCHS)()
-    assert restored not in (first, second)
+    assert restored not in (first.id, second.id)
     assert logged_epochs(restored) == [1, 2]
     statuses = Counter((run.data.tags["frostline.phase"], run.info.status) for run in all_runs(pipeline))
     assert statuses == {
@@ -238,7 +243,7 @@ def lock_held(path):
 
 def test_a_store_that_stays_locked_ends_a_run_before_training(settings, monkeypatch):
     tracking.open_pipeline(settings, "data")
-    monkeypatch.setattr(tracking, "_SQLITE_WAIT", 0.2)
+    monkeypatch.setattr("frostline.tracking.store._SQLITE_WAIT", 0.2)
     with lock_held("mlruns/mlflow.db"), pytest.raises(FrostlineError, match="database is locked") as raised:
         tracking.open_pipeline(settings, "data")
     assert len(str(raised.value).splitlines()) == 2
@@ -246,17 +251,17 @@ def test_a_store_that_stays_locked_ends_a_run_before_training(settings, monkeypa
 
 def test_a_store_that_is_locked_during_a_phase_costs_nothing_but_a_warning(settings, impatient, capfd):
     pipeline = tracking.open_pipeline(settings, "data")
-    with tracking.phase_run("transfer", pipeline) as run_id:
+    with tracking.phase_run("transfer", pipeline) as run:
         with lock_held("mlruns/mlflow.db"):
-            tracking.log_epoch(EPOCHS[0])
-        tracking.log_epoch(EPOCHS[1])
-    assert logged_epochs(run_id) == [1, 2]
+            run.log_epoch(EPOCHS[0])
+        run.log_epoch(EPOCHS[1])
+    assert logged_epochs(run.id) == [1, 2]
     assert capfd.readouterr().err == ""
 
-    with tracking.phase_run("finetune", pipeline):
+    with tracking.phase_run("finetune", pipeline) as run:
         lock = lock_held("mlruns/mlflow.db")
         lock.__enter__()
-        tracking.log_epoch(EPOCHS[0])
+        run.log_epoch(EPOCHS[0])
     warning = capfd.readouterr().err
     lock.__exit__(None, None, None)
     assert len(warning.splitlines()) == 2
@@ -267,20 +272,20 @@ def test_a_store_that_is_locked_during_a_phase_costs_nothing_but_a_warning(setti
 
 def test_a_store_that_is_locked_for_a_while_is_waited_for(settings, capfd):
     pipeline = tracking.open_pipeline(settings, "data")
-    with tracking.phase_run("transfer", pipeline) as run_id, lock_held("mlruns/mlflow.db") as connection:
+    with tracking.phase_run("transfer", pipeline) as run, lock_held("mlruns/mlflow.db") as connection:
         threading.Timer(0.5, connection.rollback).start()
-        tracking.log_epoch(EPOCHS[0])
-    assert logged_epochs(run_id) == [1]
+        run.log_epoch(EPOCHS[0])
+    assert logged_epochs(run.id) == [1]
     assert capfd.readouterr().err == ""
 
 
 def test_what_the_store_refuses_is_said_and_holds_up_nothing(settings, capfd, tmp_path):
     pipeline = tracking.open_pipeline(settings, "data")
-    with tracking.phase_run("transfer", pipeline) as run_id:
-        tracking.log_files(tmp_path / "gone.csv")
-        tracking.log_epoch(EPOCHS[0])
-    assert logged_epochs(run_id) == [1]
-    assert mlflow.get_run(run_id).info.status == "FINISHED"
+    with tracking.phase_run("transfer", pipeline) as run:
+        run.log_files(tmp_path / "gone.csv")
+        run.log_epoch(EPOCHS[0])
+    assert logged_epochs(run.id) == [1]
+    assert mlflow.get_run(run.id).info.status == "FINISHED"
     warning = capfd.readouterr().err
     assert "gone.csv" in warning
     assert len(warning.splitlines()) == 2
@@ -298,10 +303,10 @@ def test_no_credential_reaches_the_store(settings, monkeypatch, tmp_path):
         ]
     )
     pipeline = tracking.open_pipeline(settings, "data")
-    with tracking.phase_run("transfer", pipeline) as run_id:
-        tracking.log_data(settings.data.source, settings.data.depends_on, "0" * 64, context="training")
-        tracking.describe(run_id, "text", {"test/accuracy": 0.5})
-    assert mlflow.get_run(run_id).data.params["data.url"] == "https://example.com/a.zip"
+    with tracking.phase_run("transfer", pipeline) as run:
+        run.log_data(settings.data.source, settings.data.depends_on, "0" * 64, context="training")
+        run.describe("text", {"test/accuracy": 0.5})
+    assert mlflow.get_run(run.id).data.params["data.url"] == "https://example.com/a.zip"
     for path in Path("mlruns").rglob("*"):
         if path.is_file():
             content = path.read_bytes()
@@ -335,6 +340,19 @@ def test_a_long_run_has_system_metrics(settings, monkeypatch):
     def has_some(run_id):
         return any(name.startswith("system/cpu") for name in mlflow.get_run(run_id).data.metrics)
 
-    with tracking.phase_run("transfer", pipeline) as run_id:
-        wait_until(lambda: has_some(run_id))
-    assert mlflow.get_run(run_id).info.status == "FINISHED"
+    with tracking.phase_run("transfer", pipeline) as run:
+        wait_until(lambda: has_some(run.id))
+    assert mlflow.get_run(run.id).info.status == "FINISHED"
+
+
+def test_only_the_module_that_turns_its_telemetry_off_imports_mlflow_first():
+    """MLflow starts its telemetry when it is imported: whoever imports it at its top may be the first."""
+
+    def imports_mlflow(path):
+        top = ast.parse(path.read_text(encoding="utf-8")).body
+        names = [node.module for node in top if isinstance(node, ast.ImportFrom)]
+        names += [alias.name for node in top if isinstance(node, ast.Import) for alias in node.names]
+        return any(name.split(".")[0] == "mlflow" for name in names)
+
+    folder = Path(tracking.__file__).parent
+    assert [path.name for path in folder.glob("*.py") if imports_mlflow(path)] == ["quiet_mlflow.py"]

@@ -24,9 +24,8 @@ from frostline.config.load import compose_conf
 from frostline.runtime.errors import FrostlineError
 from frostline.tracking import runs as tracking
 from frostline.tracking import server as tracking_server
+from frostline.tracking.tags import MODEL, PHASE, RESTORED
 from servers import is_healthy, wait_until
-
-pytestmark = pytest.mark.postgresql
 
 ROOT = Path(__file__).parents[1]
 WRITERS, EPOCHS, FIGURES = 8, 20, 4
@@ -92,18 +91,18 @@ def server() -> Iterator[Server]:
 _WRITERS = """
 import multiprocessing, sys
 from pathlib import Path
-from frostline.tracking import runs as tracking
 from frostline.config.load import compose_conf
+from frostline.tracking import runs as tracking
 
 def write(number, epochs, figures, together):
     settings, artifact = compose_conf([f"seed={number}"]), Path(f"{number}.bin")
     together.wait()
-    with tracking.phase_run("transfer", tracking.open_pipeline(settings, "data")):
+    with tracking.phase_run("transfer", tracking.open_pipeline(settings, "data")) as run:
         for epoch in range(1, epochs + 1):
             values = {f"figure/{n}": number + epoch / 32 + n / 1024 for n in range(figures)}
-            tracking.log_epoch({"epoch": epoch} | values)
-        tracking.tag_model(artifact)
-        tracking.log_files(artifact)
+            run.log_epoch({"epoch": epoch} | values)
+        run.tag_model(artifact)
+        run.log_files(artifact)
 
 writers, epochs, figures = map(int, sys.argv[1:])
 fork = multiprocessing.get_context("fork")  # imported once
@@ -132,7 +131,7 @@ def test_eight_writers_at_once_lose_nothing(project: Path, server: Server, monke
     assert {run.info.status for run in runs} == {"FINISHED"}
     fetched = project / "fetched"
     fetched.mkdir()
-    written = {run.data.params["seed"]: run for run in runs if run.data.tags[tracking.PHASE] == "transfer"}
+    written = {run.data.params["seed"]: run for run in runs if run.data.tags[PHASE] == "transfer"}
     assert len(written) == WRITERS
     assert len(runs) == 2 * WRITERS, "each lies below a parent run of its own"
     for number, artifact in enumerate(artifacts):
@@ -144,7 +143,7 @@ def test_eight_writers_at_once_lose_nothing(project: Path, server: Server, monke
             assert found == {epoch: number + epoch / 32 + n / 1024 for epoch in range(1, EPOCHS + 1)}
         settings = tracking.flatten(asdict(compose_conf([f"seed={number}"])))
         assert run.data.params == {name: str(value) for name, value in settings.items()}
-        assert run.data.tags[tracking.MODEL] == hashlib.sha256(artifact).hexdigest()
+        assert run.data.tags[MODEL] == hashlib.sha256(artifact).hexdigest()
         assert run.info.artifact_uri.startswith("mlflow-artifacts:"), "they go through the server"
         client.download_artifacts(run.info.run_id, f"{number}.bin", str(fetched))
         assert (fetched / f"{number}.bin").read_bytes() == artifact
@@ -158,16 +157,16 @@ def test_a_pipeline_is_tracked_and_its_run_is_found_by_the_model(
     model.write_bytes(b"a model")
     pipeline = tracking.open_pipeline(compose_conf(["tracking.experiment=another"]), "data")
     with tracking.phase_run("transfer", pipeline) as made:
-        tracking.log_data("sample", "drawn", "0" * 64, context="training")
-        tracking.tag_computing("float32")
-        tracking.log_epoch(history[0])
-        tracking.tag_model(model)
-    assert tracking.find_or_restore("transfer", pipeline, model, history)() == made
+        made.log_data("sample", "drawn", "0" * 64, context="training")
+        made.tag_computing("float32")
+        made.log_epoch(history[0])
+        made.tag_model(model)
+    assert tracking.find_or_restore("transfer", pipeline, model, history)() == made.id
     restored = mlflow.get_run(tracking.find_or_restore("finetune", pipeline, model, history)())
-    assert restored.data.tags[tracking.RESTORED] == "true"
-    with tracking.phase_run("evaluate", pipeline):
-        tracking.log_metrics(made, {"test/log_loss": 0.25})
-    run = mlflow.get_run(made)
+    assert restored.data.tags[RESTORED] == "true"
+    with tracking.phase_run("evaluate", pipeline) as evaluation:
+        evaluation.log_metrics({"test/log_loss": 0.25}, on=lambda: made.id)
+    run = mlflow.get_run(made.id)
     assert {"train/loss": 0.5, "test/log_loss": 0.25}.items() <= run.data.metrics.items()
     assert run.inputs.dataset_inputs[0].dataset.digest == "0" * 32
     parent = mlflow.get_run(run.data.tags["mlflow.parentRunId"])

@@ -56,21 +56,21 @@ def fill(digest: str = "5" * 64) -> None:
         write_csv(CURVES[phase], COLUMNS, epochs)
         MODELS[phase].parent.mkdir(exist_ok=True)
         MODELS[phase].write_text(phase)
-        with tracking.phase_run(phase, pipeline):
-            tracking.log_data(settings.data.source, settings.data.depends_on, digest, context="training")
+        with tracking.phase_run(phase, pipeline) as run:
+            run.log_data(settings.data.source, settings.data.depends_on, digest, context="training")
             for epoch in epochs:
-                tracking.log_epoch(epoch)
-            tracking.log_files(CURVES[phase])
-            tracking.tag_model(MODELS[phase])
+                run.log_epoch(epoch)
+            run.log_files(CURVES[phase])
+            run.tag_model(MODELS[phase])
     write(EVALUATION)
     shutil.move(EVALUATION / REPORT.name, REPORT)
-    with tracking.phase_run("evaluate", pipeline) as run_id:
+    with tracking.phase_run("evaluate", pipeline) as run:
         for phase, figures in result().figures.items():
-            run = tracking.find_or_restore(phase, pipeline, MODELS[phase], [])
-            tracking.log_metrics(run, {f"test/{name}": value for name, value in figures.items()})
-        tracking.log_files(REPORT, EVALUATION)
+            phases_run = tracking.find_or_restore(phase, pipeline, MODELS[phase], [], asked_by=run)
+            run.log_metrics({f"test/{name}": value for name, value in figures.items()}, on=phases_run)
+        run.log_files(REPORT, EVALUATION)
         test = {f"test/{name}": value for name, value in result().figures[verdict.winner].items()}
-        tracking.describe(run_id, f"**{verdict.title}**: {verdict.detail}", test)
+        run.describe(f"**{verdict.title}**: {verdict.detail}", test)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
-"""A process beside this one, for a library that takes long to import: there it is imported while others are here.
+"""A background process, for a library that takes long to import: there it is imported while others are here.
 
-Both hold one end of a line. What one tells, the other hears, in order.
+Both processes hold one end of a channel. What one tells, the other hears, in order.
 """
 
 import gc
@@ -16,24 +16,24 @@ from frostline.runtime.errors import FrostlineError
 from frostline.runtime.process_pool import start_worker
 
 _PATIENCE = 5.0
-"""Seconds that who interrupts waits for a companion that is busy, with a lost server say."""
+"""Seconds that who interrupts waits for a background process that is busy, with a lost server say."""
 
 
-class Line:
-    """One end of the line between a process and its companion."""
+class Channel:
+    """One end of the channel between a process and its background process."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def tell(self, message: object) -> None:
-        """Send `message`; where the other has ended, nobody hears it."""
+        """Send `message`, anything that can be pickled; where the other process has ended, nobody hears it."""
         with suppress(ConnectionError):
             self._connection.send(message)
 
     def hear(self) -> Any:
         """The next message, once it comes. Raises it where it is an exception, and FrostlineError where the other died.
 
-        A companion does not outlive the process that it is beside: it ends here, and leaves what it was at as it is.
+        A background process does not outlive the one that started it: it ends here, and leaves what it was at as it is.
         """
         try:
             message = self._connection.recv()
@@ -46,18 +46,21 @@ class Line:
         return message
 
     def ask(self, message: object) -> Any:
-        """Tell the companion `message` and hear its answer, or the FrostlineError or OSError with which it ended."""
+        """Tell the background process `message` and return its answer.
+
+        Raises the FrostlineError or OSError with which it ended.
+        """
         self.tell(message)
         return self.hear()
 
 
 class _FailedError(Exception):
-    """What the companion hears where the process that it is beside has failed."""
+    """What a background process hears where the one that started it has failed."""
 
 
 @contextmanager
-def beside(function: Callable[..., None], *arguments: object) -> Iterator[Line]:
-    """Meanwhile run `function` in a process of its own, with its end of the line before `arguments`; yield this end.
+def background_process(function: Callable[..., None], *arguments: object) -> Iterator[Channel]:
+    """Meanwhile run `function` in a process of its own, with its end of a channel before `arguments`; yield this end.
 
     Where this process fails or is interrupted, what the other hears next is an exception: KeyboardInterrupt in the
     latter case. Where it is killed, the other ends at once.
@@ -65,22 +68,22 @@ def beside(function: Callable[..., None], *arguments: object) -> Iterator[Line]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_run, args=(function, theirs, arguments), daemon=True)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # as in `workers.mapped`
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # as in `process_pool.mapped`
     try:
         process.start()
     finally:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     theirs.close()
-    line = Line(ours)
+    channel = Channel(ours)
     try:
-        yield line
+        yield channel
     except KeyboardInterrupt:
-        line.tell(KeyboardInterrupt())
+        channel.tell(KeyboardInterrupt())
         process.join(_PATIENCE)
         process.kill()
         raise
     except BaseException:
-        line.tell(_FailedError())
+        channel.tell(_FailedError())
         raise
     finally:
         ours.close()
@@ -89,11 +92,11 @@ def beside(function: Callable[..., None], *arguments: object) -> Iterator[Line]:
 
 def _run(function: Callable[..., None], connection: Connection, arguments: tuple[object, ...]) -> None:
     start_worker()
-    line = Line(connection)
+    channel = Channel(connection)
     try:
-        function(line, *arguments)
+        function(channel, *arguments)
     except (FrostlineError, OSError) as error:
-        line.tell(error)
+        channel.tell(error)
     except (KeyboardInterrupt, _FailedError):
         pass  # the other process says what happened
     gc.freeze()  # as at the end of `stages.run_stage`

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from frostline.common.files import digest_of, locked
-from frostline.runtime.background_process import beside
+from frostline.runtime.background_process import background_process
 from frostline.runtime.errors import FrostlineError
 
 _INTERRUPTED = "interrupted; `dvc repro` goes on from here.\n"
@@ -23,8 +23,8 @@ _INTERRUPTED = "interrupted; `dvc repro` goes on from here.\n"
 def run_stage(main: Callable[..., None], record: Callable[..., None] | None = None) -> None:
     """Run `main` on params.yaml with the command line's Hydra overrides; end with one or two lines where it fails.
 
-    `record`: what keeps the stage's run in MLflow, given its end of a line and the settings. It runs in a process
-    beside this one; `main`, which gets the other end, needs TensorFlow, and this is imported meanwhile.
+    `record`: what keeps the stage's run in MLflow, given its end of a channel and the settings. It runs in a
+    background process; `main`, which gets the other end, needs TensorFlow, and this is imported meanwhile.
     A second process for the same stage waits for the first one: `dvc repro` sees to that itself, but it may have been
     killed without its stage.
     """
@@ -33,12 +33,12 @@ def run_stage(main: Callable[..., None], record: Callable[..., None] | None = No
     try:
         with _alone(Path(sys.argv[0]).stem), ExitStack() as stack:
             config = load_params(sys.argv[1:])
-            lines = []
+            channels = []
             if record:
-                lines = [stack.enter_context(beside(record, config))]
+                channels = [stack.enter_context(background_process(record, config))]
                 importlib.import_module("frostline.runtime.quiet_tensorflow")
             with _interruptible():
-                main(config, *lines)
+                main(config, *channels)
             sys.stdout.flush()
             gc.freeze()  # the interpreter's last collection would go through all of TensorFlow for a second
     except FrostlineError as error:

@@ -9,8 +9,9 @@ from frostline.config.settings import Config
 from frostline.data.dataset import Dataset, load_dataset
 from frostline.features.cache import prune
 from frostline.models.saving import save_model
-from frostline.runtime.background_process import Line
+from frostline.runtime.background_process import Channel
 from frostline.runtime.quiet_tensorflow import keras
+from frostline.stages._record import AllWritten, Computing, EpochEnded
 from frostline.training import distribution, precision
 from frostline.training.loop import EPOCH_COLUMNS, Epoch, OnEpoch, kept_epoch, with_kept_last
 from frostline.training.phases import checkpoint_path
@@ -19,11 +20,11 @@ Build = Callable[[Dataset], keras.Model]
 Train = Callable[[keras.Model, Dataset, Config, OnEpoch, Path], list[Epoch]]
 
 
-def run_phase(phase: str, config: Config, start: Path, record: Line, build: Build, train: Train) -> None:
+def run_phase(phase: str, config: Config, start: Path, record: Channel, build: Build, train: Train) -> None:
     """Run the stage `phase` ("transfer" or "finetune"): `train` what `build` makes of the weights in the file `start`.
 
     Of several processes (see `distribution`) only the chief leaves anything; the others end when its outputs are there.
-    `record`: the line to `record_phase`.
+    `record`: the channel to `record_phase`.
     """
     strategy = distribution.strategy_of(config.distribution)
     if distribution.is_chief(strategy):
@@ -34,21 +35,25 @@ def run_phase(phase: str, config: Config, start: Path, record: Line, build: Buil
     distribution.wait_for_all(strategy)
 
 
-def _train_and_tell(phase: str, config: Config, start: Path, record: Line, build: Build, train: Train) -> None:
+def _train_and_tell(phase: str, config: Config, start: Path, record: Channel, build: Build, train: Train) -> None:
     for output in (MODELS[phase], CURVES[phase], TRAINING[phase]):
         check_writable(output)
     data = load_dataset(PROCESSED)
-    record.tell(precision.resolve(config.precision))
+    record.tell(Computing(precision.resolve(config.precision)))
     model = build(data)
-    record.hear()  # the run is open, or nothing is trained
+    record.hear()  # Opened, or nothing is trained
     checkpoint = checkpoint_path(phase, config, data, start)
     patience = getattr(config, phase).patience
-    history = train(model, data, config, record.tell, checkpoint)
+
+    def on_epoch(epoch: Epoch) -> None:
+        record.tell(EpochEnded(epoch))
+
+    history = train(model, data, config, on_epoch, checkpoint)
     for epoch in with_kept_last(history, patience)[len(history) :]:  # the others were told as they came
-        record.tell(epoch)
+        on_epoch(epoch)
     save_model(model, MODELS[phase], data.classes)
     write_csv(CURVES[phase], EPOCH_COLUMNS, history)
     write_json(TRAINING[phase], kept_epoch(history, patience))
-    record.ask(None)
+    record.ask(AllWritten())
     checkpoint.unlink(missing_ok=True)
     prune(config.feature_cache_gib)

@@ -1,12 +1,12 @@
 """evaluate: both phases on the same test set; figures, report, predictions, submission."""
 
 from frostline.config.settings import Config
-from frostline.runtime.background_process import Line
+from frostline.runtime.background_process import Channel
 from frostline.stages import run_stage
-from frostline.stages._record import Findings, record_evaluation
+from frostline.stages._record import Evaluating, Findings, record_evaluation
 
 
-def main(config: Config, record: Line) -> None:
+def main(config: Config, record: Channel) -> None:
     from frostline.common.files import read_csv
     from frostline.config.paths import CURVES, MODELS, PROCESSED
     from frostline.data.dataset import load_dataset
@@ -18,10 +18,10 @@ def main(config: Config, record: Line) -> None:
         return [{name: float(value) for name, value in row.items()} for row in rows]
 
     data = load_dataset(PROCESSED)
-    record.tell("open the run")
+    record.tell(Evaluating())
     models = {phase: load_model(path) for phase, path in MODELS.items()}
     curves = {phase: numbers(read_csv(path)) for phase, path in CURVES.items()}
-    record.hear()
+    record.hear()  # Opened, or nothing is evaluated
     found = assess(models, data, config)
     chosen = write_assessment(found, models, data, curves, config)
     epochs = {phase: with_kept_last(curve, getattr(config, phase).patience) for phase, curve in curves.items()}

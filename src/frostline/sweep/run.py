@@ -90,21 +90,22 @@ def run_point(config: Config, name: str, group: str, hopeless: Hopeless | None =
     else:
         total = config.transfer.epochs + config.finetune.epochs
 
-        def on_epoch(epoch: "Epoch") -> None:
-            runs.log_epoch(epoch)
-            number, loss = int(epoch["epoch"]), epoch["validation/loss"]
-            if hopeless and number < total and hopeless(number, loss):
-                raise sweep_points.PrunedError(f"validation loss {loss:.4g} after epoch {number} of {total}")
+        with runs.phase_run(name, pipeline) as tracked:
 
-        with runs.phase_run(name, pipeline):
-            runs.log_data(config.data.source, config.data.depends_on, shared.data.digest, context="training")
-            runs.tag_computing(precision.resolve(config.precision))
+            def on_epoch(epoch: "Epoch") -> None:
+                tracked.log_epoch(epoch)
+                number, loss = int(epoch["epoch"]), epoch["validation/loss"]
+                if hopeless and number < total and hopeless(number, loss):
+                    raise sweep_points.PrunedError(f"validation loss {loss:.4g} after epoch {number} of {total}")
+
+            tracked.log_data(config.data.source, config.data.depends_on, shared.data.digest, context="training")
+            tracked.tag_computing(precision.resolve(config.precision))
             try:
                 result = sweep_points.run(config, shared, on_epoch)
             except sweep_points.PrunedError as reason:  # within the run: it has not failed
                 return {"pruned": str(reason)}
             for epoch in result.epochs(config)[len(result.transfer) + len(result.finetune) :]:
-                runs.log_epoch(epoch)
+                tracked.log_epoch(epoch)
     for cache in (FEATURES, sweep_points.TRANSFERS):
         prune(config.feature_cache_gib, cache)
     return dict(result.kept(config))
@@ -196,7 +197,7 @@ def _finish(folder: Path, shared: "Shared", pipeline: "Pipeline") -> None:
     text = describe(points, test)
     table.print_summary(points, test, folder)
     with runs.sweep_run(pipeline) as parent:
-        runs.log_files(*files)
-        runs.describe(parent, text, figures)
+        parent.log_files(*files)
+        parent.describe(text, figures)
     if not settings:
         raise FrostlineError("no point finished.")

@@ -7,23 +7,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import numpy as np
-from mlflow.entities import LoggedModel, LoggedModelStatus
-from mlflow.models import Model, ModelSignature
-from mlflow.types import ColSpec, DataType, Schema, TensorSpec
-from mlflow.types.schema import Map
 
 from frostline.runtime.code_digest import PACKAGE
-from frostline.tracking.runs import log
+from frostline.tracking.quiet_mlflow import mlflow
+from frostline.tracking.runs import Run
 
 
-def log_model(path: Path, example: np.ndarray, run_id: str) -> None:
-    """Let the model file at `path` be logged on this run, when the store is there; see `send_model`."""
-    log("model", lambda: send_model(path, example, run_id))
+def log_model(run: Run, path: Path, example: np.ndarray) -> None:
+    """Let the model file at `path` be logged on `run`, when the store is there; see `send_model`."""
+    run.outbox.put("model", lambda: send_model(path, example, run.id))
 
 
-def send_model(path: Path, example: np.ndarray, run_id: str) -> LoggedModel:
+def send_model(path: Path, example: np.ndarray, run_id: str) -> mlflow.entities.LoggedModel:
     """Log the model file at `path` on this run, unless one has been logged there, and return what the run has.
 
     `example`: an image (size, size, 3) uint8; MLflow's UI shows how to ask for its class.
@@ -32,21 +28,22 @@ def send_model(path: Path, example: np.ndarray, run_id: str) -> LoggedModel:
 
     # The one signature that lets through base64 texts and arrays of pixels alike: MLflow takes an object tensor as
     # "anything". What is wrong with them, the model says itself.
-    images = Schema([TensorSpec(np.dtype(object), (-1,))])
-    answers = Schema(
+    types = mlflow.types
+    images = types.Schema([types.TensorSpec(np.dtype(object), (-1,))])
+    answers = types.Schema(
         [
-            ColSpec(DataType.string, "class"),
-            ColSpec(DataType.double, "probability"),
-            ColSpec(Map(DataType.double), "probabilities"),
+            types.ColSpec(types.DataType.string, "class"),
+            types.ColSpec(types.DataType.double, "probability"),
+            types.ColSpec(types.schema.Map(types.DataType.double), "probabilities"),
         ]
     )
     request = np.array([base64.b64encode(as_png(example)).decode("ascii")], object)
     needed = ("tensorflow", "keras", "numpy", "pillow", "rich")
     for logged in logged_models(run_id):
-        if logged.status == LoggedModelStatus.READY:
+        if logged.status == mlflow.entities.LoggedModelStatus.READY:
             return logged
         mlflow.MlflowClient().delete_logged_model(logged.model_id)  # the store was lost in the middle of it
-    Model.log(
+    mlflow.models.Model.log(
         artifact_path=None,
         name="model",
         run_id=run_id,
@@ -54,7 +51,7 @@ def send_model(path: Path, example: np.ndarray, run_id: str) -> LoggedModel:
         loader_module="frostline.serving.pyfunc",
         data_path=str(path),
         code_paths=[str(PACKAGE)],
-        signature=ModelSignature(images, answers),
+        signature=mlflow.models.ModelSignature(images, answers),
         input_example=request,
         pip_requirements=[f"{name}=={version(name)}" for name in needed],
         validate_serving_input=False,
@@ -63,7 +60,7 @@ def send_model(path: Path, example: np.ndarray, run_id: str) -> LoggedModel:
     return logged
 
 
-def save_model(path: str, mlflow_model: Model, *, validate_serving_input: bool, **details: Any) -> None:
+def save_model(path: str, mlflow_model: mlflow.models.Model, *, validate_serving_input: bool, **details: Any) -> None:
     """Save as mlflow.pyfunc does, called by `Model.log`.
 
     mlflow.pyfunc.log_model would also load the model again to try the example, 3 s a phase; it knows no switch for it.
@@ -71,7 +68,7 @@ def save_model(path: str, mlflow_model: Model, *, validate_serving_input: bool, 
     mlflow.pyfunc.save_model(path, mlflow_model=mlflow_model, **details)
 
 
-def logged_models(run_id: str) -> Sequence[LoggedModel]:
+def logged_models(run_id: str) -> Sequence[mlflow.entities.LoggedModel]:
     client = mlflow.MlflowClient()
     experiment = client.get_run(run_id).info.experiment_id
     return list(client.search_logged_models([experiment], f"source_run_id = '{run_id}'"))

@@ -9,17 +9,20 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import mlflow
 import numpy as np
-from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 
 from frostline.common.files import sha256_of
 from frostline.config.paths import EVALUATION
 from frostline.tracking.champion import Contest, challenge
 from frostline.tracking.logged_model import send_model
-from frostline.tracking.runs import MODEL, PHASE, log
+from frostline.tracking.quiet_mlflow import mlflow
+from frostline.tracking.runs import Run
+from frostline.tracking.tags import MODEL, PHASE
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION, CHALLENGER = "champion", "challenger"
 _EVALUATION_RUN, _THRESHOLD = "frostline.evaluation_run", "frostline.threshold"
@@ -36,17 +39,16 @@ class Candidate:
     phase: str
     threshold: float | None
     """What `model` decides by."""
-    run: str
-    """The id of the evaluation's run, which has predictions.csv among its artifacts."""
     note: str
     """The verdict, Markdown."""
 
 
 def register(
-    name: str, new: Candidate, classes: Sequence[str], *, example: np.ndarray, resamples: int, seed: int
+    run: Run, name: str, new: Candidate, classes: Sequence[str], *, example: np.ndarray, resamples: int, seed: int
 ) -> None:
-    """Log the `new` model on its run, make it a version of the registered model `name`, and give it its alias.
+    """Log the `new` model on `run`, make it a version of the registered model `name`, and give it its alias.
 
+    `run`: the evaluation's, which has predictions.csv among its artifacts.
     Of `name`, what MLflow does not take in a name becomes "-". `example`: see `send_model`.
 
     A model is logged and registered once: a version of the same weights and threshold is taken again, with the figures
@@ -61,21 +63,21 @@ def register(
             client.create_registered_model(name, description=f"Classifiers of {', '.join(classes)}.")
         clauses = [f"name = '{name}'", *(f"tags.`{key}` = '{value}'" for key, value in identity.items())]
         same = client.search_model_versions(" and ".join(clauses))
-        tags = {**identity, PHASE: new.phase, _EVALUATION_RUN: new.run}
+        tags = {**identity, PHASE: new.phase, _EVALUATION_RUN: run.id}
         if same:
             entry = same[0]
             for key, value in tags.items():
                 client.set_model_version_tag(name, entry.version, key, value)
         else:
-            logged = send_model(new.model, example, new.run)
+            logged = send_model(new.model, example, run.id)
             source = f"models:/{logged.model_id}"
-            entry = client.create_model_version(name, source, new.run, tags, model_id=logged.model_id)
+            entry = client.create_model_version(name, source, run.id, tags, model_id=logged.model_id)
         _give_alias(name, entry, new, lambda champion: _contest(champion, new, classes, resamples, seed))
 
-    log("registered model", send)
+    run.outbox.put("registered model", send)
 
 
-def _give_alias(name: str, entry: ModelVersion, new: Candidate, contest: Callable[[ModelVersion], Contest]) -> None:
+def _give_alias(name: str, entry: "ModelVersion", new: Candidate, contest: Callable[["ModelVersion"], Contest]) -> None:
     client = mlflow.MlflowClient()
     aliases = client.get_registered_model(name).aliases
     holder = aliases.get(CHAMPION)
@@ -95,12 +97,12 @@ def _give_alias(name: str, entry: ModelVersion, new: Candidate, contest: Callabl
         client.delete_registered_model_alias(name, CHALLENGER)
 
 
-def _contest(champion: ModelVersion, new: Candidate, classes: Sequence[str], resamples: int, seed: int) -> Contest:
+def _contest(champion: "ModelVersion", new: Candidate, classes: Sequence[str], resamples: int, seed: int) -> Contest:
     with tempfile.TemporaryDirectory() as folder:
         artifact = f"{EVALUATION.name}/{_PREDICTIONS.name}"
         try:
             path = mlflow.MlflowClient().download_artifacts(champion.tags[_EVALUATION_RUN], artifact, folder)
-        except (MlflowException, OSError, KeyError):
+        except (mlflow.exceptions.MlflowException, OSError, KeyError):
             return Contest(False, "The champion's predictions are not in the store any more: not comparable.")
         before, after = (Path(path), champion.tags[PHASE]), (_PREDICTIONS, new.phase)
         return challenge(before, after, classes, resamples=resamples, seed=seed)

@@ -1,7 +1,5 @@
 """MLflow: a parent run per pipeline, a child run per phase and for the evaluation.
 
-With `logged_model` and `model_registry`, the only module that imports it, but for `serving`, which MLflow itself loads.
-
 Runs are found by what they made: a phase's run carries the digest of its model as a tag. Stages that DVC restored
 from its cache left no run here; `find_or_restore` then logs one that says so.
 
@@ -10,65 +8,32 @@ and is sent, in order, when it is back, at the latest try at the end of the phas
 says what it lacks; no output of a stage depends on it. A locked SQLite store is waited for, then it counts as lost.
 """
 
-import fcntl
 import functools
 import hashlib
 import json
-import logging
 import os
-import sqlite3
 import subprocess
-import sys
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
-
-import mlflow
-import requests
-from mlflow.data.code_dataset_source import CodeDatasetSource
-from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import DatasetInput, InputTag, Metric, Param, Run, RunTag
-from mlflow.exceptions import MlflowException
-from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
-from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NOTE
-
-from frostline.common.files import read_json, replacing, sha256_of
-from frostline.config.paths import ROOT, WORK
+from frostline.common.files import sha256_of
 from frostline.config.settings import Config
-from frostline.runtime.errors import FrostlineError
 from frostline.runtime.process_pool import threads
 from frostline.runtime.urls import hide_credentials
+from frostline.tracking.outbox import Outbox
+from frostline.tracking.quiet_mlflow import mlflow
+from frostline.tracking.store import connect, store_is_needed
+from frostline.tracking.tags import MODEL, PHASE, PIPELINE, RESTORED, TOKEN
+from frostline.tracking.unfinished import close_what_was_killed, marked
 
-for name in ("alembic", "mlflow.pyfunc"):  # they tell of every table made, example checked
-    logging.getLogger(name).setLevel(logging.WARNING)
-_OF_TRIES = ("mlflow.store.db.utils", "mlflow.system_metrics.system_metrics_monitor", "urllib3.connectionpool")
-for name in _OF_TRIES:  # they tell of every one, with tracebacks
-    logging.getLogger(name).setLevel(logging.CRITICAL)
-
-PHASE, PIPELINE, MODEL, RESTORED, TOKEN = (
-    "frostline.phase",
-    "frostline.pipeline",
-    "frostline.model",
-    "frostline.restored",
-    "frostline.token",
-)
-
-_MARKERS = WORK / "runs"
+_PARENT, _NOTE = mlflow.utils.mlflow_tags.MLFLOW_PARENT_RUN_ID, mlflow.utils.mlflow_tags.MLFLOW_RUN_NOTE
 _SYSTEM_METRICS_EVERY, _SYSTEM_METRICS_END = 5, 2  # seconds
-_SQLITE_WAIT = 20.0
-"""Seconds to wait for a locked SQLite store before anything is trained; as long as MLflow waits later."""
 
 
 @dataclass(frozen=True)
@@ -96,68 +61,13 @@ def open_pipeline(settings: Config, data_digest: str, group: str = "") -> Pipeli
 
     Raises FrostlineError, before anything is trained, where the store cannot be used.
     """
-    experiment_id = _connect(
-        os.environ.get("MLFLOW_TRACKING_URI") or settings.tracking.uri, settings.tracking.experiment
-    )
+    with store_is_needed():
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or settings.tracking.uri
+        experiment_id = connect(uri, settings.tracking.experiment)
+        close_what_was_killed()
     flat = flatten(asdict(settings))
     text = group or json.dumps([flat, data_digest], sort_keys=True)
     return Pipeline(experiment_id, settings.name, flat, data_digest, hashlib.sha256(text.encode()).hexdigest()[:16])
-
-
-def _connect(uri: str, experiment: str) -> str:
-    path = None
-    if uri.startswith("sqlite:///"):
-        name, mark, query = uri.removeprefix("sqlite:///").partition("?")
-        path = (ROOT / name).resolve()
-        uri = f"sqlite:///{path}{mark}{query}"
-    mlflow.set_tracking_uri(uri)
-    with _store_is_needed():
-        artifacts = None
-        if path:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            artifacts = (path.parent / "artifacts").as_uri()
-            _wait_for_lock(path)
-        if mlflow.get_experiment_by_name(experiment) is None:
-            try:
-                mlflow.create_experiment(experiment, artifact_location=artifacts)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
-                    raise
-        experiment_id = str(mlflow.set_experiment(experiment).experiment_id)
-        _close_what_was_killed()
-        return experiment_id
-
-
-@contextmanager
-def _store_is_needed() -> Iterator[None]:
-    """Turn what goes wrong with the store into a FrostlineError; for what is done before anything is trained."""
-    try:
-        yield
-    except Exception as error:
-        if isinstance(error, OSError) and error.filename:
-            raise  # a file of ours, and not the store
-        advice = "Start the server, or unset MLFLOW_TRACKING_URI to use the local one."
-        if _store().startswith("sqlite:"):
-            advice = "End the program that uses it, or see whether its folder can be written and its disk has room."
-        raise FrostlineError(f"MLflow's store {_store()} cannot be used: {_reason(error)}\n{advice}") from error
-
-
-def _wait_for_lock(path: Path) -> None:
-    """Wait until the SQLite file can be written; MLflow itself would wait for minutes."""
-    connection = sqlite3.connect(path, timeout=_SQLITE_WAIT, isolation_level=None)
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-        connection.rollback()
-    finally:
-        connection.close()
-
-
-def _store() -> str:
-    return hide_credentials(mlflow.get_tracking_uri())
-
-
-def _reason(error: Exception) -> str:
-    return hide_credentials(" ".join(str(error).split()))[:200]
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -173,76 +83,126 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-@dataclass
-class _Outbox:
-    """The run that this process logs to, and what the store has not got of it."""
+@dataclass(frozen=True)
+class Run:
+    """A run that is going on. What its methods log is sent at once, or waits where the store is away (see `Outbox`)."""
 
-    run_id: str = ""
-    token: str = ""
-    """A tag of the runs that are made for it (see _marked)."""
-    unsent: list[tuple[str, Callable[[], object]]] = field(default_factory=list)
-    """Oldest first: what it is, and how to send it."""
-    refused: list[str] = field(default_factory=list)
-    """What the store did not take, and why."""
-    away: str = ""
-    """Why the store could not be reached at the last try."""
-    next_try: float = 0.0
+    id: str
+    token: str
+    """A tag of all runs that are made for it, by which they are closed where its process is killed."""
+    outbox: Outbox
+
+    def log_epoch(self, epoch: Mapping[str, float]) -> None:
+        """Log one epoch's figures as they come."""
+        metrics = _metrics_of(epoch)
+        self.outbox.put(f"epoch {epoch['epoch']}", lambda: mlflow.MlflowClient().log_batch(self.id, metrics=metrics))
+
+    def log_metrics(self, metrics: Mapping[str, float], on: Callable[[], str] | None = None) -> None:
+        """Log final figures on this run, or on the one whose id `on` gives: what find_or_restore returned."""
+        values = _metrics_of(metrics)
+        self.outbox.put("figures", lambda: mlflow.MlflowClient().log_batch(on() if on else self.id, metrics=values))
+
+    def log_data(self, name: str, source: str, digest: str, context: str) -> None:
+        """Log the data set as an input of the run; `digest` is that of its manifest."""
+        origin = mlflow.data.code_dataset_source.CodeDatasetSource({"source": source})
+        dataset = mlflow.data.meta_dataset.MetaDataset(origin, name=name, digest=digest[:32])
+        tag = mlflow.entities.InputTag(mlflow.utils.mlflow_tags.MLFLOW_DATASET_CONTEXT, context)
+        described = mlflow.entities.DatasetInput(mlflow.entities.Dataset(**dataset.to_dict()), [tag])
+        self.outbox.put("data set", lambda: mlflow.MlflowClient().log_inputs(self.id, [described]))
+
+    def log_files(self, *paths: Path) -> None:
+        """Log each file, and each folder under its own name."""
+
+        def send(path: Path) -> None:
+            if path.is_dir():
+                mlflow.MlflowClient().log_artifacts(self.id, str(path), path.name)
+            else:
+                mlflow.MlflowClient().log_artifact(self.id, str(path))
+
+        for path in paths:
+            self.outbox.put(str(path), functools.partial(send, path))
+
+    def tag_model(self, path: Path) -> None:
+        """Tag the run with the digest of the model file that it made, so that it can be found by it."""
+        digest = sha256_of(path)
+        self.outbox.put("digest of the model", lambda: mlflow.MlflowClient().set_tag(self.id, MODEL, digest))
+
+    def tag_computing(self, precision: str) -> None:
+        """Tag the run with what its figures' last bits depend on beside settings and data: precision, cores."""
+        texts = {"frostline.precision": precision, "frostline.cores": str(threads())}
+        tags = [mlflow.entities.RunTag(name, text) for name, text in texts.items()]
+        self.outbox.put("precision and cores", lambda: mlflow.MlflowClient().log_batch(self.id, tags=tags))
+
+    def describe(self, text: str, metrics: Mapping[str, float]) -> None:
+        """Set the description (Markdown) of the run and of its parent, which people open first, and which gets
+        `metrics`."""
+        values = _metrics_of(metrics)
+
+        def send() -> None:
+            client = mlflow.MlflowClient()
+            parent = client.get_run(self.id).data.tags.get(_PARENT, self.id)
+            for target in (self.id, parent):
+                client.set_tag(target, _NOTE, text)
+            client.log_batch(parent, metrics=values)
+
+        self.outbox.put("description", send)
 
 
-_outbox = _Outbox()
-
-
-def phase_run(phase: str, pipeline: Pipeline) -> AbstractContextManager[str]:
+def phase_run(phase: str, pipeline: Pipeline) -> AbstractContextManager[Run]:
     """A child run for `phase` below its pipeline's parent run; it ends FINISHED, FAILED or, if interrupted, KILLED.
 
-    The functions below log to it. Where its process is killed, or the store is away at its end, the next one that
-    opens a pipeline in this folder closes it as KILLED.
+    Where its process is killed, or the store is away at its end, the next one that opens a pipeline in this folder
+    closes it as KILLED.
 
     Raises FrostlineError, before anything is trained, where the store cannot be used.
     """
 
-    def begin() -> list[str]:
-        parent = _parent(phase, pipeline)
-        return [_create(phase, pipeline, parent), parent]
+    def begin(tags: Mapping[str, str]) -> list[str]:
+        parent = _parent(phase, pipeline, tags)
+        return [_create(phase, pipeline, parent, tags), parent]
 
     return _running(pipeline, begin)
 
 
-def sweep_run(pipeline: Pipeline, new: bool = False) -> AbstractContextManager[str]:
+def sweep_run(pipeline: Pipeline, new: bool = False) -> AbstractContextManager[Run]:
     """The newest parent run of `pipeline` (a sweep's), or a `new` one; otherwise as phase_run."""
-    return _running(pipeline, lambda: [_create("pipeline", pipeline, parent=None) if new else _newest_parent(pipeline)])
+
+    def begin(tags: Mapping[str, str]) -> list[str]:
+        return [_create("pipeline", pipeline, None, tags) if new else _newest_parent(pipeline, tags)]
+
+    return _running(pipeline, begin)
 
 
 @contextmanager
-def _running(pipeline: Pipeline, begin: Callable[[], list[str]]) -> Iterator[str]:
-    """Log to the first of the runs that `begin` gives, yield its id, and end all of them."""
-    global _outbox
-    outer, _outbox = _outbox, _Outbox(token=uuid.uuid4().hex)
-    try:
-        with _marked(pipeline.experiment_id):
-            with _store_is_needed():
-                runs = begin()
-            _outbox.run_id, status = runs[0], "FAILED"
-            try:
-                with _system_metrics(runs[0]):
-                    yield runs[0]
-                status = "FINISHED"
-            except KeyboardInterrupt:
-                status = "KILLED"
-                raise
-            finally:
-                client = mlflow.MlflowClient()
-                log("the run's end", lambda: [client.set_terminated(run, status) for run in runs])
-                if status != "KILLED":  # who interrupts does not want to wait for a lost server
-                    _send()
-                    _warn_of_what_is_lacking()
-    finally:
-        _outbox = outer
+def _running(pipeline: Pipeline, begin: Callable[[Mapping[str, str]], list[str]]) -> Iterator[Run]:
+    """Yield the first of the runs that `begin` gives, and end all of them; it makes new ones with the given tags."""
+    token, outbox = uuid.uuid4().hex, Outbox()
+    with marked(token, pipeline.experiment_id, outbox):
+        with store_is_needed():
+            runs = begin({TOKEN: token})
+        status = "FAILED"
+        try:
+            with _system_metrics(runs[0]):
+                yield Run(runs[0], token, outbox)
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            client = mlflow.MlflowClient()
+            outbox.put("the run's end", lambda: [client.set_terminated(run, status) for run in runs])
+            if status != "KILLED":  # who interrupts does not want to wait for a lost server
+                outbox.send()
+                outbox.warn_of_what_is_lacking()
 
 
 @contextmanager
 def _system_metrics(run_id: str) -> Iterator[None]:
     """Let MLflow log the use of processor, memory and GPUs meanwhile; no run fails or waits long for it."""
+    from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+    from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
     monitor = None
     with suppress(Exception):  # a machine that psutil cannot read
         monitor = SystemMetricsMonitor(run_id, sampling_interval=_SYSTEM_METRICS_EVERY)
@@ -258,108 +218,32 @@ def _system_metrics(run_id: str) -> Iterator[None]:
             end.join(_SYSTEM_METRICS_END)
 
 
-@contextmanager
-def _marked(experiment_id: str) -> Iterator[None]:
-    """Keep a locked file while runs are unfinished; a process that is killed leaves it behind, unlocked.
-
-    The file stays, too, where the store was lost before it got all.
-    """
-    path = _MARKERS / f"{_outbox.token}.json"
-    with ExitStack() as stack:
-        with replacing(path) as temporary:
-            file = stack.enter_context(temporary.open("w"))
-            fcntl.flock(file, fcntl.LOCK_EX)
-            json.dump({"store": _store(), "experiment": experiment_id}, file)
-            file.flush()
-        yield
-        if not _outbox.unsent:
-            path.unlink(missing_ok=True)
-
-
-def _close_what_was_killed() -> None:
-    """Close as KILLED what processes that are gone left running in this store."""
-    client = mlflow.MlflowClient()
-    for path in _MARKERS.glob("*.json"):
-        with suppress(FileNotFoundError), path.open() as file:  # its process may end just now
-            if not _lock(file) or (left := read_json(path))["store"] != _store():
-                continue
-            condition = f"tags.`{TOKEN}` = '{path.stem}' and status = 'RUNNING'"
-            for run in client.search_runs([left["experiment"]], condition):
-                client.set_terminated(run.info.run_id, "KILLED")
-            path.unlink()
-
-
-def _lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def log(what: str, action: Callable[[], object]) -> None:
-    """Do `action`, which sends `what`, after all that waits already; where the store is away, it waits, too."""
-    _outbox.unsent.append((what, action))
-    if time.monotonic() >= _outbox.next_try:
-        _send()
-
-
-def _send() -> None:
-    """Send what waits, until the store turns out to be away; drop what it refuses."""
-    while _outbox.unsent:
-        begun, (what, action) = time.monotonic(), _outbox.unsent[0]
-        try:
-            action()
-        except Exception as error:  # noqa: BLE001 - artifact stores raise anything; the phase must not fail for it
-            if _is_away(error):
-                ended = time.monotonic()
-                _outbox.next_try = ended + 10 * (ended - begun)  # a lost store costs at most a tenth of the time
-                _outbox.away = _reason(error)
-                return
-            _outbox.refused.append(f"{what} ({_reason(error)})")
-        del _outbox.unsent[0]
-
-
-def _is_away(error: Exception) -> bool:
-    if isinstance(error, MlflowException):
-        return bool(error.get_http_status_code() >= 500)
-    return isinstance(error, requests.RequestException)
-
-
-def _warn_of_what_is_lacking() -> None:
-    lacking = ", ".join(dict.fromkeys([*_outbox.refused, *(what for what, _ in _outbox.unsent)]))
-    if lacking:
-        problem = f"is away: {_outbox.away}" if _outbox.unsent else "did not take all"
-        sys.stderr.write(
-            f"warning: MLflow's store {_store()} {problem}\n"
-            f"The stage's outputs are complete all the same. Not logged: {lacking}.\n"
-        )
-
-
 def find_or_restore(
-    phase: str, pipeline: Pipeline, model: Path, history: Sequence[Mapping[str, float]]
+    phase: str, pipeline: Pipeline, model: Path, history: Sequence[Mapping[str, float]], asked_by: Run | None = None
 ) -> Callable[[], str]:
     """Return a function that gives the id of the newest run of `phase` that made the file `model`.
 
     Where this store has none (DVC restored the stage from its cache, or the store was away), one is logged from the
-    stage's `history` and marked as restored. The store is asked when the function is called first.
+    stage's `history` and marked as restored; it is closed with the run `asked_by` where the process is killed. The
+    store is asked when the function is called first.
     """
+    tags = {TOKEN: asked_by.token} if asked_by else {}
 
     @functools.cache
     def run_id() -> str:
         digest = sha256_of(model)
         for run in _search(pipeline, {PHASE: phase, MODEL: digest}, "status = 'FINISHED'"):
             return str(run.info.run_id)
-        return _restore(phase, pipeline, _parent(phase, pipeline), history, {MODEL: digest})
+        return _restore(phase, pipeline, _parent(phase, pipeline, tags), history, {**tags, MODEL: digest})
 
     return run_id
 
 
 def restore_phase(phase: str, pipeline: Pipeline, history: Sequence[Mapping[str, float]]) -> None:
     """Log `phase` from its `history`, marked as restored, unless it has finished below the newest parent run."""
-    with _store_is_needed():
-        parent = _newest_parent(pipeline)
-        if not _search(pipeline, {MLFLOW_PARENT_RUN_ID: parent, PHASE: phase}, "status = 'FINISHED'"):
+    with store_is_needed():
+        parent = _newest_parent(pipeline, {})
+        if not _search(pipeline, {_PARENT: parent, PHASE: phase}, "status = 'FINISHED'"):
             _restore(phase, pipeline, parent, history, {})
 
 
@@ -378,72 +262,13 @@ def _restore(
     return run_id
 
 
-def log_epoch(epoch: Mapping[str, float]) -> None:
-    """Log one epoch's figures as they come."""
-    run_id, metrics = _outbox.run_id, _metrics_of(epoch)
-    log(f"epoch {epoch['epoch']}", lambda: mlflow.MlflowClient().log_batch(run_id, metrics=metrics))
-
-
-def log_metrics(run: str | Callable[[], str], metrics: Mapping[str, float]) -> None:
-    """Log final figures on `run`, an id or what find_or_restore returned."""
-    values = _metrics_of(metrics)
-    log("figures", lambda: mlflow.MlflowClient().log_batch(run if isinstance(run, str) else run(), metrics=values))
-
-
-def _metrics_of(figures: Mapping[str, float]) -> list[Metric]:
+def _metrics_of(figures: Mapping[str, float]) -> list[mlflow.entities.Metric]:
     """`figures` but for the epoch, with the present time: sent twice, they are still logged once."""
     now, step = int(time.time() * 1000), int(figures.get("epoch", 0))
-    return [Metric(name, float(value), now, step) for name, value in figures.items() if name != "epoch"]
+    return [mlflow.entities.Metric(name, float(value), now, step) for name, value in figures.items() if name != "epoch"]
 
 
-def log_data(name: str, source: str, digest: str, context: str) -> None:
-    """Log the data set as an input of the run; `digest` is that of its manifest."""
-    dataset = MetaDataset(CodeDatasetSource({"source": source}), name=name, digest=digest[:32])
-    described = DatasetInput(dataset._to_mlflow_entity(), [InputTag(MLFLOW_DATASET_CONTEXT, context)])
-    run_id = _outbox.run_id
-    log("data set", lambda: mlflow.MlflowClient().log_inputs(run_id, [described]))
-
-
-def log_files(*paths: Path) -> None:
-    run_id = _outbox.run_id
-
-    def send(path: Path) -> None:
-        if path.is_dir():
-            mlflow.MlflowClient().log_artifacts(run_id, str(path), path.name)
-        else:
-            mlflow.MlflowClient().log_artifact(run_id, str(path))
-
-    for path in paths:
-        log(str(path), functools.partial(send, path))
-
-
-def tag_model(path: Path) -> None:
-    """Tag the run with the digest of the model file that it made, so that it can be found by it."""
-    run_id, digest = _outbox.run_id, sha256_of(path)
-    log("digest of the model", lambda: mlflow.MlflowClient().set_tag(run_id, MODEL, digest))
-
-
-def tag_computing(precision: str) -> None:
-    """Tag the run with what its figures' last bits depend on beside settings and data: precision, number of cores."""
-    run_id, tags = _outbox.run_id, [RunTag("frostline.precision", precision), RunTag("frostline.cores", str(threads()))]
-    log("precision and cores", lambda: mlflow.MlflowClient().log_batch(run_id, tags=tags))
-
-
-def describe(run_id: str, text: str, metrics: Mapping[str, float]) -> None:
-    """Set the description (Markdown) of the run and of its parent, which people open first and which gets `metrics`."""
-    values = _metrics_of(metrics)
-
-    def send() -> None:
-        client = mlflow.MlflowClient()
-        parent = client.get_run(run_id).data.tags.get(MLFLOW_PARENT_RUN_ID, run_id)
-        for target in (run_id, parent):
-            client.set_tag(target, MLFLOW_RUN_NOTE, text)
-        client.log_batch(parent, metrics=values)
-
-    log("description", send)
-
-
-def _create(phase: str, pipeline: Pipeline, parent: str | None, tags: Mapping[str, str] | None = None) -> str:
+def _create(phase: str, pipeline: Pipeline, parent: str | None, tags: Mapping[str, str]) -> str:
     """Create a run with the pipeline's parameters and tags; it has no process behind it until it is started."""
     client = mlflow.MlflowClient()
     all_tags = {
@@ -452,31 +277,34 @@ def _create(phase: str, pipeline: Pipeline, parent: str | None, tags: Mapping[st
         "frostline.experiment": pipeline.name,
         "frostline.data": pipeline.data_digest,
         "frostline.git_commit": _git_commit(),
-        TOKEN: _outbox.token,
-        **({MLFLOW_PARENT_RUN_ID: parent} if parent else {}),
-        **(tags or {}),
+        **({_PARENT: parent} if parent else {}),
+        **tags,
     }
     name = pipeline.name if parent is None else f"{phase} {pipeline.name}"
     run = client.create_run(pipeline.experiment_id, tags=all_tags, run_name=name)
-    client.log_batch(run.info.run_id, params=[Param(key, str(value)) for key, value in pipeline.settings.items()])
+    params = [mlflow.entities.Param(key, str(value)) for key, value in pipeline.settings.items()]
+    client.log_batch(run.info.run_id, params=params)
     return str(run.info.run_id)
 
 
-def _parent(phase: str, pipeline: Pipeline) -> str:
-    """The newest parent run of this pipeline, unless it has finished `phase` before: then this is a new pipeline."""
+def _parent(phase: str, pipeline: Pipeline, tags: Mapping[str, str]) -> str:
+    """The newest parent run of this pipeline, unless it has finished `phase` before: then this is a new pipeline.
+
+    `tags`: of a new one.
+    """
     for parent in _search(pipeline, {PIPELINE: pipeline.key, PHASE: "pipeline"})[:1]:
         parent_id = str(parent.info.run_id)
-        if not _search(pipeline, {MLFLOW_PARENT_RUN_ID: parent_id, PHASE: phase}, "status = 'FINISHED'"):
+        if not _search(pipeline, {_PARENT: parent_id, PHASE: phase}, "status = 'FINISHED'"):
             return parent_id
-    return _create("pipeline", pipeline, parent=None)
+    return _create("pipeline", pipeline, None, tags)
 
 
-def _newest_parent(pipeline: Pipeline) -> str:
+def _newest_parent(pipeline: Pipeline, tags: Mapping[str, str]) -> str:
     found = _search(pipeline, {PIPELINE: pipeline.key, PHASE: "pipeline"})
-    return str(found[0].info.run_id) if found else _create("pipeline", pipeline, parent=None)
+    return str(found[0].info.run_id) if found else _create("pipeline", pipeline, None, tags)
 
 
-def _search(pipeline: Pipeline, tags: Mapping[str, str], *conditions: str) -> list[Run]:
+def _search(pipeline: Pipeline, tags: Mapping[str, str], *conditions: str) -> list[mlflow.entities.Run]:
     """Runs of the experiment with these tags, newest first."""
     clauses = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
     found = mlflow.MlflowClient().search_runs(

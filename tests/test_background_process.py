@@ -1,4 +1,4 @@
-"""A process beside another one: real ones, that fail, are interrupted and are killed."""
+"""Background processes: real ones, that fail, are interrupted and are killed."""
 
 import os
 import signal
@@ -10,50 +10,50 @@ from pathlib import Path
 import psutil
 import pytest
 
-from frostline.runtime.background_process import Line, beside
+from frostline.runtime.background_process import Channel, background_process
 from frostline.runtime.errors import FrostlineError
 from servers import wait_until
 
 
-def add(line: Line, first: int) -> None:
-    while (number := line.hear()) is not None:
+def add(channel: Channel, first: int) -> None:
+    while (number := channel.hear()) is not None:
         first += number
-    line.tell(first)
+    channel.tell(first)
 
 
 def test_it_hears_what_it_is_told_in_order_and_answers():
-    with beside(add, 1) as line:
+    with background_process(add, 1) as channel:
         for number in range(1000):
-            line.tell(number + 1)
-        assert line.ask(None) == 1 + 1000 * 1001 // 2
+            channel.tell(number + 1)
+        assert channel.ask(None) == 1 + 1000 * 1001 // 2
 
 
 @pytest.mark.parametrize("error", [FrostlineError("no store.\nStart it."), OSError(28, "No space left", "file")])
 def test_what_it_fails_with_is_raised_here_where_its_answer_is_asked_for(error):
-    with pytest.raises(type(error)) as raised, beside(fail, error) as line:
-        line.tell("nobody hears it")
-        line.ask(None)
+    with pytest.raises(type(error)) as raised, background_process(fail, error) as channel:
+        channel.tell("nobody hears it")
+        channel.ask(None)
     assert str(raised.value) == str(error)
 
 
-def fail(line: Line, error: Exception) -> None:
+def fail(channel: Channel, error: Exception) -> None:
     raise error
 
 
 def test_one_that_died_is_two_words_and_no_traceback():
-    with pytest.raises(FrostlineError, match="has died, for want of memory"), beside(die) as line:
+    with pytest.raises(FrostlineError, match="has died, for want of memory"), background_process(die) as channel:
         time.sleep(0.1)
-        line.ask(None)
+        channel.ask(None)
 
 
-def die(line: Line) -> None:
+def die(channel: Channel) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), ValueError("of this process")])
 def test_it_hears_that_this_process_was_interrupted_or_failed(error, tmp_path, capfd):
-    with pytest.raises(type(error)), beside(note, tmp_path / "heard") as line:
-        line.ask("begin")
+    with pytest.raises(type(error)), background_process(note, tmp_path / "heard") as channel:
+        channel.ask("begin")
         raise error
     heard = (tmp_path / "heard").read_text()
     assert (heard == "KeyboardInterrupt") == isinstance(error, KeyboardInterrupt)
@@ -61,11 +61,11 @@ def test_it_hears_that_this_process_was_interrupted_or_failed(error, tmp_path, c
     assert capfd.readouterr().err == ""
 
 
-def note(line: Line, path: Path) -> None:
+def note(channel: Channel, path: Path) -> None:
     """Write down what is raised."""
     try:
-        line.tell(line.hear())
-        line.hear()
+        channel.tell(channel.hear())
+        channel.hear()
     except BaseException as error:
         path.write_text(type(error).__name__)
         raise
@@ -73,25 +73,25 @@ def note(line: Line, path: Path) -> None:
 
 def test_who_interrupts_does_not_wait_for_one_that_is_busy(monkeypatch):
     monkeypatch.setattr("frostline.runtime.background_process._PATIENCE", 0.1)
-    with pytest.raises(KeyboardInterrupt), beside(sleep) as line:
-        process = psutil.Process(line.ask("begin"))
+    with pytest.raises(KeyboardInterrupt), background_process(sleep) as channel:
+        process = psutil.Process(channel.ask("begin"))
         raise KeyboardInterrupt
     assert not process.is_running()
 
 
-def sleep(line: Line) -> None:
-    line.hear()
-    line.tell(os.getpid())
+def sleep(channel: Channel) -> None:
+    channel.hear()
+    channel.tell(os.getpid())
     time.sleep(600)
 
 
 _KILLED = """
 import sys
 sys.path.append(sys.argv[1])
-from test_companion import note, beside, Path
+from test_background_process import note, background_process, Path
 if __name__ == "__main__":
-    with beside(note, Path("heard")) as line:
-        print(line.ask("begin"), flush=True)
+    with background_process(note, Path("heard")) as channel:
+        print(channel.ask("begin"), flush=True)
         input()
 """
 
@@ -101,14 +101,14 @@ def test_it_ends_with_a_process_that_is_killed_and_leaves_all_as_it_is(tmp_path)
     command = [sys.executable, "killed.py", Path(__file__).parent]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "begin\n"
-        companions = psutil.Process(process.pid).children()
-        assert companions
+        started = psutil.Process(process.pid).children()
+        assert started
         process.kill()
-    wait_until(lambda: not any(each.is_running() for each in companions), seconds=20)
+    wait_until(lambda: not any(each.is_running() for each in started), seconds=20)
     assert not Path("heard").exists()
 
 
 def test_one_that_is_not_needed_ends_unheard(tmp_path):
-    with beside(note, tmp_path / "heard"):
+    with background_process(note, tmp_path / "heard"):
         pass
     assert not (tmp_path / "heard").exists()

@@ -1,0 +1,22 @@
+"""The one place that imports MLflow first: `from frostline.tracking.quiet_mlflow import mlflow`.
+
+Telemetry starts when MLflow is imported, and so does what its loggers say; both are turned off around the import.
+"""
+
+import logging
+import os
+
+__all__ = ["mlflow"]
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+
+import mlflow
+
+for name in ("alembic", "mlflow.pyfunc"):  # they tell of every table made, example checked
+    logging.getLogger(name).setLevel(logging.WARNING)
+_OF_TRIES = ("mlflow.store.db.utils", "mlflow.system_metrics.system_metrics_monitor", "urllib3.connectionpool")
+for name in _OF_TRIES:  # they tell of every one, with tracebacks
+    logging.getLogger(name).setLevel(logging.CRITICAL)

@@ -1,0 +1,7 @@
+"""The tags by which runs and registered models are found again."""
+
+PHASE = "frostline.phase"
+PIPELINE = "frostline.pipeline"
+MODEL = "frostline.model"
+RESTORED = "frostline.restored"
+TOKEN = "frostline.token"  # noqa: S105 - no secret: it tells which process made a run

@@ -1,0 +1,55 @@
+"""Runs whose process was killed: each process marks what it has not finished, and the next one closes it."""
+
+import fcntl
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from typing import IO
+
+from frostline.common.files import read_json, replacing
+from frostline.config.paths import WORK
+from frostline.tracking.outbox import Outbox
+from frostline.tracking.quiet_mlflow import mlflow
+from frostline.tracking.store import store
+from frostline.tracking.tags import TOKEN
+
+_MARKERS = WORK / "runs"
+
+
+@contextmanager
+def marked(token: str, experiment_id: str, outbox: Outbox) -> Iterator[None]:
+    """Keep a locked file while the runs with the tag `token` are unfinished; who is killed leaves it, unlocked.
+
+    The file stays, too, where the store was lost before it got all that is in `outbox`.
+    """
+    path = _MARKERS / f"{token}.json"
+    with ExitStack() as stack:
+        with replacing(path) as temporary:
+            file = stack.enter_context(temporary.open("w"))
+            fcntl.flock(file, fcntl.LOCK_EX)
+            json.dump({"store": store(), "experiment": experiment_id}, file)
+            file.flush()
+        yield
+        if not outbox.unsent:
+            path.unlink(missing_ok=True)
+
+
+def close_what_was_killed() -> None:
+    """Close as KILLED what processes that are gone left running in the store in use."""
+    client = mlflow.MlflowClient()
+    for path in _MARKERS.glob("*.json"):
+        with suppress(FileNotFoundError), path.open() as file:  # its process may end just now
+            if not _lock(file) or (left := read_json(path))["store"] != store():
+                continue
+            condition = f"tags.`{TOKEN}` = '{path.stem}' and status = 'RUNNING'"
+            for run in client.search_runs([left["experiment"]], condition):
+                client.set_terminated(run.info.run_id, "KILLED")
+            path.unlink()
+
+
+def _lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
