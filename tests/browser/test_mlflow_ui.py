@@ -68,7 +68,7 @@ def fill(digest: str = "5" * 64) -> None:
             tracking.log_metrics(run, {f"test/{name}": value for name, value in figures.items()})
         tracking.log_files(REPORT, EVALUATION)
         test = {f"test/{name}": value for name, value in result().figures[verdict.winner].items()}
-        tracking.describe(run_id, f"**{verdict.title}**: {verdict.detail}", test)
+        tracking.describe(run_id, f"**{verdict.title}.** {verdict.choice} {verdict.detail}", test)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ class Findings:
     chosen: str
     """The phase whose model is in classifier.keras."""
     threshold: float | None
-    """What classifier.keras decides by."""
+    """That of classifier.keras; None for more than two classes."""
 
 
 def record_phase(phase: str, line: Line, config: Config) -> None:

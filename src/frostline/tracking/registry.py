@@ -35,7 +35,7 @@ class Candidate:
     """The phase's own file, whose digest its run has as a tag, too."""
     phase: str
     threshold: float | None
-    """What `model` decides by."""
+    """That of `model`; None for more than two classes."""
     run: str
     """The id of the evaluation's run, which has predictions.csv among its artifacts."""
     note: str
