@@ -15,12 +15,12 @@ from frostline.metrics.bootstrap import Interval, Pair, Part, _mean_roc_aucs, _r
 from frostline.metrics.classification import (
     confusion_matrix,
     figures,
-    least_sure_hits,
     reliability,
-    surest_mistakes,
+    smallest_margins,
     threshold_counts,
+    top_losses,
 )
-from frostline.metrics.comparison import McNemar, changed_decisions, evaluate, mcnemar, verdict
+from frostline.metrics.comparison import McNemar, changed_predictions, evaluate, mcnemar, verdict
 from frostline.runtime.errors import FrostlineError
 
 
@@ -48,19 +48,21 @@ def test_figures_equal_scikit_learns() -> None:
     labels, probabilities = noisy(500, 2.5)
     probabilities = of(probabilities[:, 1].round(2))  # ties
     second = probabilities[:, 1]
-    decided = second > 0.4
+    predicted = second > 0.4
     found = figures(labels, probabilities, threshold=0.4, bins=10)
     expected = {
         "log_loss": metrics.log_loss(labels, np.clip(second, 1e-7, 1 - 1e-7)),
-        "accuracy": metrics.accuracy_score(labels, decided),
+        "accuracy": metrics.accuracy_score(labels, predicted),
         "roc_auc": metrics.roc_auc_score(labels, second),
         "average_precision": metrics.average_precision_score(labels, second),
-        "f1": metrics.f1_score(labels, decided),
+        "f1": metrics.f1_score(labels, predicted),
         "brier": metrics.brier_score_loss(labels, second),
     }
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-12)
     assert list(found) == [*expected, "ece"]
-    assert confusion_matrix(labels, probabilities, 0.4).tolist() == (metrics.confusion_matrix(labels, decided).tolist())
+    assert confusion_matrix(labels, probabilities, 0.4).tolist() == (
+        metrics.confusion_matrix(labels, predicted).tolist()
+    )
 
 
 def test_expected_calibration_error_by_hand() -> None:
@@ -72,9 +74,9 @@ def test_expected_calibration_error_by_hand() -> None:
 
 def test_reliability_has_the_bins_of_scikit_learns_calibration_curve() -> None:
     labels, probabilities = noisy(40, 2)
-    observed, predicted = calibration_curve(labels, probabilities[:, 1], n_bins=15, strategy="uniform")
+    observed, confidence = calibration_curve(labels, probabilities[:, 1], n_bins=15, strategy="uniform")
     found = reliability(labels, probabilities, 15)
-    np.testing.assert_allclose(found[0], predicted)
+    np.testing.assert_allclose(found[0], confidence)
     np.testing.assert_allclose(found[1], observed)
     assert found[2].sum() == 40
     assert found[2].min() > 0
@@ -87,7 +89,7 @@ def test_sure_and_wrong_costs_what_keras_says() -> None:
     assert (found["accuracy"], found["roc_auc"]) == (0, 0)
 
 
-def test_a_probability_at_the_threshold_is_decided_as_the_first_class() -> None:
+def test_a_probability_at_the_threshold_is_predicted_as_the_first_class() -> None:
     assert confusion_matrix(np.array([0, 1]), of([0.5, 0.5]), 0.5).tolist() == [[1, 0], [1, 0]]
 
 
@@ -209,9 +211,9 @@ def test_rows_for_the_galleries() -> None:
     labels = np.array([1, 1, 0, 0, 1])
     baseline = of([0.4, 0.1, 0.2, 0.4, 0.9])
     candidate = of([0.6, 0.9, 0.7, 0.3, 0.8])
-    better, worse = changed_decisions(Pair(labels, baseline, candidate), 0.5)
+    better, worse = changed_predictions(Pair(labels, baseline, candidate), 0.5)
     assert (better.tolist(), worse.tolist()) == ([1, 0], [2])
-    assert surest_mistakes(labels, baseline, 0.5).tolist() == [1, 0]
+    assert top_losses(labels, baseline, 0.5).tolist() == [1, 0]
 
 
 BASE = {"log_loss": 0.071, "accuracy": 0.95}
@@ -221,31 +223,34 @@ def test_verdict_worth_it() -> None:
     found = verdict(BASE, {"log_loss": 0.052, "accuracy": 0.97}, Interval(-0.027, -0.010), McNemar(14, 5, 0.0636))
     assert (found.outcome, found.winner) == ("better", "finetune")
     assert found.headline == (
-        "Fine-tuning was worth it: log loss 0.071 → 0.052 (difference −0.019, 95% CI −0.027 to −0.010); "
-        "accuracy 0.950 → 0.970; 14 of 19 changed decisions for the better (McNemar p = 0.06)."
+        "Fine-tuning was worth it. Take the fine-tuned model: its test log loss is lower. "
+        "Log loss 0.071 → 0.052 (difference −0.019, 95% CI −0.027 to −0.010); "
+        "accuracy 0.950 → 0.970; 14 of 19 changed predictions for the better (McNemar p = 0.06)."
     )
-    assert found.choice == "The fine-tuned model has the lower test log loss."
 
 
 def test_verdict_worse() -> None:
     found = verdict(BASE, {"log_loss": 0.09, "accuracy": 0.91}, Interval(0.00004, 0.04), McNemar(0, 1, 0.00001))
     assert (found.outcome, found.winner) == ("worse", "transfer")
     assert found.headline == (  # as many decimals as the interval's end needs
-        "Fine-tuning made it worse: log loss 0.07100 → 0.09000 (difference +0.01900, 95% CI +0.00004 to +0.04000); "
-        "accuracy 0.950 → 0.910; 0 of 1 changed decision for the better (McNemar p < 0.001)."
+        "Fine-tuning made it worse. Take the transfer model: its test log loss is lower. "
+        "Log loss 0.07100 → 0.09000 (difference +0.01900, 95% CI +0.00004 to +0.04000); "
+        "accuracy 0.950 → 0.910; 0 of 1 changed prediction for the better (McNemar p < 0.001)."
     )
 
 
 def test_verdict_chance_and_tie() -> None:
     ahead = verdict(BASE, {"log_loss": 0.07, "accuracy": 0.95}, Interval(-0.01, 0.008), McNemar(2, 2, 1.0))
     assert (ahead.outcome, ahead.winner) == ("indistinguishable", "finetune")
-    assert ahead.headline.startswith("No difference that could not be chance: log loss 0.071 → 0.070")
-    assert ahead.choice == "The fine-tuned model has the lower test log loss, but that could be chance."
+    assert ahead.headline.startswith(
+        "Too close to call. The difference could be chance: take the fine-tuned model, whose test log loss is lower. "
+        "Log loss 0.071 → 0.070"
+    )
     tie = verdict(BASE, BASE, Interval(0, 0), McNemar(0, 0, 1.0))
     assert (tie.outcome, tie.winner) == ("indistinguishable", "transfer")
     assert "(difference 0.000, 95% CI 0.000 to 0.000)" in tie.headline
-    assert tie.headline.endswith("; no decision changed.")
-    assert tie.choice.endswith("a tie goes to transfer, the simpler model.")
+    assert tie.headline.endswith("; no prediction changed.")
+    assert tie.choice == "Both models have the same test log loss: take the transfer model, the simpler one."
 
 
 @pytest.mark.parametrize("count", [2, 86, 3750])
@@ -300,9 +305,9 @@ def test_unusable_predictions_say_which_phase_and_what_to_do() -> None:
         evaluate(Pair(labels[:0], probabilities[:0], probabilities[:0]), **settings)
 
 
-def test_the_least_sure_hits_lie_nearest_to_the_threshold() -> None:
+def test_the_smallest_margins_lie_nearest_to_the_threshold() -> None:
     labels, probabilities = np.array([1, 0, 1, 0, 1]), of([0.9, 0.35, 0.5, 0.45, 0.2])
-    assert least_sure_hits(labels, probabilities, 0.4).tolist() == [1, 2, 0]
+    assert smallest_margins(labels, probabilities, 0.4).tolist() == [1, 2, 0]
 
 
 def test_counts_at_thresholds_are_the_confusion_matrices() -> None:
@@ -320,21 +325,21 @@ def test_counts_at_thresholds_are_the_confusion_matrices() -> None:
 @pytest.mark.parametrize("classes", [3, 7])
 def test_figures_of_many_classes_equal_scikit_learns(classes: int) -> None:
     labels, probabilities = noisy_of_many(300, classes, 2)
-    decided = probabilities.argmax(axis=1)
+    predicted = probabilities.argmax(axis=1)
     found = figures(labels, probabilities, threshold=0.5, bins=10)
     one_hot = np.eye(classes)[labels]
     expected = {
         "log_loss": metrics.log_loss(labels, probabilities),
-        "accuracy": metrics.accuracy_score(labels, decided),
+        "accuracy": metrics.accuracy_score(labels, predicted),
         "roc_auc": metrics.roc_auc_score(labels, probabilities, multi_class="ovr", average="macro"),
         "average_precision": metrics.average_precision_score(one_hot, probabilities, average="macro"),
-        "f1": metrics.f1_score(labels, decided, average="macro"),
+        "f1": metrics.f1_score(labels, predicted, average="macro"),
         "brier": metrics.brier_score_loss(labels, probabilities, scale_by_half=False),
     }
     assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-9)
     assert list(found) == [*expected, "ece"]
     matrix = confusion_matrix(labels, probabilities, 0.5)
-    assert matrix.tolist() == metrics.confusion_matrix(labels, decided).tolist()
+    assert matrix.tolist() == metrics.confusion_matrix(labels, predicted).tolist()
 
 
 def test_figures_of_three_classes_by_hand() -> None:
@@ -357,20 +362,20 @@ def test_rows_for_the_galleries_of_many_classes() -> None:
     transfer = np.array([[0.8, 0.1, 0.1], [0.4, 0.35, 0.25], [0.9, 0.06, 0.04], [0.1, 0.2, 0.7], [0.1, 0.8, 0.1]])
     finetune = np.array([[0.5, 0.4, 0.1], [0.2, 0.6, 0.2], [0.1, 0.1, 0.8], [0.5, 0.3, 0.2], [0.3, 0.4, 0.3]])
     pair = Pair(labels, transfer, finetune)
-    better, worse = changed_decisions(pair, 0.5)
+    better, worse = changed_predictions(pair, 0.5)
     assert (better.tolist(), worse.tolist()) == ([2, 1], [3])
-    assert surest_mistakes(labels, transfer, 0.5).tolist() == [2, 1]
-    assert least_sure_hits(labels, finetune, 0.5).tolist() == [0, 4, 1, 2]
+    assert top_losses(labels, transfer, 0.5).tolist() == [2, 1]
+    assert smallest_margins(labels, finetune, 0.5).tolist() == [0, 4, 1, 2]
     assert mcnemar(pair, 0.5) == McNemar(2, 1, 1.0)
 
 
-def test_a_class_without_test_images_counts_only_where_it_is_decided() -> None:
+def test_a_class_without_test_images_counts_only_where_it_is_predicted() -> None:
     labels, probabilities = noisy_of_many(60, 4, 2)
     here = labels < 3
     labels, probabilities = labels[here], probabilities[here]
-    found, decided = figures(labels, probabilities, 0.5, 15), probabilities.argmax(axis=1)
-    assert 3 in decided
-    assert found["f1"] == pytest.approx(metrics.f1_score(labels, decided, average="macro"))
+    found, predicted = figures(labels, probabilities, 0.5, 15), probabilities.argmax(axis=1)
+    assert 3 in predicted
+    assert found["f1"] == pytest.approx(metrics.f1_score(labels, predicted, average="macro"))
     expected = [metrics.roc_auc_score(labels == number, probabilities[:, number]) for number in range(3)]
     assert found["roc_auc"] == pytest.approx(np.mean(expected))
 

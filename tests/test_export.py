@@ -137,5 +137,7 @@ def test_the_command_says_how_far_off_it_is(tmp_path: Path) -> None:
     first, second = done.stdout.splitlines()
     assert first.startswith("exports/model.tflite: differs from model.keras by at most ")
     assert "on 1 image" in first
-    assert second == "takes (N, 32, 32, 3) float32, RGB from 0 to 255; gives P(ball), (N, 1): ball is decided above 0.5"
+    assert (
+        second == "takes (N, 32, 32, 3) float32, RGB from 0 to 255; gives P(ball), (N, 1): ball is predicted above 0.5"
+    )
     assert default_path(Path("model.keras"), "tflite").is_file()

@@ -8,7 +8,7 @@ from frostline.explain.grad_cam import grad_cam
 from frostline.metrics.bootstrap import Pair
 from frostline.models.backbone import build_backbone
 from frostline.models.head import add_head
-from frostline.report.galleries import decision_galleries, suspects_gallery
+from frostline.report.galleries import label_issues_gallery, prediction_galleries
 from frostline.runtime.quiet_tensorflow import keras
 
 
@@ -21,22 +21,22 @@ def models(weights: Path) -> dict[str, keras.Model]:
     }
 
 
-def test_each_kind_of_decision_with_what_it_rests_on(prepared: Dataset, models: dict[str, keras.Model]) -> None:
+def test_each_kind_of_prediction_with_what_it_rests_on(prepared: Dataset, models: dict[str, keras.Model]) -> None:
     labels, names = prepared.labels("test"), prepared.names("test")
     right = np.eye(2)[labels] * 0.8 + 0.1
     pair = Pair(labels, right.copy(), right.copy())
     pair.baseline[0] = 1 - right[0]  # set right by fine-tuning
     pair.candidate[1] = 1 - right[1]  # got wrong by it: its only mistake
-    pair.candidate[2] = np.eye(2)[labels[2]] * 0.1 + 0.45  # its least sure hit
-    found = decision_galleries(prepared, models, pair, "finetune", 0.5, most=3)
+    pair.candidate[2] = np.eye(2)[labels[2]] * 0.1 + 0.45  # its smallest margin
+    found = prediction_galleries(prepared, models, pair, "finetune", 0.5, most=3)
     assert {name: gallery.total for name, gallery in found.items()} == {
-        "mistakes": 1,
-        "unsure": len(labels) - 1,
+        "top_losses": 1,
+        "smallest_margins": len(labels) - 1,
         "set_right": 1,
         "got_wrong": 1,
     }
-    assert len(found["unsure"].shown) == 3
-    for name, row in (("mistakes", 1), ("unsure", 2), ("set_right", 0), ("got_wrong", 1)):
+    assert len(found["smallest_margins"].shown) == 3
+    for name, row in (("top_losses", 1), ("smallest_margins", 2), ("set_right", 0), ("got_wrong", 1)):
         image = found[name].shown[0]
         assert image.name == Path(names[row]).name
         assert image.facts[0] == f"is {prepared.classes[labels[row]]}"
@@ -46,19 +46,19 @@ def test_each_kind_of_decision_with_what_it_rests_on(prepared: Dataset, models: 
     assert set_right.facts[1].replace("\u00a0", " ") == (
         f"P({second}) {pair.baseline[0, 1]:.3f} → {pair.candidate[0, 1]:.3f}"
     )
-    decided = {"transfer": 1 - labels[0], "finetune": labels[0]}
+    predicted = {"transfer": 1 - labels[0], "finetune": labels[0]}
     for phase, heat in set_right.heat.items():
-        assert heat.explained == prepared.classes[decided[phase]]
-        alone = grad_cam(models[phase], set_right.pixels[None], np.array([decided[phase]]))[0]
+        assert heat.explained == prepared.classes[predicted[phase]]
+        alone = grad_cam(models[phase], set_right.pixels[None], np.array([predicted[phase]]))[0]
         np.testing.assert_allclose(heat.map, alone, atol=1e-3)
 
 
-def test_suspects_of_several_splits_keep_their_names(prepared: Dataset, models: dict[str, keras.Model]) -> None:
+def test_label_issues_of_several_splits_keep_their_names(prepared: Dataset, models: dict[str, keras.Model]) -> None:
     probabilities = {}
     for split in ("validation", "test"):
         probabilities[split] = np.eye(2)[prepared.labels(split)] * 0.8 + 0.1
     probabilities["test"][3] = probabilities["test"][3, ::-1]
-    found = suspects_gallery(prepared, models, probabilities, most=8)
+    found = label_issues_gallery(prepared, models, probabilities, most=8)
     label = prepared.labels("test")[3]
     assert found.total == len(found.shown) == 1
     assert found.shown[0].name == Path(prepared.names("test")[3]).name
@@ -66,4 +66,4 @@ def test_suspects_of_several_splits_keep_their_names(prepared: Dataset, models: 
     assert {heat.explained for heat in found.shown[0].heat.values()} == {prepared.classes[1 - label]}
 
     probabilities["test"][3] = probabilities["test"][3, ::-1]
-    assert suspects_gallery(prepared, models, probabilities, most=8).shown == []
+    assert label_issues_gallery(prepared, models, probabilities, most=8).shown == []

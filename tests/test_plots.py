@@ -226,8 +226,8 @@ def test_dvc_curves_of_many_classes_enclose_their_mean_area(tmp_path: Path) -> N
         points = np.array([(float(row[x]), float(row[y])) for row in table])
         assert (points[0, 0], points[-1, 0]) == (0, 1)
         assert np.trapezoid(points[:, 1], points[:, 0]) == pytest.approx(expected, abs=5e-3)
-    decided = [(f"class {label}", f"class {row.argmax()}") for label, row in zip(labels, transfer, strict=True)]
-    assert [tuple(row.values()) for row in rows(tmp_path / "confusion.csv")] == decided
+    predicted = [(f"class {label}", f"class {row.argmax()}") for label, row in zip(labels, transfer, strict=True)]
+    assert [tuple(row.values()) for row in rows(tmp_path / "confusion.csv")] == predicted
     bins = rows(tmp_path / "reliability.csv")
     assert sum(int(row["count"]) for row in bins) == 600
     hits = sum(int(row["count"]) * float(row["observed"]) for row in bins)

@@ -13,9 +13,9 @@ from sklearn import metrics
 from frostline.config.load import compose_conf
 from frostline.config.settings import Config
 from frostline.metrics.bootstrap import Pair, by_phase
-from frostline.metrics.calibration import Views, effects
-from frostline.metrics.classification import least_sure_hits, surest_mistakes
-from frostline.metrics.comparison import changed_decisions, evaluate
+from frostline.metrics.calibration import Views, calibration_effects
+from frostline.metrics.classification import smallest_margins, top_losses
+from frostline.metrics.comparison import changed_predictions, evaluate
 from frostline.report import charts
 from frostline.report.page import Gallery, Heat, ShownImage, write_report
 from test_plots import epochs, of, predictions, predictions_of_many
@@ -52,7 +52,7 @@ def write(
         ]
         return Gallery(len(rows), shown)
 
-    better, worse = changed_decisions(pair, 0.5)
+    better, worse = changed_predictions(pair, 0.5)
     views = Views(labels, winner)
     chosen = {"flip": False, "temperature": False, "clip": True}
     write_report(
@@ -62,7 +62,7 @@ def write(
             "classes": list(classes),
             "counts": {split: dict.fromkeys(classes, 1234) for split in ("test", "train", "validation")},
             "unlabelled": 7,
-            "rejected": {"empty file": 1, "not a <picture>": 3},
+            "rejected": {"empty file": 1, "not a <image>": 3},
             "duplicates": {"groups": 1, "images": 2},
             "ignored": 0,
             "digest": "d" * 64,
@@ -70,14 +70,14 @@ def write(
         curves=curves,
         pair=pair,
         evaluation=evaluation,
-        effects=effects(views, views, chosen=chosen, threshold=0.5, bins=15, resamples=200, seed=42),
+        effects=calibration_effects(views, views, chosen=chosen, threshold=0.5, bins=15, resamples=200, seed=42),
         figures={name: path.with_suffix(".svg") for name, path in drawn.items()},
         galleries={
-            "mistakes": gallery(surest_mistakes(labels, winner, 0.5)),
-            "unsure": gallery(least_sure_hits(labels, winner, 0.5)),
+            "top_losses": gallery(top_losses(labels, winner, 0.5)),
+            "smallest_margins": gallery(smallest_margins(labels, winner, 0.5)),
             "set_right": gallery(better),
             "got_wrong": gallery(worse),
-            "suspects": gallery(worse[:1]),
+            "label_issues": gallery(worse[:1]),
         },
         command="dvc repro",
         digests={"Backbone's weights": "e" * 64, "Transfer model": "a" * 64, "Fine-tuned model": "b" * 64},
@@ -125,7 +125,8 @@ def test_the_page_says_the_verdict_and_stands_alone(html: str) -> None:
     page = Page(html)
     verdict = evaluate(predictions(86), threshold=0.5, bins=15, resamples=200, seed=42).verdict
     assert verdict.title in page.text
-    assert verdict.detail[1:] in page.text
+    assert verdict.choice in page.text
+    assert verdict.detail in page.text
     for source in (attributes.get(key) for _, attributes in page.tags for key in ("src", "href")):
         assert source is None or source.startswith(("data:", "#"))
     html = html.replace("http://www.w3.org/", "")  # names of SVG's vocabularies
@@ -188,7 +189,7 @@ def test_one_class_and_no_mistakes_still_make_a_page(tmp_path: Path) -> None:
     sure = of(np.zeros(2))
     html = write(tmp_path, pair=Pair(np.zeros(2, np.uint8), sure, sure))
     page = Page(html)
-    for text in ("No difference that could not be chance", "Only 2 test images", "every test image is decided"):
+    for text in ("Too close to call", "Only 2 test images", "every test image is predicted"):
         assert text in page.text
     assert "ROC AUC" not in page.text
     assert not re.search(r"\bnan\b", page.text, re.IGNORECASE)
@@ -226,14 +227,14 @@ def test_many_classes_have_a_table_each_instead_of_the_explorer(tmp_path: Path) 
     assert row in page.text
     assert len(page.all("svg")) == 5
     assert any(MANY[3] in drawing["aria-label"] for drawing in page.all("svg"))
-    assert "is decided to be of its most probable class" in page.text
+    assert "is predicted to be of its most probable class" in page.text
     assert "of the other class" not in page.text
 
 
 def test_the_most_confused_pairs_are_those_of_the_winner_either_way(tmp_path: Path) -> None:
     labels = np.array([0, 0, 0, 1, 1, 2, 2, 3], np.uint8)
-    decided = {"transfer": [1, 0, 0, 1, 0, 2, 1, 3], "finetune": [1, 1, 0, 0, 1, 2, 1, 3]}
-    transfer, finetune = (np.eye(4)[found] * 0.6 + 0.1 for found in decided.values())
+    predicted = {"transfer": [1, 0, 0, 1, 0, 2, 1, 3], "finetune": [1, 1, 0, 0, 1, 2, 1, 3]}
+    transfer, finetune = (np.eye(4)[found] * 0.6 + 0.1 for found in predicted.values())
     page = Page(write(tmp_path, ("ape", "bee", "cow", "doe"), pair=Pair(labels, transfer, finetune)))
     pairs = page.text[page.text.index("Most confused pairs") :]
     assert "ape, bee23" in pairs
@@ -244,5 +245,5 @@ def test_the_most_confused_pairs_are_those_of_the_winner_either_way(tmp_path: Pa
 def test_no_mistake_among_many_classes(tmp_path: Path) -> None:
     labels = np.arange(3, dtype=np.uint8)
     page = Page(write(tmp_path, MANY[:3], pair=Pair(labels, np.eye(3), np.eye(3))))
-    assert "None: every test image is decided correctly." in page.text
+    assert "None: every test image is predicted correctly." in page.text
     assert not re.search(r"\bnan\b", page.text, re.IGNORECASE)

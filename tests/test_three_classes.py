@@ -16,12 +16,12 @@ from frostline.data.dataset import UNLABELLED, Dataset, load_dataset
 from frostline.data.preprocess import Summary, preprocess
 from frostline.evaluation.predictions import write_predictions
 from frostline.metrics.bootstrap import Pair, by_phase
-from frostline.metrics.calibration import Views, effects
+from frostline.metrics.calibration import Views, calibration_effects
 from frostline.metrics.comparison import evaluate
 from frostline.metrics.log_loss import score
 from frostline.models.saving import Metadata, load_metadata, load_model, save_model
 from frostline.report import charts
-from frostline.report.galleries import decision_galleries, suspects_gallery
+from frostline.report.galleries import label_issues_gallery, prediction_galleries
 from frostline.report.page import write_report
 from frostline.runtime.quiet_tensorflow import keras
 from frostline.serving.predict import predict_files
@@ -135,12 +135,12 @@ def test_the_evaluation_makes_all_that_two_classes_have(trained: Trained, pair: 
     drawing: dict[str, Any] = {"threshold": 0.5, "bins": 15, "classes": data.classes}
     drawn = charts.write_figures(tmp_path, pair, curves=trained.curves, **drawing)
     held_out = {"test": pair.candidate}
-    galleries = decision_galleries(data, trained.models, pair, "finetune", 0.5, 8)
-    galleries["suspects"] = suspects_gallery(data, trained.models, held_out, 8)
+    galleries = prediction_galleries(data, trained.models, pair, "finetune", 0.5, 8)
+    galleries["label_issues"] = label_issues_gallery(data, trained.models, held_out, 8)
     mistakes = int(np.sum(pair.candidate.argmax(axis=1) != labels))
-    assert galleries["mistakes"].total == mistakes
-    assert galleries["unsure"].total == 24 - mistakes
-    for image in [image for name in ("unsure", "mistakes", "set_right") for image in galleries[name].shown]:
+    assert galleries["top_losses"].total == mistakes
+    assert galleries["smallest_margins"].total == 24 - mistakes
+    for image in [image for name in ("smallest_margins", "top_losses", "set_right") for image in galleries[name].shown]:
         row = [Path(name).name for name in data.names("test")].index(image.name)
         before, after = pair.baseline[row], pair.candidate[row]
         name, other = CLASSES[before.argmax()], CLASSES[after.argmax()]
@@ -149,7 +149,7 @@ def test_the_evaluation_makes_all_that_two_classes_have(trained: Trained, pair: 
         assert [fact.replace("\u00a0", " ") for fact in image.facts] == [f"is {CLASSES[labels[row]]}", seen]
         assert [heat.explained for heat in image.heat.values()] == [name, other]
     seen = Views(labels, by_phase(pair)[result.verdict.winner])
-    found = effects(seen, seen, chosen={"temperature": True}, threshold=0.5, bins=10, resamples=200, seed=1)
+    found = calibration_effects(seen, seen, chosen={"temperature": True}, threshold=0.5, bins=10, resamples=200, seed=1)
     write_report(
         tmp_path / "report.html",
         settings=trained.settings,
@@ -173,9 +173,11 @@ def test_predictions_have_a_column_per_phase_and_class(trained: Trained, pair: P
     with (tmp_path / "predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     columns = [f"{phase}/{name}" for phase in ("transfer", "finetune") for name in CLASSES]
-    assert list(rows[0]) == ["path", "class", *columns, "transfer_decided", "finetune_decided"]
+    assert list(rows[0]) == ["path", "class", *columns, "transfer_predicted", "finetune_predicted"]
     for phase, probabilities in by_phase(pair).items():
-        assert [row[f"{phase}_decided"] for row in rows] == [CLASSES[number] for number in probabilities.argmax(axis=1)]
+        assert [row[f"{phase}_predicted"] for row in rows] == [
+            CLASSES[number] for number in probabilities.argmax(axis=1)
+        ]
     assert [row["path"] for row in rows] == trained.data.names("test")
     found = np.array([[float(row[f"finetune/{name}"]) for name in CLASSES] for row in rows])
     np.testing.assert_allclose(found, pair.candidate, atol=1e-6)

@@ -24,7 +24,7 @@ from frostline.data.preprocess import preprocess
 from frostline.evaluation.predictions import write_predictions
 from frostline.metrics.bootstrap import Pair
 from frostline.metrics.comparison import evaluate
-from frostline.metrics.decisions import decide
+from frostline.metrics.predicted import predicted_classes
 from frostline.models.saving import load_metadata, load_model, save_with_threshold
 from frostline.runtime.errors import FrostlineError
 from frostline.serving.classifier import load_classifier
@@ -95,8 +95,8 @@ def test_the_report_and_its_predictions(model: Path, data: Dataset, tmp_path: Pa
     write_predictions(tmp_path / "predictions.csv", data, pair, 0.3)
     with (tmp_path / "predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0])[-2:] == ["transfer_decided", "finetune_decided"]
-    assert all(row["finetune_decided"] == row["transfer_decided"] == row["class"] for row in rows)
+    assert list(rows[0])[-2:] == ["transfer_predicted", "finetune_predicted"]
+    assert all(row["finetune_predicted"] == row["transfer_predicted"] == row["class"] for row in rows)
 
 
 def test_frostline_predict(model: Path) -> None:
@@ -108,7 +108,7 @@ def test_frostline_predict(model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "given", "decided"),
+    ("name", "given", "predicted"),
     [
         ("classifier", None, "ball"),
         ("classifier", 0.5, "a field"),
@@ -117,11 +117,11 @@ def test_frostline_predict(model: Path) -> None:
     ],
 )
 def test_a_phases_own_model_has_one_half_and_a_given_threshold_wins(
-    model: Path, name: str, given: float | None, decided: str
+    model: Path, name: str, given: float | None, predicted: str
 ) -> None:
     (row,) = predict_files(model.with_stem(name), [Path("doubtful.png")], given)
-    probability = 0.3845 if decided == "ball" else 0.6155
-    assert (row.label, row.probability) == (decided, pytest.approx(probability, abs=1e-3))
+    probability = 0.3845 if predicted == "ball" else 0.6155
+    assert (row.label, row.probability) == (predicted, pytest.approx(probability, abs=1e-3))
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_frostline_serve_its_heat_and_its_page(address: str, model: Path) -> Non
             f"{other}/invocations?explain=true", data=png(BLUE), headers={"Content-Type": "image/png"}
         ).json()["predictions"]
         assert half["class"] == "a field"
-        assert half["heat"] != answer["heat"], "it speaks for the class that is decided"
+        assert half["heat"] != answer["heat"], "it speaks for the class that is predicted"
         assert "is taken for" not in requests.get(other).text
 
 
@@ -183,15 +183,17 @@ def test_an_exported_model_says_what_to_decide_by(model: Path, tmp_path: Path, n
     facts = facts_of(path)
     assert facts == {"classes": list(CLASSES), "threshold": 0.3}
     second = form.read(path)(images.astype(np.float32))
-    (decided,) = decide(np.concatenate([1 - second, second], axis=1), facts["threshold"])
-    assert facts["classes"][decided] == "ball"
+    (predicted,) = predicted_classes(np.concatenate([1 - second, second], axis=1), facts["threshold"])
+    assert facts["classes"][predicted] == "ball"
 
 
 def test_a_probability_at_the_threshold_is_the_first_class_and_more_classes_have_none() -> None:
-    assert decide(np.array([[0.7, 0.3], [0.5, 0.5]]), 0.3).tolist() == [0, 1]
-    assert decide(np.array([[0.5, 0.5]]), None).tolist() == [0]
+    assert predicted_classes(np.array([[0.7, 0.3], [0.5, 0.5]]), 0.3).tolist() == [0, 1]
+    assert predicted_classes(np.array([[0.5, 0.5]]), None).tolist() == [0]
     assert (
-        decide(np.array([[0.2, 0.35, 0.45]]), 0.3).tolist() == decide(np.array([[0, 0.4, 0.6]]), None).tolist() == [2]
+        predicted_classes(np.array([[0.2, 0.35, 0.45]]), 0.3).tolist()
+        == predicted_classes(np.array([[0, 0.4, 0.6]]), None).tolist()
+        == [2]
     )
 
 

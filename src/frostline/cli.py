@@ -86,7 +86,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
 
 
 def _add_threshold(command: argparse.ArgumentParser) -> None:
-    text = "probability above which the second of two classes is decided (default: the model's)"
+    text = "probability above which the second of two classes is predicted (default: the model's)"
     command.add_argument("--threshold", type=_share, metavar="P", help=text)
 
 
@@ -149,7 +149,7 @@ def _export(arguments: argparse.Namespace) -> int:
     print(f"{output}: differs from {path} by at most {difference:.1e} on {count}")
     size, classes = model.input_shape[1], metadata.classes
     if model.output_shape[1] == 1:
-        given = f"P({classes[1]}), (N, 1): {classes[1]} is decided above {metadata.threshold}"
+        given = f"P({classes[1]}), (N, 1): {classes[1]} is predicted above {metadata.threshold}"
     else:
         given = f"P of each class, (N, {len(classes)})"
     print(f"takes (N, {size}, {size}, 3) float32, RGB from 0 to 255; gives {given}")

@@ -70,7 +70,7 @@ def fill(digest: str = "5" * 64) -> None:
             run.log_metrics({f"test/{name}": value for name, value in figures.items()}, on=phases_run)
         run.log_files(REPORT, EVALUATION)
         test = {f"test/{name}": value for name, value in result().figures[verdict.winner].items()}
-        run.describe(f"**{verdict.title}**: {verdict.detail}", test)
+        run.describe(f"**{verdict.title}.** {verdict.choice} {verdict.detail}", test)
 
 
 @contextmanager

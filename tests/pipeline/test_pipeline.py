@@ -177,7 +177,7 @@ def contents(path: Path) -> dict[str, bytes]:
 # The following change the clone's parameters, in this order.
 
 
-def test_a_threshold_runs_only_evaluate_and_all_that_decides_follows_it(clone):
+def test_a_threshold_runs_only_evaluate_and_all_that_predicts_follows_it(clone):
     import io
     import zipfile
 
@@ -198,9 +198,9 @@ def test_a_threshold_runs_only_evaluate_and_all_that_decides_follows_it(clone):
     assert ran(clone.dvc("repro")) == ["evaluate"]
 
     rows = predictions()
-    decided = [row[f"{phase}_decided"] for row in rows]
-    assert decided == [("cat", "dog")[float(row[phase]) > threshold] for row in rows]
-    assert decided != [("cat", "dog")[float(row[phase]) > 0.5] for row in rows]
+    predicted = [row[f"{phase}_predicted"] for row in rows]
+    assert predicted == [("cat", "dog")[float(row[phase]) > threshold] for row in rows]
+    assert predicted != [("cat", "dog")[float(row[phase]) > 0.5] for row in rows]
     assert str(threshold) in (clone.root / "reports/report.html").read_text()
 
     images = clone.root / "test images"
@@ -210,14 +210,14 @@ def test_a_threshold_runs_only_evaluate_and_all_that_decides_follows_it(clone):
             images.mkdir(exist_ok=True)
             (images / f"{number:02}.jpg").write_bytes(inner.read(row["path"]))
     lines = clone.python("-m", "frostline.cli", "predict", "--json", str(images)).splitlines()
-    assert [json.loads(line)["class"] for line in lines if line.startswith("{")] == decided
+    assert [json.loads(line)["class"] for line in lines if line.startswith("{")] == predicted
 
     champion = clone.client().get_model_version_by_alias("frostline-sample", "champion")
     assert champion.tags["frostline.threshold"] == str(threshold)
     assert int(champion.version) == int(before.version) + 1
     mlflow.set_tracking_uri(f"sqlite:///{clone.root}/mlruns/mlflow.db")
     served = mlflow.pyfunc.load_model("models:/frostline-sample@champion")
-    assert list(served.predict(np.load(clone.root / "data/processed/test.npy"))["class"]) == decided
+    assert list(served.predict(np.load(clone.root / "data/processed/test.npy"))["class"]) == predicted
 
 
 def test_an_edit_of_params_yaml_reaches_the_stage_and_mlflow(clone):

@@ -113,7 +113,7 @@ class Finetune(Phase):
 
 @dataclass
 class Submission:
-    """What is done to the winner's probabilities in submission.csv (see `adjustments`)."""
+    """What is done to the winner's probabilities in submission.csv (see `metrics.calibration`)."""
 
     flip: bool
     temperature: bool

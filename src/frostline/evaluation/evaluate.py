@@ -11,13 +11,12 @@ from frostline.config.paths import BACKBONE_WEIGHTS, CLASSIFIER, DATA_SUMMARY, E
 from frostline.config.settings import Config
 from frostline.data.dataset import UNLABELLED, Dataset
 from frostline.evaluation.predictions import write_predictions, write_submission
-from frostline.metrics import calibration
 from frostline.metrics.bootstrap import Pair, by_phase
-from frostline.metrics.calibration import Effect, Views
+from frostline.metrics.calibration import CalibrationEffect, Views, calibration_effects
 from frostline.metrics.comparison import Evaluation, Phase, evaluate
 from frostline.models.saving import save_with_threshold
 from frostline.report import charts
-from frostline.report.galleries import decision_galleries, suspects_gallery
+from frostline.report.galleries import label_issues_gallery, prediction_galleries
 from frostline.report.page import write_report
 from frostline.runtime.quiet_tensorflow import keras
 from frostline.training.loop import Epoch, kept_epoch
@@ -34,8 +33,8 @@ class Assessment:
     held_out: dict[str, np.ndarray]
     """By split, the winner's probabilities, (N, classes) float64, for the validation and the test set."""
     evaluation: Evaluation
-    effects: list[Effect]
-    """Of each adjustment of the winner's probabilities, and last of those that submission.csv takes."""
+    effects: list[CalibrationEffect]
+    """Of each way to calibrate the winner's probabilities, and last of those that submission.csv takes."""
 
     @property
     def winner(self) -> Phase:
@@ -45,11 +44,12 @@ class Assessment:
     @property
     def note(self) -> str:
         """The verdict as Markdown."""
-        return f"**{self.evaluation.verdict.title}**: {self.evaluation.verdict.detail}"
+        verdict = self.evaluation.verdict
+        return f"**{verdict.title}.** {verdict.choice} {verdict.detail}"
 
 
 def assess(models: Mapping[str, keras.Model], data: Dataset, config: Config) -> Assessment:
-    """Compare the `models` of both phases on the test set of `data`, and adjust the better one's probabilities."""
+    """Compare the `models` of both phases on the test set of `data`, and calibrate the better one's probabilities."""
     settings = config.evaluate
     how: dict[str, Any] = {
         "threshold": settings.threshold,
@@ -70,7 +70,7 @@ def assess(models: Mapping[str, keras.Model], data: Dataset, config: Config) -> 
         Views(data.labels(split), probabilities, _mirrored(best, data, split, config))
         for split, probabilities in held_out.items()
     )
-    effects = calibration.effects(validation, test, chosen=asdict(settings.submission), **how)
+    effects = calibration_effects(validation, test, chosen=asdict(settings.submission), **how)
     return Assessment(pair, held_out, evaluation, effects)
 
 
@@ -80,7 +80,7 @@ def _mirrored(model: keras.Model, data: Dataset, split: str, config: Config) -> 
 
 @dataclass(frozen=True)
 class Chosen:
-    """The phase whose model becomes models/classifier.keras, and what that decides by (see `decide`)."""
+    """The phase whose model becomes models/classifier.keras, and its threshold (see `predicted_classes`)."""
 
     phase: Phase
     threshold: float | None
@@ -125,9 +125,9 @@ def write_assessment(
         charts.write_figures(folder, pair, curves=curves, **drawing)
         write_predictions(folder / "predictions.csv", data, pair, threshold)
         if data.has(UNLABELLED) and len(data.classes) == 2:
-            best, adjustment = models[found.winner], found.effects[-1].adjustment
+            best, calibration = models[found.winner], found.effects[-1].calibration
             asked = predict(best, data, UNLABELLED, config)
-            asked = adjustment.apply(asked, _mirrored(best, data, UNLABELLED, config))
+            asked = calibration.apply(asked, _mirrored(best, data, UNLABELLED, config))
             write_submission(folder / "submission.csv", data, asked)
         write_text(folder / "verdict.md", f"{found.note}\n")
     write_json(METRICS, found.evaluation.as_metrics() | {"submission": found.effects[-1].as_metrics()})
@@ -141,8 +141,8 @@ def write_assessment(
         effects=found.effects,
         figures={path.stem: path for path in EVALUATION.glob("*.svg")},
         galleries={
-            **decision_galleries(data, models, pair, found.winner, threshold, _SHOWN),
-            "suspects": suspects_gallery(data, models, found.held_out, _SHOWN),
+            **prediction_galleries(data, models, pair, found.winner, threshold, _SHOWN),
+            "label_issues": label_issues_gallery(data, models, found.held_out, _SHOWN),
         },
         command="dvc repro",
         digests={
@@ -157,5 +157,5 @@ def write_assessment(
 
 def _in_words(chosen: Chosen) -> str:
     phase = {"transfer": "transfer model", "finetune": "fine-tuned model"}[chosen.phase]
-    decides = "" if chosen.threshold is None else f" with threshold {chosen.threshold}"
-    return f"the {phase}, chosen by validation loss{decides}"
+    by = "" if chosen.threshold is None else f" with threshold {chosen.threshold}"
+    return f"the {phase}, chosen by validation loss{by}"

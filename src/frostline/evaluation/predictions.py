@@ -9,7 +9,7 @@ from frostline.common.files import write_csv
 from frostline.data.dataset import UNLABELLED, Dataset
 from frostline.metrics.bootstrap import Pair, by_phase
 from frostline.metrics.classification import scored_classes
-from frostline.metrics.decisions import decide
+from frostline.metrics.predicted import predicted_classes
 
 
 def prediction_column(phase: str, name: str, classes: int) -> str:
@@ -21,7 +21,8 @@ def write_predictions(path: Path, data: Dataset, pair: Pair, threshold: float) -
     """predictions.csv: each test image's path, class and both phases' probabilities.
 
     Of two classes in the columns "transfer" and "finetune" that of the second; else that of each, as "transfer/cat".
-    Last, in "transfer_decided" and "finetune_decided", the class that each phase decides for (see `decide`).
+    Last, in "transfer_predicted" and "finetune_predicted", the class that each phase predicts (see
+    `predicted_classes`).
     """
     columns: dict[str, Iterable[str]] = {
         "path": data.names("test"),
@@ -32,7 +33,7 @@ def write_predictions(path: Path, data: Dataset, pair: Pair, threshold: float) -
             name = prediction_column(phase, data.classes[number], len(data.classes))
             columns[name] = [f"{value:.6f}" for value in probabilities[:, number]]
     for phase, probabilities in by_phase(pair).items():
-        columns[f"{phase}_decided"] = [data.classes[number] for number in decide(probabilities, threshold)]
+        columns[f"{phase}_predicted"] = [data.classes[number] for number in predicted_classes(probabilities, threshold)]
     rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
     write_csv(path, tuple(columns), rows)
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from frostline.common.seeds import generator
 from frostline.metrics.classification import ranked_classes, squared_errors
-from frostline.metrics.decisions import decide
 from frostline.metrics.log_loss import log_losses
+from frostline.metrics.predicted import predicted_classes
 
 Part = Literal["baseline", "candidate", "difference"]
 
@@ -21,7 +21,7 @@ PARTS: tuple[Part, ...] = ("baseline", "candidate", "difference")
 """What intervals are drawn for: each of a `Pair`, and candidate - baseline."""
 
 INTERVAL_FIGURES = ("log_loss", "accuracy", "roc_auc", "brier")
-"""The figures that get a 95% interval; the first decides the verdict."""
+"""The figures that get a 95% interval; the verdict is by the first."""
 
 _BOOTSTRAP_CELLS = 2_000_000  # resamples x images held at once: about 100 MB
 
@@ -114,7 +114,7 @@ def _per_image(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[st
             case "log_loss":
                 found[:, column] = log_losses(labels, probabilities)
             case "accuracy":
-                found[:, column] = decide(probabilities, threshold) == labels
+                found[:, column] = predicted_classes(probabilities, threshold) == labels
             case "brier":
                 found[:, column] = squared_errors(labels, probabilities)
             case _:

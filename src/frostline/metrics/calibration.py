@@ -1,7 +1,7 @@
-"""What can be done to a model's probabilities without training it again, and what each of it changes.
+"""Post-hoc calibration: changing a model's probabilities without training it again, and what each change is worth.
 
-Temperature scaling and clipping are fitted on the validation set, so the test set says what they are worth; the mean
-with the mirrored image needs no fitting.
+Temperature scaling and clipping are fitted on the validation set, and the test set says what they are worth. The mean
+with the mirrored image (test-time augmentation) needs no fitting.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ class Views:
 
 
 @dataclass(frozen=True)
-class Adjustment:
+class Calibration:
     """What is done to probabilities, in this order: mean with those of the mirrored image, temperature, clipping."""
 
     flip: bool = False
@@ -39,7 +39,12 @@ class Adjustment:
     """The least distance from 0 and from 1."""
 
     def apply(self, plain: np.ndarray, mirrored: np.ndarray | None = None) -> np.ndarray:
-        """Adjust the probabilities `plain`, (N, classes); `mirrored`, those of the mirrored images, for `flip`."""
+        """Return calibrated probabilities, (N, classes) float64.
+
+        Args:
+            plain: the model's probabilities, (N, classes).
+            mirrored: those of the mirrored images, (N, classes); only `flip` needs them, else ValueError.
+        """
         probabilities = plain
         if self.flip:
             if mirrored is None:
@@ -49,11 +54,11 @@ class Adjustment:
 
 
 @dataclass(frozen=True)
-class Effect:
-    """What an adjustment changes on the test set, against the probabilities as the model gives them."""
+class CalibrationEffect:
+    """What a calibration changes on the test set, compared with the probabilities as the model gives them."""
 
     name: str
-    adjustment: Adjustment
+    calibration: Calibration
     log_loss: float
     ece: float
     """Expected calibration error."""
@@ -65,8 +70,8 @@ class Effect:
     def as_metrics(self) -> dict[str, float]:
         """Plain numbers, six significant digits, as reports/metrics.json has them."""
         values = {
-            "temperature": self.adjustment.temperature,
-            "clip": self.adjustment.clip,
+            "temperature": self.calibration.temperature,
+            "clip": self.calibration.clip,
             "log_loss": self.log_loss,
             "log_loss_difference": self.difference,
             "log_loss_difference_low": self.interval.low,
@@ -76,9 +81,11 @@ class Effect:
         return {name: rounded(value) for name, value in values.items()}
 
 
-def fit(validation: Views, *, flip: bool = False, temperature: bool = False, clip: bool = False) -> Adjustment:
-    """The adjustment with the parts that are asked for, each fitted on what the ones before it give on `validation`."""
-    found = Adjustment(flip=flip)
+def fit_calibration(
+    validation: Views, *, flip: bool = False, temperature: bool = False, clip: bool = False
+) -> Calibration:
+    """Fit the parts that are asked for, each on what the ones before it give on `validation`."""
+    found = Calibration(flip=flip)
     if temperature:
         probabilities = found.apply(validation.plain, validation.mirrored)
         found = replace(found, temperature=fit_temperature(validation.labels, probabilities))
@@ -89,9 +96,9 @@ def fit(validation: Views, *, flip: bool = False, temperature: bool = False, cli
 
 
 def with_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities (N, classes) whose logits are divided by `temperature`: above 1 less sure, below 1 surer.
+    """Probabilities (N, classes) whose logits are divided by `temperature`: above 1 less confident, below 1 more.
 
-    Guo et al. 2017, "On calibration of modern neural networks", section 4.2. No decision between classes changes.
+    Guo et al. 2017, "On calibration of modern neural networks", section 4.2. The most probable class stays the same.
     """
     if temperature == 1:
         return probabilities
@@ -122,16 +129,17 @@ def clipped(probabilities: np.ndarray, clip: float) -> np.ndarray:
 
 
 def fit_clip(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The clip with the least log loss on `probabilities` (N, classes), `labels` (N,) and half a sure mistake more.
+    """The clip with the least log loss of `probabilities` (N, classes) for `labels` (N,), and half a mistake more.
 
-    Where every image of a small set is decided well, the set alone says that no clip is needed, and one sure mistake
-    among other images costs up to 16. The half that was not seen is Jeffreys' prior (Jeffreys 1946) for its rate.
+    Where a model gets every image of a small set right, that set alone says that no clip is needed; yet one confident
+    mistake among other images costs a log loss of up to 16. So half a mistake is added that was not seen: Jeffreys'
+    prior (Jeffreys 1946) for their rate.
     """
     losses = [np.sum(log_losses(labels, clipped(probabilities, clip))) - 0.5 * np.log(clip) for clip in _CLIPS]
     return float(_CLIPS[int(np.argmin(losses))])
 
 
-def effects(
+def calibration_effects(
     validation: Views,
     test: Views,
     *,
@@ -140,10 +148,17 @@ def effects(
     bins: int,
     resamples: int,
     seed: int,
-) -> list[Effect]:
-    """What each adjustment does on the `test` set, one by one, and last what the `chosen` ones do together.
+) -> list[CalibrationEffect]:
+    """What each part of a calibration changes on the `test` set alone, and last what the `chosen` ones change together.
 
-    `chosen`: by name, as `fit` takes them. Flip is left out where the mirrored images' probabilities are not given.
+    Args:
+        validation: what the parts are fitted on.
+        test: what their worth is measured on. Without mirrored probabilities the part flip is left out.
+        chosen: "flip", "temperature" and "clip": whether it is chosen, as `fit_calibration` takes them.
+        threshold: for two classes; see `predicted_classes`.
+        bins: of the expected calibration error.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
     """
     asked: list[tuple[str, Mapping[str, bool]]] = [("temperature", {"temperature": True}), ("clip", {"clip": True})]
     if test.mirrored is not None:
@@ -151,12 +166,14 @@ def effects(
     asked.append(("chosen", chosen))
     before, found = float(np.mean(log_losses(test.labels, test.plain))), []
     for name, parts in asked:
-        adjustment = fit(validation, **parts)
-        after = adjustment.apply(test.plain, test.mirrored)
+        calibration = fit_calibration(validation, **parts)
+        after = calibration.apply(test.plain, test.mirrored)
         loss, ece = (figures(test.labels, after, threshold, bins)[figure] for figure in ("log_loss", "ece"))
         pair = Pair(test.labels, baseline=test.plain, candidate=after)
         intervals = bootstrap_intervals(
             pair, ["log_loss"], ["difference"], threshold=threshold, resamples=resamples, seed=seed
         )
-        found.append(Effect(name, adjustment, loss, ece, loss - before, intervals["difference"]["log_loss"]))
+        found.append(
+            CalibrationEffect(name, calibration, loss, ece, loss - before, intervals["difference"]["log_loss"])
+        )
     return found

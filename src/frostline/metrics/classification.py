@@ -1,8 +1,6 @@
-"""The two phases on the same test set: which is better, by how much, and whether that could be chance.
+"""How good the probabilities of one model are: its figures, its confusion matrix, and the images to look at.
 
-Both phases predict a probability per class. Every interval is a 95% percentile interval of the paired bootstrap
-(Efron & Tibshirani 1993, "An Introduction to the Bootstrap", ch. 13). It covers which images the test set
-happens to hold, not the luck of training: another seed gives another model.
+Throughout, `labels` are class indices, (N,) int, and `probabilities` (N, classes) float64.
 """
 
 from collections.abc import Sequence
@@ -10,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn import metrics
 
-from frostline.metrics.decisions import decide
 from frostline.metrics.log_loss import log_losses
+from frostline.metrics.predicted import predicted_classes
 
 
 def figures(labels: np.ndarray, probabilities: np.ndarray, threshold: float, bins: int) -> dict[str, float]:
@@ -24,10 +22,10 @@ def figures(labels: np.ndarray, probabilities: np.ndarray, threshold: float, bin
     "Obtaining well calibrated probabilities using Bayesian binning") over `bins` equal-width bins (Guo et al. 2017,
     "On calibration of modern neural networks"), of what the reliability diagram shows.
     """
-    decided = decide(probabilities, threshold)
+    predicted = predicted_classes(probabilities, threshold)
     found = {
         "log_loss": float(np.mean(log_losses(labels, probabilities))),
-        "accuracy": float(np.mean(decided == labels)),
+        "accuracy": float(np.mean(predicted == labels)),
     }
     by_class = class_figures(labels, probabilities, threshold)
     for name in ("roc_auc", "average_precision", "f1"):
@@ -35,18 +33,18 @@ def figures(labels: np.ndarray, probabilities: np.ndarray, threshold: float, bin
         if values:
             found[name] = float(np.mean(values))
     found["brier"] = float(np.mean(squared_errors(labels, probabilities)))
-    predicted, observed, counts = reliability(labels, probabilities, bins)
-    found["ece"] = float(np.sum(counts * np.abs(observed - predicted)) / len(labels))
+    confidence, observed, counts = reliability(labels, probabilities, bins)
+    found["ece"] = float(np.sum(counts * np.abs(observed - confidence)) / len(labels))
     return found
 
 
 def class_figures(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> dict[int, dict[str, float]]:
     """Return roc_auc, average_precision and f1 of each of the `scored_classes` against the rest.
 
-    The first two are absent where `labels` holds the class only or not at all, f1 where it is neither present nor
-    decided.
+    The first two are absent where `labels` holds no other class or not this one, f1 where no image is of the class or
+    predicted to be.
     """
-    decided, ranked = decide(probabilities, threshold), ranked_classes(labels, probabilities)
+    predicted, ranked = predicted_classes(probabilities, threshold), ranked_classes(labels, probabilities)
     found: dict[int, dict[str, float]] = {}
     for number in scored_classes(probabilities):
         actual, scores = labels == number, probabilities[:, number]
@@ -54,8 +52,8 @@ def class_figures(labels: np.ndarray, probabilities: np.ndarray, threshold: floa
         if number in ranked:
             one["roc_auc"] = float(metrics.roc_auc_score(actual, scores))
             one["average_precision"] = float(metrics.average_precision_score(actual, scores))
-        if np.any(actual) or np.any(decided == number):
-            one["f1"] = float(metrics.f1_score(actual, decided == number))
+        if np.any(actual) or np.any(predicted == number):
+            one["f1"] = float(metrics.f1_score(actual, predicted == number))
     return found
 
 
@@ -77,13 +75,16 @@ def squared_errors(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return errors
 
 
-def sureness(probabilities: np.ndarray, threshold: float) -> np.ndarray:
-    """How far each decision is from another one, (N,): the lead over the next class; of two, that over `threshold`."""
+def margins(probabilities: np.ndarray, threshold: float) -> np.ndarray:
+    """How far each prediction is from being another one, (N,) float64, not below 0.
+
+    Of two classes the distance of P(second) from `threshold`; of more, that of the highest probability from the next.
+    """
     if probabilities.shape[1] == 2:
         return np.abs(probabilities[:, 1] - threshold)
     next_best, best = np.partition(probabilities, (-2, -1), axis=1)[:, -2:].T
-    lead: np.ndarray = best - next_best
-    return lead
+    gaps: np.ndarray = best - next_best
+    return gaps
 
 
 def confidences(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -112,9 +113,9 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int) -> tup
 
 
 def confusion_matrix(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> np.ndarray:
-    """Count images, (classes, classes) int64: rows are the actual class, columns the decided one."""
+    """Count images, (classes, classes) int64: rows are the actual class, columns the predicted one."""
     count = probabilities.shape[1]
-    pairs = count * np.asarray(labels, np.int64) + decide(probabilities, threshold)
+    pairs = count * np.asarray(labels, np.int64) + predicted_classes(probabilities, threshold)
     return np.bincount(pairs, minlength=count**2).reshape(count, count)
 
 
@@ -123,17 +124,17 @@ def threshold_counts(labels: np.ndarray, probabilities: np.ndarray, thresholds: 
     return np.stack([confusion_matrix(labels, probabilities, threshold) for threshold in thresholds])
 
 
-def surest_mistakes(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> np.ndarray:
-    """Return the rows of wrong decisions, the least probable actual class first."""
+def top_losses(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> np.ndarray:
+    """The rows, (K,) int, of the images predicted wrong, the highest loss (the least P(actual class)) first."""
     order = np.argsort(_of_actual(labels, probabilities), kind="stable")
-    mistakes: np.ndarray = order[(decide(probabilities, threshold) != labels)[order]]
+    mistakes: np.ndarray = order[(predicted_classes(probabilities, threshold) != labels)[order]]
     return mistakes
 
 
-def least_sure_hits(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> np.ndarray:
-    """Return the rows of correct decisions, the least sure first (see `sureness`)."""
-    order = np.argsort(sureness(probabilities, threshold), kind="stable")
-    hits: np.ndarray = order[(decide(probabilities, threshold) == labels)[order]]
+def smallest_margins(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> np.ndarray:
+    """The rows, (K,) int, of the images predicted right, the smallest of their `margins` first."""
+    order = np.argsort(margins(probabilities, threshold), kind="stable")
+    hits: np.ndarray = order[(predicted_classes(probabilities, threshold) == labels)[order]]
     return hits
 
 

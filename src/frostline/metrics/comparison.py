@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 
 from frostline.metrics.bootstrap import Interval, Intervals, Pair, bootstrap_intervals, by_phase
 from frostline.metrics.classification import _of_actual, confusion_matrix, figures
-from frostline.metrics.decisions import decide
+from frostline.metrics.predicted import predicted_classes
 from frostline.metrics.text import decimals, p_text, rounded, signed
 from frostline.runtime.errors import FrostlineError
 
@@ -19,7 +19,7 @@ Outcome = Literal["better", "worse", "indistinguishable"]
 
 @dataclass(frozen=True)
 class McNemar:
-    """Decisions that the candidate changes: `n_better` wrong → right, `n_worse` right → wrong."""
+    """Predictions that the candidate changes: `n_better` from wrong to right, `n_worse` from right to wrong."""
 
     n_better: int
     n_worse: int
@@ -34,18 +34,18 @@ class McNemar:
 class Verdict:
     """`outcome` of fine-tuning, the `winner` by test log loss, and both in words.
 
-    `title` answers in one clause, `detail` gives the numbers, `choice` says why `winner` wins.
+    `title` answers in one clause, `choice` says which model to take and why, `detail` gives the numbers.
     """
 
     outcome: Outcome
     winner: Phase
     title: str
-    detail: str
     choice: str
+    detail: str
 
     @property
     def headline(self) -> str:
-        return f"{self.title}: {self.detail}"
+        return f"{self.title}. {self.choice} {self.detail}"
 
 
 @dataclass(frozen=True)
@@ -54,13 +54,13 @@ class Evaluation:
 
     images: int
     threshold: float
-    """For two classes: P(second) above which it is decided."""
+    """For two classes: the second is predicted where its probability is above it."""
     figures: dict[str, dict[str, float]]
     confusion: dict[str, np.ndarray]
     difference: dict[str, float]
     intervals: Intervals
     """By "transfer", "finetune" and "difference"."""
-    decisions: McNemar
+    mcnemar: McNemar
     verdict: Verdict
 
     def as_metrics(self) -> dict[str, dict[str, Any]]:
@@ -77,9 +77,9 @@ class Evaluation:
         parts["verdict"] = {
             "outcome": self.verdict.outcome,
             "winner": self.verdict.winner,
-            "decisions_better": self.decisions.n_better,
-            "decisions_worse": self.decisions.n_worse,
-            "mcnemar_p": rounded(self.decisions.p_value),
+            "decisions_better": self.mcnemar.n_better,
+            "decisions_worse": self.mcnemar.n_worse,
+            "mcnemar_p": rounded(self.mcnemar.p_value),
             "images": self.images,
         }
         return parts
@@ -88,7 +88,7 @@ class Evaluation:
 def evaluate(pair: Pair, *, threshold: float, bins: int, resamples: int, seed: int) -> Evaluation:
     """Compare the phases: of the `pair`, transfer is the baseline and finetune the candidate.
 
-    An image is decided to be of its most probable class; of two, of the second above `threshold`.
+    An image is predicted to be of its most probable class; of two, of the second above `threshold`.
     Raises FrostlineError for an empty test set and for probabilities that are not numbers from 0 to 1.
     """
     _check(pair)
@@ -96,7 +96,7 @@ def evaluate(pair: Pair, *, threshold: float, bins: int, resamples: int, seed: i
     values = {phase: figures(labels, p, threshold, bins) for phase, p in phases.items()}
     before, after = values["transfer"], values["finetune"]
     found = bootstrap_intervals(pair, threshold=threshold, resamples=resamples, seed=seed)
-    decisions = mcnemar(pair, threshold)
+    changes = mcnemar(pair, threshold)
     return Evaluation(
         images=len(labels),
         threshold=threshold,
@@ -108,8 +108,8 @@ def evaluate(pair: Pair, *, threshold: float, bins: int, resamples: int, seed: i
             "finetune": found["candidate"],
             "difference": found["difference"],
         },
-        decisions=decisions,
-        verdict=verdict(before, after, found["difference"]["log_loss"], decisions),
+        mcnemar=changes,
+        verdict=verdict(before, after, found["difference"]["log_loss"], changes),
     )
 
 
@@ -126,31 +126,31 @@ def _check(pair: Pair) -> None:
 
 
 def mcnemar(pair: Pair, threshold: float) -> McNemar:
-    """The exact two-sided McNemar test of the two models' decisions (McNemar 1947; the binomial form).
+    """The exact two-sided McNemar test of the two models' predictions (McNemar 1947; the binomial form).
 
-    Under chance alone a changed decision is as likely for the better as for the worse.
+    Under chance alone a changed prediction is as likely for the better as for the worse.
     """
-    better, worse = changed_decisions(pair, threshold)
+    better, worse = changed_predictions(pair, threshold)
     changed = len(better) + len(worse)
     p_value = float(binomtest(len(better), changed, 0.5).pvalue) if changed else 1.0
     return McNemar(len(better), len(worse), p_value)
 
 
-def changed_decisions(pair: Pair, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+def changed_predictions(pair: Pair, threshold: float) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows that the candidate sets right and those it gets wrong, the largest change of P(actual) first."""
-    before, after = (decide(p, threshold) == pair.labels for p in (pair.baseline, pair.candidate))
+    before, after = (predicted_classes(p, threshold) == pair.labels for p in (pair.baseline, pair.candidate))
     change = _of_actual(pair.labels, pair.candidate) - _of_actual(pair.labels, pair.baseline)
     order = np.argsort(-np.abs(change), kind="stable")
     return order[(after & ~before)[order]], order[(before & ~after)[order]]
 
 
 def verdict(
-    transfer: Mapping[str, float], finetune: Mapping[str, float], difference: Interval, decisions: McNemar
+    transfer: Mapping[str, float], finetune: Mapping[str, float], difference: Interval, mcnemar: McNemar
 ) -> Verdict:
     """Judge fine-tuning by the phases' `figures` and the 95% interval of the log-loss `difference`.
 
-    Better or worse where the interval excludes 0, else indistinguishable from chance. The winner has the
-    lower test log loss; a tie goes to transfer, the simpler model.
+    Better or worse where the interval excludes 0, else indistinguishable: the difference could be chance. The winner
+    has the lower test log loss; a tie goes to transfer, the simpler model.
     """
     before, after = transfer["log_loss"], finetune["log_loss"]
     outcome: Outcome = "indistinguishable"
@@ -159,24 +159,26 @@ def verdict(
     title = {
         "better": "Fine-tuning was worth it",
         "worse": "Fine-tuning made it worse",
-        "indistinguishable": "No difference that could not be chance",
+        "indistinguishable": "Too close to call",
     }[outcome]
 
     digits = decimals(after - before, difference.low, difference.high)
-    n_changed = decisions.n_changed
-    changes = f"{decisions.n_better} of {n_changed} changed decision{'s' * (n_changed > 1)} for the better"
-    changes += f" (McNemar {p_text(decisions.p_value)})"
+    n_changed = mcnemar.n_changed
+    changes = f"{mcnemar.n_better} of {n_changed} changed prediction{'s' * (n_changed > 1)} for the better"
+    changes += f" (McNemar {p_text(mcnemar.p_value)})"
     detail = (
-        f"log loss {before:.{digits}f} → {after:.{digits}f} (difference {signed(after - before, digits)}, "
+        f"Log loss {before:.{digits}f} → {after:.{digits}f} (difference {signed(after - before, digits)}, "
         f"95% CI {signed(difference.low, digits)} to {signed(difference.high, digits)}); "
         f"accuracy {transfer['accuracy']:.3f} → {finetune['accuracy']:.3f}; "
-        f"{changes if n_changed else 'no decision changed'}."
+        f"{changes if n_changed else 'no prediction changed'}."
     )
 
     winner: Phase = "finetune" if after < before else "transfer"
+    model = "the fine-tuned model" if winner == "finetune" else "the transfer model"
     if after == before:
-        choice = "Both phases have the same test log loss; a tie goes to transfer, the simpler model."
+        choice = f"Both models have the same test log loss: take {model}, the simpler one."
+    elif outcome == "indistinguishable":
+        choice = f"The difference could be chance: take {model}, whose test log loss is lower."
     else:
-        choice = f"The {'fine-tuned' if winner == 'finetune' else winner} model has the lower test log loss"
-        choice += ", but that could be chance." if outcome == "indistinguishable" else "."
-    return Verdict(outcome, winner, title, detail, choice)
+        choice = f"Take {model}: its test log loss is lower."
+    return Verdict(outcome, winner, title, choice, detail)

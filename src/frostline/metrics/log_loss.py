@@ -19,7 +19,7 @@ def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 def score(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:
     """Cross-entropy (as Keras, with `probabilities` clipped to 1e-7 from 0 and 1) and accuracy.
 
-    `labels` (N,) are class indices, `probabilities` (N, classes), of which the highest decides.
+    `labels` (N,) are class indices, `probabilities` (N, classes), the class with the highest is predicted.
     """
     losses, hits = log_losses(labels, probabilities), probabilities.argmax(axis=1) == labels
     return float(np.mean(losses)), float(np.mean(hits))

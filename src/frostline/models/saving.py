@@ -17,12 +17,12 @@ _METADATA = "metadata.json"
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a model file says of the decisions between its classes."""
+    """What a model file says of its classes."""
 
     classes: list[str]
     """In the order of the labels."""
     threshold: float | None
-    """Of two classes, the second is decided where its probability is above it; more have none: see `decide`."""
+    """Of two classes, the second is predicted where its probability is above this; more have none."""
 
 
 def save_model(model: keras.Model, path: Path, classes: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from frostline.common.files import write_csv
 from frostline.metrics.bootstrap import Pair, by_phase
 from frostline.metrics.classification import class_figures, confidences, confusion_matrix, ranked_classes, reliability
-from frostline.metrics.decisions import decide
+from frostline.metrics.predicted import predicted_classes
 from frostline.report.style import CLASS_COLOURS, COLOURS, INK, NAMES, drawing, plain
 
 Epoch = Mapping[str, Any]
@@ -166,24 +166,26 @@ def _mark_unit_square(axes: Axes) -> None:
 def reliability_diagram(path: Path, pair: Pair, *, bins: int, classes: Sequence[str]) -> None:
     """How often the `confidences` came true against what they said, and the images in each bin."""
     second = plain(classes[1])
-    predicted_of, observed_of = (second, second) if len(classes) == 2 else ("the decided class", "correct decisions")
+    confidence_of, observed_of = (
+        (second, second) if len(classes) == 2 else ("the predicted class", "correct predictions")
+    )
     with drawing(path, 4.8) as figure:
         upper, lower = figure.subplots(2, sharex=True, height_ratios=(3, 1))
         upper.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=":", label="Perfectly calibrated")
         for phase, probabilities in by_phase(pair).items():
-            predicted, observed, filled = reliability(pair.labels, probabilities, bins)
-            upper.plot(predicted, observed, color=COLOURS[phase], linewidth=1, alpha=0.5)
+            confidence, observed, filled = reliability(pair.labels, probabilities, bins)
+            upper.plot(confidence, observed, color=COLOURS[phase], linewidth=1, alpha=0.5)
             # A dot's area is its share of the images: a stray bin of two does not catch the eye.
             areas = 12 + 300 * filled / len(pair.labels)
-            upper.scatter(predicted, observed, areas, COLOURS[phase], alpha=0.85, label=NAMES[phase])
+            upper.scatter(confidence, observed, areas, COLOURS[phase], alpha=0.85, label=NAMES[phase])
             edges = np.linspace(0, 1, bins + 1)
             # The bins of `reliability`: closed above, so a value on an edge counts below it.
-            confidence, _ = confidences(pair.labels, probabilities)
-            counts = np.bincount(np.searchsorted(edges[1:-1], confidence), minlength=bins)
+            each, _ = confidences(pair.labels, probabilities)
+            counts = np.bincount(np.searchsorted(edges[1:-1], each), minlength=bins)
             lower.stairs(counts, edges, color=COLOURS[phase], linewidth=1.5)
         upper.set(ylabel=f"Observed share of {observed_of}", ylim=(-0.03, 1.03))
         figure.legend(*upper.get_legend_handles_labels(), loc="outside upper center", ncols=3)
-        lower.set(xlabel=f"Predicted probability of {predicted_of}", ylabel="Images", xlim=(-0.01, 1.01))
+        lower.set(xlabel=f"Predicted probability of {confidence_of}", ylabel="Images", xlim=(-0.01, 1.01))
 
 
 def confusion_matrices(path: Path, pair: Pair, *, threshold: float, classes: Sequence[str]) -> None:
@@ -203,20 +205,20 @@ def confusion_matrices(path: Path, pair: Pair, *, threshold: float, classes: Seq
         for axes, (phase, probabilities) in zip(panels, by_phase(pair).items(), strict=True):
             counts = confusion_matrix(pair.labels, probabilities, threshold)
             shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-            for (actual, decided), images in np.ndenumerate(counts):
+            for (actual, predicted), images in np.ndenumerate(counts):
                 if not (small or images):
                     continue
-                share = shares[actual, decided]
-                corner = (decided - 0.5, actual - 0.5)
+                share = shares[actual, predicted]
+                corner = (predicted - 0.5, actual - 0.5)
                 alpha = share / 2 if count <= _MOST_NUMBERS else share  # at most half where text must stay legible
                 axes.add_patch(Rectangle(corner, 1, 1, facecolor=COLOURS[phase], alpha=alpha, linewidth=0))
                 if count <= _MOST_NUMBERS:
                     text = f"{images:,}\n{share:.1%}" if small else f"{images:,}"
-                    axes.text(decided, actual, text, ha="center", va="center", fontsize=size)
+                    axes.text(predicted, actual, text, ha="center", va="center", fontsize=size)
             axes.set(xlim=(-0.5, len(counts) - 0.5), ylim=(len(counts) - 0.5, -0.5), aspect="equal")
             axes.set_title(NAMES[phase])
             axes.set_xticks(range(count), names, **across)
-            axes.set_xlabel(f"Decided{order}")
+            axes.set_xlabel(f"Predicted{order}")
             axes.grid(visible=False)
             axes.spines[:].set_visible(False)
             axes.tick_params(length=0)
@@ -276,9 +278,9 @@ def write_dvc_plots(
         write_csv(
             folder / f"{name}.csv", header, (dict(zip(header, row, strict=True)) for row in zip(*rounded, strict=True))
         )
-    pairs = zip(labels, decide(probabilities, threshold), strict=True)
-    decisions = ({"actual": classes[actual], "predicted": classes[decided]} for actual, decided in pairs)
-    write_csv(folder / "confusion.csv", ("actual", "predicted"), decisions)
+    pairs = zip(labels, predicted_classes(probabilities, threshold), strict=True)
+    predictions = ({"actual": classes[actual], "predicted": classes[predicted]} for actual, predicted in pairs)
+    write_csv(folder / "confusion.csv", ("actual", "predicted"), predictions)
 
 
 def _curve(curve: Curve, labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

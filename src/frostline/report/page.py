@@ -18,7 +18,7 @@ from frostline.config.settings import Config, Submission, settings_of
 from frostline.data.dataset import SPLITS
 from frostline.explain.heat_map import heat_png, where
 from frostline.metrics.bootstrap import INTERVAL_FIGURES, Interval, Pair, by_phase
-from frostline.metrics.calibration import Effect
+from frostline.metrics.calibration import CalibrationEffect
 from frostline.metrics.classification import threshold_counts
 from frostline.metrics.comparison import Evaluation
 from frostline.metrics.text import decimals, signed
@@ -33,7 +33,7 @@ _FEW_IMAGES = 30  # below it, bootstrap percentiles are known to be too narrow (
 
 _FIGURES = {  # name, the better direction, meaning for two classes and for more
     "log_loss": ("Log loss", "↓", *["mean of −ln P(actual class); punishes confident mistakes"] * 2),
-    "accuracy": ("Accuracy", "↑", *["share of images decided correctly"] * 2),
+    "accuracy": ("Accuracy", "↑", *["share of images predicted correctly"] * 2),
     "roc_auc": (
         "ROC AUC",
         "↑",
@@ -62,7 +62,7 @@ _FIGURES = {  # name, the better direction, meaning for two classes and for more
         "Calibration error (ECE)",
         "↓",
         "mean gap between P({second}) and the observed share of {second}",
-        "mean gap between the decided class' probability and the share of correct decisions",
+        "mean gap between the predicted class' probability and the share of correct predictions",
     ),
 }
 _PAIRS = 10
@@ -76,7 +76,7 @@ _CAPTIONS = {  # in the page's order: heading, caption
         "Reliability",
         "On the diagonal, probabilities mean what they say; larger dots hold more images.",
     ),
-    "confusion": ("Confusion matrices", "Decisions by actual class; the diagonal from top left is correct."),
+    "confusion": ("Confusion matrices", "Predictions by actual class; the diagonal from top left is correct."),
 }
 _CURVES = (
     " Each class against the rest, with the areas below its curves, transfer → fine-tuned; thick: the mean of all"
@@ -120,7 +120,7 @@ def write_report(
     curves: Mapping[str, Sequence[Mapping[str, float]]],
     pair: Pair,
     evaluation: Evaluation,
-    effects: Sequence[Effect],
+    effects: Sequence[CalibrationEffect],
     figures: Mapping[str, Path],
     galleries: Mapping[str, Gallery],
     command: str,
@@ -134,9 +134,9 @@ def write_report(
       rejected {reason: n}, duplicates {groups: n, images: n}, ignored n, digest (SHA-256).
     - `curves`: each epoch's figures by phase, as EPOCH_COLUMNS name them.
     - `pair`: both phases on the test set.
-    - `effects`: what adjustments of the winner's probabilities change, last of those chosen (`adjustments.effects`).
+    - `effects`: what calibrating the winner's probabilities changes (`calibration_effects`).
     - `figures`: the SVG files that `plots.write_figures` leaves, by name.
-    - `galleries`: "mistakes", "unsure", "set_right", "got_wrong", "suspects" (see `galleries`).
+    - `galleries`: "top_losses", "smallest_margins", "set_right", "got_wrong", "label_issues" (see `galleries`).
     - `command` reproduces the run; `digests`: SHA-256 by what has it.
     """
     environment = Environment(
@@ -242,8 +242,10 @@ def _figure_rows(evaluation: Evaluation, classes: Sequence[str]) -> Iterator[dic
             }
 
 
-def _effect_rows(effects: Sequence[Effect], chosen: Submission, evaluation: Evaluation) -> Iterator[dict[str, str]]:
-    """One row for the winner's probabilities as they are, and one per adjustment."""
+def _effect_rows(
+    effects: Sequence[CalibrationEffect], chosen: Submission, evaluation: Evaluation
+) -> Iterator[dict[str, str]]:
+    """One row for the winner's probabilities as they are, and one per way to calibrate them."""
     names = [name for name, wanted in asdict(chosen).items() if wanted]
     before = evaluation.figures[evaluation.verdict.winner]
     yield {
@@ -254,12 +256,12 @@ def _effect_rows(effects: Sequence[Effect], chosen: Submission, evaluation: Eval
         "ece": f"{before['ece']:.4f}",
     }
     for effect in effects:
-        adjustment = effect.adjustment
+        calibration = effect.calibration
         name = {
             "flip": "Mean with the mirrored image",
-            "temperature": f"Temperature {adjustment.temperature:.3g}",
-            "clip": f"Clipped to {adjustment.clip:.2g} from 0 and 1",
-            "chosen": f"As in submission.csv ({', '.join(names) or 'no adjustment'})",
+            "temperature": f"Temperature {calibration.temperature:.3g}",
+            "clip": f"Clipped to {calibration.clip:.2g} from 0 and 1",
+            "chosen": f"As in submission.csv ({', '.join(names) or 'no calibration'})",
         }[effect.name]
         digits = max(4, decimals(effect.difference, effect.interval.low, effect.interval.high))
         yield {
@@ -323,7 +325,7 @@ def _alt(chart: str, evaluation: Evaluation, classes: Sequence[str]) -> str:
     if chart == "reliability":
         return f"Reliability diagram of both phases; the expected calibration error is {both('ece')}."
     parts = [
-        f"{phase}: {counts[label, label]} of {counts[label].sum()} {name} decided correctly"
+        f"{phase}: {counts[label, label]} of {counts[label].sum()} {name} predicted correctly"
         for phase, counts in evaluation.confusion.items()
         for label, name in enumerate(classes)
     ]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from frostline.metrics.decisions import decide
+from frostline.metrics.predicted import predicted_classes
 from frostline.models.inference import predictor
 from frostline.models.saving import load_metadata, load_model
 from frostline.runtime.errors import FrostlineError
@@ -19,22 +19,22 @@ class Classifier:
     model: keras.Model
     classes: Sequence[str]
     threshold: float | None
-    """Of two classes, the probability above which the second is decided; more have none."""
+    """Of two classes, the probability above which the second is predicted; more have none."""
     size: int
     """Side of the images it takes, in pixels."""
     probabilities: Callable[[np.ndarray], np.ndarray]
     """Images (N, size, size, 3) uint8 → (N, classes) float64; threads may call it at once."""
 
-    def decide(self, images: np.ndarray) -> list[dict[str, Any]]:
-        """For each of `images`, (N, size, size, 3) uint8: the decided class, its probability, and all."""
+    def predict(self, images: np.ndarray) -> list[dict[str, Any]]:
+        """For each of `images`, (N, size, size, 3) uint8: the predicted class, its probability, and all."""
         probabilities = self.probabilities(images)
-        return answers(self.classes, probabilities, decide(probabilities, self.threshold))
+        return answers(self.classes, probabilities, predicted_classes(probabilities, self.threshold))
 
 
-def answers(classes: Sequence[str], probabilities: np.ndarray, decided: np.ndarray) -> list[dict[str, Any]]:
-    """What is said of each image, as JSON has it: the `decided` class (N,), its probability, and all.
+def answers(classes: Sequence[str], probabilities: np.ndarray, predicted: np.ndarray) -> list[dict[str, Any]]:
+    """What is said of each image, as JSON has it: the `predicted` class (N,), its probability, and all.
 
-    `probabilities`: (N, classes). With a threshold, that of the decided class need not be the highest.
+    `probabilities`: (N, classes). With a threshold, that of the predicted class need not be the highest.
     """
     return [
         {
@@ -42,7 +42,7 @@ def answers(classes: Sequence[str], probabilities: np.ndarray, decided: np.ndarr
             "probability": float(row[number]),
             "probabilities": dict(zip(classes, map(float, row), strict=True)),
         }
-        for row, number in zip(probabilities, decided, strict=True)
+        for row, number in zip(probabilities, predicted, strict=True)
     ]
 
 
@@ -58,7 +58,7 @@ def load_classifier(path: Path, threshold: float | None = None) -> Classifier:
         threshold = metadata.threshold
     elif len(metadata.classes) > 2:
         raise FrostlineError(
-            f"{path} tells {len(metadata.classes)} classes apart: the most probable one is decided.\n"
+            f"{path} tells {len(metadata.classes)} classes apart: the most probable one is predicted.\n"
             "Leave out --threshold, which is for two."
         )
     forward, size = predictor(model), model.input_shape[1]

@@ -41,13 +41,24 @@ class Format:
 def export(model: keras.Model, metadata: Metadata, name: str, path: Path, images: np.ndarray) -> float:
     """Write `model` to `path` in the format `name`, whole or not at all, and return how far it is from the original.
 
-    That is the largest absolute difference in their outputs for `images`, (N, size, size, 3) uint8. The exported
-    model takes what the original takes: RGB from 0 to 255, float32. It gives probabilities, and carries `metadata`,
-    by which to decide: ONNX in its metadata_props (each value as JSON), TFLite in frostline.json of the zip archive at
-    its end, where that format keeps files, SavedModel in assets.extra/frostline.json.
+    The exported model takes RGB from 0 to 255 as (N, size, size, 3) float32, as the original does, and gives
+    probabilities. It carries `metadata`, the classes and their threshold: ONNX in its metadata_props (each value as
+    JSON), TFLite in frostline.json of the zip archive at its end, where that format keeps files, SavedModel in
+    assets.extra/frostline.json.
 
-    Raises FrostlineError where that difference is above TOLERANCE, for packages that are not installed, and where
-    `path` is a folder with something else in it.
+    Args:
+        model: images → probabilities.
+        metadata: what the model's file says of its classes.
+        name: one of FORMATS.
+        path: the file to write; for "saved_model" a folder.
+        images: to check the exported model on, (N, size, size, 3) uint8.
+
+    Returns:
+        The largest absolute difference between the two models' outputs for `images`.
+
+    Raises:
+        FrostlineError: that difference is above TOLERANCE, packages are not installed, or `path` is a folder with
+            something else in it.
     """
     form = FORMATS[name]
     if path.is_dir() and not (name == "saved_model" and (path / "saved_model.pb").is_file()):

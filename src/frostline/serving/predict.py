@@ -26,7 +26,7 @@ COLUMNS = ("path", "class", "probability", "error")
 
 @dataclass(frozen=True)
 class Prediction:
-    """The class that the model decides for with its probability, or the reason why there is none."""
+    """The predicted class with its probability, or the reason why there is none."""
 
     path: str
     label: str | None
@@ -73,14 +73,14 @@ def predict_files(model_path: Path, files: Sequence[Path], threshold: float | No
     with closing(_decoded(batches, classifier.size)) as results:
         for batch, decoded in zip(batches, results, strict=True):
             readable = [item for item in decoded if isinstance(item, np.ndarray)]
-            decisions = iter(classifier.decide(np.stack(readable)) if readable else [])
+            answers = iter(classifier.predict(np.stack(readable)) if readable else [])
             for path, item in zip(batch, decoded, strict=True):
                 name = str(path).encode(errors="backslashreplace").decode()  # a name need not be UTF-8
                 if isinstance(item, str):
                     yield Prediction(name, None, None, None, item)
                 else:
-                    decided = next(decisions)
-                    yield Prediction(name, decided["class"], decided["probability"], decided["probabilities"])
+                    answer = next(answers)
+                    yield Prediction(name, answer["class"], answer["probability"], answer["probabilities"])
 
 
 def _decoded(batches: Sequence[Sequence[Path]], size: int) -> Generator[list[np.ndarray | str]]:

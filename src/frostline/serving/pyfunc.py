@@ -38,8 +38,8 @@ class ServedModel:
 
         Raises InvalidInputError.
         """
-        decisions = self._classifier.decide(as_pixels(images, self._classifier.size))
-        return pd.DataFrame(decisions, columns=["class", "probability", "probabilities"])
+        answers = self._classifier.predict(as_pixels(images, self._classifier.size))
+        return pd.DataFrame(answers, columns=["class", "probability", "probabilities"])
 
 
 def as_pixels(images: Any, size: int) -> np.ndarray:

@@ -31,7 +31,7 @@ from frostline.common.data_urls import data_url, from_text
 from frostline.data.images import ImageTooLargeError, NotAImageError, as_png, decode_image
 from frostline.explain.grad_cam import grad_cam
 from frostline.explain.heat_map import heat_png, where
-from frostline.metrics.decisions import decide
+from frostline.metrics.predicted import predicted_classes
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.process_pool import cores
 from frostline.serving.classifier import Classifier, answers, load_classifier
@@ -242,9 +242,9 @@ def _classify(
     pixels = np.stack([_decode(name, read, classifier.size) for name, read in sent])
     with one_by_one:
         probabilities = classifier.probabilities(pixels)
-        decided = decide(probabilities, classifier.threshold)
-        maps = grad_cam(classifier.model, pixels, decided) if explain else None
-    found = answers(classifier.classes, probabilities, decided)
+        predicted = predicted_classes(probabilities, classifier.threshold)
+        maps = grad_cam(classifier.model, pixels, predicted) if explain else None
+    found = answers(classifier.classes, probabilities, predicted)
     if maps is not None:
         for answer, image, heat in zip(found, pixels, maps, strict=True):
             answer["heat"] = data_url("png", heat_png(heat, image.shape[:2]))

@@ -64,7 +64,7 @@ class Findings:
     chosen: str
     """The phase whose model is in classifier.keras."""
     threshold: float | None
-    """What classifier.keras decides by."""
+    """That of classifier.keras; None for more than two classes."""
 
 
 @dataclass(frozen=True)

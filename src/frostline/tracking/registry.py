@@ -38,7 +38,7 @@ class Candidate:
     """The phase's own file, whose digest its run has as a tag, too."""
     phase: str
     threshold: float | None
-    """What `model` decides by."""
+    """That of `model`; None for more than two classes."""
     note: str
     """The verdict, Markdown."""
 

@@ -3,11 +3,11 @@ import pytest
 from scipy.special import softmax
 
 from frostline.metrics.calibration import (
-    Adjustment,
+    Calibration,
     Views,
+    calibration_effects,
     clipped,
-    effects,
-    fit,
+    fit_calibration,
     fit_clip,
     fit_temperature,
     with_temperature,
@@ -21,19 +21,19 @@ def loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("classes", [2, 5])
-def test_a_temperature_undoes_what_made_probabilities_too_sure(classes: int) -> None:
+def test_a_temperature_undoes_what_made_probabilities_overconfident(classes: int) -> None:
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 1, (4000, classes))
     true = softmax(logits, axis=1)
     labels = np.array([rng.choice(classes, p=row) for row in true])  # calibrated by construction
-    too_sure = softmax(logits * 3, axis=1)
-    temperature = fit_temperature(labels, too_sure)
+    overconfident = softmax(logits * 3, axis=1)
+    temperature = fit_temperature(labels, overconfident)
     assert temperature == pytest.approx(3, rel=0.1)
-    np.testing.assert_allclose(with_temperature(too_sure, 3), true, atol=5e-3)  # float32 knows no less than 1e-7
-    assert loss(labels, with_temperature(too_sure, temperature)) < loss(labels, too_sure)
+    np.testing.assert_allclose(with_temperature(overconfident, 3), true, atol=5e-3)  # float32 knows no less than 1e-7
+    assert loss(labels, with_temperature(overconfident, temperature)) < loss(labels, overconfident)
 
 
-def test_a_temperature_changes_no_decision_and_keeps_sums_of_one() -> None:
+def test_a_temperature_changes_no_prediction_and_keeps_sums_of_one() -> None:
     _, probabilities = noisy_of_many(200, 4, 1.0)
     for temperature in (0.1, 1, 7):
         scaled = with_temperature(probabilities, temperature)
@@ -68,19 +68,19 @@ def test_clipped_probabilities_keep_their_distance_and_sum() -> None:
 
 def test_nothing_chosen_changes_nothing() -> None:
     labels, probabilities = noisy(60, 1.0)
-    nothing = fit(Views(labels, probabilities), flip=False, temperature=False, clip=False)
-    assert nothing == Adjustment()
+    nothing = fit_calibration(Views(labels, probabilities), flip=False, temperature=False, clip=False)
+    assert nothing == Calibration()
     assert np.array_equal(nothing.apply(probabilities), probabilities)
 
 
 def test_parts_are_fitted_in_the_order_in_which_they_are_applied() -> None:
     labels, probabilities = noisy(400, 6.0)
     views = Views(labels, probabilities, probabilities[:, ::-1])  # a mirror that says the contrary: the mean is 0.5
-    found = fit(views, flip=True, temperature=True, clip=True)
+    found = fit_calibration(views, flip=True, temperature=True, clip=True)
     assert np.allclose(found.apply(views.plain, views.mirrored), 0.5)
-    alone = fit(Views(labels, probabilities), flip=False, temperature=True, clip=False)
+    alone = fit_calibration(Views(labels, probabilities), flip=False, temperature=True, clip=False)
     assert alone.temperature == pytest.approx(fit_temperature(labels, probabilities))
-    assert alone.temperature > 1  # noise made them too sure
+    assert alone.temperature > 1  # noise made them overconfident
     with pytest.raises(ValueError, match="mirrored"):
         found.apply(views.plain)
 
@@ -88,15 +88,15 @@ def test_parts_are_fitted_in_the_order_in_which_they_are_applied() -> None:
 def test_effects_are_fitted_on_validation_and_measured_on_test() -> None:
     validation, test = Views(*noisy(500, 5.0, seed=1)), Views(*noisy(500, 5.0, seed=2))
     chosen = {"flip": False, "temperature": True, "clip": False}
-    found = effects(validation, test, chosen=chosen, threshold=0.5, bins=10, resamples=300, seed=1)
+    found = calibration_effects(validation, test, chosen=chosen, threshold=0.5, bins=10, resamples=300, seed=1)
     assert [effect.name for effect in found] == ["temperature", "clip", "chosen"]
     temperature, _, together = found
-    assert temperature.adjustment.temperature == pytest.approx(fit_temperature(validation.labels, validation.plain))
-    after = with_temperature(test.plain, temperature.adjustment.temperature)
+    assert temperature.calibration.temperature == pytest.approx(fit_temperature(validation.labels, validation.plain))
+    after = with_temperature(test.plain, temperature.calibration.temperature)
     assert temperature.log_loss == pytest.approx(loss(test.labels, after))
     assert temperature.difference == pytest.approx(loss(test.labels, after) - loss(test.labels, test.plain))
     assert temperature.interval.low < temperature.difference < temperature.interval.high < 0
-    assert together.adjustment == temperature.adjustment
+    assert together.calibration == temperature.calibration
     assert together.interval == temperature.interval
 
 
@@ -106,7 +106,10 @@ def test_effects_draw_only_the_interval_that_they_tell(monkeypatch: pytest.Monke
 
     monkeypatch.setattr("frostline.metrics.bootstrap._mean_roc_aucs", unread)
     views = Views(*noisy(60, 3.0))
-    assert len(effects(views, views, chosen={"clip": True}, threshold=0.5, bins=10, resamples=100, seed=1)) == 3
+    assert (
+        len(calibration_effects(views, views, chosen={"clip": True}, threshold=0.5, bins=10, resamples=100, seed=1))
+        == 3
+    )
 
 
 def test_flip_is_measured_where_mirrored_images_were_computed() -> None:
@@ -114,7 +117,7 @@ def test_flip_is_measured_where_mirrored_images_were_computed() -> None:
     labels, plain = noisy(300, 3.0, seed=3)
     mirrored = of(np.clip(plain[:, 1] + rng.normal(0, 0.2, 300), 0, 1))
     views = Views(labels, plain, mirrored)
-    found = effects(
+    found = calibration_effects(
         views,
         views,
         chosen={"flip": True, "temperature": False, "clip": False},
