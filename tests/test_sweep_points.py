@@ -69,7 +69,7 @@ def test_a_key_holds_what_the_result_depends_on_and_nothing_else(shared, monkeyp
         compose("distribution=mirrored"),
     ):
         assert points.point_key(other, shared) != key
-    assert {"training.py", "log_loss.py", "saving.py"} <= set(code_of(points.__name__))
+    assert {"training/loop.py", "metrics/log_loss.py", "models/saving.py"} <= set(code_of(points.__name__))
     assert points.open_shared().digest == shared.digest
     monkeypatch.setattr(points, "code_digest", lambda module: "as if the code had changed")
     assert points.open_shared().digest != shared.digest

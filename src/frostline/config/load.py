@@ -1,93 +1,38 @@
 """The typed configuration: read from params.yaml (or composed from conf/), checked, with errors a user can act on."""
 
 import difflib
-import math
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields, is_dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import is_dataclass
 from pathlib import Path
-from typing import Any, cast
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
+from omegaconf.errors import OmegaConfBaseException
 
 from frostline.config.paths import PARAMS
-from frostline.config.settings import (
-    Config,
-    FileWeights,
-    FilteredData,
-    FolderData,
-    ImagenetWeights,
-    KaggleData,
-    RandomWeights,
-    SampleData,
-)
+from frostline.config.settings import Config, Rule
 from frostline.runtime.errors import FrostlineError
 
-_SOURCES: dict[str, dict[str, type]] = {
-    "data": {"sample": SampleData, "filtered": FilteredData, "kaggle": KaggleData, "folder": FolderData},
-    "weights": {"random": RandomWeights, "imagenet": ImagenetWeights, "file": FileWeights},
-}
-"""These sections have other settings for each source."""
+Section = TypeVar("Section")
 
-Rule = tuple[Callable[[Any], bool], str]
-_POSITIVE: Rule = (lambda v: 0 < v < math.inf, "a number above 0")
-_COUNT: Rule = (lambda v: v >= 1, "a whole number, 1 or more")
-_SHARE: Rule = (lambda v: 0 < v < 1, "a share between 0 and 1")
-_MD5: Rule = (lambda v: bool(re.fullmatch(r"[0-9a-fA-F]{32}", v)), "32 hexadecimal digits, or null")
-_SHA256: Rule = (lambda v: bool(re.fullmatch(r"[0-9a-fA-F]{64}", v)), "64 hexadecimal digits, or null")
-_SEED: Rule = (lambda v: v >= 0, "a whole number, 0 or more")
-_SCHEDULE: Rule = (lambda v: v in ("constant", "cosine"), "constant, cosine")
-_PATIENCE: Rule = (lambda v: v >= 1, "a whole number of epochs, 1 or more, or null")
+_NODES: dict[type, Any] = {
+    int: IntegerNode(0, is_optional=False),
+    float: FloatNode(0.0, is_optional=False),
+    bool: BooleanNode(False, is_optional=False),
+    str: StringNode("", is_optional=False),
+}
+"""What converts values of other types, or refuses them: "2" is 2, but 2.5 is no whole number."""
+_VALID = {int: "a whole number", float: "a number", bool: "true, false", str: "text"}
 
 _LARGEST_IMAGE = 1024
-
-_RULES: dict[str, Rule] = {
-    "seed": _SEED,
-    "augment": (lambda v: v in ("none", "flip", "full"), "none, flip, full"),
-    "feature_cache_gib": (lambda v: 0 <= v < math.inf, "a number of GiB, 0 or more"),
-    "precision": (lambda v: v in ("auto", "float32", "bfloat16"), "auto, float32, bfloat16"),
-    "distribution": (lambda v: v in ("none", "mirrored", "multi_worker"), "none, mirrored, multi_worker"),
-    "workers": (lambda v: v in ("local", "ray"), "local, ray"),
-    "data.seed": _SEED,
-    "data.size": _COUNT,
-    "weights.seed": _SEED,
-    "weights.size": _COUNT,
-    "weights.md5": _MD5,
-    "weights.sha256": _SHA256,
-    "data.images": (lambda v: v >= 20, "a whole number, 20 or more"),
-    "data.unlabelled": (lambda v: v >= 0, "a whole number, 0 or more"),
-    "preprocess.train": _SHARE,
-    "preprocess.validation": _SHARE,
-    "preprocess.test": _SHARE,
-    "preprocess.max_rejected": (lambda v: 0 <= v <= 1, "a share from 0 to 1"),
-    "model.pooling": (lambda v: v in ("flatten", "average"), "flatten, average"),
-    "model.dense_units": _COUNT,
-    "model.dropout": (lambda v: 0 <= v < 1, "a share from 0, below 1"),
-    "model.image_size": _COUNT,
-    "model.imagenet.size": _COUNT,
-    "model.imagenet.md5": _MD5,
-    "model.imagenet.sha256": _SHA256,
-    "transfer.epochs": _COUNT,
-    "transfer.learning_rate": _POSITIVE,
-    "transfer.schedule": _SCHEDULE,
-    "transfer.patience": _PATIENCE,
-    "transfer.batch_size": _COUNT,
-    "finetune.epochs": _COUNT,
-    "finetune.learning_rate": _POSITIVE,
-    "finetune.schedule": _SCHEDULE,
-    "finetune.patience": _PATIENCE,
-    "finetune.batch_size": _COUNT,
-    "finetune.batch_norm": (lambda v: v in ("train", "frozen"), "train, frozen"),
-    "evaluate.threshold": _SHARE,
-    "evaluate.bootstrap": (lambda v: v >= 100, "a whole number, 100 or more"),
-    "evaluate.calibration_bins": _COUNT,
-}
 
 
 def load_params(overrides: Sequence[str] = (), path: Path = PARAMS) -> Config:
@@ -142,11 +87,11 @@ def _composition_error(folder: Path, name: str, overrides: Sequence[str], error:
             if value not in options:
                 return FrostlineError(f"{text}: {key} has no such option; valid: {', '.join(options)}.")
             continue
-        if key not in _known_keys(None):
-            return FrostlineError(f"{text}: there is no setting {key!r}. {_suggest(key, _known_keys(None))}")
-        section, _, field = key.partition(".")
-        owners = [source for source, kind in _SOURCES.get(section, {}).items() if field in _names(kind)]
+        if key not in _known_keys(Config):
+            return FrostlineError(f"{text}: there is no setting {key!r}. {_suggest(key, _known_keys(Config))}")
+        owners = _owners(key)
         if owners:
+            section = key.partition(".")[0]
             return FrostlineError(f"{text}: {key} is a setting of {section}={'|'.join(owners)} only; choose that too.")
     return FrostlineError(f"{name}.yaml: {_one_line(error)}")
 
@@ -161,61 +106,100 @@ def parse(raw: DictConfig, where: str) -> Config:
             key = missing[1]
             raise FrostlineError(f"{where}: {key} has no value; give it one, e.g. {key}=...") from error
         raise FrostlineError(f"{where}: {_one_line(error)}") from error
-
-    schema = OmegaConf.structured(Config)
-    for section in (field.name for field in fields(Config) if is_dataclass(field.type)):
-        chosen = content.get(section)
-        among = f", among them {section}.source" if section in _SOURCES else ""
-        if not isinstance(chosen, dict):
-            raise FrostlineError(f"{where}: {section} is {chosen!r}; valid: settings{among}.")
-    for section, kinds in _SOURCES.items():
-        source = content[section].get("source")
-        if not isinstance(source, str) or source not in kinds:
-            raise FrostlineError(f"{where}: {section}.source is {source!r}; valid: {', '.join(kinds)}.")
-        schema[section] = OmegaConf.structured(kinds[source])
-    try:
-        merged = OmegaConf.merge(schema, content)
-        config = cast(Config, OmegaConf.to_object(merged))
-    except MissingMandatoryValue as error:
-        raise FrostlineError(f"{where}: {error.full_key} is missing.") from error
-    except OmegaConfBaseException as error:
-        raise _schema_error(where, content, error) from error
+    config = _section(Config, content, "", where)
     _check(config, where)
     return config
 
 
-def _schema_error(where: str, content: dict[str, Any], error: OmegaConfBaseException) -> FrostlineError:
-    key = str(error.full_key)
-    value: Any = content
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    known = _known_keys(content)
-    if key not in known and not any(name.startswith(key + ".") for name in known):
-        return FrostlineError(f"{where}: there is no setting {key!r} (value {value!r}). {_suggest(key, known)}")
-    return FrostlineError(f"{where}: {key} is {value!r}: {_one_line(error)}")
+def _section(kind: type[Section], content: dict[str, Any], prefix: str, where: str) -> Section:
+    """`content` as the dataclass `kind`; its settings' keys begin with `prefix` ("transfer.")."""
+    hints = get_type_hints(kind, include_extras=True)
+    for name in content:
+        if name not in hints:
+            key, known = f"{prefix}{name}", _known_keys(kind, prefix)
+            raise FrostlineError(
+                f"{where}: there is no setting {key!r} (value {content[name]!r}). {_suggest(key, known)}"
+            )
+    values: dict[str, Any] = {}
+    sections = {name: _dataclasses_in(hint) for name, hint in hints.items()}
+    for name in sorted(hints, key=lambda name: not sections[name]):  # sections first: the greater mistake
+        key = f"{prefix}{name}"
+        if sections[name]:
+            chosen = _chosen(sections[name], content.get(name), key, where)
+            values[name] = _section(chosen, content[name], f"{key}.", where)
+        elif name in content:
+            values[name] = _value(hints[name], content[name], key, where)
+        else:
+            raise FrostlineError(f"{where}: {key} is missing.")
+    return kind(**values)
 
 
-def _known_keys(content: dict[str, Any] | None) -> list[str]:
-    """Every dotted key; with `content`, only those of its data and weights sources."""
+def _chosen(kinds: Sequence[type], content: Any, key: str, where: str) -> type:
+    """Of the dataclasses that the section `key` may be, the one whose source `content` names; a single one as it is."""
+    if not isinstance(content, dict):
+        among = f", among them {key}.source" if len(kinds) > 1 else ""
+        raise FrostlineError(f"{where}: {key} is {content!r}; valid: settings{among}.")
+    if len(kinds) == 1:
+        return kinds[0]
+    for kind in kinds:
+        if content.get("source") == _source(kind):
+            return kind
+    raise FrostlineError(
+        f"{where}: {key}.source is {content.get('source')!r}; valid: {', '.join(map(_source, kinds))}."
+    )
 
-    def leaves(kind: type, prefix: str) -> Iterable[str]:
-        for field in fields(kind):
-            if is_dataclass(field.type):
-                yield from leaves(cast(type, field.type), f"{prefix}{field.name}.")
-            else:
-                yield prefix + field.name
 
-    keys = set(leaves(Config, ""))
-    for section, kinds in _SOURCES.items():
-        source = content[section]["source"] if content is not None else None
-        for name, kind in kinds.items():
-            if source in (None, name):
-                keys.update(leaves(kind, f"{section}."))
+def _value(hint: Any, value: Any, key: str, where: str) -> Any:
+    """`value` converted to the type `hint` of the setting `key`, where that is one of its valid values."""
+    optional = get_origin(hint) in (Union, UnionType)
+    if optional and value is None:
+        return None
+    kind, rule = _type_and_rule(get_args(hint)[0] if optional else hint)
+    with suppress(OmegaConfBaseException, OverflowError):  # is not of this type
+        value = _NODES[kind].validate_and_convert(value)
+        if rule.holds(value):
+            return value
+    raise FrostlineError(f"{where}: {key} is {value!r}; valid: {rule.valid}{', or null' if optional else ''}.")
+
+
+def _type_and_rule(hint: Any) -> tuple[type, Rule]:
+    """What the annotation `hint` of a setting says."""
+    if get_origin(hint) is Literal:
+        words = get_args(hint)
+        return str, Rule(lambda value: value in words, ", ".join(words))
+    if get_origin(hint) is Annotated:
+        kind, rule = get_args(hint)
+        return kind, rule
+    return hint, Rule(lambda value: True, _VALID[hint])
+
+
+def _dataclasses_in(hint: Any) -> list[type]:
+    """The dataclasses that a section may be: one, or one for each source. None for a plain setting."""
+    return [kind for kind in get_args(hint) or [hint] if isinstance(kind, type) and is_dataclass(kind)]
+
+
+def _source(kind: type) -> str:
+    """What `source` is for the dataclass `kind`."""
+    return str(get_args(get_type_hints(kind)["source"])[0])
+
+
+def _known_keys(kind: type, prefix: str = "") -> list[str]:
+    """Every dotted key in the dataclass `kind`, those of all sources included."""
+    keys: set[str] = set()
+    for name, hint in get_type_hints(kind).items():
+        sections = _dataclasses_in(hint)
+        for section in sections:
+            keys.update(_known_keys(section, f"{prefix}{name}."))
+        if not sections:
+            keys.add(f"{prefix}{name}")
     return sorted(keys)
 
 
-def _names(kind: type) -> set[str]:
-    return {field.name for field in fields(kind)}
+def _owners(key: str) -> list[str]:
+    """The sources that alone have the setting `key`; none where the section is the same for all."""
+    section, _, name = key.partition(".")
+    kinds = _dataclasses_in(get_type_hints(Config)[section])
+    return [_source(kind) for kind in kinds if name in get_type_hints(kind)] if len(kinds) > 1 else []
 
 
 def _suggest(key: str, known: Sequence[str]) -> str:
@@ -228,12 +212,6 @@ def _suggest(key: str, known: Sequence[str]) -> str:
 
 
 def _check(config: Config, where: str) -> None:
-    for key, (holds, valid) in _RULES.items():
-        value: Any = config
-        for part in key.split("."):
-            value = getattr(value, part, None)
-        if value is not None and not holds(value):
-            raise FrostlineError(f"{where}: {key} is {value!r}; valid: {valid}.")
     _check_backbone(config, where)
     shares = config.preprocess
     total = shares.train + shares.validation + shares.test

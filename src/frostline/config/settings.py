@@ -1,15 +1,41 @@
-"""Every setting with its type: plain dataclasses that the whole package may know (see conf/ for values and meaning).
+"""Every setting: its type, its unit and meaning, and which values it may have (conf/ holds the values themselves).
 
 And which settings each result depends on: one table, which dvc.yaml's `params` repeat.
+
+The dataclasses are plain ones, which the whole package may know. `config.load` reads from their annotations what is
+valid: one of the words of a `Literal`, or what the Rule of an `Annotated` type says.
 """
 
 import functools
+import math
+import re
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which values of its type a setting may have."""
+
+    holds: Callable[[Any], bool]
+    """Given a value of its type: is it valid?"""
+    valid: str
+    """The same in words, for error messages."""
+
+
+Count = Annotated[int, Rule(lambda v: v >= 1, "a whole number, 1 or more")]
+Seed = Annotated[int, Rule(lambda v: v >= 0, "a whole number, 0 or more")]
+Positive = Annotated[float, Rule(lambda v: 0 < v < math.inf, "a number above 0")]
+Share = Annotated[float, Rule(lambda v: 0 < v < 1, "a share between 0 and 1")]
+Md5 = Annotated[str, Rule(lambda v: bool(re.fullmatch(r"[0-9a-fA-F]{32}", v)), "32 hexadecimal digits")]
+Sha256 = Annotated[str, Rule(lambda v: bool(re.fullmatch(r"[0-9a-fA-F]{64}", v)), "64 hexadecimal digits")]
 
 
 @dataclass
 class Data:
+    """Where the labelled images come from. Each source has settings of its own."""
+
     source: str
     depends_on: str
     """What DVC watches for this source: the user's folder, or the code that makes or fetches the data."""
@@ -19,58 +45,62 @@ class Data:
 
 @dataclass
 class SampleData(Data):
-    seed: int
-    images: int
-    unlabelled: int
+    """Animal faces drawn by seeded code."""
+
+    source: Literal["sample"]
+    seed: Seed
+    """Which drawing: a data set of its own, apart from the run's seed."""
+    images: Annotated[int, Rule(lambda v: v >= 20, "a whole number, 20 or more")]
+    """Labelled images, half of each class."""
+    unlabelled: Annotated[int, Rule(lambda v: v >= 0, "a whole number, 0 or more")]
+    """Images without a label, which get predictions only."""
 
 
 @dataclass
 class FilteredData(Data):
+    """Google's public subset of Dogs vs. Cats."""
+
+    source: Literal["filtered"]
     url: str
-    size: int
+    """Of the archive."""
+    size: Count
+    """Of the archive, in bytes; a download of another size is refused."""
 
 
 @dataclass
 class KaggleData(Data):
+    """The data of a competition on Kaggle, fetched with the user's account."""
+
+    source: Literal["kaggle"]
     competition: str
+    """Its name in Kaggle's addresses."""
 
 
 @dataclass
 class FolderData(Data):
+    """The user's own images, one subfolder per class."""
+
+    source: Literal["folder"]
     path: str
+    """Of the folder, relative to the project's root. It is read, never changed."""
 
 
 @dataclass
 class Weights:
+    """Where the backbone's weights come from. Each source has settings of its own."""
+
     source: str
     depends_on: str
+    """What DVC watches for this source: the user's file, or the code that makes or fetches the weights."""
 
 
 @dataclass
 class RandomWeights(Weights):
-    seed: int
+    """An untrained backbone."""
 
-
-@dataclass
-class ImagenetWeights(Weights):
-    url: str
-    size: int | None
-    md5: str | None
-    sha256: str | None
-
-
-@dataclass
-class FileWeights(Weights):
-    path: str
-
-
-@dataclass
-class Preprocess:
-    image_size: int
-    train: float
-    validation: float
-    test: float
-    max_rejected: float
+    source: Literal["random"]
+    seed: Seed
+    """Which backbone, apart from the run's seed."""
 
 
 @dataclass
@@ -78,75 +108,153 @@ class PublishedWeights:
     """Where weights trained on ImageNet are, and what is known of the file."""
 
     url: str
-    size: int | None
-    md5: str | None
-    sha256: str | None
+    """Of the file."""
+    size: Count | None
+    """In bytes; null: not checked."""
+    md5: Md5 | None
+    """As keras.applications publishes it; null: not checked."""
+    sha256: Sha256 | None
+    """Likewise."""
+
+
+@dataclass
+class ImagenetWeights(Weights):
+    """Weights trained on ImageNet: the file that `model.imagenet` names, unless set."""
+
+    source: Literal["imagenet"]
+    url: str
+    """Of the file."""
+    size: Count | None
+    """In bytes; null: not checked."""
+    md5: Md5 | None
+    """Null: not checked."""
+    sha256: Sha256 | None
+    """Null: not checked."""
+
+
+@dataclass
+class FileWeights(Weights):
+    """A file that the user has."""
+
+    source: Literal["file"]
+    path: str
+    """Of the file, in the layout that keras.applications' backbone loads, built with include_top=False."""
+
+
+@dataclass
+class Preprocess:
+    image_size: int
+    """Height and width of the prepared images, in pixels: from the smallest that the backbone takes to 1024."""
+    train: Share
+    """Share of the labelled images that is trained on; the three shares sum to 1."""
+    validation: Share
+    """Share of the labelled images by which epochs, phases and trials are chosen."""
+    test: Share
+    """Share of the labelled images that only the evaluation looks at."""
+    max_rejected: Annotated[float, Rule(lambda v: 0 <= v <= 1, "a share from 0 to 1")]
+    """Share of unreadable images above which the stage fails."""
 
 
 @dataclass
 class Model:
     backbone: str
+    """Which network: a name in `models.architectures`."""
     cut_layer: str
-    pooling: str
-    dense_units: int
-    dropout: float
-    image_size: int
-    """That which suits the backbone; `preprocess.image_size` is the one used, and this one unless set."""
+    """The backbone's layer whose output feeds the head; what lies above it is left out."""
+    pooling: Literal["flatten", "average"]
+    """Of the cut layer's output, before the head."""
+    dense_units: Count
+    """Units of the head's hidden layer."""
+    dropout: Annotated[float, Rule(lambda v: 0 <= v < 1, "a share from 0, below 1")]
+    """Share of the hidden layer's outputs that are set to 0 while training."""
+    image_size: Count
+    """That which suits the backbone, in pixels; `preprocess.image_size` is the one used, and this one unless set."""
     imagenet: PublishedWeights
     """What `weights=imagenet` takes."""
 
 
 @dataclass
 class Phase:
-    epochs: int
-    learning_rate: float
-    schedule: str
-    patience: int | None
-    batch_size: int
+    epochs: Count
+    """Passes over the training images."""
+    learning_rate: Positive
+    """Adam's, at the first batch."""
+    schedule: Literal["constant", "cosine"]
+    """Of the learning rate. cosine: it falls to 0 over all epochs, batch by batch."""
+    patience: Count | None
+    """Epochs without a lower validation loss after which the phase ends, with the weights of its best epoch; null: it
+    trains all epochs and keeps the last one's weights."""
+    batch_size: Count
+    """Images per training step, over all devices."""
 
 
 @dataclass
 class Finetune(Phase):
     thaw_from: str
-    batch_norm: str
+    """The frost line: the backbone's lowest layer that learns; auto: one block below the cut layer."""
+    batch_norm: Literal["train", "frozen"]
+    """Above the frost line. frozen: it keeps its weights and the statistics of pretraining."""
 
 
 @dataclass
 class Submission:
-    """What is done to the winner's probabilities in submission.csv (see `metrics.calibration`)."""
+    """What is done to the winner's probabilities in submission.csv; the report shows what each changes."""
 
     flip: bool
+    """Mean with those of the mirrored image; takes twice the time."""
     temperature: bool
+    """Calibrated on the validation images."""
     clip: bool
+    """Kept away from 0 and 1 as far as the validation images and half a mistake more advise."""
 
 
 @dataclass
 class Evaluate:
-    threshold: float
-    bootstrap: int
-    calibration_bins: int
+    threshold: Share
+    """Probability above which the second of two classes is predicted; of more classes, the most probable one is."""
+    bootstrap: Annotated[int, Rule(lambda v: v >= 100, "a whole number, 100 or more")]
+    """Resamples behind each 95% interval."""
+    calibration_bins: Count
+    """Bins of the predicted probability, for the calibration error and the reliability diagram."""
     submission: Submission
+    """Of the file for Kaggle."""
 
 
 @dataclass
 class Tracking:
+    """Where MLflow keeps its runs."""
+
     uri: str
+    """Of the store; the environment variable MLFLOW_TRACKING_URI, where set, wins over it."""
     experiment: str
+    """MLflow's name for all runs together."""
     log_models: bool
+    """Whether the models themselves are stored with their runs."""
+
+
+Precision = Literal["auto", "float32", "bfloat16"]
 
 
 @dataclass
 class Config:
     name: str
-    seed: int
-    augment: str
-    precision: str
+    """Of the run, in MLflow and the report."""
+    seed: Seed
+    """From which every source of randomness derives a seed of its own; data and weights have theirs."""
+    augment: Literal["none", "flip", "full"]
+    """Of training images. flip: mirrored ones too, with cached features; full: mirror, crop and colour, uncached."""
+    precision: Precision
+    """Of what is computed while training. auto: bfloat16 where the hardware has it, else float32."""
     deterministic: bool
-    distribution: str
-    workers: str
-    feature_cache_gib: float
-    data: Data
-    weights: Weights
+    """Only kernels that give the same bits each time; free on a CPU, may cost speed on a GPU."""
+    distribution: Literal["none", "mirrored", "multi_worker"]
+    """Of training. mirrored: on all GPUs of this machine; multi_worker: on several machines."""
+    workers: Literal["local", "ray"]
+    """Of decoding and features, to the same bytes. ray: a Ray cluster."""
+    feature_cache_gib: Annotated[float, Rule(lambda v: 0 <= v < math.inf, "a number of GiB, 0 or more")]
+    """Least recently used features beyond this are deleted after each phase."""
+    data: SampleData | FilteredData | KaggleData | FolderData
+    weights: RandomWeights | ImagenetWeights | FileWeights
     preprocess: Preprocess
     model: Model
     transfer: Phase

@@ -7,13 +7,14 @@ from typing import Any, Literal
 import numpy as np
 from scipy.stats import binomtest
 
+from frostline.common.phase_names import PhaseName
 from frostline.metrics.bootstrap import Interval, Intervals, Pair, bootstrap_intervals, by_phase
 from frostline.metrics.classification import _of_actual, confusion_matrix, figures
 from frostline.metrics.predicted import predicted_classes
 from frostline.metrics.text import decimals, p_text, rounded, signed
 from frostline.runtime.errors import FrostlineError
 
-Phase = Literal["transfer", "finetune"]
+Phase = PhaseName
 Outcome = Literal["better", "worse", "indistinguishable"]
 
 

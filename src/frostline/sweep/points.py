@@ -18,6 +18,7 @@ from typing import cast
 import numpy as np
 
 from frostline.common.files import digest_of, read_json, sha256_of, write_json
+from frostline.common.phase_names import PhaseName
 from frostline.config.paths import BACKBONE_WEIGHTS, PROCESSED, WORK
 from frostline.config.settings import Config
 from frostline.data.dataset import Dataset, load_dataset
@@ -235,7 +236,7 @@ def _transfer_once(settings: Config, shared: Shared, model_path: Path, on_epoch:
 
 
 @contextmanager
-def _checkpoint(phase: str, settings: Config, shared: Shared, start: Path) -> Iterator[Path]:
+def _checkpoint(phase: PhaseName, settings: Config, shared: Shared, start: Path) -> Iterator[Path]:
     """Where `phase` goes on after its process was killed; no longer needed when it ended or was given up."""
     path = phases.checkpoint_path(phase, settings, shared.data, start)
     try:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from frostline.common.files import read_json, write_csv, write_json
+from frostline.common.phase_names import PHASES
 from frostline.config.settings import Config
 
 RESULT = "point.json"
@@ -137,14 +138,10 @@ def write_tables(folder: Path, points: Sequence[Record]) -> list[Path]:
     """Write points.csv (every point with its figures, or why there are none) and settings.csv (means over seeds)."""
     keys = swept_keys(points)
     figures = ("train/loss", "train/accuracy", "validation/loss", "validation/accuracy")
-    columns = [f"{phase}/{figure}" for phase in ("transfer", "finetune") for figure in figures]
+    columns = [f"{phase}/{figure}" for phase in PHASES for figure in figures]
 
     def row(point: Record) -> dict[str, Any]:
-        found = {
-            f"{phase}/{name}": value
-            for phase in ("transfer", "finetune")
-            for name, value in point.get(phase, {}).items()
-        }
+        found = {f"{phase}/{name}": value for phase in PHASES for name, value in point.get(phase, {}).items()}
         return values_of(point) | found | {"status": status(point), "reason": reason(point)}
 
     kept = [*keys, "status", *columns, "reason"]

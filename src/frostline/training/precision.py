@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from frostline.config.settings import Precision
 from frostline.runtime.quiet_tensorflow import keras, tf
 
 AUTO = "auto"
@@ -16,7 +17,7 @@ def on_gpu() -> bool:
     return bool(tf.config.list_physical_devices("GPU"))
 
 
-def resolve(precision: str) -> str:
+def resolve(precision: Precision) -> Precision:
     """Return `precision`; for "auto" "bfloat16" where this machine's GPU or processor has instructions for it.
 
     A GPU has them from compute capability 8.0 on (Ampere).
