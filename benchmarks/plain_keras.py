@@ -22,8 +22,10 @@ parser = argparse.ArgumentParser()
 parser.add_argument("folder", type=Path)
 parser.add_argument("weights", type=Path)
 parser.add_argument("--epochs", type=int, default=2, help="of each phase")
+parser.add_argument("--precision", default="float32", help="a Keras dtype policy, such as mixed_bfloat16")
 parser.add_argument("--cache", action="store_true", help="keep the decoded images in memory after the first epoch")
 arguments = parser.parse_args()
+keras.config.set_dtype_policy(arguments.precision)
 
 seconds: dict[str, float] = {}
 cpu: dict[str, float] = {}
@@ -66,7 +68,7 @@ for layer in base.layers:
 x = keras.layers.Flatten()(base.get_layer("mixed7").output)
 x = keras.layers.Dense(1024, activation="relu")(x)
 x = keras.layers.Dropout(0.2)(x)
-x = keras.layers.Dense(1, activation="sigmoid")(x)
+x = keras.layers.Dense(1, activation="sigmoid", dtype="float32")(x)
 model = keras.Model(base.input, x)
 lap("build")
 

@@ -249,6 +249,9 @@ class Config:
     """Only kernels that give the same bits each time; free on a CPU, may cost speed on a GPU."""
     distribution: Literal["none", "mirrored", "multi_worker"]
     """Of training. mirrored: on all GPUs of this machine; multi_worker: on several machines."""
+    feeding: Literal["auto", "batches", "device"]
+    """How training features reach the device. batches: read from the disk one by one; device: all of them stay in its
+    memory, and an epoch is one call; auto: device on a GPU. Figures may differ by rounding."""
     workers: Literal["local", "ray"]
     """Of decoding and features, to the same bytes. ray: a Ray cluster."""
     feature_cache_gib: Annotated[float, Rule(lambda v: 0 <= v < math.inf, "a number of GiB, 0 or more")]
@@ -263,7 +266,7 @@ class Config:
     tracking: Tracking
 
 
-_LEARNING = ("seed", "augment", "precision", "deterministic", "distribution")
+_LEARNING = ("seed", "augment", "precision", "deterministic", "distribution", "feeding")
 
 DEPENDS_ON = {
     "fetch-data": ("data",),

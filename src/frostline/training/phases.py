@@ -135,7 +135,7 @@ def _train(
             on_epoch=on_epoch,
             checkpoint=checkpoint,
             strategy=distribution.strategy_of(settings.distribution),
-            on_device=precision.on_gpu(),
+            on_device=settings.feeding == "device" or (settings.feeding == "auto" and precision.on_gpu()),
         )
 
 
