@@ -29,7 +29,7 @@ from frostline.data.dataset import SPLITS, load_dataset
 
 PHASES = ("transfer", "finetune")
 SWEEP = {"model.cut_layer": "mixed5,mixed6,mixed7", "finetune.learning_rate": "3e-6,1e-5,3e-5,1e-4"}
-POINTS = 12
+TRIALS = 12
 _LEFT_BY_TRAINING = (".frostline", "models/transfer.keras", "models/finetune.keras", "mlruns", "reports/curves")
 
 Scores = dict[str, dict[str, float]]
@@ -106,8 +106,8 @@ def remove_training(project: Path) -> None:
 
 def run_sweep(project: Path, epochs: list[str]) -> Measured:
     remove_training(project)
-    points = [f"{key}={values}" for key, values in SWEEP.items()]
-    return measure([sys.executable, "-m", "frostline.sweep", "-m", *points, *epochs], project)
+    grid = [f"{key}={values}" for key, values in SWEEP.items()]
+    return measure([sys.executable, "-m", "frostline.sweep", "-m", *grid, *epochs], project)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -119,7 +119,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, help="the backbone's weights (default: seeded random ones)")
     parser.add_argument("--epochs", type=int, default=2, help="of each phase")
     parser.add_argument("--cache", action="store_true", help="the plain script keeps decoded images in memory")
-    parser.add_argument("--sweep", action="store_true", help=f"also a sweep of {POINTS} points")
+    parser.add_argument("--sweep", action="store_true", help=f"also a sweep of {TRIALS} trials")
     return parser.parse_args()
 
 
@@ -144,13 +144,13 @@ def main() -> None:
             sweep = run_sweep(project, epochs)
             print(sweep.output)
             seconds, cpu = (
-                POINTS * statistics.median(values)
+                TRIALS * statistics.median(values)
                 for values in zip(*((run.seconds, run.cpu) for run in plain), strict=True)
             )
             console.print(
-                f"Sweep of {POINTS} points: {sweep.seconds:.0f} s ({sweep.cpu:.0f} s of cores, other jobs "
-                f"{sweep.others:.0f}). {POINTS} plain scripts: {seconds:.0f} s ({cpu:.0f} s of cores), reckoned as "
-                f"{POINTS} times the measured one, cut at mixed7. {seconds / sweep.seconds:.1f} times as fast, "
+                f"Sweep of {TRIALS} trials: {sweep.seconds:.0f} s ({sweep.cpu:.0f} s of cores, other jobs "
+                f"{sweep.others:.0f}). {TRIALS} plain scripts: {seconds:.0f} s ({cpu:.0f} s of cores), reckoned as "
+                f"{TRIALS} times the measured one, cut at mixed7. {seconds / sweep.seconds:.1f} times as fast, "
                 f"{cpu / sweep.cpu:.1f} times by seconds of cores."
             )
 

@@ -1,4 +1,4 @@
-"""Points in processes of their own, with the real engines: Ray on this machine, and submitit's local executor."""
+"""Trials in processes of their own, with the real engines: Ray on this machine, and submitit's local executor."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.ray
 
 ROOT = Path(__file__).parents[1]
 ENGINES = {
-    "ray": ("hydra/launcher=ray", "hydra.launcher.cpus_per_point=1"),
+    "ray": ("hydra/launcher=ray", "hydra.launcher.cpus_per_trial=1"),
     "submitit": ("hydra/launcher=submitit_local", "hydra.launcher.cpus_per_task=1"),
 }
 
@@ -111,12 +111,12 @@ def apps(environment, tmp_path_factory):
         yield started
 
 
-def test_points_run_side_by_side_and_one_whose_process_is_killed_does_not_stop_the_others(engine, apps):
+def test_trials_run_side_by_side_and_one_whose_process_is_killed_does_not_stop_the_others(engine, apps):
     folder = end(apps[engine])
     for number in (0, 2):
         assert (folder / f"out/{number}/done").read_text() == f"{folder} 1 7"
-        assert not (folder / f"out/{number}/point.json").exists(), "that is left to the point itself"
-    record = json.loads((folder / "out/1/point.json").read_text())
+        assert not (folder / f"out/{number}/trial.json").exists(), "that is left to the trial itself"
+    record = json.loads((folder / "out/1/trial.json").read_text())
     assert record["overrides"] == ["seed=2"]
     assert record["error"].startswith("its process ended before it did (")
     assert len(record["error"].splitlines()) == 1
@@ -127,14 +127,14 @@ SWEEP += ["finetune.epochs=1", "finetune.thaw_from=auto,mixed1,mixed5"]
 
 
 def records(folder):
-    """What the sweep in `folder` left of each point, by its swept setting."""
-    found = [json.loads(path.read_text()) for path in folder.glob("multirun/*/*/point.json")]
+    """What the sweep in `folder` left of each trial, by its swept setting."""
+    found = [json.loads(path.read_text()) for path in folder.glob("multirun/*/*/trial.json")]
     return {record["overrides"][-1].split("=")[1]: record for record in found}
 
 
 @pytest.fixture(scope="module")
 def alone(prepared, weights, environment, tmp_path_factory):
-    """A project in which the points have run in one process, which has as many threads as the others will have."""
+    """A project in which the trials have run in one process, which has as many threads as the others will have."""
     folder = tmp_path_factory.mktemp("alone")
     shutil.copytree(ROOT / "conf", folder / "conf")
     with contextlib.chdir(folder):
@@ -155,43 +155,43 @@ def copies(alone, parent):
         shutil.copytree(alone, folder)
         for name in ("mlruns", "multirun", ".frostline/transfer"):
             shutil.rmtree(folder / name)
-        for path in folder.glob(f".frostline/points/{'?' * 32}.json"):
+        for path in folder.glob(f".frostline/trials/{'?' * 32}.json"):
             path.unlink()
     return folders
 
 
 @pytest.fixture(scope="module")
 def sweeps(alone, environment, tmp_path_factory):
-    """Sweeps over the same points."""
+    """Sweeps over the same trials."""
     with at_once(copies(alone, tmp_path_factory.mktemp("sweep")), environment, SWEEP) as started:
         yield started
 
 
-def test_points_in_several_processes_share_a_transfer_phase_and_give_the_figures_of_one_process(
+def test_trials_in_several_processes_share_a_transfer_phase_and_give_the_figures_of_one_process(
     engine, alone, sweeps, environment
 ):
     folder = end(sweeps[engine])
     expected, found = records(alone), records(folder)
-    for points in (expected, found):  # the words depend on whether another point has left the transfer phase
-        assert points.pop("mixed5")["error"].startswith("finetune.thaw_from is 'mixed5'")
+    for trials in (expected, found):  # the words depend on whether another trial has left the transfer phase
+        assert trials.pop("mixed5")["error"].startswith("finetune.thaw_from is 'mixed5'")
     assert found == expected
     assert len(found) == 2
     logs = {"ray": Path(environment["RAY_TMPDIR"]).glob("ray/session_2*/logs/*.err"), "submitit": folder.rglob("*.err")}
     said = "".join(path.read_text() for path in logs[engine])
-    assert said.count("transfer 1/1: ") == 1, "the second point waits for the first one's model"
+    assert said.count("transfer 1/1: ") == 1, "the second trial waits for the first one's model"
     assert said.count("finetune 1/1: ") == 2
     assert "features: " not in said, "they come from the pass before"
 
 
 def finished(folder):
-    """The files with the results of points."""
-    return sorted(folder.glob(f".frostline/points/{'?' * 32}.json"))
+    """The files with the results of trials."""
+    return sorted(folder.glob(f".frostline/trials/{'?' * 32}.json"))
 
 
 @pytest.fixture(scope="module")
 def gone_on(alone, sweeps, environment, tmp_path_factory):
-    """Sweeps that have been started anew after their processes were killed with the first point just finished, and when
-    this point's file was last written. Whoever runs the second point is left alone: Ray ends it, submitit does not."""
+    """Sweeps that have been started anew after their processes were killed with the first trial just finished, and when
+    this trial's file was last written. Whoever runs the second trial is left alone: Ray ends it, submitit does not."""
     folders, left, times = copies(alone, tmp_path_factory.mktemp("killed")), [], {}
     for started in sweeps.values():
         end(started)  # first: one at a time takes no longer
@@ -217,7 +217,7 @@ def test_a_killed_sweep_goes_on_to_the_bytes_of_one_left_alone(engine, alone, go
     started, first, written = gone_on[engine]
     folder = end(started)
     assert first.stat().st_mtime_ns == written, "what was finished is not run again"
-    for pattern in ("points/*.json", "transfer/*/model.keras"):
+    for pattern in ("trials/*.json", "transfer/*/model.keras"):
         expected, found = (sorted(root.glob(f".frostline/{pattern}")) for root in (alone, folder))
         assert [path.relative_to(folder) for path in found] == [path.relative_to(alone) for path in expected]
         assert [path.read_bytes() for path in found] == [path.read_bytes() for path in expected]

@@ -1,26 +1,26 @@
 import pytest
 
 from frostline.runtime.errors import FrostlineError
-from frostline.sweep.plan import compose_point, is_search, plan
+from frostline.sweep.plan import compose_trial, is_search, plan
 
 
 def test_a_grid_is_every_combination(project):
     asked = plan(["model.cut_layer=mixed5,mixed6", "seed=range(1,4)", "transfer.epochs=1"])
-    assert asked.total == len(asked.points) == 6
-    assert asked.points[0] == ["model.cut_layer=mixed5", "seed=1", "transfer.epochs=1"]
+    assert asked.total == len(asked.trials) == 6
+    assert asked.trials[0] == ["model.cut_layer=mixed5", "seed=1", "transfer.epochs=1"]
     assert not is_search(asked.hydra)
-    assert compose_point(asked.points[-1]).seed == 3
+    assert compose_trial(asked.trials[-1]).seed == 3
 
 
 def test_the_prepared_data_comes_from_params_yaml(project):
     text = (project / "params.yaml").read_text()
     (project / "params.yaml").write_text(text.replace("images: 600", "images: 80"))
-    assert compose_point(["seed=1"]).data.images == 80
+    assert compose_trial(["seed=1"]).data.images == 80
 
 
 def test_another_backbone_than_the_prepared_one_is_named(project):
     with pytest.raises(FrostlineError, match=r"model.backbone is resnet50, but .* is for inception_v3"):
-        compose_point(["model=resnet50"])
+        compose_trial(["model=resnet50"])
 
 
 def test_a_search_is_checked_at_both_ends_of_its_intervals(project):
@@ -29,13 +29,13 @@ def test_a_search_is_checked_at_both_ends_of_its_intervals(project):
     asked = plan(["hydra/sweeper=optuna", "hydra.sweeper.n_trials=7", rates])
     assert asked.total == 7
     assert is_search(asked.hydra)
-    joined = [" ".join(point) for point in asked.points]
-    assert any("finetune.learning_rate=1e-05" in point for point in joined)
-    assert any("finetune.learning_rate=1.0" in point for point in joined)
+    joined = [" ".join(trial) for trial in asked.trials]
+    assert any("finetune.learning_rate=1e-05" in trial for trial in joined)
+    assert any("finetune.learning_rate=1.0" in trial for trial in joined)
     for layer in ("mixed5", "mixed6", "mixed7"):  # of conf/hydra/sweeper/optuna.yaml
-        assert any(f"model.cut_layer={layer}" in point for point in joined)
-    for point in asked.points:
-        compose_point(point)
+        assert any(f"model.cut_layer={layer}" in trial for trial in joined)
+    for trial in asked.trials:
+        compose_trial(trial)
 
 
 def test_what_is_searched_names_the_search_and_how_long_does_not(project):
@@ -54,6 +54,7 @@ def test_what_is_searched_names_the_search_and_how_long_does_not(project):
         (["preprocess.image_size=75,150"], ["prepared in data/processed"]),
         (["finetune.learning_rate=interval(1e-5,1e-3)"], ["hydra/sweeper=optuna"]),
         (["hydra/sweeper=optna"], ["optna"]),
+        (["model=glob(*)"], ["not a list of values"]),
         (["a b"], ["not a list of overrides"]),
     ],
 )

@@ -11,15 +11,15 @@ VERMILLION = (213, 94, 0)
 
 
 def grid(rates=("1e-05", "0.0001"), layers=("mixed5", "mixed6"), seeds=("1", "2"), extra=()):
-    points = []
+    trials = []
     for layer in layers:
         for rate in rates:
             for seed in seeds:
                 overrides = [*extra, f"model.cut_layer={layer}", f"finetune.learning_rate={rate}", f"seed={seed}"]
                 loss = 0.3 + 0.1 * layers.index(layer) + 0.01 * rates.index(rate) + 0.001 * float(seed)
                 figures = {"validation/loss": loss, "validation/accuracy": 0.9}
-                points.append({"point": "", "overrides": overrides, "transfer": figures, "finetune": figures})
-    return rank(points)
+                trials.append({"trial": "", "overrides": overrides, "transfer": figures, "finetune": figures})
+    return rank(trials)
 
 
 def shown(path: Path) -> np.ndarray:
@@ -49,7 +49,7 @@ def test_the_best_cell_is_framed(tmp_path):
     [
         (grid(), ("model.cut_layer", "finetune.learning_rate")),
         (grid(layers=("mixed5",)), None),
-        (grid(rates=tuple(str(rate / 1000) for rate in range(1, 20))), None),  # a search: as many rates as points
+        (grid(rates=tuple(str(rate / 1000) for rate in range(1, 20))), None),  # a search: as many rates as trials
     ],
 )
 def test_a_heat_map_needs_two_settings_of_few_values(settings, axes):
@@ -59,7 +59,7 @@ def test_a_heat_map_needs_two_settings_of_few_values(settings, axes):
 @pytest.mark.parametrize(
     "settings", [grid(layers=("mixed5",)), grid(rates=("1e-05",), layers=("mixed5",), seeds=("1",))]
 )
-def test_one_swept_setting_or_one_point_is_drawn_too(tmp_path, settings):
+def test_one_swept_setting_or_one_trial_is_drawn_too(tmp_path, settings):
     assert [path.name for path in write_figures(tmp_path, settings)] == ["parallel_coordinates.png"]
 
 

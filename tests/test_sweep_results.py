@@ -11,7 +11,7 @@ from frostline.sweep.results import (
     headline,
     in_order,
     rank,
-    read_points,
+    read_trials,
     recipe,
     swept_keys,
     write_tables,
@@ -20,9 +20,9 @@ from frostline.sweep.results import (
 SPLITS = ("train", "validation")
 
 
-def point(loss=None, transfer_loss=0.7, **settings):
+def trial(loss=None, transfer_loss=0.7, **settings):
     overrides = [f"{key.replace('__', '.')}={value}" for key, value in settings.items()]
-    record = {"point": " ".join(overrides), "overrides": overrides}
+    record = {"trial": " ".join(overrides), "overrides": overrides}
     if loss is not None:
         for phase, value in (("transfer", transfer_loss), ("finetune", loss)):
             record[phase] = {
@@ -32,13 +32,13 @@ def point(loss=None, transfer_loss=0.7, **settings):
 
 
 def test_settings_are_ranked_by_the_mean_over_seeds_not_by_the_luckiest_one():
-    points = [
-        point(0.30, model__cut_layer="mixed5", seed=1),
-        point(0.60, model__cut_layer="mixed5", seed=2),
-        point(0.40, model__cut_layer="mixed6", seed=1),
-        point(0.42, model__cut_layer="mixed6", seed=2),
+    trials = [
+        trial(0.30, model__cut_layer="mixed5", seed=1),
+        trial(0.60, model__cut_layer="mixed5", seed=2),
+        trial(0.40, model__cut_layer="mixed6", seed=1),
+        trial(0.42, model__cut_layer="mixed6", seed=2),
     ]
-    first, second = rank(points)
+    first, second = rank(trials)
     assert first.values == {"model.cut_layer": "mixed6"}
     assert first.mean() == pytest.approx(0.41)
     assert first.spread == pytest.approx(0.0141421, abs=1e-6)  # n - 1
@@ -47,23 +47,23 @@ def test_settings_are_ranked_by_the_mean_over_seeds_not_by_the_luckiest_one():
 
 
 def test_a_setting_of_which_a_seed_failed_cannot_win():
-    points = [
-        point(0.1, model__cut_layer="mixed5", seed=1),
-        point(model__cut_layer="mixed5", seed=2) | {"error": "out of memory\nat once"},
-        point(0.4, model__cut_layer="mixed6", seed=1),
-        point(0.4, model__cut_layer="mixed6", seed=2),
+    trials = [
+        trial(0.1, model__cut_layer="mixed5", seed=1),
+        trial(model__cut_layer="mixed5", seed=2) | {"error": "out of memory\nat once"},
+        trial(0.4, model__cut_layer="mixed6", seed=1),
+        trial(0.4, model__cut_layer="mixed6", seed=2),
     ]
-    assert [setting.values["model.cut_layer"] for setting in rank(points)] == ["mixed6", "mixed5"]
-    assert "`model.cut_layer=mixed5 seed=2`: failed, out of memory\n" in describe(points, None)
+    assert [setting.values["model.cut_layer"] for setting in rank(trials)] == ["mixed6", "mixed5"]
+    assert "`model.cut_layer=mixed5 seed=2`: failed, out of memory\n" in describe(trials, None)
 
 
 def test_only_what_differs_is_named():
-    points = [point(0.1, transfer__epochs=1, seed=1), point(0.2, transfer__epochs=1, seed=2)]
-    assert swept_keys(points) == ["seed"]
-    (setting,) = rank(points)
+    trials = [trial(0.1, transfer__epochs=1, seed=1), trial(0.2, transfer__epochs=1, seed=2)]
+    assert swept_keys(trials) == ["seed"]
+    (setting,) = rank(trials)
     assert setting.values == {}
-    assert headline(points) == "Best of 2 points: default, validation loss 0.1500 ± 0.0707, mean of 2 seeds."
-    assert headline([point(seed=1) | {"error": "no"}]) == "None of 1 point finished."
+    assert headline(trials) == "Best of 2 trials: default, validation loss 0.1500 ± 0.0707, mean of 2 seeds."
+    assert headline([trial(seed=1) | {"error": "no"}]) == "None of 1 trial finished."
 
 
 def test_values_are_in_the_order_that_people_expect():
@@ -72,33 +72,33 @@ def test_values_are_in_the_order_that_people_expect():
     assert in_order(["auto", "mixed6", "4"]) == ["4", "auto", "mixed6"]
 
 
-def test_points_are_read_in_the_order_of_their_numbers(tmp_path):
+def test_trials_are_read_in_the_order_of_their_numbers(tmp_path):
     for number in (10, 9, 0):
         (tmp_path / str(number)).mkdir()
-        (tmp_path / str(number) / "point.json").write_text(json.dumps(point(0.1, seed=number)))
-    assert [record["overrides"] for record in read_points(tmp_path)] == [["seed=0"], ["seed=9"], ["seed=10"]]
+        (tmp_path / str(number) / "trial.json").write_text(json.dumps(trial(0.1, seed=number)))
+    assert [record["overrides"] for record in read_trials(tmp_path)] == [["seed=0"], ["seed=9"], ["seed=10"]]
 
 
 def test_the_tables_hold_every_point_and_every_setting(tmp_path):
-    points = [
-        point(0.3, model__cut_layer="mixed5", seed=1),
-        point(0.5, model__cut_layer="mixed5", seed=2),
-        point(model__cut_layer="mixed9", seed=1) | {"pruned": "validation loss 2 after epoch 1 of 3"},
+    trials = [
+        trial(0.3, model__cut_layer="mixed5", seed=1),
+        trial(0.5, model__cut_layer="mixed5", seed=2),
+        trial(model__cut_layer="mixed9", seed=1) | {"pruned": "validation loss 2 after epoch 1 of 3"},
     ]
-    write_tables(tmp_path, points)
-    rows = list(csv.DictReader((tmp_path / "points.csv").open()))
+    write_tables(tmp_path, trials)
+    rows = list(csv.DictReader((tmp_path / "trials.csv").open()))
     assert [row["status"] for row in rows] == ["finished", "finished", "pruned"]
     assert [row["finetune/validation/loss"] for row in rows] == ["0.3", "0.5", ""]
     assert rows[2]["reason"] == "validation loss 2 after epoch 1 of 3"
     (setting,) = csv.DictReader((tmp_path / "settings.csv").open())
     assert (setting["model.cut_layer"], setting["seeds"], setting["validation/loss mean"]) == ("mixed5", "2", "0.4")
-    before = (tmp_path / "points.csv").read_bytes()
-    write_tables(tmp_path, points)
-    assert (tmp_path / "points.csv").read_bytes() == before
+    before = (tmp_path / "trials.csv").read_bytes()
+    write_tables(tmp_path, trials)
+    assert (tmp_path / "trials.csv").read_bytes() == before
 
 
 @pytest.mark.parametrize("data", [["data=kaggle"], ["data=folder", "data.path=../own"]])
-def test_the_recipe_composes_to_the_point(project, data):
+def test_the_recipe_composes_to_the_trial(project, data):
     config = compose_conf(
         [*data, "weights=imagenet", "model.cut_layer=mixed5", "finetune.learning_rate=1e-5", "seed=3"]
     )
@@ -108,8 +108,8 @@ def test_the_recipe_composes_to_the_point(project, data):
 
 
 def test_the_test_figures_stand_apart_from_the_ranking():
-    points = [point(0.3, seed=1, model__dropout=0), point(0.4, seed=1, model__dropout=0.5)]
-    text = describe(points, {"loss": 0.123456, "accuracy": 0.9, "images": 1500})
+    trials = [trial(0.3, seed=1, model__dropout=0), trial(0.4, seed=1, model__dropout=0.5)]
+    text = describe(trials, {"loss": 0.123456, "accuracy": 0.9, "images": 1500})
     assert "log loss 0.1235, accuracy 0.9000 (1,500 images)" in text
     ranking = text[text.index("| |") :]
     assert "0.1235" not in ranking

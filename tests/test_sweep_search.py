@@ -1,4 +1,4 @@
-"""Optuna for real, on its SQLite database; points are formulas here."""
+"""Optuna for real, on its SQLite database; trials are formulas here."""
 
 import math
 
@@ -31,7 +31,7 @@ def record_of(trial) -> dict:
 
 
 def search(until: int, killed_at: int = -1) -> list[dict]:
-    """Search up to `until` points; the process is gone in the middle of number `killed_at`."""
+    """Search up to `until` trials; the process is gone in the middle of number `killed_at`."""
     study = sweep_search.open_study(STORAGE, "name")
     left = sweep_search.unfinished_trials(study, SPACE)
     while left or sweep_search.count(study) < until:
@@ -63,12 +63,12 @@ def test_a_search_that_was_killed_tries_what_it_would_have_tried(tmp_path, monke
     assert sorted(sweep_search.told(study)) == [*range(13), 14]
 
 
-def test_a_point_worse_than_the_median_after_as_many_epochs_is_given_up():
+def test_a_trial_worse_than_the_median_after_as_many_epochs_is_given_up():
     study = sweep_search.open_study(STORAGE, "name")
     for loss in (1.0, 2.0, 3.0):
         trial = sweep_search.next_trial(study, SPACE, seed=1, parallel=False)
         hopeless = sweep_search.reporter(STORAGE, "name", trial.number)
-        assert not hopeless(1, loss), "three points are needed to learn from"
+        assert not hopeless(1, loss), "three trials are needed to learn from"
         assert not hopeless(2, loss / 2)
         sweep_search.tell(study, trial, {"overrides": [], "finetune": {"validation/loss": loss / 2}})
     trial = sweep_search.next_trial(study, SPACE, seed=1, parallel=True)
@@ -83,9 +83,9 @@ def test_a_point_worse_than_the_median_after_as_many_epochs_is_given_up():
     assert states == ["COMPLETE"] * 3 + ["PRUNED", "FAIL"]
 
 
-def test_a_deleted_study_names_its_points():
+def test_a_deleted_study_names_its_trials():
     search(until=2)
-    points = sweep_search.delete_study(STORAGE, "name")
-    assert len(points) == 2
-    assert all(overrides[0] == "transfer.epochs=1" for overrides in points)
+    trials = sweep_search.delete_study(STORAGE, "name")
+    assert len(trials) == 2
+    assert all(overrides[0] == "transfer.epochs=1" for overrides in trials)
     assert sweep_search.told(sweep_search.open_study(STORAGE, "name")) == {}

@@ -5,16 +5,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from frostline.sweep.table import print_points, print_summary, watching
+from frostline.sweep.table import print_summary, print_trials, watching
 
 
 def finish(folder: Path, number: int, loss: float | None, **more) -> dict:
     overrides = [f"seed={number}", f"model.dropout={number}"]
-    record = {"point": " ".join(overrides), "overrides": overrides, **more}
+    record = {"trial": " ".join(overrides), "overrides": overrides, **more}
     if loss is not None:
         record |= {phase: {"validation/loss": loss, "validation/accuracy": 0.9} for phase in ("transfer", "finetune")}
     (folder / str(number)).mkdir(parents=True, exist_ok=True)
-    (folder / str(number) / "point.json").write_text(json.dumps(record))
+    (folder / str(number) / "trial.json").write_text(json.dumps(record))
     return record
 
 
@@ -25,7 +25,7 @@ def test_lines_where_there_is_no_terminal(tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert "seed=0 model.dropout=0: validation loss 0.5000" in lines
     assert "seed=1 model.dropout=1: failed, no memory" in lines
-    assert lines[-1].startswith("2/3 points")
+    assert lines[-1].startswith("2/3 trials")
     assert "\x1b" not in "".join(lines)
 
 
@@ -66,23 +66,23 @@ def test_a_live_table_on_a_terminal_above_the_bars_and_gone_after_an_interrupt(t
             break
     assert process.wait() != 0
     text = output.decode()
-    assert "1 of 2 points" in text
+    assert "1 of 2 trials" in text
     assert "model.dropout=0" in text
     assert "said meanwhile" in text
-    assert text.index("1 of 2 points") < text.rindex("transfer 1/1")
+    assert text.index("1 of 2 trials") < text.rindex("transfer 1/1")
     assert text.count("\x1b[?25h") >= 1, "the cursor is shown again"
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
 
 
 def test_the_table_at_the_end_names_the_reasons(tmp_path, capsys):
-    points = [
+    trials = [
         finish(tmp_path, 0, 0.5),
         finish(tmp_path, 1, 0.25),
         finish(tmp_path, 2, None, error="no memory"),
         finish(tmp_path, 3, None, pruned="validation loss 3 after epoch 1 of 4"),
     ]
-    print_points(points)
-    print_summary(points, {"loss": 0.3, "accuracy": 0.75, "images": 16}, tmp_path)
+    print_trials(trials)
+    print_summary(trials, {"loss": 0.3, "accuracy": 0.75, "images": 16}, tmp_path)
     output = capsys.readouterr().out
     rows = [line for line in output.splitlines() if line.strip().startswith("model.dropout") or "seed=" in line]
     assert [row.split()[0] for row in rows[:2]] == ["model.dropout=1", "model.dropout=0"]

@@ -264,7 +264,7 @@ def test_three_classes_are_learnt_and_predicted_as_the_model_gives_them(examples
 
 
 def test_nothing_of_a_training_stays_in_memory(examples):
-    """Graphs hold Adam's moments: a sweep would grow by them with every point."""
+    """Graphs hold Adam's moments: a sweep would grow by them with every trial."""
 
     def graphs():
         gc.collect()

@@ -1,7 +1,7 @@
-"""Hydra's plugins behind `hydra/launcher=ray`, `submitit_slurm` and `submitit_local`: the points of a sweep in
+"""Hydra's plugins behind `hydra/launcher=ray`, `submitit_slurm` and `submitit_local`: the trials of a sweep in
 processes of their own, on one machine or many. Their options are in conf/hydra/launcher.
 
-Why not the published plugins: both give up a sweep when the process of one point is killed, and Ray's needs an older
+Why not the published plugins: both give up a sweep when the process of one trial is killed, and Ray's needs an older
 cloudpickle than ours.
 """
 
@@ -21,8 +21,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 
 @dataclass(frozen=True)
-class _Point:
-    """One point with all that a process needs to run it, on any machine that has this project's folder."""
+class _Trial:
+    """One trial with all that a process needs to run it, on any machine that has this project's folder."""
 
     number: int
     overrides: list[str]
@@ -47,13 +47,13 @@ class _Point:
         )
 
     def checkpoint(self) -> Any:
-        """What submitit submits when SLURM preempts the job: the same; the point goes on from its last epoch."""
+        """What submitit submits when SLURM preempts the job: the same; the trial goes on from its last epoch."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
     def lost(self, reason: Exception) -> JobReturn:
-        """What is left where the process ended before the point did: a result that says so, unless there is one."""
+        """What is left where the process ended before the trial did: a result that says so, unless there is one."""
         from frostline.common.files import write_json
         from frostline.sweep.results import RESULT, new_record
 
@@ -75,23 +75,23 @@ class _ProcessLauncher(Launcher):
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        points = [self._point(number, list(each)) for number, each in enumerate(job_overrides, initial_job_idx)]
+        trials = [self._trial(number, list(each)) for number, each in enumerate(job_overrides, initial_job_idx)]
         results: dict[int, JobReturn] = {}
-        for index, end in self._run(points):
-            results[index] = end if isinstance(end, JobReturn) else points[index].lost(end)
-        return [results[index] for index in range(len(points))]
+        for index, end in self._run(trials):
+            results[index] = end if isinstance(end, JobReturn) else trials[index].lost(end)
+        return [results[index] for index in range(len(trials))]
 
-    def _point(self, number: int, overrides: list[str]) -> _Point:
+    def _trial(self, number: int, overrides: list[str]) -> _Trial:
         config = self.context.config_loader.load_sweep_config(self.config, overrides)
         with open_dict(config):
             config.hydra.job.id = str(number)
             config.hydra.job.num = number
         state = Singleton.get_state()
-        return _Point(number, overrides, config, self.context, self.task, Path.cwd(), self.environment, state)
+        return _Trial(number, overrides, config, self.context, self.task, Path.cwd(), self.environment, state)
 
     @abstractmethod
-    def _run(self, points: Sequence[_Point]) -> Iterator[tuple[int, JobReturn | Exception]]:
-        """Run `points`; yield the index of each when it ends, with what it returned or why it did not."""
+    def _run(self, trials: Sequence[_Trial]) -> Iterator[tuple[int, JobReturn | Exception]]:
+        """Run `trials`; yield the index of each when it ends, with what it returned or why it did not."""
 
 
 def _threads(count: int | None) -> dict[str, str]:
@@ -102,21 +102,21 @@ def _threads(count: int | None) -> dict[str, str]:
 
 
 class RayLauncher(_ProcessLauncher):
-    """Points as Ray's tasks. Its processes are reused: TensorFlow is imported once in each."""
+    """Trials as Ray's tasks. Its processes are reused: TensorFlow is imported once in each."""
 
-    def __init__(self, address: str | None, cpus_per_point: int, gpus_per_point: int) -> None:
-        self.address, self.cpus, self.gpus = address, cpus_per_point, gpus_per_point
+    def __init__(self, address: str | None, cpus_per_trial: int, gpus_per_trial: int) -> None:
+        self.address, self.cpus, self.gpus = address, cpus_per_trial, gpus_per_trial
         # A Ray that was started before this sweep has not got its environment.
         tracking = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
-        self.environment = tracking | _threads(cpus_per_point)
+        self.environment = tracking | _threads(cpus_per_trial)
 
-    def _run(self, points: Sequence[_Point]) -> Iterator[tuple[int, JobReturn | Exception]]:
+    def _run(self, trials: Sequence[_Trial]) -> Iterator[tuple[int, JobReturn | Exception]]:
         self._connect()
         import ray
 
-        # A point that ended its process once would do so again: no retries. The next start of the sweep runs it.
+        # A trial that ended its process once would do so again: no retries. The next start of the sweep runs it.
         task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)(_call)
-        running = {task.remote(point): index for index, point in enumerate(points)}
+        running = {task.remote(trial): index for index, trial in enumerate(trials)}
         while running:
             (done,), _ = ray.wait(list(running))
             try:
@@ -132,7 +132,7 @@ class RayLauncher(_ProcessLauncher):
 
         if not self.address and self.cpus > cores():
             raise SystemExit(
-                f"error: hydra.launcher.cpus_per_point is {self.cpus}, but this process may use {cores()}."
+                f"error: hydra.launcher.cpus_per_trial is {self.cpus}, but this process may use {cores()}."
             )
         try:
             join(self.address, _RAYS_LEAST)
@@ -144,22 +144,22 @@ _RAYS_LEAST = 80 * 2**20
 """Bytes of shared memory: results go through files."""
 
 
-def _call(point: _Point) -> JobReturn:
-    return point()
+def _call(trial: _Trial) -> JobReturn:
+    return trial()
 
 
 class SubmititLauncher(_ProcessLauncher):
-    """Points as jobs of submitit. Its options are named as those of the published plugin, hydra-submitit-launcher."""
+    """Trials as jobs of submitit. Its options are named as those of the published plugin, hydra-submitit-launcher."""
 
     cluster: str
     """Which of submitit's executors."""
 
     def __init__(self, submitit_folder: str, max_num_timeout: int = 0, **options: Any) -> None:
         self.folder, self.timeouts = submitit_folder, max_num_timeout
-        self.environment = _threads(options.get("cpus_per_task"))  # all else they inherit; points lie in files there
+        self.environment = _threads(options.get("cpus_per_task"))  # all else they inherit; trials lie in files there
         self.options = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(options)))
 
-    def _run(self, points: Sequence[_Point]) -> Iterator[tuple[int, JobReturn | Exception]]:
+    def _run(self, trials: Sequence[_Trial]) -> Iterator[tuple[int, JobReturn | Exception]]:
         import submitit
         from submitit.helpers import as_completed
 
@@ -169,7 +169,7 @@ class SubmititLauncher(_ProcessLauncher):
             executor = submitit.AutoExecutor(self.folder, self.cluster, **timeouts)
             executor.update_parameters(**named)
             with executor.batch():  # on SLURM one job array
-                jobs = [executor.submit(point) for point in points]
+                jobs = [executor.submit(trial) for trial in trials]
         except (RuntimeError, NameError) as error:  # no SLURM here, no such option, no such partition
             raise SystemExit(f"error: {error}") from error
         try:

@@ -1,6 +1,6 @@
 """Hydra's plugin behind `hydra/sweeper=optuna`; it lies in the package `hydra_plugins`, where Hydra looks for plugins.
 
-Why not the published plugin: the release for Hydra 1.3 needs Optuna 2, and none ends hopeless points early or goes on
+Why not the published plugin: the release for Hydra 1.3 needs Optuna 2, and none ends hopeless trials early or goes on
 with the trials that a killed search left.
 """
 
@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 
 class OptunaSweeper(Sweeper):
-    """Asks for `n_trials` points in all, `n_jobs` at a time; the launcher runs them (see conf/hydra/sweeper).
+    """Asks for `n_trials` trials in all, `n_jobs` at a time; the launcher runs them (see conf/hydra/sweeper).
 
     Optuna is imported when a search begins: Hydra imports this module whenever it starts.
     """
@@ -50,7 +50,7 @@ class OptunaSweeper(Sweeper):
             else:
                 count = min(self.n_jobs, self.n_trials - search.count(study))
                 batch = [search.next_trial(study, space, self.seed, count > 1) for _ in range(count)]
-            points = [search.overrides_of(trial, fixed) for trial in batch]
-            for trial, result in zip(batch, self.launcher.launch(points, batch[0].number), strict=True):
+            jobs = [search.overrides_of(trial, fixed) for trial in batch]
+            for trial, result in zip(batch, self.launcher.launch(jobs, batch[0].number), strict=True):
                 _ = result.return_value  # raises what the job raised
                 search.tell(study, trial, read_json(folder / str(trial.number) / RESULT))

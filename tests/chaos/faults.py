@@ -1,7 +1,7 @@
 """The faults that chaos.py puts in the way of stages and sweeps; each recovers and says what came of it.
 
 Signals, a disk that is full, a folder that is read-only; MLflow's store locked, its server killed before a stage and in
-the middle of it; a second `dvc repro`; servers that break off, lie, or cannot prove by TLS who they are; a point of a
+the middle of it; a second `dvc repro`; servers that break off, lie, or cannot prove by TLS who they are; a trial of a
 sweep that fails.
 """
 
@@ -227,40 +227,40 @@ def bad_tls(
 # Of a sweep
 
 
-def failing_point(project: Project) -> Outcome:
-    """One point of a sweep cannot leave its result: the others go on, and the same command then runs it alone."""
+def failing_trial(project: Project) -> Outcome:
+    """One trial of a sweep cannot leave its result: the others go on, and the same command then runs it alone."""
     _, reference = _sweep(project)
-    stored = project.root / ".frostline" / "points"
+    stored = project.root / ".frostline" / "trials"
     first = min((path for path in stored.glob("*.json") if path.suffixes == [".json"]), key=_written)
     shutil.rmtree(stored)
     first.mkdir(parents=True)  # a folder stands where its result should be
     output, folder = _sweep(project)
-    failed, *others = _points(folder)
+    failed, *others = _trials(folder)
     before = {path: _written(path) for path in stored.glob("*.json") if path != first}
     first.rmdir()
     output_again, recovered = _sweep(project)
     after = {path: _written(path) for path in stored.glob("*.json")}
-    outcome = recover(project, "finetune", Outcome("failing sweep point", "error" in failed))
-    files = ("points.csv", "settings.csv", "best.yaml", "parallel_coordinates.png")
+    outcome = recover(project, "finetune", Outcome("failing sweep trial", "error" in failed))
+    files = ("trials.csv", "settings.csv", "best.yaml", "parallel_coordinates.png")
     outcome.differing += sum(differing(recovered / name, reference / name) for name in files)
-    if "failed: IsADirectoryError" not in output or not all("finetune" in point for point in others):
+    if "failed: IsADirectoryError" not in output or not all("finetune" in trial for trial in others):
         outcome.wrong = outcome.wrong or f"the others did not go on: {output[-500:]}"
     if first not in after or not before.items() <= after.items():
-        outcome.wrong = outcome.wrong or f"more or less than the failed point was run again: {output_again[-500:]}"
+        outcome.wrong = outcome.wrong or f"more or less than the failed trial was run again: {output_again[-500:]}"
     if "Traceback" in output + output_again:
         outcome.wrong = outcome.wrong or f"a traceback: {output[-500:]} {output_again[-500:]}"
     return outcome
 
 
 def _sweep(project: Project) -> tuple[str, Path]:
-    """Run three points; the output, and the folder of what was found."""
+    """Run three trials; the output, and the folder of what was found."""
     overrides = ["model.cut_layer=mixed1", "transfer.epochs=1", "finetune.learning_rate=1e-5,1e-4,1e-3"]
     output = project.start("-m", "frostline.sweep", "-m", *overrides).communicate()[0]
     return output, max((project.root / "multirun").glob("*/"))
 
 
-def _points(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("*/point.json"))]
+def _trials(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*/trial.json"))]
 
 
 def _written(path: Path) -> int:
@@ -283,7 +283,7 @@ def faults() -> Iterator[partial[Outcome]]:
             yield partial(lost_server, stage=stage, back=back)
     for stage in ("preprocess", "transfer"):
         yield partial(two_at_once, stage=stage)
-    yield partial(failing_point)
+    yield partial(failing_trial)
     size = 80_000_000
     for quarter in range(4):
         yield partial(bad_server, name=f"dropped at {quarter}/4", answers=[Answer(stop_after=size * quarter // 4)])

@@ -27,8 +27,8 @@ class Sweeps(Clone):
     def sweep(self, *arguments: str) -> str:
         return self.python("-m", "frostline.sweep", "-m", *arguments)
 
-    def kill_sweep_after(self, points: int, *arguments: str) -> Path:
-        """Start a sweep, kill -9 it as soon as it has so many points, and return its folder."""
+    def kill_sweep_after(self, trials: int, *arguments: str) -> Path:
+        """Start a sweep, kill -9 it as soon as it has so many trials, and return its folder."""
         process = subprocess.Popen(
             [sys.executable, "-m", "frostline.sweep", "-m", *arguments],
             cwd=self.root,
@@ -38,7 +38,7 @@ class Sweeps(Clone):
             start_new_session=True,
         )
         before, folder = set(self.folders()), None
-        while folder is None or len(list(folder.glob("*/point.json"))) < points:
+        while folder is None or len(list(folder.glob("*/trial.json"))) < trials:
             assert process.poll() is None, process.stderr.read().decode()
             time.sleep(0.1)
             folder = next(iter(set(self.folders()) - before), None)
@@ -50,12 +50,12 @@ class Sweeps(Clone):
     def folders(self) -> list[Path]:
         return sorted((self.root / "multirun").glob("*/"))
 
-    def points(self, folder: Path) -> list[dict]:
-        paths = sorted(folder.glob("*/point.json"), key=lambda path: int(path.parent.name))
+    def trials(self, folder: Path) -> list[dict]:
+        paths = sorted(folder.glob("*/trial.json"), key=lambda path: int(path.parent.name))
         return [json.loads(path.read_text()) for path in paths]
 
     def stored(self) -> dict[str, int]:
-        return {path.name: path.stat().st_mtime_ns for path in (self.root / ".frostline/points").glob("*.json")}
+        return {path.name: path.stat().st_mtime_ns for path in (self.root / ".frostline/trials").glob("*.json")}
 
     def below_sweeps(self) -> dict[str, list]:
         """The runs below each sweep's run, by its id."""
@@ -81,22 +81,22 @@ def test_a_killed_sweep_goes_on_where_it_stopped(clone):
 
     output = clone.sweep(*SMALL, RATES)
     folder = clone.folders()[-1]
-    points = clone.points(folder)
-    assert len(points) == 3
-    assert points[0] == clone.points(killed)[0]
+    trials = clone.trials(folder)
+    assert len(trials) == 3
+    assert trials[0] == clone.trials(killed)[0]
     after = clone.stored()
     assert before.items() <= after.items(), "what was finished is not run again"
     assert sum(name.endswith(".test.json") for name in after) == 1, "the test set is for the winner alone"
-    losses = [point["finetune"]["validation/loss"] for point in points]
-    winner = points[losses.index(min(losses))]
+    losses = [trial["finetune"]["validation/loss"] for trial in trials]
+    winner = trials[losses.index(min(losses))]
     rate = next(part for part in winner["overrides"] if part.startswith("finetune.learning_rate"))
-    assert f"Best of 3 points: {rate}, validation loss {min(losses):.4f}" in output
+    assert f"Best of 3 trials: {rate}, validation loss {min(losses):.4f}" in output
     assert "On the test set, looked at once" in output
-    assert points[0]["transfer"] == points[1]["transfer"] == points[2]["transfer"]
-    assert "transfer 1/1" not in output, "the points share the phase that the killed process trained"
+    assert trials[0]["transfer"] == trials[1]["transfer"] == trials[2]["transfer"]
+    assert "transfer 1/1" not in output, "the trials share the phase that the killed process trained"
 
 
-def test_mlflow_holds_one_run_for_the_sweep_and_one_for_each_point(clone):
+def test_mlflow_holds_one_run_for_the_sweep_and_one_for_each_trial(clone):
     ((parent_id, children),) = clone.below_sweeps().items()
     finished = [run for run in children if run.info.status == "FINISHED"]
     assert len(finished) == 3
@@ -113,10 +113,10 @@ def test_mlflow_holds_one_run_for_the_sweep_and_one_for_each_point(clone):
     assert parent.info.status == "FINISHED"
     assert {"validation/loss", "test/loss", "test/accuracy"} <= set(parent.data.metrics)
     assert parent.data.params["model.cut_layer"] == "mixed1"
-    assert "finetune.learning_rate" not in parent.data.params, "its points differ in it"
+    assert "finetune.learning_rate" not in parent.data.params, "its trials differ in it"
     assert "**Test set**, looked at once" in parent.data.tags["mlflow.note.content"]
     names = {artifact.path for artifact in client.list_artifacts(parent_id)}
-    assert names == {"points.csv", "settings.csv", "parallel_coordinates.png"}
+    assert names == {"trials.csv", "settings.csv", "parallel_coordinates.png"}
 
 
 def test_the_same_sweep_again_trains_nothing_and_says_the_same(clone):
@@ -128,19 +128,19 @@ def test_the_same_sweep_again_trains_nothing_and_says_the_same(clone):
     assert again != first
     assert clone.stored() == stored
     assert len(clone.runs()) == runs
-    for name in ("points.csv", "settings.csv", "parallel_coordinates.png", "best.yaml"):
+    for name in ("trials.csv", "settings.csv", "parallel_coordinates.png", "best.yaml"):
         assert (again / name).read_bytes() == (first / name).read_bytes()
 
 
 def test_the_pipeline_rebuilds_the_winner_to_the_same_figures(clone):
     folder = clone.folders()[-1]
-    winner = min(clone.points(folder), key=lambda point: point["finetune"]["validation/loss"])
+    winner = min(clone.trials(folder), key=lambda trial: trial["finetune"]["validation/loss"])
     assert (folder / "best.yaml").read_bytes() == (clone.root / "conf/experiment/swept.yaml").read_bytes()
     assert ran(clone.dvc("exp", "run", "-S", "experiment=swept")) == ["transfer", "finetune", "evaluate"]
     for phase in ("transfer", "finetune"):
         expected = json.dumps(winner[phase], indent=2, sort_keys=True) + "\n"
         assert (clone.root / f"reports/{phase}.json").read_text() == expected
-    (test,) = (clone.root / ".frostline/points").glob("*.test.json")
+    (test,) = (clone.root / ".frostline/trials").glob("*.test.json")
     log_loss = json.loads(test.read_text())["loss"]
     assert clone.json("reports/metrics.json")["finetune"]["log_loss"] == pytest.approx(log_loss, rel=1e-4)
 
@@ -156,14 +156,14 @@ def test_a_killed_search_goes_on_with_the_trial_at_hand(clone):
         "finetune.learning_rate=tag(log,interval(1e-6,1e-2))",
     ]
     killed = clone.kill_sweep_after(2, *search)
-    before = clone.points(killed)
+    before = clone.trials(killed)
     output = clone.sweep(*search)
-    points = clone.points(clone.folders()[-1])
-    assert len(points) == 4
-    assert points[: len(before)] == before
-    assert len({point["point"] for point in points}) == 4
-    assert all(("finetune" in point) != ("pruned" in point) for point in points)
-    assert "4 points by validation loss" in output
+    trials = clone.trials(clone.folders()[-1])
+    assert len(trials) == 4
+    assert trials[: len(before)] == before
+    assert len({trial["trial"] for trial in trials}) == 4
+    assert all(("finetune" in trial) != ("pruned" in trial) for trial in trials)
+    assert "4 trials by validation loss" in output
     assert output.count("transfer 1/1") <= 1, "all trials share their transfer phase"
 
 
@@ -207,14 +207,14 @@ def test_a_sweeps_mistakes_cost_one_line_and_no_training(clone):
         assert len(output.strip().splitlines()) <= 2
 
 
-def test_a_point_that_fails_does_not_stop_the_others_and_force_runs_all_again(clone):
-    """The last test: mixed1 above mixed5 cannot be; the other point has run before."""
+def test_a_trial_that_fails_does_not_stop_the_others_and_force_runs_all_again(clone):
+    """The last test: mixed1 above mixed5 cannot be; the other trial has run before."""
     before = clone.stored()
     output = clone.sweep("--force", *SMALL, "finetune.thaw_from=mixed5,auto", "finetune.learning_rate=1e-5")
-    points = clone.points(clone.folders()[-1])
-    assert "above model.cut_layer" in points[0]["error"]
+    trials = clone.trials(clone.folders()[-1])
+    assert "above model.cut_layer" in trials[0]["error"]
     assert "failed: finetune.thaw_from is 'mixed5', above model.cut_layer='mixed1'" in output
-    assert "finetune" in points[1]
+    assert "finetune" in trials[1]
     assert "transfer 1/1" in output
     again = [name for name, time_written in clone.stored().items() if before.get(name, 0) != time_written]
-    assert any(name in before for name in again), "the same point, written again"
+    assert any(name in before for name in again), "the same trial, written again"

@@ -12,11 +12,11 @@ from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
 from omegaconf.errors import OmegaConfBaseException
 
+from frostline.config.overrides import parse_overrides
 from frostline.config.paths import PARAMS
 from frostline.config.settings import Config, Rule
 from frostline.runtime.errors import FrostlineError
@@ -78,7 +78,7 @@ def _compose(folder: Path, name: str, overrides: Sequence[str]) -> DictConfig:
 
 def _composition_error(folder: Path, name: str, overrides: Sequence[str], error: Exception) -> FrostlineError:
     """Say which of the overrides Hydra stumbled over, and what would have been valid."""
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
+    for override in parse_overrides(overrides):
         key, text = override.key_or_group, override.input_line
         group = folder / key
         if group.is_dir():

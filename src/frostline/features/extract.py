@@ -1,6 +1,6 @@
 """The feature cache: what a frozen layer gives for a set of images is computed once.
 
-A frozen layer gives the same output every epoch, so both phases, the evaluation and every point of a sweep train from
+A frozen layer gives the same output every epoch, so both phases, the evaluation and every trial of a sweep train from
 features that one pass over the images left on disk. An entry is named by all that its content depends on
 (images, weights below the layer, layer, code, library versions), so nothing stale is ever read.
 """

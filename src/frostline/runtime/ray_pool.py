@@ -224,7 +224,7 @@ def join(address: str | None, store: int | None = None) -> None:
 def _joined() -> Iterator[Any]:
     """Within, the module `ray` is in a cluster; one that it was not in before, it leaves."""
     ray = _ray()
-    before = ray.is_initialized()  # so is a process of Ray's own: one that runs a point of a sweep
+    before = ray.is_initialized()  # so is a process of Ray's own: one that runs a trial of a sweep
     join(os.environ.get("RAY_ADDRESS"))
     try:
         yield ray

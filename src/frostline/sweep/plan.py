@@ -1,5 +1,6 @@
-"""What a sweep's command line asks for: its points, worked out and checked before the first one runs."""
+"""What a sweep's command line asks for: its trials, worked out and checked before the first one runs."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from frostline.config.load import compose_conf, load_params
+from frostline.config.overrides import Override, assigned, interval_in, parse_overrides
 from frostline.config.paths import BACKBONE_WEIGHTS, PARAMS, PROCESSED
 from frostline.config.settings import Config
 from frostline.runtime.errors import FrostlineError
@@ -48,10 +47,10 @@ def with_prepared_data(config: Config) -> Config:
 class Plan:
     """What a command line asks for."""
 
-    points: list[list[str]]
-    """Each point's overrides. Of a search: some points in which every value that it may try occurs, to be checked."""
+    trials: list[list[str]]
+    """Each trial's overrides. Of a search: some trials in which every value that it may try occurs, to be checked."""
     total: int
-    """How many points will run."""
+    """How many trials will run."""
     text: str
     """The same for the same settings, or the same space to search."""
     hydra: Any
@@ -59,16 +58,15 @@ class Plan:
 
 
 def plan(overrides: Sequence[str]) -> Plan:
-    """Work out the points of a sweep.
+    """Work out the trials of a sweep.
 
     Raises FrostlineError for what is no override, and for settings that only `dvc repro` can change.
     """
-    parser = OverridesParser.create()
     try:
-        parsed = parser.parse_overrides(list(overrides))
+        parsed = parse_overrides(overrides)
         settings = _hydras_settings([item.input_line or "" for item in parsed if _is_hydras(item)])
         params = [f"{key}={value}" for key, value in (settings.sweeper.get("params") or {}).items()]
-        asked = [*parser.parse_overrides(params), *(item for item in parsed if not _is_hydras(item))]
+        asked = [*parse_overrides(params), *(item for item in parsed if not _is_hydras(item))]
     except (HydraException, OmegaConfBaseException) as error:
         raise FrostlineError(f"not a list of overrides: {' '.join(str(error).split())}") from error
     engine = _ENGINES.get(str(settings.launcher._target_).rpartition(".")[2])
@@ -81,15 +79,19 @@ def plan(overrides: Sequence[str]) -> Plan:
                 f"{override.input_line}: a sweep runs on the data that is prepared in {PROCESSED}.\n"
                 f"Change it first: dvc exp run -S {override.key_or_group}=..."
             )
-        if isinstance(override.value(), IntervalSweep) and not is_search(settings):
+        if interval_in(override) and not is_search(settings):
             raise FrostlineError(f"{override.input_line}: only a search takes an interval; add hydra/sweeper=optuna.")
+    try:
+        assignments = [_assignments(override) for override in swept]
+    except HydraException as error:  # glob, which has no meaning here
+        raise FrostlineError(f"not a list of values: {' '.join(str(error).split())}") from error
     text = json.dumps([is_search(settings), *sorted(item.input_line or "" for item in swept)])
     if is_search(settings):
         if find_spec("optuna") is None:
             raise FrostlineError("hydra/sweeper=optuna needs Optuna.\nInstall it: pip install 'frostline[optuna]'")
-        return Plan(_each_value_once(swept), settings.sweeper.n_trials, text, settings)
-    points = BasicSweeper.split_arguments(swept, None)[0]
-    return Plan(points, len(points), text, settings)
+        return Plan(_each_value_once(assignments), settings.sweeper.n_trials, text, settings)
+    trials = [list(each) for each in itertools.product(*assignments)]
+    return Plan(trials, len(trials), text, settings)
 
 
 def _hydras_settings(overrides: list[str]) -> Any:
@@ -101,21 +103,19 @@ def _is_hydras(override: Override) -> bool:
     return override.key_or_group.split(".")[0].split("/")[0] == "hydra"
 
 
-def _each_value_once(overrides: Sequence[Override]) -> list[list[str]]:
-    """Points of a search space in which every choice, and both ends of every interval, occur."""
-    values = {}
-    for item in overrides:
-        sweep = item.value()
-        if isinstance(sweep, IntervalSweep):
-            values[item.get_key_element()] = [repr(sweep.start), repr(sweep.end)]
-        elif item.is_sweep_override():
-            values[item.get_key_element()] = list(item.sweep_string_iterator())
-        else:
-            values[item.get_key_element()] = [item.get_value_element_as_str()]
-    count = max((len(some) for some in values.values()), default=1)
-    return [[f"{key}={some[min(row, len(some) - 1)]}" for key, some in values.items()] for row in range(count)]
+def _each_value_once(assignments: Sequence[Sequence[str]]) -> list[list[str]]:
+    """As few combinations as hold each of `assignments`: so many as the longest of them has values."""
+    count = max(map(len, assignments), default=1)
+    return [[some[min(row, len(some) - 1)] for some in assignments] for row in range(count)]
 
 
-def compose_point(overrides: Sequence[str]) -> Config:
-    """The settings of a point; raises FrostlineError as `config.compose_conf` does."""
+def _assignments(override: Override) -> list[str]:
+    """``key=value`` for each value that `override` gives to its key; of an interval, for both ends."""
+    interval = interval_in(override)
+    values = [repr(interval.start), repr(interval.end)] if interval else assigned(override)
+    return [f"{override.get_key_element()}={value}" for value in values]
+
+
+def compose_trial(overrides: Sequence[str]) -> Config:
+    """The settings of a trial; raises FrostlineError as `config.compose_conf` does."""
     return with_prepared_data(compose_conf(overrides))

@@ -33,7 +33,7 @@ _STYLE = {
     "ytick.color": _INK,
 }
 _ROW, _COLUMN = "model.cut_layer", "finetune.learning_rate"
-_CELLS = 12  # rows or columns of a heat map; a search has as many rates as points
+_CELLS = 12  # rows or columns of a heat map; a search has as many rates as trials
 _TICKS = 6
 
 
@@ -176,5 +176,5 @@ def _scale(losses: np.ndarray) -> Normalize:
 
 
 def _over_seeds(settings: Sequence[Setting]) -> str:
-    most = max(len(setting.points) for setting in settings)
+    most = max(len(setting.trials) for setting in settings)
     return f", mean over {most} seeds" if most > 1 else ""

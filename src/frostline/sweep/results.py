@@ -1,4 +1,4 @@
-"""What a sweep found: its points as they lie in its folder, ranked by validation loss, as CSV, as recipe, in words."""
+"""What a sweep found: its trials as they lie in its folder, ranked by validation loss, as CSV, as recipe, in words."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,11 @@ from frostline.common.files import read_json, write_csv, write_json
 from frostline.common.phase_names import PHASES
 from frostline.config.settings import Config
 
-RESULT = "point.json"
-"""Left by each point in its folder below the sweep's: point, overrides, and then transfer and finetune (the figures of
+RESULT = "trial.json"
+"""Left by each trial in its folder below the sweep's: trial, overrides, and then transfer and finetune (the figures of
 the epochs that they kept), or error, or pruned (why it was given up)."""
 RECIPE = Path("conf/experiment/swept.yaml")
-"""The best point of the last sweep, where `experiment=swept` finds it."""
+"""The best trial of the last sweep, where `experiment=swept` finds it."""
 REBUILD = "dvc exp run -S experiment=swept"
 
 Record = Mapping[str, Any]
@@ -30,11 +30,11 @@ _IN_TABLE = 20  # settings in the description: more are in the CSV
 
 @dataclass(frozen=True)
 class Setting:
-    """One combination of the swept settings; its points differ in their seed only."""
+    """One combination of the swept settings; its trials differ in their seed only."""
 
     values: dict[str, str]
     """Of the swept settings, the seed left out."""
-    points: list[Record]
+    trials: list[Record]
     """Those that finished."""
     unfinished: int
 
@@ -44,36 +44,36 @@ class Setting:
 
     def mean(self, phase: str = "finetune", figure: str = "loss") -> float:
         """Mean over the seeds of a validation figure after `phase`."""
-        return mean(_figure(point, phase, figure) for point in self.points)
+        return mean(_figure(trial, phase, figure) for trial in self.trials)
 
     @property
     def spread(self) -> float | None:
         """Standard deviation over the seeds (n - 1) of the validation loss after fine-tuning; None for one seed."""
-        losses = [_figure(point, "finetune", "loss") for point in self.points]
+        losses = [_figure(trial, "finetune", "loss") for trial in self.trials]
         return stdev(losses) if len(losses) > 1 else None
 
     @property
     def best(self) -> Record:
-        return min(self.points, key=lambda point: _figure(point, "finetune", "loss"))
+        return min(self.trials, key=lambda trial: _figure(trial, "finetune", "loss"))
 
 
-def _figure(point: Record, phase: str, figure: str) -> float:
-    return float(point[phase][f"validation/{figure}"])
+def _figure(trial: Record, phase: str, figure: str) -> float:
+    return float(trial[phase][f"validation/{figure}"])
 
 
 def new_record(overrides: list[str]) -> dict[str, Any]:
-    """A point of which nothing is known yet but its `overrides`."""
-    return {"point": " ".join(overrides) or "default", "overrides": overrides}
+    """A trial of which nothing is known yet but its `overrides`."""
+    return {"trial": " ".join(overrides) or "default", "overrides": overrides}
 
 
-def read_points(folder: Path) -> list[Record]:
-    """The points in the sweep's `folder`, in the order in which they were numbered."""
+def read_trials(folder: Path) -> list[Record]:
+    """The trials in the sweep's `folder`, in the order in which they were numbered."""
     paths = (path for path in folder.glob(f"*/{RESULT}") if path.parent.name.isdigit())
     return [read_json(path) for path in sorted(paths, key=lambda path: int(path.parent.name))]
 
 
 def name_group(folder: Path, group: str) -> None:
-    """Leave in the sweep's `folder` what its points, wherever they run, are known by together."""
+    """Leave in the sweep's `folder` what its trials, wherever they run, are known by together."""
     write_json(folder / _SWEEP, {"group": group})
 
 
@@ -82,17 +82,17 @@ def group_of(folder: Path) -> str:
     return str(read_json(path)["group"]) if path.is_file() else str(folder)
 
 
-def values_of(point: Record) -> dict[str, str]:
-    pairs = (override.partition("=") for override in point["overrides"])
+def values_of(trial: Record) -> dict[str, str]:
+    pairs = (override.partition("=") for override in trial["overrides"])
     return {key.lstrip("+"): value for key, _, value in pairs}
 
 
-def swept_keys(points: Sequence[Record]) -> list[str]:
-    """The settings in which the points differ, in the order of the command line; all of them for a single point."""
-    found: dict[str, set[str | None]] = {key: set() for point in points for key in values_of(point)}
+def swept_keys(trials: Sequence[Record]) -> list[str]:
+    """The settings in which the trials differ, in the order of the command line; all of them for a single trial."""
+    found: dict[str, set[str | None]] = {key: set() for trial in trials for key in values_of(trial)}
     for key, values in found.items():
-        values.update(values_of(point).get(key) for point in points)
-    return [key for key, values in found.items() if len(values) > 1 or len(points) == 1]
+        values.update(values_of(trial).get(key) for trial in trials)
+    return [key for key, values in found.items() if len(values) > 1 or len(trials) == 1]
 
 
 def label(values: Mapping[str, str]) -> str:
@@ -104,19 +104,19 @@ def short(value: str) -> str:
     return f"{float(value):.4g}" if re.fullmatch(r"[-+]?\d*\.?\d+(e[-+]?\d+)?", value) and len(value) > 8 else value
 
 
-def rank(points: Sequence[Record]) -> list[Setting]:
-    """The settings with a finished point, best first: by mean validation loss after fine-tuning, then as they came.
+def rank(trials: Sequence[Record]) -> list[Setting]:
+    """The settings with a finished trial, best first: by mean validation loss after fine-tuning, then as they came.
 
     Settings of which a seed failed come last: a mean over the lucky ones would flatter them.
     """
-    keys = [key for key in swept_keys(points) if key != _SEED]
+    keys = [key for key in swept_keys(trials) if key != _SEED]
     groups: dict[tuple[str, ...], list[Record]] = {}
-    for point in points:
-        values = values_of(point)
-        groups.setdefault(tuple(values.get(key, "") for key in keys), []).append(point)
+    for trial in trials:
+        values = values_of(trial)
+        groups.setdefault(tuple(values.get(key, "") for key in keys), []).append(trial)
     settings = []
     for found, members in groups.items():
-        finished = [point for point in members if "finetune" in point]
+        finished = [trial for trial in members if "finetune" in trial]
         if finished:
             settings.append(Setting(dict(zip(keys, found, strict=True)), finished, len(members) - len(finished)))
     return sorted(settings, key=lambda setting: (setting.unfinished > 0, setting.mean()))
@@ -134,21 +134,21 @@ def in_order(values: Sequence[str]) -> list[str]:
     return sorted(set(values), key=key)
 
 
-def write_tables(folder: Path, points: Sequence[Record]) -> list[Path]:
-    """Write points.csv (every point with its figures, or why there are none) and settings.csv (means over seeds)."""
-    keys = swept_keys(points)
+def write_tables(folder: Path, trials: Sequence[Record]) -> list[Path]:
+    """Write trials.csv (every trial with its figures, or why there are none) and settings.csv (means over seeds)."""
+    keys = swept_keys(trials)
     figures = ("train/loss", "train/accuracy", "validation/loss", "validation/accuracy")
     columns = [f"{phase}/{figure}" for phase in PHASES for figure in figures]
 
-    def row(point: Record) -> dict[str, Any]:
-        found = {f"{phase}/{name}": value for phase in PHASES for name, value in point.get(phase, {}).items()}
-        return values_of(point) | found | {"status": status(point), "reason": reason(point)}
+    def row(trial: Record) -> dict[str, Any]:
+        found = {f"{phase}/{name}": value for phase in PHASES for name, value in trial.get(phase, {}).items()}
+        return values_of(trial) | found | {"status": status(trial), "reason": reason(trial)}
 
     kept = [*keys, "status", *columns, "reason"]
-    rows = ({column: full.get(column, "") for column in kept} for full in map(row, points))
-    write_csv(folder / "points.csv", kept, rows)
+    rows = ({column: full.get(column, "") for column in kept} for full in map(row, trials))
+    write_csv(folder / "trials.csv", kept, rows)
 
-    settings = rank(points)
+    settings = rank(trials)
     names = list(settings[0].values) if settings else []
     write_csv(
         folder / "settings.csv",
@@ -156,7 +156,7 @@ def write_tables(folder: Path, points: Sequence[Record]) -> list[Path]:
         (
             {
                 **setting.values,
-                "seeds": len(setting.points),
+                "seeds": len(setting.trials),
                 "unfinished": setting.unfinished,
                 "validation/loss mean": setting.mean(),
                 "validation/loss spread": "" if setting.spread is None else setting.spread,
@@ -165,16 +165,16 @@ def write_tables(folder: Path, points: Sequence[Record]) -> list[Path]:
             for setting in settings
         ),
     )
-    return [folder / "points.csv", folder / "settings.csv"]
+    return [folder / "trials.csv", folder / "settings.csv"]
 
 
-def status(point: Record) -> str:
-    return "failed" if "error" in point else "pruned" if "pruned" in point else "finished"
+def status(trial: Record) -> str:
+    return "failed" if "error" in trial else "pruned" if "pruned" in trial else "finished"
 
 
-def reason(point: Record) -> str:
-    """Why the point did not finish, in one line."""
-    return next(iter(str(point.get("error") or point.get("pruned") or "").splitlines()), "")
+def reason(trial: Record) -> str:
+    """Why the trial did not finish, in one line."""
+    return next(iter(str(trial.get("error") or trial.get("pruned") or "").splitlines()), "")
 
 
 def recipe(config: Config, note: str) -> str:
@@ -194,38 +194,38 @@ def recipe(config: Config, note: str) -> str:
     return f"# @package _global_\n{comment}" + yaml.safe_dump({"defaults": defaults, **content}, sort_keys=False)
 
 
-def describe(points: Sequence[Record], test: Mapping[str, float] | None) -> str:
+def describe(trials: Sequence[Record], test: Mapping[str, float] | None) -> str:
     """The sweep in Markdown: the winner, the figures of the test set apart, the ranking, and what did not finish."""
-    settings = rank(points)
-    lines = [headline(points)]
+    settings = rank(trials)
+    lines = [headline(trials)]
     if settings and test:
-        lines += ["", f"**Test set**, looked at once, for the chosen point only: {test_line(test)}"]
+        lines += ["", f"**Test set**, looked at once, for the chosen trial only: {test_line(test)}"]
         lines += ["", f"Rebuild it through the pipeline: `{REBUILD}`"]
     if settings:
         lines += ["", "| | setting | seeds | validation loss | validation accuracy |", "|--:|---|--:|--:|--:|"]
     for place, setting in enumerate(settings[:_IN_TABLE], 1):
         note = f" ({setting.unfinished} unfinished)" if setting.unfinished else ""
         lines.append(
-            f"| {place} | `{setting.label}` | {len(setting.points)}{note} | {loss_text(setting)} "
+            f"| {place} | `{setting.label}` | {len(setting.trials)}{note} | {loss_text(setting)} "
             f"| {setting.mean(figure='accuracy'):.4f} |"
         )
     if len(settings) > _IN_TABLE:
         lines.append(f"\n{len(settings) - _IN_TABLE} more are in settings.csv.")
-    lost = [point for point in points if "finetune" not in point]
+    lost = [trial for trial in trials if "finetune" not in trial]
     if lost:
         lines += ["", "Not finished:", ""]
-        lines += [f"- `{label(values_of(point))}`: {status(point)}, {reason(point)}" for point in lost[:_IN_TABLE]]
+        lines += [f"- `{label(values_of(trial))}`: {status(trial)}, {reason(trial)}" for trial in lost[:_IN_TABLE]]
     return "\n".join(lines) + "\n"
 
 
-def headline(points: Sequence[Record]) -> str:
+def headline(trials: Sequence[Record]) -> str:
     """One sentence: which setting won, and its validation loss."""
-    settings = rank(points)
-    counted = f"{len(points)} point{'s' if len(points) != 1 else ''}"
+    settings = rank(trials)
+    counted = f"{len(trials)} trial{'s' if len(trials) != 1 else ''}"
     if not settings:
         return f"None of {counted} finished."
     best = settings[0]
-    over = f", mean of {len(best.points)} seeds" if len(best.points) > 1 else ""
+    over = f", mean of {len(best.trials)} seeds" if len(best.trials) > 1 else ""
     return f"Best of {counted}: {best.label}, validation loss {loss_text(best)}{over}."
 
 

@@ -5,8 +5,8 @@
     python -m frostline.sweep -m hydra/launcher=ray seed=1,2,3,4
 
 Settings come from conf/ and the command line; the sections data, weights and preprocess are those of params.yaml,
-since these made what lies in data/processed. Points are chosen by validation loss; the test set is looked at once, at
-the end, for the chosen one. Points that ran before are taken from disk; --force runs them again.
+since these made what lies in data/processed. Trials are chosen by validation loss; the test set is looked at once, at
+the end, for the chosen one. Trials that ran before are taken from disk; --force runs them again.
 """
 
 import math
@@ -28,7 +28,7 @@ from frostline.config.settings import Config
 from frostline.features.cache import prune
 from frostline.runtime.errors import FrostlineError
 from frostline.sweep import table
-from frostline.sweep.plan import CONF, Plan, compose_point, is_search, plan, with_prepared_data
+from frostline.sweep.plan import CONF, Plan, compose_trial, is_search, plan, with_prepared_data
 from frostline.sweep.results import (
     REBUILD,
     RECIPE,
@@ -39,32 +39,32 @@ from frostline.sweep.results import (
     name_group,
     new_record,
     rank,
-    read_points,
+    read_trials,
     recipe,
     write_tables,
 )
 
 if TYPE_CHECKING:  # TensorFlow and MLflow are imported once per sweep, and not for a mistyped key
-    from frostline.sweep.points import Shared
+    from frostline.sweep.trials import Shared
     from frostline.tracking.runs import Pipeline
     from frostline.training.loop import Epoch
 
 
 Hopeless = Callable[[int, float], bool]
-"""Given an epoch's number and its validation loss: is there no hope for this point?"""
+"""Given an epoch's number and its validation loss: is there no hope for this trial?"""
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF.resolve()), config_name="config")
 def main(raw: DictConfig) -> float:
-    """Run one point; return its validation loss, which Hydra's optimizing sweepers minimize."""
+    """Run one trial; return its validation loss, which Hydra's optimizing sweepers minimize."""
     this = HydraConfig.get()
     output = Path(this.runtime.output_dir)
     record = new_record(list(this.overrides.task))
     try:
-        record |= run_point(
-            with_prepared_data(parse(raw, "conf/")), record["point"], group_of(Path(this.sweep.dir)), _hopeless(this)
+        record |= run_trial(
+            with_prepared_data(parse(raw, "conf/")), record["trial"], group_of(Path(this.sweep.dir)), _hopeless(this)
         )
-    except FrostlineError as error:  # the other points go on; the table shows this one
+    except FrostlineError as error:  # the other trials go on; the table shows this one
         record["error"] = str(error)
     except Exception as error:  # noqa: BLE001  (out of memory, most likely: that, too, must not stop the others)
         record["error"] = f"{type(error).__name__}: {error}"
@@ -73,18 +73,18 @@ def main(raw: DictConfig) -> float:
     return float(record["finetune"]["validation/loss"]) if "finetune" in record else math.inf
 
 
-def run_point(config: Config, name: str, group: str, hopeless: Hopeless | None = None) -> dict[str, Any]:
+def run_trial(config: Config, name: str, group: str, hopeless: Hopeless | None = None) -> dict[str, Any]:
     """Run both phases as the MLflow run `name` below the run of the sweep `group`, or take them from disk.
 
-    Returns the figures of the epoch that each phase kept; or, where `hopeless` ended the point, why.
+    Returns the figures of the epoch that each phase kept; or, where `hopeless` ended the trial, why.
     """
-    from frostline.sweep import points as sweep_points
+    from frostline.sweep import trials as sweep_trials
     from frostline.tracking import runs
     from frostline.training import precision
 
-    shared = sweep_points.open_shared()
+    shared = sweep_trials.open_shared()
     pipeline = runs.open_pipeline(config, shared.data.digest, group)
-    result = sweep_points.stored(config, shared)
+    result = sweep_trials.stored(config, shared)
     if result is not None:
         runs.restore_phase(name, pipeline, result.epochs(config))
     else:
@@ -96,17 +96,17 @@ def run_point(config: Config, name: str, group: str, hopeless: Hopeless | None =
                 tracked.log_epoch(epoch)
                 number, loss = int(epoch["epoch"]), epoch["validation/loss"]
                 if hopeless and number < total and hopeless(number, loss):
-                    raise sweep_points.PrunedError(f"validation loss {loss:.4g} after epoch {number} of {total}")
+                    raise sweep_trials.PrunedError(f"validation loss {loss:.4g} after epoch {number} of {total}")
 
             tracked.log_data(config.data.source, config.data.depends_on, shared.data.digest, context="training")
             tracked.tag_computing(precision.resolve(config.precision))
             try:
-                result = sweep_points.run(config, shared, on_epoch)
-            except sweep_points.PrunedError as reason:  # within the run: it has not failed
+                result = sweep_trials.run(config, shared, on_epoch)
+            except sweep_trials.PrunedError as reason:  # within the run: it has not failed
                 return {"pruned": str(reason)}
             for epoch in result.epochs(config)[len(result.transfer) + len(result.finetune) :]:
                 tracked.log_epoch(epoch)
-    for cache in (FEATURES, sweep_points.TRANSFERS):
+    for cache in (FEATURES, sweep_trials.TRANSFERS):
         prune(config.feature_cache_gib, cache)
     return dict(result.kept(config))
 
@@ -120,7 +120,7 @@ def _hopeless(this: Any) -> Hopeless | None:
 
 
 def run(arguments: list[str]) -> None:
-    """The command: check every point, compute all features in one pass, run the points, say what they found."""
+    """The command: check every trial, compute all features in one pass, run the trials, say what they found."""
     force = "--force" in arguments
     arguments = [argument for argument in arguments if argument != "--force"]
     flags = {argument for argument in arguments if argument.startswith("-")}
@@ -129,12 +129,12 @@ def run(arguments: list[str]) -> None:
         main()
         return
     asked = plan([argument for argument in arguments if argument not in flags])
-    configs = [compose_point(point) for point in asked.points]
+    configs = [compose_trial(trial) for trial in asked.trials]
 
-    from frostline.sweep import points as sweep_points
+    from frostline.sweep import trials as sweep_trials
 
-    shared = sweep_points.open_shared()
-    keys = sorted(sweep_points.point_key(config, shared) for config in configs)
+    shared = sweep_trials.open_shared()
+    keys = sorted(sweep_trials.trial_key(config, shared) for config in configs)
     group = digest_of([asked.text, keys])[:16]
     if force:
         _forget(asked, configs, shared, group)
@@ -144,9 +144,9 @@ def run(arguments: list[str]) -> None:
     folder = Path(asked.hydra.sweep.dir)
     name_group(folder, group)
     pipeline = _open_sweep(configs, shared, group, new=force)
-    unfinished = [config for config in configs if not sweep_points.stored(config, shared)]
+    unfinished = [config for config in configs if not sweep_trials.stored(config, shared)]
     if len(unfinished) > 1:
-        sweep_points.extract_features(unfinished, shared.data)
+        sweep_trials.extract_features(unfinished, shared.data)
     sys.argv.append(f"hydra.sweep.dir={folder}")
     with table.watching(folder, asked.total):
         main()
@@ -154,19 +154,19 @@ def run(arguments: list[str]) -> None:
 
 
 def _forget(asked: Plan, configs: Sequence[Config], shared: "Shared", group: str) -> None:
-    from frostline.sweep import points as sweep_points
+    from frostline.sweep import trials as sweep_trials
 
     again = list(configs)
     if is_search(asked.hydra):
         from frostline.sweep import search
 
-        again += [compose_point(point) for point in search.delete_study(asked.hydra.sweeper.storage, group)]
+        again += [compose_trial(trial) for trial in search.delete_study(asked.hydra.sweeper.storage, group)]
     for config in again:
-        sweep_points.forget(config, shared)
+        sweep_trials.forget(config, shared)
 
 
 def _open_sweep(configs: Sequence[Config], shared: "Shared", group: str, new: bool) -> "Pipeline":
-    """Make the sweep's MLflow run once, here, wherever its points run; its parameters are those that all share."""
+    """Make the sweep's MLflow run once, here, wherever its trials run; its parameters are those that all share."""
     from frostline.tracking import runs
 
     pipeline = runs.open_pipeline(configs[0], shared.data.digest, group)
@@ -178,26 +178,26 @@ def _open_sweep(configs: Sequence[Config], shared: "Shared", group: str, new: bo
 
 
 def _finish(folder: Path, shared: "Shared", pipeline: "Pipeline") -> None:
-    """Rank the points, write what they found into `folder`, and log it on the sweep's run."""
+    """Rank the trials, write what they found into `folder`, and log it on the sweep's run."""
     from frostline.sweep import plots
-    from frostline.sweep import points as sweep_points
+    from frostline.sweep import trials as sweep_trials
     from frostline.tracking import runs
 
-    points = read_points(folder)
-    settings, files = rank(points), write_tables(folder, points)
-    table.print_points(points)
+    trials = read_trials(folder)
+    settings, files = rank(trials), write_tables(folder, trials)
+    table.print_trials(trials)
     figures, test = {}, None
     if settings:
         files += plots.write_figures(folder, settings)
-        best = compose_point(settings[0].best["overrides"])
+        best = compose_trial(settings[0].best["overrides"])
         for path in (folder / "best.yaml", RECIPE):
-            write_text(path, recipe(best, f"{headline(points)}\nRebuild it: {REBUILD}"))
-        test = sweep_points.score_on_test(best, shared)
+            write_text(path, recipe(best, f"{headline(trials)}\nRebuild it: {REBUILD}"))
+        test = sweep_trials.score_on_test(best, shared)
         figures = {"validation/loss": settings[0].mean(), "test/loss": test["loss"], "test/accuracy": test["accuracy"]}
-    text = describe(points, test)
-    table.print_summary(points, test, folder)
+    text = describe(trials, test)
+    table.print_summary(trials, test, folder)
     with runs.sweep_run(pipeline) as parent:
         parent.log_files(*files)
         parent.describe(text, figures)
     if not settings:
-        raise FrostlineError("no point finished.")
+        raise FrostlineError("no trial finished.")

@@ -1,6 +1,6 @@
-"""A sweep that searches, on Optuna: where to look next, from what is known, and which points are without hope.
+"""A sweep that searches, on Optuna: where to look next, from what is known, and which trials are without hope.
 
-The study lies in a database, so that a search that was killed goes on with the trial at hand. Points may run in other
+The study lies in a database, so that a search that was killed goes on with the trial at hand. Trials may run in other
 processes: they reach the study through the database.
 """
 
@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from frostline.common.seeds import seed32
+from frostline.config.overrides import assigned, interval_in, parse_overrides
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -39,29 +38,30 @@ def open_study(storage: str, name: str) -> optuna.Study:
 def space_of(lines: Sequence[str]) -> tuple[dict[str, BaseDistribution], list[str]]:
     """What Hydra's overrides say to search (intervals, log-uniform where tagged `log`; choices), and those that stay as
     they are. Of two for one key the later one counts."""
-    parsed = {item.get_key_element(): item for item in OverridesParser.create().parse_overrides(list(lines))}
+    parsed = {item.get_key_element(): item for item in parse_overrides(lines)}
     space: dict[str, BaseDistribution] = {}
     fixed: list[str] = []
     for override in parsed.values():
-        key, value = override.get_key_element(), override.value()
-        if isinstance(value, IntervalSweep):
-            space[key] = FloatDistribution(float(value.start or 0), float(value.end or 0), log="log" in value.tags)
+        key, interval = override.get_key_element(), interval_in(override)
+        if interval:
+            low, high = float(interval.start or 0), float(interval.end or 0)
+            space[key] = FloatDistribution(low, high, log="log" in interval.tags)
         elif override.is_sweep_override():
-            space[key] = CategoricalDistribution(list(override.sweep_string_iterator()))
+            space[key] = CategoricalDistribution(assigned(override))
         else:
-            fixed.append(f"{key}={override.get_value_element_as_str()}")
+            fixed.append(f"{key}={assigned(override)[0]}")
     return space, fixed
 
 
 def next_trial(study: optuna.Study, space: Mapping[str, BaseDistribution], seed: int, parallel: bool) -> Trial:
-    """Ask TPE for the next point. Its seed is the trial's own: a search that was killed asks the same again."""
+    """Ask TPE for the next trial. Its seed is the trial's own: a search that was killed asks the same again."""
     sampling = seed32(seed, "search", count(study))
     study.sampler = optuna.samplers.TPESampler(seed=sampling, constant_liar=parallel)
     return study.ask(dict(space))
 
 
 def count(study: optuna.Study) -> int:
-    """How many points were asked for. A trial that was given up before it had all its settings is none."""
+    """How many trials were asked for. A trial that was given up before it had all its settings is none."""
     trials = study.get_trials(deepcopy=False)
     return sum(trial.state != TrialState.FAIL or _RECORD in trial.user_attrs for trial in trials)
 
@@ -71,10 +71,16 @@ def unfinished_trials(study: optuna.Study, space: Mapping[str, BaseDistribution]
     left = []
     for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
         if set(frozen.params) == set(space):
-            left.append(Trial(study, frozen._trial_id))
+            left.append(_open_trial(study, frozen))
         else:
             study.tell(frozen.number, state=TrialState.FAIL)
     return left
+
+
+def _open_trial(study: optuna.Study, frozen: FrozenTrial) -> Trial:
+    """The trial as its own process has it. Optuna documents no way to go on with one that another process began; where
+    a release breaks this, keep the older one in pyproject.toml until its new way stands here."""
+    return Trial(study, frozen._trial_id)
 
 
 def overrides_of(trial: Trial, fixed: Sequence[str]) -> list[str]:
@@ -82,7 +88,7 @@ def overrides_of(trial: Trial, fixed: Sequence[str]) -> list[str]:
 
 
 def tell(study: optuna.Study, trial: Trial, record: Mapping[str, Any]) -> None:
-    """Tell the study what came of `trial`: the point's record, which it keeps, too."""
+    """Tell the study what came of `trial`: its record, which the study keeps, too."""
     trial.set_user_attr(_RECORD, dict(record))
     if "finetune" in record:
         study.tell(trial, float(record["finetune"]["validation/loss"]))
@@ -100,11 +106,11 @@ def told(study: optuna.Study) -> dict[int, dict[str, Any]]:
 
 
 def delete_study(storage: str, name: str) -> list[list[str]]:
-    """Delete the study, if there is one; return the overrides of its points."""
+    """Delete the study, if there is one; return the overrides of its trials."""
     study = open_study(storage, name)
-    points = [record["overrides"] for record in told(study).values()]
+    trials = [record["overrides"] for record in told(study).values()]
     optuna.delete_study(study_name=name, storage=storage)
-    return points
+    return trials
 
 
 def reporter(storage: str, name: str, number: int) -> Callable[[int, float], bool]:
@@ -112,7 +118,7 @@ def reporter(storage: str, name: str, number: int) -> Callable[[int, float], boo
     whether the best so far is worse than the median of the others' losses after as many epochs."""
     study = open_study(storage, name)
     frozen = study.get_trials(deepcopy=False)[number]
-    trial, reported = Trial(study, frozen._trial_id), set(frozen.intermediate_values)
+    trial, reported = _open_trial(study, frozen), set(frozen.intermediate_values)
 
     def hopeless(epoch: int, loss: float) -> bool:
         if epoch not in reported:  # a killed process may have got so far before

@@ -20,7 +20,7 @@ from frostline.sweep.results import (
     label,
     loss_text,
     rank,
-    read_points,
+    read_trials,
     reason,
     status,
     swept_keys,
@@ -34,9 +34,9 @@ _SHOWN = 10  # rows of the live table
 
 @contextmanager
 def watching(folder: Path, total: int) -> Iterator[None]:
-    """Meanwhile show the points that appear in `folder`, of `total`: a live table on a terminal, lines elsewhere.
+    """Meanwhile show the trials that appear in `folder`, of `total`: a live table on a terminal, lines elsewhere.
 
-    The folder is watched, not the points' process: they may run in others.
+    The folder is watched, not the trials' process: they may run in others.
     """
     stop = threading.Event()
     live = Live(console=CONSOLE, transient=True, auto_refresh=False) if CONSOLE.is_terminal else None
@@ -60,32 +60,32 @@ def _watch(folder: Path, total: int, live: Live | None, stop: threading.Event) -
     ending = False
     while not ending:
         ending = stop.wait(_POLL)
-        points = read_points(folder)
-        new = [point for point in points if point["point"] not in seen]
+        trials = read_trials(folder)
+        new = [trial for trial in trials if trial["trial"] not in seen]
         now = time.monotonic()
         if new:
-            worked += len(new) if now - last > 2 * _POLL else 0  # a point that comes at once was taken from disk
+            worked += len(new) if now - last > 2 * _POLL else 0  # a trial that comes at once was taken from disk
             last = now
-        seen.update(point["point"] for point in new)
-        seconds = (now - begun) / worked * (total - len(points)) if worked else None
+        seen.update(trial["trial"] for trial in new)
+        seconds = (now - begun) / worked * (total - len(trials)) if worked else None
         if live:
-            live.update(_live_table(points, total, seconds), refresh=True)
+            live.update(_live_table(trials, total, seconds), refresh=True)
         elif new:
-            for point in new:
-                CONSOLE.print(_line(point), soft_wrap=True, highlight=False, markup=False)
-            CONSOLE.print(_progress(points, total, seconds), soft_wrap=True, highlight=False, markup=False)
+            for trial in new:
+                CONSOLE.print(_line(trial), soft_wrap=True, highlight=False, markup=False)
+            CONSOLE.print(_progress(trials, total, seconds), soft_wrap=True, highlight=False, markup=False)
 
 
-def _progress(points: Sequence[Record], total: int, seconds: float | None) -> str:
-    left = f"; about {_time(seconds)} left" if seconds and len(points) < total else ""
-    return f"{len(points)}/{total} points{left}. {headline(points)}"
+def _progress(trials: Sequence[Record], total: int, seconds: float | None) -> str:
+    left = f"; about {_time(seconds)} left" if seconds and len(trials) < total else ""
+    return f"{len(trials)}/{total} trials{left}. {headline(trials)}"
 
 
-def _line(point: Record) -> str:
-    values = label(values_of(point))
-    if "finetune" in point:
-        return f"{values}: validation loss {point['finetune']['validation/loss']:.4f}"
-    return f"{values}: {status(point)}, {reason(point)}"
+def _line(trial: Record) -> str:
+    values = label(values_of(trial))
+    if "finetune" in trial:
+        return f"{values}: validation loss {trial['finetune']['validation/loss']:.4f}"
+    return f"{values}: {status(trial)}, {reason(trial)}"
 
 
 def _time(seconds: float) -> str:
@@ -95,25 +95,25 @@ def _time(seconds: float) -> str:
     return f"{minutes} min" if minutes < 120 else f"{seconds / 3600:.1f} h"
 
 
-def _live_table(points: Sequence[Record], total: int, seconds: float | None) -> Table:
-    settings, lost = rank(points), [point for point in points if "finetune" not in point]
-    table = _table(f"{len(points)} of {total} points", settings[:_SHOWN], lost[-3:], points)
+def _live_table(trials: Sequence[Record], total: int, seconds: float | None) -> Table:
+    settings, lost = rank(trials), [trial for trial in trials if "finetune" not in trial]
+    table = _table(f"{len(trials)} of {total} trials", settings[:_SHOWN], lost[-3:], trials)
     left = f"about {_time(seconds)} left" if seconds else "time left unknown yet"
     table.caption = f"{left}; best first, by validation loss after fine-tuning"
     return table
 
 
-def print_points(points: Sequence[Record]) -> None:
-    """Print the ranking to stdout, best validation loss first, then the points that did not finish and why."""
-    lost = [point for point in points if "finetune" not in point]
-    title = f"{len(points)} points by validation loss after fine-tuning"
+def print_trials(trials: Sequence[Record]) -> None:
+    """Print the ranking to stdout, best validation loss first, then the trials that did not finish and why."""
+    lost = [trial for trial in trials if "finetune" not in trial]
+    title = f"{len(trials)} trials by validation loss after fine-tuning"
     console = Console()
     if not console.is_terminal:  # a log file has room for long names
         console = Console(width=200)
-    console.print(_table(title, rank(points), lost, points))
+    console.print(_table(title, rank(trials), lost, trials))
 
 
-def _table(title: str, settings: Sequence[Setting], lost: Sequence[Record], points: Sequence[Record]) -> Table:
+def _table(title: str, settings: Sequence[Setting], lost: Sequence[Record], trials: Sequence[Record]) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD)
     table.add_column("setting", overflow="fold")
     for column in ("seeds", "transfer loss", "finetune loss", "finetune accuracy"):
@@ -123,24 +123,24 @@ def _table(title: str, settings: Sequence[Setting], lost: Sequence[Record], poin
     for setting in settings:
         table.add_row(
             setting.label,
-            str(len(setting.points)),
+            str(len(setting.trials)),
             f"{setting.mean('transfer'):.4f}",
             loss_text(setting),
             f"{setting.mean(figure='accuracy'):.4f}",
             *([f"{setting.unfinished} more seeds did not finish"] if setting.unfinished else []),
         )
-    keys = swept_keys(points)
-    for point in lost:
-        values = {key: value for key, value in values_of(point).items() if key in keys}
-        style = "red" if status(point) == "failed" else "dim"
-        table.add_row(label(values), "", "", "", "", f"{status(point)}: {reason(point)}", style=style)
+    keys = swept_keys(trials)
+    for trial in lost:
+        values = {key: value for key, value in values_of(trial).items() if key in keys}
+        style = "red" if status(trial) == "failed" else "dim"
+        table.add_row(label(values), "", "", "", "", f"{status(trial)}: {reason(trial)}", style=style)
     return table
 
 
-def print_summary(points: Sequence[Record], test: Mapping[str, float] | None, folder: Path) -> None:
-    """Print to stdout which point won, and, apart from the ranking, how it does on the test set."""
-    lines = [headline(points)]
+def print_summary(trials: Sequence[Record], test: Mapping[str, float] | None, folder: Path) -> None:
+    """Print to stdout which trial won, and, apart from the ranking, how it does on the test set."""
+    lines = [headline(trials)]
     if test:
-        lines += [f"On the test set, looked at once, for this point only: {test_line(test)}"]
+        lines += [f"On the test set, looked at once, for this trial only: {test_line(test)}"]
         lines += [f"Rebuild it through the pipeline: {REBUILD}"]
     Console().print(*lines, f"Files: {folder}", sep="\n", soft_wrap=True, highlight=False, markup=False)

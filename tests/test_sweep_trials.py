@@ -1,4 +1,4 @@
-"""Points on real images and a real backbone, the smallest that InceptionV3 takes."""
+"""Trials on real images and a real backbone, the smallest that InceptionV3 takes."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ from frostline.data.dataset import load_dataset
 from frostline.features.cache import entries
 from frostline.models.saving import load_model, save_model
 from frostline.runtime.code_digest import code_of
-from frostline.sweep import points
+from frostline.sweep import trials
 from frostline.training import phases
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +34,7 @@ def folder(prepared, weights, tmp_path_factory):
 @pytest.fixture
 def shared(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    return points.open_shared()
+    return trials.open_shared()
 
 
 def compose(*overrides):
@@ -52,14 +52,14 @@ def nothing(epoch):
 
 def test_a_key_holds_what_the_result_depends_on_and_nothing_else(shared, monkeypatch):
     config = compose()
-    key = points.point_key(config, shared)
+    key = trials.trial_key(config, shared)
     for same in (
         replace(config, name="other", feature_cache_gib=1.0, workers="ray"),
         replace(config, evaluate=replace(config.evaluate, threshold=0.9)),
         replace(config, tracking=replace(config.tracking, experiment="other")),
         replace(config, model=replace(config.model, image_size=299)),
     ):
-        assert points.point_key(same, shared) == key
+        assert trials.trial_key(same, shared) == key
     for other in (
         compose("seed=1"),
         compose("model.dropout=0"),
@@ -68,19 +68,19 @@ def test_a_key_holds_what_the_result_depends_on_and_nothing_else(shared, monkeyp
         compose("augment=flip"),
         compose("distribution=mirrored"),
     ):
-        assert points.point_key(other, shared) != key
-    assert {"training/loop.py", "metrics/log_loss.py", "models/saving.py"} <= set(code_of(points.__name__))
-    assert points.open_shared().digest == shared.digest
-    monkeypatch.setattr(points, "code_digest", lambda module: "as if the code had changed")
-    assert points.open_shared().digest != shared.digest
+        assert trials.trial_key(other, shared) != key
+    assert {"training/loop.py", "metrics/log_loss.py", "models/saving.py"} <= set(code_of(trials.__name__))
+    assert trials.open_shared().digest == shared.digest
+    monkeypatch.setattr(trials, "code_digest", lambda module: "as if the code had changed")
+    assert trials.open_shared().digest != shared.digest
 
 
-def test_all_layers_come_from_one_pass_and_a_killed_point_ends_in_the_bytes_of_one_alone(
+def test_all_layers_come_from_one_pass_and_a_killed_trial_ends_in_the_bytes_of_one_alone(
     shared, folder, capsys, tmp_path, monkeypatch
 ):
     upper, lower = compose("model.cut_layer=mixed1"), compose("model.cut_layer=mixed0", "finetune.thaw_from=mixed0")
     wrong = compose("model.cut_layer=mixed0", "finetune.thaw_from=mixed5")
-    points.extract_features([upper, lower, wrong], shared.data)
+    trials.extract_features([upper, lower, wrong], shared.data)
     assert bars(capsys) == ["features", "features"], "one pass for each of training and validation"
     assert sorted(entry.layer for entry in entries()) == ["mixed0", "mixed0", "mixed1", "mixed1"]
 
@@ -92,17 +92,17 @@ def test_all_layers_come_from_one_pass_and_a_killed_point_ends_in_the_bytes_of_o
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        points.run(upper, shared, killed)
+        trials.run(upper, shared, killed)
     assert bars(capsys) == ["transfer 1/1", "finetune 1/2"], "no features are computed again"
-    assert points.stored(upper, shared) is None
-    result = points.run(upper, shared, lambda epoch: epochs.append(epoch["epoch"]))
+    assert trials.stored(upper, shared) is None
+    result = trials.run(upper, shared, lambda epoch: epochs.append(epoch["epoch"]))
     assert bars(capsys) == ["finetune 2/2"], "the transfer phase and the first epoch are kept"
     assert epochs == [1, 2, 1, 2, 3]
     assert [epoch["epoch"] for epoch in result.epochs(upper)] == [1, 2, 3]
-    assert points.stored(upper, shared) == result
+    assert trials.stored(upper, shared) == result
     assert not list((folder / ".frostline/checkpoints").iterdir())
 
-    # Alone: in a folder with no features and no other points.
+    # Alone: in a folder with no features and no other trials.
     monkeypatch.chdir(tmp_path)
     data = load_dataset(folder / PROCESSED)
     model = phases.build_classifier(data, folder / BACKBONE_WEIGHTS, upper)
@@ -114,52 +114,52 @@ def test_all_layers_come_from_one_pass_and_a_killed_point_ends_in_the_bytes_of_o
     assert json.dumps(asdict(result), sort_keys=True) == json.dumps(alone, sort_keys=True)
 
 
-def test_a_point_that_is_given_up_leaves_nothing_and_its_transfer_phase_serves_the_next(
+def test_a_trial_that_is_given_up_leaves_nothing_and_its_transfer_phase_serves_the_next(
     shared, folder, capsys, monkeypatch
 ):
     config = compose("model.cut_layer=mixed0", "finetune.thaw_from=mixed0", "finetune.epochs=1")
 
     def give_up(epoch):
         if epoch["epoch"] == 2:
-            raise points.PrunedError("no hope")
+            raise trials.PrunedError("no hope")
 
-    with pytest.raises(points.PrunedError):
-        points.run(config, shared, give_up)
-    assert points.stored(config, shared) is None
+    with pytest.raises(trials.PrunedError):
+        trials.run(config, shared, give_up)
+    assert trials.stored(config, shared) is None
     assert not list((folder / ".frostline/checkpoints").iterdir())
     bars(capsys)
 
     other = compose(
         "model.cut_layer=mixed0", "finetune.thaw_from=mixed0", "finetune.epochs=1", "finetune.batch_size=16"
     )
-    result = points.run(other, shared, nothing)
+    result = trials.run(other, shared, nothing)
     assert not any(name.startswith("transfer") for name in bars(capsys))
-    monkeypatch.setattr(points, "_best", points._Best())
-    points._kept.path = None  # as in another process, which has the model only as a file
-    assert points.run(other, shared, nothing) == result, "the model was set back to the last bit"
+    monkeypatch.setattr(trials, "_best", trials._Best())
+    trials._kept.path = None  # as in another process, which has the model only as a file
+    assert trials.run(other, shared, nothing) == result, "the model was set back to the last bit"
     bars(capsys)
 
-    figures = points.score_on_test(other, shared)
+    figures = trials.score_on_test(other, shared)
     assert figures["images"] == len(shared.data.labels("test"))
     assert figures["loss"] > 0
-    assert bars(capsys) == ["features"], "the best point's model is in memory"
-    assert points.score_on_test(other, shared) == figures
+    assert bars(capsys) == ["features"], "the best trial's model is in memory"
+    assert trials.score_on_test(other, shared) == figures
     assert bars(capsys) == [], "the test set is looked at once"
 
-    (folder / f".frostline/points/{points.point_key(other, shared)}.test.json").unlink()
-    points._best.key = "another point's"
-    assert points.score_on_test(other, shared) == figures
+    (folder / f".frostline/trials/{trials.trial_key(other, shared)}.test.json").unlink()
+    trials._best.key = "another trial's"
+    assert trials.score_on_test(other, shared) == figures
     assert bars(capsys) == ["finetune 1/1"], "its model is made again"
 
-    points.forget(other, shared)
-    assert points.stored(other, shared) is None
-    assert not list((folder / ".frostline/points").glob("*.test.json"))
+    trials.forget(other, shared)
+    assert trials.stored(other, shared) is None
+    assert not list((folder / ".frostline/trials").glob("*.test.json"))
 
 
-def test_a_points_figures_are_those_of_the_epochs_that_it_kept(shared):
+def test_a_trials_figures_are_those_of_the_epochs_that_it_kept(shared):
     first = [{"epoch": 1, "validation/loss": 3}, {"epoch": 2, "validation/loss": 2}]
     second = [{"epoch": 1, "validation/loss": 1}, {"epoch": 2, "validation/loss": 4}]
-    result = points.Result(first, second)
+    result = trials.Result(first, second)
     patient = compose("finetune.patience=1")
     assert result.kept(patient) == {"transfer": first[1], "finetune": second[0]}
     assert [epoch["validation/loss"] for epoch in result.epochs(patient)] == [3, 2, 1, 4, 1]
@@ -168,9 +168,9 @@ def test_a_points_figures_are_those_of_the_epochs_that_it_kept(shared):
     assert len(result.epochs(compose())) == 4
 
 
-def test_what_the_cache_cannot_hold_is_left_to_the_points(shared, capsys):
+def test_what_the_cache_cannot_hold_is_left_to_the_trials(shared, capsys):
     config = replace(compose("model.cut_layer=mixed2"), feature_cache_gib=0.0001)
     before = len(entries())
-    points.extract_features([config], shared.data)
-    assert "each point computes its own" in capsys.readouterr().err
+    trials.extract_features([config], shared.data)
+    assert "each trial computes its own" in capsys.readouterr().err
     assert len(entries()) == before

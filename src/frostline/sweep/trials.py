@@ -1,4 +1,4 @@
-"""One point of a sweep: both phases, kept on disk by all that their results depend on, so that nothing runs twice."""
+"""One trial of a sweep: both phases, kept on disk by all that their results depend on, so that nothing runs twice."""
 
 import fcntl
 import functools
@@ -34,8 +34,8 @@ from frostline.training.loop import Epoch, OnEpoch, kept_epoch, with_kept_last
 
 TRANSFERS = WORK / "transfer"
 """A folder per transfer phase: its model and its epochs."""
-POINTS = WORK / "points"
-"""A file per point: its epochs; and, for winners, one with the figures of the test set."""
+TRIALS = WORK / "trials"
+"""A file per trial: its epochs; and, for winners, one with the figures of the test set."""
 
 Pass = tuple[str, str, bool]
 """Over the images: in which precision, of which split, whether mirrored."""
@@ -43,7 +43,7 @@ Pass = tuple[str, str, bool]
 
 @dataclass(frozen=True)
 class Shared:
-    """What all points of a sweep have in common."""
+    """What all trials of a sweep have in common."""
 
     data: Dataset
     digest: str
@@ -71,7 +71,7 @@ class Result:
 
 
 class PrunedError(Exception):
-    """Raised by `on_epoch` to end a point without hope; says after which epoch and why."""
+    """Raised by `on_epoch` to end a trial without hope; says after which epoch and why."""
 
 
 def open_shared() -> Shared:
@@ -90,35 +90,35 @@ def open_shared() -> Shared:
 
 
 def _transfer_key(settings: Config, shared: Shared) -> str:
-    """As point_key, of the transfer phase."""
+    """As trial_key, of the transfer phase."""
     return digest_of([phases.settings_that_matter("transfer", settings), shared.digest])
 
 
-def point_key(settings: Config, shared: Shared) -> str:
-    """The digest of all that the point's result depends on: points of one key have one result."""
+def trial_key(settings: Config, shared: Shared) -> str:
+    """The digest of all that the trial's result depends on: trials of one key have one result."""
     return digest_of([_transfer_key(settings, shared), phases.settings_that_matter("finetune", settings)])
 
 
 def stored(settings: Config, shared: Shared) -> Result | None:
-    """The point's result, if it has been run before."""
-    path = POINTS / f"{point_key(settings, shared)}.json"
+    """The trial's result, if it has been run before."""
+    path = TRIALS / f"{trial_key(settings, shared)}.json"
     return Result(**read_json(path)) if path.is_file() else None
 
 
 def forget(settings: Config, shared: Shared) -> None:
-    """Delete the point's result and its transfer phase, so that both are run again."""
-    for path in POINTS.glob(f"{point_key(settings, shared)}.*"):
+    """Delete the trial's result and its transfer phase, so that both are run again."""
+    for path in TRIALS.glob(f"{trial_key(settings, shared)}.*"):
         path.unlink()
     shutil.rmtree(TRANSFERS / _transfer_key(settings, shared), ignore_errors=True)
 
 
 def run(settings: Config, shared: Shared, on_epoch: OnEpoch) -> Result:
-    """Run the point and keep its result; `on_epoch` gets the epochs of both phases in one row, numbered from 1.
+    """Run the trial and keep its result; `on_epoch` gets the epochs of both phases in one row, numbered from 1.
 
-    What `on_epoch` raises ends the point, and nothing is kept of the phase that it ended.
+    What `on_epoch` raises ends the trial, and nothing is kept of the phase that it ended.
     """
-    key, (model, result) = point_key(settings, shared), _train(settings, shared, on_epoch)
-    write_json(POINTS / f"{key}.json", asdict(result))
+    key, (model, result) = trial_key(settings, shared), _train(settings, shared, on_epoch)
+    write_json(TRIALS / f"{key}.json", asdict(result))
     loss = result.kept(settings)["finetune"]["validation/loss"]
     if loss < _best.loss:
         _best.key, _best.loss, _best.values = key, loss, _values_of(model)
@@ -126,13 +126,13 @@ def run(settings: Config, shared: Shared, on_epoch: OnEpoch) -> Result:
 
 
 def score_on_test(settings: Config, shared: Shared) -> dict[str, float]:
-    """Log loss and accuracy of the point's final model on the test set.
+    """Log loss and accuracy of the trial's final model on the test set.
 
-    Where the model is not in memory any more (another process ran the point), it is fine-tuned again, which gives the
-    same one: 190 MB for each point's would be much to keep.
+    Where the model is not in memory any more (another process ran the trial), it is fine-tuned again, which gives the
+    same one: 190 MB for each trial's would be much to keep.
     """
-    key = point_key(settings, shared)
-    path = POINTS / f"{key}.test.json"
+    key = trial_key(settings, shared)
+    path = TRIALS / f"{key}.test.json"
     if not path.is_file():
         if _best.key == key:
             model = _set(_model_at(_transfer_model(settings, shared)), _best.values)
@@ -145,7 +145,7 @@ def score_on_test(settings: Config, shared: Shared) -> dict[str, float]:
 
 
 def _train(settings: Config, shared: Shared, on_epoch: OnEpoch) -> tuple[keras.Model, Result]:
-    gc.collect()  # the last point's graphs
+    gc.collect()  # the last trial's graphs
     start = _transfer_model(settings, shared)
     first = _transfer_once(settings, shared, start, on_epoch)
 
@@ -159,7 +159,7 @@ def _train(settings: Config, shared: Shared, on_epoch: OnEpoch) -> tuple[keras.M
 
 @dataclass
 class _Kept:
-    """The transfer phase's model that the last point went on from."""
+    """The transfer phase's model that the last trial went on from."""
 
     path: Path | None = None
     model: keras.Model = None
@@ -169,7 +169,7 @@ class _Kept:
 
 @dataclass
 class _Best:
-    """The first point of lowest validation loss among those that this process ran."""
+    """The first trial of lowest validation loss among those that this process ran."""
 
     key: str = ""
     loss: float = math.inf
@@ -185,7 +185,7 @@ def _transfer_model(settings: Config, shared: Shared) -> Path:
 
 
 def _model_at(path: Path) -> keras.Model:
-    """The model in the file `path`. For points in a row that share it, it is read once and then set back: building a
+    """The model in the file `path`. For trials in a row that share it, it is read once and then set back: building a
     backbone takes as long as an epoch over a thousand images."""
     if path != _kept.path:
         _keep(None, None)
@@ -209,7 +209,7 @@ def _set(model: keras.Model, values: Sequence[np.ndarray]) -> keras.Model:
 
 
 def _transfer_once(settings: Config, shared: Shared, model_path: Path, on_epoch: OnEpoch) -> list[Epoch]:
-    """Leave at `model_path` the transfer phase's model, trained once for all points that differ only in fine-tuning.
+    """Leave at `model_path` the transfer phase's model, trained once for all trials that differ only in fine-tuning.
 
     It is kept for later sweeps. Returns its epochs.
     """
@@ -247,27 +247,27 @@ def _checkpoint(phase: PhaseName, settings: Config, shared: Shared, start: Path)
     path.unlink(missing_ok=True)
 
 
-def extract_features(points: Sequence[Config], data: Dataset) -> None:
-    """Compute what the frozen layers of all `points` give, in one pass over the images of each split.
+def extract_features(trials: Sequence[Config], data: Dataset) -> None:
+    """Compute what the frozen layers of all `trials` give, in one pass over the images of each split.
 
-    Without it each point would pass over them for its own layers. Where all layers together are more than the cache
-    may hold, that is left to the points.
+    Without it each trial would pass over them for its own layers. Where all layers together are more than the cache
+    may hold, that is left to the trials.
     """
-    for point in points:
-        phases.choose_determinism(point)
-    # All points have one backbone: its weights lie in one file.
-    first = points[0]
+    for trial in trials:
+        phases.choose_determinism(trial)
+    # All trials have one backbone: its weights lie in one file.
+    first = trials[0]
     base = backbone.build_backbone(first.preprocess.image_size, BACKBONE_WEIGHTS, first.model.backbone)
-    wanted = _wanted_layers(base, points)
+    wanted = _wanted_layers(base, trials)
     order = [layer.name for layer in base.layers]
-    needed, limit = 0, min(point.feature_cache_gib for point in points)
+    needed, limit = 0, min(trial.feature_cache_gib for trial in trials)
     for (_, split, _), layers in wanted.items():
         numbers = sum(int(np.prod(base.get_layer(name).output.shape[1:])) for name in layers)
         needed += len(data.names(split)) * numbers * np.dtype(extract.DTYPE).itemsize
     if needed > limit * 2**30:
         sys.stderr.write(
-            f"features of all points: {needed / 2**30:.1f} GiB, over feature_cache_gib={limit:g}; "
-            "each point computes its own.\n"
+            f"features of all trials: {needed / 2**30:.1f} GiB, over feature_cache_gib={limit:g}; "
+            "each trial computes its own.\n"
         )
         return
     extractors: dict[tuple[str, ...], extract.Extractor] = {}
@@ -279,9 +279,9 @@ def extract_features(points: Sequence[Config], data: Dataset) -> None:
         phases.split_features(extractors[key], data, split, mirrored)
 
 
-def _wanted_layers(base: keras.Model, points: Sequence[Config]) -> dict[Pass, set[str]]:
+def _wanted_layers(base: keras.Model, trials: Sequence[Config]) -> dict[Pass, set[str]]:
     # To give a convolution's output beside those of layers above it, `inference_copy` could not fold the batch norm
-    # into it, and these would be rounded differently from those of a point that runs alone.
+    # into it, and these would be rounded differently from those of a trial that runs alone.
     folded = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
 
     @functools.cache
@@ -289,7 +289,7 @@ def _wanted_layers(base: keras.Model, points: Sequence[Config]) -> dict[Pass, se
         """As `phases` asks for them, but for convolutions."""
         try:
             line = frost_line.resolve_thaw_from(base, cut, thaw_from)
-        except FrostlineError:  # the point itself will say so
+        except FrostlineError:  # the trial itself will say so
             return set()
         below = keras.Model(base.input, base.get_layer(cut).output)
         return {
@@ -297,11 +297,11 @@ def _wanted_layers(base: keras.Model, points: Sequence[Config]) -> dict[Pass, se
         }
 
     wanted: dict[Pass, set[str]] = defaultdict(set)
-    for point in points:
-        layers = layers_of(point.model.cut_layer, point.finetune.thaw_from)
+    for trial in trials:
+        layers = layers_of(trial.model.cut_layer, trial.finetune.thaw_from)
         views = [("validation", False)]
-        views += [("train", False)] if point.augment != "full" else []
-        views += [("train", True)] if point.augment == "flip" else []
+        views += [("train", False)] if trial.augment != "full" else []
+        views += [("train", True)] if trial.augment == "flip" else []
         for split, mirrored in views if layers else []:
-            wanted[(precision.resolve(point.precision), split, mirrored)] |= layers
+            wanted[(precision.resolve(trial.precision), split, mirrored)] |= layers
     return wanted
