@@ -1,10 +1,10 @@
 """Runs whose process was killed: each process marks what it has not finished, and the next one closes it."""
 
-import fcntl
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import IO
+
+from filelock import lock_descriptor
 
 from frostline.common.files import read_json, replacing
 from frostline.config.paths import WORK
@@ -26,7 +26,7 @@ def marked(token: str, experiment_id: str, outbox: Outbox) -> Iterator[None]:
     with ExitStack() as stack:
         with replacing(path) as temporary:
             file = stack.enter_context(temporary.open("w"))
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock_descriptor(file.fileno())  # before it has its name: nobody finds it unlocked
             json.dump({"store": store(), "experiment": experiment_id}, file)
             file.flush()
         yield
@@ -39,17 +39,9 @@ def close_what_was_killed() -> None:
     client = mlflow.MlflowClient()
     for path in _MARKERS.glob("*.json"):
         with suppress(FileNotFoundError), path.open() as file:  # its process may end just now
-            if not _lock(file) or (left := read_json(path))["store"] != store():
+            if not lock_descriptor(file.fileno(), blocking=False) or (left := read_json(path))["store"] != store():
                 continue
             condition = f"tags.`{TOKEN}` = '{path.stem}' and status = 'RUNNING'"
             for run in client.search_runs([left["experiment"]], condition):
                 client.set_terminated(run.info.run_id, "KILLED")
             path.unlink()
-
-
-def _lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
