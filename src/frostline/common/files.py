@@ -1,7 +1,6 @@
 """Files that are either whole or absent, with bytes that depend on their content alone."""
 
 import csv
-import fcntl
 import glob
 import hashlib
 import json
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]  # comes without types
+from filelock import lock_descriptor
 
 
 @contextmanager
@@ -123,11 +123,9 @@ def locked(path: Path, notice: str) -> Iterator[int]:
     inherits it holds the lock, too, to its own end.
     """
     with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not lock_descriptor(file.fileno(), blocking=False):
             sys.stderr.write(f"{notice}\n")
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock_descriptor(file.fileno())
         yield file.fileno()
 
 

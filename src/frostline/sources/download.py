@@ -3,7 +3,6 @@
 import base64
 import contextlib
 import email.utils
-import fcntl
 import hashlib
 import ipaddress
 import re
@@ -17,6 +16,7 @@ from pathlib import Path
 from urllib.parse import urljoin, urlsplit
 
 import requests
+from filelock import lock_descriptor
 from requests import Response, Session
 from rich.console import Console
 from rich.filesize import decimal
@@ -94,12 +94,10 @@ def alone(partial: Path, source: str) -> Iterator[None]:
     """
     partial.parent.mkdir(parents=True, exist_ok=True)
     with partial.with_suffix(".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not lock_descriptor(file.fileno(), blocking=False):
             raise FrostlineError(
                 f"{source} is being downloaded by another process.\nWait for it to end, and run the same command again."
-            ) from error
+            )
         yield
 
 

@@ -1,6 +1,5 @@
 """One trial of a sweep: both phases, kept on disk by all that their results depend on, so that nothing runs twice."""
 
-import fcntl
 import functools
 import gc
 import math
@@ -17,7 +16,7 @@ from typing import cast
 
 import numpy as np
 
-from frostline.common.files import digest_of, read_json, sha256_of, write_json
+from frostline.common.files import digest_of, locked, read_json, sha256_of, write_json
 from frostline.common.phase_names import PhaseName
 from frostline.config.paths import BACKBONE_WEIGHTS, PROCESSED, WORK
 from frostline.config.settings import Config
@@ -215,8 +214,7 @@ def _transfer_once(settings: Config, shared: Shared, model_path: Path, on_epoch:
     """
     history_path = model_path.with_name("history.json")
     model_path.parent.mkdir(parents=True, exist_ok=True)
-    with model_path.with_name("lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)  # a second process waits for the first one's model
+    with locked(model_path.with_name("lock"), "another process trains the same head; waiting for it."):
         if history_path.is_file():
             for epoch in read_json(history_path):
                 on_epoch(epoch)
