@@ -4,8 +4,10 @@ import functools
 import itertools
 import math
 import operator
+import os
 import shutil
 import subprocess
+import sys
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from types import UnionType
@@ -21,6 +23,7 @@ from frostline.config.load import compose_conf, load_params
 from frostline.config.settings import FolderData, KaggleData, SampleData
 from frostline.models.architectures import NETWORKS
 from frostline.runtime.errors import FrostlineError
+from frostline.sweep.plan import compose_trial
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,6 +36,7 @@ def test_params_yaml_as_committed_is_confs_composition(project):
     assert load_params() == compose_conf()
 
 
+@pytest.mark.filterwarnings("ignore:experiment=seed")
 @pytest.mark.parametrize("experiment", [file.stem for file in (ROOT / "conf/experiment").glob("*.yaml")])
 def test_every_experiment_composes(project, experiment):
     assert compose_conf([f"experiment={experiment}"]).transfer.epochs >= 1
@@ -80,8 +84,53 @@ def test_the_recipe_is_the_default(project):
     assert (config.model.cut_layer, config.model.dense_units, config.model.dropout) == ("mixed7", 1024, 0.2)
     assert (config.transfer.epochs, config.transfer.learning_rate) == (2, 1e-3)
     assert (config.finetune.epochs, config.finetune.learning_rate) == (2, 1e-5)
-    seed = compose_conf(["experiment=seed"])
-    assert (seed.model, seed.transfer, seed.finetune.thaw_from) == (config.model, config.transfer, "mixed6")
+    tutorial = compose_conf(["experiment=tutorial"])
+    assert (tutorial.model, tutorial.transfer, tutorial.finetune.thaw_from) == (
+        config.model,
+        config.transfer,
+        "mixed6",
+    )
+
+
+RENAMED = "experiment=seed is now called experiment=tutorial."
+
+
+@pytest.mark.filterwarnings("always:experiment=seed")
+def test_the_old_name_of_an_experiment_works_and_says_so(project):
+    with pytest.warns(UserWarning, match=RENAMED):
+        assert compose_conf(["experiment=seed"]) == compose_conf(["experiment=tutorial"])
+    with pytest.warns(UserWarning, match=RENAMED):  # as `python -m frostline.sweep` composes its trials
+        compose_trial(["experiment=seed", "seed=2"])
+
+
+def test_make_params_says_in_one_line_that_a_name_is_an_old_one(project):
+    command = [sys.executable, "-m", "frostline.config.load"]
+    new, old = (
+        subprocess.run([*command, f"experiment={name}"], capture_output=True, text=True, check=True)
+        for name in ("tutorial", "seed")
+    )
+    assert (old.stdout, old.stderr) == (new.stdout, f"{RENAMED}\n")
+    assert new.stderr == ""
+
+
+def test_dvc_says_that_a_name_is_an_old_one(project):
+    """DVC composes conf/ itself, without our code."""
+    environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
+    for name in ("AUTHOR", "COMMITTER"):
+        environment |= {f"GIT_{name}_NAME": "test", f"GIT_{name}_EMAIL": "test@example.com"}
+    Path("dvc.yaml").write_text("stages: {stage: {cmd: ls, params: [transfer]}}")
+    dvc = [sys.executable, "-m", "dvc"]
+    for command in (
+        ["git", "init", "-q"],
+        [*dvc, "init", "-q"],
+        [*dvc, "config", "hydra.enabled", "True"],
+        ["git", "add", "-A"],
+        ["git", "commit", "-qm", "before"],
+        [*dvc, "exp", "run", "-S", "experiment=seed"],
+    ):
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert ended.stderr.count(RENAMED) == 1
+    assert load_params() == compose_conf(["experiment=tutorial"])
 
 
 @pytest.mark.parametrize(

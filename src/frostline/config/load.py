@@ -4,8 +4,9 @@ import difflib
 import re
 import sys
 import textwrap
-from collections.abc import Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass
 from pathlib import Path
 from types import UnionType
@@ -99,7 +100,8 @@ def _composition_error(folder: Path, name: str, overrides: Sequence[str], error:
 def parse(raw: DictConfig, where: str) -> Config:
     """Turn the untyped `raw` into a checked Config; `where` names its origin in errors."""
     try:
-        content = cast(dict[str, Any], OmegaConf.to_container(raw, resolve=True, throw_on_missing=True))
+        with _warnings_in_one_line():
+            content = cast(dict[str, Any], OmegaConf.to_container(raw, resolve=True, throw_on_missing=True))
     except OmegaConfBaseException as error:
         missing = re.search(r"Missing mandatory value: (\S+)", str(error))
         if missing:
@@ -109,6 +111,17 @@ def parse(raw: DictConfig, where: str) -> Config:
     config = _section(Config, content, "", where)
     _check(config, where)
     return config
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Within, warnings are written without the code that warns: by them conf/ says that a name is an old one."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *rest, **more: f"{message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _section(kind: type[Section], content: dict[str, Any], prefix: str, where: str) -> Section:
@@ -241,4 +254,6 @@ def _one_line(error: Exception) -> str:
 
 
 if __name__ == "__main__":  # `make params`: write conf/'s composition where `dvc repro` reads it
-    sys.stdout.write(OmegaConf.to_yaml(_compose(Path("conf").resolve(), "config", sys.argv[1:]), resolve=True))
+    composed = _compose(Path("conf").resolve(), "config", sys.argv[1:])
+    with _warnings_in_one_line():
+        sys.stdout.write(OmegaConf.to_yaml(composed, resolve=True))
