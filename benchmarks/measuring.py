@@ -23,9 +23,9 @@ class Measured:
 
     seconds: float
     cpu: float
-    """Seconds of all cores together: what other jobs on the machine change less."""
+    """CPU time in seconds, of all cores together: what other jobs on the machine change less."""
     others: float
-    """Seconds of cores that everything else on the machine used meanwhile: near 0, or the time is not to be trusted."""
+    """CPU time in seconds that other jobs on the machine used meanwhile: near 0, or the time is not to be trusted."""
     resident: int
     """Peak resident memory in bytes, summed over the process and its children, sampled every 0.1 s.
 

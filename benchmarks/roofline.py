@@ -214,7 +214,7 @@ def main() -> None:
     console.print(table)
     print_work(console, works, limits)
     rates = " and ".join(f"{extract.BATCH / work.seconds:.0f}" for work in works[:2])
-    console.print(f"Features: {rates} images/s. Other jobs used {others:.0f} s of cores meanwhile.")
+    console.print(f"Features: {rates} images/s. Other jobs used {others:.0f} s of CPU time meanwhile.")
 
 
 if __name__ == "__main__":

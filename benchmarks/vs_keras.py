@@ -148,19 +148,19 @@ def main() -> None:
                 for values in zip(*((run.seconds, run.cpu) for run in plain), strict=True)
             )
             console.print(
-                f"Sweep of {TRIALS} trials: {sweep.seconds:.0f} s ({sweep.cpu:.0f} s of cores, other jobs "
-                f"{sweep.others:.0f}). {TRIALS} plain scripts: {seconds:.0f} s ({cpu:.0f} s of cores), reckoned as "
+                f"Sweep of {TRIALS} trials: {sweep.seconds:.0f} s ({sweep.cpu:.0f} s of CPU time, other jobs "
+                f"{sweep.others:.0f}). {TRIALS} plain scripts: {seconds:.0f} s ({cpu:.0f} s of CPU time), estimated as "
                 f"{TRIALS} times the measured one, cut at mixed7. {seconds / sweep.seconds:.1f} times as fast, "
-                f"{cpu / sweep.cpu:.1f} times by seconds of cores."
+                f"{cpu / sweep.cpu:.1f} times by CPU time."
             )
 
 
 def text(run: Run) -> str:
-    return f"{run.seconds:.1f} s ({run.cpu:.1f} s of cores, other jobs {run.others:.1f})"
+    return f"{run.seconds:.1f} s ({run.cpu:.1f} s of CPU time, other jobs {run.others:.1f})"
 
 
 def print_time(console: Console, plain: list[Run], ours: list[Run]) -> None:
-    columns = ("", "seconds, least", "median", "of cores, least", "median", "peak memory, MB")
+    columns = ("", "seconds, least", "median", "CPU time, least", "median", "peak memory, MB")
     table = Table(*columns, title="Both phases, whole processes")
     for name, runs in (("plain Keras", plain), ("pipeline", ours)):
         clocks = ([run.seconds for run in runs], [run.cpu for run in runs])
@@ -170,7 +170,7 @@ def print_time(console: Console, plain: list[Run], ours: list[Run]) -> None:
     pairs = list(zip(plain, ours, strict=True))
     for what, ratios in (
         ("seconds", [before.seconds / after.seconds for before, after in pairs]),
-        ("seconds of cores", [before.cpu / after.cpu for before, after in pairs]),
+        ("CPU time", [before.cpu / after.cpu for before, after in pairs]),
     ):
         each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
         console.print(f"Plain over pipeline, {what}: median {statistics.median(ratios):.2f} (pairs: {each})")

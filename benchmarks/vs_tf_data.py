@@ -35,7 +35,7 @@ print(sum(len(labels) for _, labels in data), time.perf_counter() - started)
 
 
 def bound(archive: Path, images: int = 1000) -> float:
-    """Images/s of all cores, reckoned from one, if a JPEG cost nothing but the reading of its bits."""
+    """Images/s of all cores, estimated from one, if a JPEG cost nothing but the reading of its bits."""
     with zipfile.ZipFile(archive) as source:
         files = [source.read(name) for name in source.namelist()[:images]]
     started = time.perf_counter()
@@ -66,7 +66,7 @@ def main() -> None:
             ratios.append(seconds / ours.seconds)
             console.print(
                 f"pair {pair}: tf.data {count / seconds:.0f} images/s, preprocess {count / ours.seconds:.0f} (whole "
-                f"process; other jobs {plain.others + ours.others:.1f} s of cores), ratio {ratios[-1]:.2f}"
+                f"process; other jobs {plain.others + ours.others:.1f} s of CPU time), ratio {ratios[-1]:.2f}"
             )
         console.print(f"bound: {bound(project / ARCHIVE):.0f} images/s")
     console.print(f"tf.data over preprocess, seconds: median {statistics.median(ratios):.2f}")
