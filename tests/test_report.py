@@ -17,7 +17,7 @@ from frostline.metrics.calibration import Views, calibration_effects
 from frostline.metrics.classification import smallest_margins, top_losses
 from frostline.metrics.comparison import changed_predictions, evaluate
 from frostline.report import charts
-from frostline.report.page import Gallery, Heat, ShownImage, write_report
+from frostline.report.page import Gallery, Heat, Report, ShownImage, write_report
 from test_plots import epochs, of, predictions, predictions_of_many
 
 HOSTILE = ('<script>alert("1")</script>', "고양이 & 'x'")
@@ -57,30 +57,31 @@ def write(
     chosen = {"flip": False, "temperature": False, "clip": True}
     write_report(
         folder / "report.html",
-        settings=settings(weights, patience),
-        data={
-            "classes": list(classes),
-            "counts": {split: dict.fromkeys(classes, 1234) for split in ("test", "train", "validation")},
-            "unlabelled": 7,
-            "rejected": {"empty file": 1, "not a <image>": 3},
-            "duplicates": {"groups": 1, "images": 2},
-            "ignored": 0,
-            "digest": "d" * 64,
-        },
-        curves=curves,
-        pair=pair,
-        evaluation=evaluation,
-        effects=calibration_effects(views, views, chosen=chosen, threshold=0.5, bins=15, resamples=200, seed=42),
-        figures={name: path.with_suffix(".svg") for name, path in drawn.items()},
-        galleries={
-            "top_losses": gallery(top_losses(labels, winner, 0.5)),
-            "smallest_margins": gallery(smallest_margins(labels, winner, 0.5)),
-            "set_right": gallery(better),
-            "got_wrong": gallery(worse),
-            "label_issues": gallery(worse[:1]),
-        },
-        command="dvc repro",
-        digests={"Backbone's weights": "e" * 64, "Transfer model": "a" * 64, "Fine-tuned model": "b" * 64},
+        Report(
+            settings=settings(weights, patience),
+            data={
+                "classes": list(classes),
+                "counts": {split: dict.fromkeys(classes, 1234) for split in ("test", "train", "validation")},
+                "unlabelled": 7,
+                "rejected": {"empty file": 1, "not a <image>": 3},
+                "duplicates": {"groups": 1, "images": 2},
+                "ignored": 0,
+                "digest": "d" * 64,
+            },
+            curves=curves,
+            pair=pair,
+            evaluation=evaluation,
+            effects=calibration_effects(views, views, chosen=chosen, threshold=0.5, bins=15, resamples=200, seed=42),
+            figures={name: path.with_suffix(".svg") for name, path in drawn.items()},
+            galleries={
+                "top_losses": gallery(top_losses(labels, winner, 0.5)),
+                "smallest_margins": gallery(smallest_margins(labels, winner, 0.5)),
+                "set_right": gallery(better),
+                "got_wrong": gallery(worse),
+                "label_issues": gallery(worse[:1]),
+            },
+            digests={"Backbone's weights": "e" * 64, "Transfer model": "a" * 64, "Fine-tuned model": "b" * 64},
+        ),
     )
     return (folder / "report.html").read_text(encoding="utf-8")
 

@@ -22,7 +22,7 @@ from frostline.metrics.log_loss import score
 from frostline.models.saving import Metadata, load_metadata, load_model, save_model
 from frostline.report import charts
 from frostline.report.galleries import label_issues_gallery, prediction_galleries
-from frostline.report.page import write_report
+from frostline.report.page import Report, write_report
 from frostline.runtime.quiet_tensorflow import keras
 from frostline.serving.predict import predict_files
 from frostline.sources.folder import pack_folder
@@ -152,16 +152,17 @@ def test_the_evaluation_makes_all_that_two_classes_have(trained: Trained, pair: 
     found = calibration_effects(seen, seen, chosen={"temperature": True}, threshold=0.5, bins=10, resamples=200, seed=1)
     write_report(
         tmp_path / "report.html",
-        settings=trained.settings,
-        data=dataclasses.asdict(trained.summary),
-        curves=trained.curves,
-        pair=pair,
-        evaluation=result,
-        effects=found,
-        figures={name: path.with_suffix(".svg") for name, path in drawn.items()},
-        galleries=galleries,
-        command="dvc repro",
-        digests={},
+        Report(
+            settings=trained.settings,
+            data=dataclasses.asdict(trained.summary),
+            curves=trained.curves,
+            pair=pair,
+            evaluation=result,
+            effects=found,
+            figures={name: path.with_suffix(".svg") for name, path in drawn.items()},
+            galleries=galleries,
+            digests={},
+        ),
     )
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "tell disc, frame and stripes apart" in page

@@ -17,7 +17,7 @@ from frostline.metrics.comparison import Evaluation, Phase, evaluate
 from frostline.models.saving import save_with_threshold
 from frostline.report import charts
 from frostline.report.galleries import label_issues_gallery, prediction_galleries
-from frostline.report.page import write_report
+from frostline.report.page import Report, write_report
 from frostline.runtime.quiet_tensorflow import keras
 from frostline.training.loop import Epoch, kept_epoch
 from frostline.training.phases import predict
@@ -133,24 +133,25 @@ def write_assessment(
     write_json(METRICS, found.evaluation.as_metrics() | {"submission": found.effects[-1].as_metrics()})
     write_report(
         REPORT,
-        settings=config,
-        data=read_json(DATA_SUMMARY),
-        curves=curves,
-        pair=pair,
-        evaluation=found.evaluation,
-        effects=found.effects,
-        figures={path.stem: path for path in EVALUATION.glob("*.svg")},
-        galleries={
-            **prediction_galleries(data, models, pair, found.winner, threshold, _SHOWN),
-            "label_issues": label_issues_gallery(data, models, found.held_out, _SHOWN),
-        },
-        command="dvc repro",
-        digests={
-            "Backbone's weights": sha256_of(BACKBONE_WEIGHTS),
-            "Transfer model": sha256_of(MODELS["transfer"]),
-            "Fine-tuned model": sha256_of(MODELS["finetune"]),
-            f"{CLASSIFIER}, {_in_words(chosen)}": sha256_of(CLASSIFIER),
-        },
+        Report(
+            settings=config,
+            data=read_json(DATA_SUMMARY),
+            curves=curves,
+            pair=pair,
+            evaluation=found.evaluation,
+            effects=found.effects,
+            figures={path.stem: path for path in EVALUATION.glob("*.svg")},
+            galleries={
+                **prediction_galleries(data, models, pair, found.winner, threshold, _SHOWN),
+                "label_issues": label_issues_gallery(data, models, found.held_out, _SHOWN),
+            },
+            digests={
+                "Backbone's weights": sha256_of(BACKBONE_WEIGHTS),
+                "Transfer model": sha256_of(MODELS["transfer"]),
+                "Fine-tuned model": sha256_of(MODELS["finetune"]),
+                f"{CLASSIFIER}, {_in_words(chosen)}": sha256_of(CLASSIFIER),
+            },
+        ),
     )
     return chosen
 

@@ -27,10 +27,13 @@ from frostline.report.charts import CURVES, MOST_CURVES, WORST_CURVES
 from frostline.report.style import NAMES
 
 _SOFTWARE = {"tensorflow": "TensorFlow", "keras": "Keras", "numpy": "NumPy"}
+_FEW_IMAGES = 30  # below it, bootstrap percentiles are known to be too narrow (Efron & Tibshirani 1993, ch. 13)
+_FEW_CLASSES = 6
+"""So many classes are named one by one."""
+_PAIRS = 10
+"""Confused pairs of classes shown at most."""
 _EDGE_THRESHOLDS = (0, 0.001, 0.002, 0.005)  # finer where probabilities crowd
 _THRESHOLDS = (*_EDGE_THRESHOLDS, *(n / 100 for n in range(1, 100)), *(1 - t for t in reversed(_EDGE_THRESHOLDS)))
-_FEW_IMAGES = 30  # below it, bootstrap percentiles are known to be too narrow (Efron & Tibshirani 1993, ch. 13)
-
 _FIGURES = {  # name, the better direction, meaning for two classes and for more
     "log_loss": ("Log loss", "↓", *["mean of −ln P(actual class); punishes confident mistakes"] * 2),
     "accuracy": ("Accuracy", "↑", *["share of images predicted correctly"] * 2),
@@ -65,10 +68,6 @@ _FIGURES = {  # name, the better direction, meaning for two classes and for more
         "mean gap between the predicted class' probability and the share of correct predictions",
     ),
 }
-_PAIRS = 10
-"""Confused pairs of classes shown at most."""
-_FEW_CLASSES = 6
-"""So many classes are named one by one."""
 _CAPTIONS = {  # in the page's order: heading, caption
     "roc": ("ROC curves", "Up and left is better; the diagonal is guessing."),
     "precision_recall": ("Precision and recall", "Up and right is better."),
@@ -112,32 +111,37 @@ class Gallery:
     shown: Sequence[ShownImage]
 
 
-def write_report(
-    path: Path,
-    *,
-    settings: Config,
-    data: Mapping[str, Any],
-    curves: Mapping[str, Sequence[Mapping[str, float]]],
-    pair: Pair,
-    evaluation: Evaluation,
-    effects: Sequence[CalibrationEffect],
-    figures: Mapping[str, Path],
-    galleries: Mapping[str, Gallery],
-    command: str,
-    digests: Mapping[str, str],
-) -> None:
+@dataclass(frozen=True)
+class Report:
+    """All that the page shows."""
+
+    settings: Config
+    data: Mapping[str, Any]
+    """What preprocess counted: classes [names], counts {split: {class: n}}, unlabelled n, rejected {reason: n},
+    duplicates {groups: n, images: n}, ignored n, digest (SHA-256)."""
+    curves: Mapping[str, Sequence[Mapping[str, float]]]
+    """By phase, each epoch's figures, as EPOCH_COLUMNS name them."""
+    pair: Pair
+    """Both phases on the test set."""
+    evaluation: Evaluation
+    effects: Sequence[CalibrationEffect]
+    """What calibrating the winner's probabilities changes (`calibration_effects`)."""
+    figures: Mapping[str, Path]
+    """By name, the SVG files that `charts.write_figures` leaves."""
+    galleries: Mapping[str, Gallery]
+    """Named "top_losses", "smallest_margins", "set_right", "got_wrong", "label_issues" (`galleries`)."""
+    digests: Mapping[str, str]
+    """SHA-256 by what has it."""
+
+    @property
+    def classes(self) -> Sequence[str]:
+        return list(self.data["classes"])
+
+
+def write_report(path: Path, report: Report) -> None:
     """Write the page to `path`; it loads nothing else, and the same inputs give the same bytes.
 
     So it cannot name the commit: dvc.lock, committed after the run, holds the page's digest. MLflow's tag has it.
-
-    - `data`: what preprocess counted: classes [names], counts {split: {class: n}}, unlabelled n,
-      rejected {reason: n}, duplicates {groups: n, images: n}, ignored n, digest (SHA-256).
-    - `curves`: each epoch's figures by phase, as EPOCH_COLUMNS name them.
-    - `pair`: both phases on the test set.
-    - `effects`: what calibrating the winner's probabilities changes (`calibration_effects`).
-    - `figures`: the SVG files that `plots.write_figures` leaves, by name.
-    - `galleries`: "top_losses", "smallest_margins", "set_right", "got_wrong", "label_issues" (see `galleries`).
-    - `command` reproduces the run; `digests`: SHA-256 by what has it.
     """
     environment = Environment(
         loader=PackageLoader("frostline.report"),
@@ -147,54 +151,37 @@ def write_report(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    classes, verdict = data["classes"], evaluation.verdict
-    totals = {split: sum(data["counts"][split].values()) for split in SPLITS}
-    page = environment.get_template("report.html.jinja").render(
-        name=settings.name,
-        backbone=NETWORKS[settings.model.backbone].constructor,
-        cut_layer=settings.model.cut_layer,
-        classes=classes,
-        task=_task(classes),
-        totals=totals,
-        untrained=settings.weights.source == "random",
-        few=evaluation.images < _FEW_IMAGES,
-        evaluation=evaluation,
-        verdict=verdict,
-        names=NAMES,
-        phases=tuple(NAMES),
-        winner_mark=_winner_mark(evaluation),
-        summary_rows=list(_summary_rows(evaluation)),
-        figure_rows=list(_figure_rows(evaluation, classes)),
-        curves=curves,
-        patience={phase: getattr(settings, phase).patience for phase in curves},
-        learning_curves=_svg(figures["learning_curves"], _learning_curves_alt(curves)),
-        charts=[
-            {
-                "name": chart,
-                "title": title,
-                "caption": caption + (_CURVES if chart in CURVES and len(classes) > 2 else ""),
-                "svg": _svg(figures[chart], _alt(chart, evaluation, classes)),
-            }
-            for chart, (title, caption) in _CAPTIONS.items()
-            if chart in figures
-        ],
-        explorer=_explorer(pair, evaluation.threshold) if len(classes) == 2 else None,
-        effect_rows=list(_effect_rows(effects, settings.evaluate.submission, evaluation)),
-        class_rows=list(_class_rows(evaluation.confusion, classes)),
-        confused_pairs=_confused_pairs(evaluation, classes),
-        galleries={
-            name: {"total": gallery.total, "shown": [_image(image) for image in gallery.shown]}
-            for name, gallery in galleries.items()
-        },
-        data=data,
-        rejected=sorted(data["rejected"].items(), key=lambda item: (-item[1], item[0])),
-        settings=list(_flat(settings_of(settings, "evaluate"))),
-        command=command,
-        resamples=settings.evaluate.bootstrap,
-        digests={"Prepared data": data["digest"], **digests},
-        software={name: version(package) for package, name in _SOFTWARE.items()},
-    )
-    write_text(path, page)
+    sections = (_verdict, _learning_curves, _test_figures, _images, _data, _reproduction)
+    content = {name: value for section in sections for name, value in section(report).items()}
+    write_text(path, environment.get_template("report.html.jinja").render(content, names=NAMES, phases=tuple(NAMES)))
+
+
+# The sections, in the page's order: what the template needs for each
+
+
+def _verdict(report: Report) -> dict[str, Any]:
+    settings, evaluation = report.settings, report.evaluation
+    return {
+        "name": settings.name,
+        "backbone": NETWORKS[settings.model.backbone].constructor,
+        "classes": report.classes,
+        "task": _task(report.classes),
+        "totals": {split: sum(report.data["counts"][split].values()) for split in SPLITS},
+        "untrained": settings.weights.source == "random",
+        "few": evaluation.images < _FEW_IMAGES,
+        "evaluation": evaluation,
+        "verdict": evaluation.verdict,
+        "winner_mark": _winner_mark(evaluation),
+        "summary_rows": list(_summary_rows(evaluation)),
+    }
+
+
+def _task(classes: Sequence[str]) -> str:
+    if len(classes) == 2:
+        return f"tell {classes[0]} from {classes[1]}"
+    if len(classes) <= _FEW_CLASSES:
+        return f"tell {', '.join(classes[:-1])} and {classes[-1]} apart"
+    return f"tell {len(classes)} classes apart"
 
 
 def _winner_mark(evaluation: Evaluation) -> str:
@@ -228,6 +215,115 @@ def _summary_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
 
 def _range(interval: Interval, digits: int) -> str:
     return f"{interval.low:.{digits}f}–{interval.high:.{digits}f}"
+
+
+def _learning_curves(report: Report) -> dict[str, Any]:
+    return {
+        "curves": report.curves,
+        "patience": {phase: getattr(report.settings, phase).patience for phase in report.curves},
+        "learning_curves": _svg(report.figures["learning_curves"], _learning_curves_alt(report.curves)),
+    }
+
+
+def _learning_curves_alt(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
+    parts = [
+        f"{NAMES[phase]}, {len(epochs)} epoch{'s' * (len(epochs) != 1)}: validation loss from "
+        f"{float(epochs[0]['validation/loss']):.3f} to {float(epochs[-1]['validation/loss']):.3f}"
+        for phase, epochs in curves.items()
+    ]
+    return f"Loss and accuracy on training and validation images by epoch. {'; '.join(parts)}."
+
+
+def _test_figures(report: Report) -> dict[str, Any]:
+    classes, evaluation = report.classes, report.evaluation
+    return {
+        "charts": list(_charts(report)),
+        "explorer": _explorer(report.pair, evaluation.threshold) if len(classes) == 2 else None,
+        "class_rows": list(_class_rows(evaluation.confusion, classes)),
+        "confused_pairs": _confused_pairs(evaluation, classes),
+        "figure_rows": list(_figure_rows(evaluation, classes)),
+        "effect_rows": list(_effect_rows(report.effects, report.settings.evaluate.submission, evaluation)),
+    }
+
+
+def _charts(report: Report) -> Iterator[dict[str, Any]]:
+    for chart, (title, caption) in _CAPTIONS.items():
+        if chart in report.figures:
+            curves = chart in CURVES and len(report.classes) > 2
+            alt = _alt(chart, report.evaluation, report.classes)
+            yield {
+                "name": chart,
+                "title": title,
+                "caption": caption + (_CURVES if curves else ""),
+                "svg": _svg(report.figures[chart], alt),
+            }
+
+
+def _alt(chart: str, evaluation: Evaluation, classes: Sequence[str]) -> str:
+    """Say in words what the chart shows."""
+
+    def both(figure: str) -> str:
+        return " and ".join(f"{values[figure]:.3f} for {phase}" for phase, values in evaluation.figures.items())
+
+    mean = "" if len(classes) == 2 else "mean "
+    if chart == "roc":
+        return f"ROC curves of both phases; the {mean}area below is {both('roc_auc')}."
+    if chart == "precision_recall":
+        return f"Precision–recall curves of both phases; {mean}average precision is {both('average_precision')}."
+    if chart == "reliability":
+        return f"Reliability diagram of both phases; the expected calibration error is {both('ece')}."
+    parts = [
+        f"{phase}: {counts[label, label]} of {counts[label].sum()} {name} predicted correctly"
+        for phase, counts in evaluation.confusion.items()
+        for label, name in enumerate(classes)
+    ]
+    return f"Confusion matrices. {'; '.join(parts)}."
+
+
+def _explorer(pair: Pair, threshold: float) -> dict[str, Any]:
+    """What the page's script needs: each phase's [TN, FP, FN, TP] at each threshold, and the index of `threshold`.
+
+    The second class is the positive one.
+    """
+    thresholds = sorted({*_THRESHOLDS, threshold})
+    return {
+        "thresholds": thresholds,
+        "start": thresholds.index(threshold),
+        "counts": {
+            phase: threshold_counts(pair.labels, probabilities, thresholds).reshape(-1, 4).tolist()
+            for phase, probabilities in by_phase(pair).items()
+        },
+    }
+
+
+def _class_rows(confusion: Mapping[str, np.ndarray], classes: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """One row per class: its test images, and each phase's precision and recall as text."""
+    for number, name in enumerate(classes):
+        yield {
+            "name": name,
+            "images": int(confusion["transfer"][number].sum()),
+            "precision": {
+                phase: _share(counts[number, number], counts[:, number]) for phase, counts in confusion.items()
+            },
+            "recall": {phase: _share(counts[number, number], counts[number]) for phase, counts in confusion.items()},
+        }
+
+
+def _share(hits: int, images: np.ndarray) -> str:
+    return f"{hits / images.sum():.3f}" if images.any() else "undefined"
+
+
+def _confused_pairs(evaluation: Evaluation, classes: Sequence[str]) -> list[dict[str, Any]]:
+    """The pairs of classes that the winner confuses most, either way around, with both phases' number of images."""
+    either = {phase: np.triu(counts + counts.T, 1) for phase, counts in evaluation.confusion.items()}
+    worst = either[evaluation.verdict.winner]
+    order = np.argsort(-worst, axis=None, kind="stable")[:_PAIRS]
+    pairs = [np.unravel_index(cell, worst.shape) for cell in order]
+    return [
+        {"names": [classes[first], classes[second]], **{phase: int(n[first, second]) for phase, n in either.items()}}
+        for first, second in pairs
+        if worst[first, second]
+    ]
 
 
 def _figure_rows(evaluation: Evaluation, classes: Sequence[str]) -> Iterator[dict[str, str]]:
@@ -273,86 +369,12 @@ def _effect_rows(
         }
 
 
-def _task(classes: Sequence[str]) -> str:
-    if len(classes) == 2:
-        return f"tell {classes[0]} from {classes[1]}"
-    if len(classes) <= _FEW_CLASSES:
-        return f"tell {', '.join(classes[:-1])} and {classes[-1]} apart"
-    return f"tell {len(classes)} classes apart"
-
-
-def _class_rows(confusion: Mapping[str, np.ndarray], classes: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """One row per class: its test images, and each phase's precision and recall as text."""
-    for number, name in enumerate(classes):
-        yield {
-            "name": name,
-            "images": int(confusion["transfer"][number].sum()),
-            "precision": {
-                phase: _share(counts[number, number], counts[:, number]) for phase, counts in confusion.items()
-            },
-            "recall": {phase: _share(counts[number, number], counts[number]) for phase, counts in confusion.items()},
-        }
-
-
-def _share(hits: int, images: np.ndarray) -> str:
-    return f"{hits / images.sum():.3f}" if images.any() else "undefined"
-
-
-def _confused_pairs(evaluation: Evaluation, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """The pairs of classes that the winner confuses most, either way around, with both phases' number of images."""
-    either = {phase: np.triu(counts + counts.T, 1) for phase, counts in evaluation.confusion.items()}
-    worst = either[evaluation.verdict.winner]
-    order = np.argsort(-worst, axis=None, kind="stable")[:_PAIRS]
-    pairs = [np.unravel_index(cell, worst.shape) for cell in order]
-    return [
-        {"names": [classes[first], classes[second]], **{phase: int(n[first, second]) for phase, n in either.items()}}
-        for first, second in pairs
-        if worst[first, second]
-    ]
-
-
-def _alt(chart: str, evaluation: Evaluation, classes: Sequence[str]) -> str:
-    """Say in words what the chart shows."""
-
-    def both(figure: str) -> str:
-        return " and ".join(f"{values[figure]:.3f} for {phase}" for phase, values in evaluation.figures.items())
-
-    mean = "" if len(classes) == 2 else "mean "
-    if chart == "roc":
-        return f"ROC curves of both phases; the {mean}area below is {both('roc_auc')}."
-    if chart == "precision_recall":
-        return f"Precision–recall curves of both phases; {mean}average precision is {both('average_precision')}."
-    if chart == "reliability":
-        return f"Reliability diagram of both phases; the expected calibration error is {both('ece')}."
-    parts = [
-        f"{phase}: {counts[label, label]} of {counts[label].sum()} {name} predicted correctly"
-        for phase, counts in evaluation.confusion.items()
-        for label, name in enumerate(classes)
-    ]
-    return f"Confusion matrices. {'; '.join(parts)}."
-
-
-def _learning_curves_alt(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> str:
-    parts = [
-        f"{NAMES[phase]}, {len(epochs)} epoch{'s' * (len(epochs) != 1)}: validation loss from "
-        f"{float(epochs[0]['validation/loss']):.3f} to {float(epochs[-1]['validation/loss']):.3f}"
-        for phase, epochs in curves.items()
-    ]
-    return f"Loss and accuracy on training and validation images by epoch. {'; '.join(parts)}."
-
-
-def _explorer(pair: Pair, threshold: float) -> dict[str, Any]:
-    """What the page's script needs: each phase's [TN, FP, FN, TP] at each threshold, and the index of `threshold`.
-
-    The second class is the positive one.
-    """
-    thresholds = sorted({*_THRESHOLDS, threshold})
+def _images(report: Report) -> dict[str, Any]:
     return {
-        "thresholds": thresholds,
-        "start": thresholds.index(threshold),
-        "counts": {
-            phase: threshold_counts(pair.labels, probabilities, thresholds).reshape(-1, 4).tolist()
-            for phase, probabilities in by_phase(pair).items()
+        "cut_layer": report.settings.model.cut_layer,
+        "galleries": {
+            name: {"total": gallery.total, "shown": [_image(image) for image in gallery.shown]}
+            for name, gallery in report.galleries.items()
         },
     }
 
@@ -379,10 +401,21 @@ def _jpeg(pixels: np.ndarray) -> str:
     return data_url("jpeg", buffer.getvalue())
 
 
-def _svg(path: Path, alt: str) -> Markup:
-    """The drawing in `path`, our own, to stand in the page as one image that `alt` describes."""
-    drawing = path.read_text(encoding="utf-8").removeprefix("<svg")
-    return Markup('<svg role="img" aria-label="{}"{}').format(alt, Markup(drawing))  # noqa: S704 (matplotlib escapes)
+def _data(report: Report) -> dict[str, Any]:
+    rejected = report.data["rejected"].items()
+    return {
+        "resamples": report.settings.evaluate.bootstrap,
+        "data": report.data,
+        "rejected": sorted(rejected, key=lambda item: (-item[1], item[0])),
+    }
+
+
+def _reproduction(report: Report) -> dict[str, Any]:
+    return {
+        "digests": {"Prepared data": report.data["digest"], **report.digests},
+        "software": {name: version(package) for package, name in _SOFTWARE.items()},
+        "settings": list(_flat(settings_of(report.settings, "evaluate"))),
+    }
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -396,3 +429,9 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield prefix + key, f"…/{PureWindowsPath(value).name}"
         else:
             yield prefix + key, str(value)
+
+
+def _svg(path: Path, alt: str) -> Markup:
+    """The drawing in `path`, our own, to stand in the page as one image that `alt` describes."""
+    drawing = path.read_text(encoding="utf-8").removeprefix("<svg")
+    return Markup('<svg role="img" aria-label="{}"{}').format(alt, Markup(drawing))  # noqa: S704 (matplotlib escapes)
