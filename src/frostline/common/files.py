@@ -122,7 +122,6 @@ def locked(path: Path, notice: str) -> Iterator[int]:
     The lock is the kernel's: it ends with its process, however that ends. Yields its descriptor: a process that
     inherits it holds the lock, too, to its own end.
     """
-    from filelock import lock_descriptor  # here: most processes that import this module lock nothing
 
     with path.open("w") as file:
         if not lock_descriptor(file.fileno(), blocking=False):
