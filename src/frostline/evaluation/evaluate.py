@@ -1,6 +1,6 @@
 """Both phases' models on the same test set: what they say, how good that is, and the files that show it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,8 +20,10 @@ from frostline.report.galleries import label_issues_gallery, prediction_gallerie
 from frostline.report.page import Report, write_report
 from frostline.runtime.quiet_tensorflow import keras
 from frostline.training.loop import Epoch, kept_epoch
-from frostline.training.phases import predict
+from frostline.training.phases import predictor_of
 
+Predict = Callable[..., np.ndarray]
+"""As `phases.predictor_of` returns."""
 _SHOWN = 8
 """Images per gallery of the report."""
 
@@ -35,6 +37,8 @@ class Assessment:
     evaluation: Evaluation
     effects: list[CalibrationEffect]
     """Of each way to calibrate the winner's probabilities, and last of those that submission.csv takes."""
+    predict: Predict
+    """The winner's."""
 
     @property
     def winner(self) -> Phase:
@@ -57,25 +61,26 @@ def assess(models: Mapping[str, keras.Model], data: Dataset, config: Config) -> 
         "resamples": settings.bootstrap,
         "seed": config.seed,
     }
+    predictors = {phase: predictor_of(model, config) for phase, model in models.items()}
     pair = Pair(
         data.labels("test"),
-        baseline=predict(models["transfer"], data, "test", config),
-        candidate=predict(models["finetune"], data, "test", config),
+        baseline=predictors["transfer"](data, "test"),
+        candidate=predictors["finetune"](data, "test"),
     )
     evaluation = evaluate(pair, **how)
     winner = evaluation.verdict.winner
-    best = models[winner]
-    held_out = {"validation": predict(best, data, "validation", config), "test": by_phase(pair)[winner]}
+    predict = predictors[winner]
+    held_out = {"validation": predict(data, "validation"), "test": by_phase(pair)[winner]}
     validation, test = (
-        Views(data.labels(split), probabilities, _mirrored(best, data, split, config))
+        Views(data.labels(split), probabilities, _mirrored(predict, data, split, config))
         for split, probabilities in held_out.items()
     )
     effects = calibration_effects(validation, test, chosen=asdict(settings.submission), **how)
-    return Assessment(pair, held_out, evaluation, effects)
+    return Assessment(pair, held_out, evaluation, effects, predict)
 
 
-def _mirrored(model: keras.Model, data: Dataset, split: str, config: Config) -> np.ndarray | None:
-    return predict(model, data, split, config, mirrored=True) if config.evaluate.submission.flip else None
+def _mirrored(predict: Predict, data: Dataset, split: str, config: Config) -> np.ndarray | None:
+    return predict(data, split, mirrored=True) if config.evaluate.submission.flip else None
 
 
 @dataclass(frozen=True)
@@ -125,10 +130,8 @@ def write_assessment(
         charts.write_figures(folder, pair, curves=curves, **drawing)
         write_predictions(folder / "predictions.csv", data, pair, threshold)
         if data.has(UNLABELLED) and len(data.classes) == 2:
-            best, calibration = models[found.winner], found.effects[-1].calibration
-            asked = predict(best, data, UNLABELLED, config)
-            asked = calibration.apply(asked, _mirrored(best, data, UNLABELLED, config))
-            write_submission(folder / "submission.csv", data, asked)
+            asked, mirrored = found.predict(data, UNLABELLED), _mirrored(found.predict, data, UNLABELLED, config)
+            write_submission(folder / "submission.csv", data, found.effects[-1].calibration.apply(asked, mirrored))
         write_text(folder / "verdict.md", f"{found.note}\n")
     write_json(METRICS, found.evaluation.as_metrics() | {"submission": found.effects[-1].as_metrics()})
     write_report(
