@@ -13,7 +13,7 @@ from frostline.metrics.calibration import (
     with_temperature,
 )
 from frostline.metrics.log_loss import log_losses
-from test_evaluation import noisy, noisy_of_many, of
+from results import noisy, noisy_of_many, of
 
 
 def loss(labels: np.ndarray, probabilities: np.ndarray) -> float:

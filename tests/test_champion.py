@@ -3,31 +3,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frostline.common.files import write_csv
-from frostline.evaluation.predictions import prediction_column
 from frostline.tracking.champion import challenge
-from test_evaluation import noisy, noisy_of_many
-
-
-def write(path: Path, labels: np.ndarray, probabilities: np.ndarray, names: list[str] | None = None) -> Path:
-    """predictions.csv of the fine-tuned model."""
-    classes = [f"c{number}" for number in range(probabilities.shape[1])]
-    scored = [1] if len(classes) == 2 else range(len(classes))
-    columns = {prediction_column("finetune", classes[n], len(classes)): probabilities[:, n] for n in scored}
-    rows = [
-        {"path": names[row] if names else f"{row}.jpg", "class": classes[label]}
-        | {name: f"{values[row]:.6f}" for name, values in columns.items()}
-        for row, label in enumerate(labels)
-    ]
-    write_csv(path, tuple(rows[0]), rows)
-    return path
+from results import noisy, noisy_of_many, write_answers
 
 
 @pytest.mark.parametrize("classes", [2, 4])
 def test_the_better_one_wins_and_the_other_way_around_it_does_not(tmp_path: Path, classes: int) -> None:
     labels, good = noisy(300, 1.0) if classes == 2 else noisy_of_many(300, classes, 0.5)
     bad = np.full_like(good, 1 / classes)
-    files = [(write(tmp_path / f"{n}.csv", labels, p), "finetune") for n, p in enumerate((good, bad))]
+    files = [(write_answers(tmp_path / f"{n}.csv", labels, p), "finetune") for n, p in enumerate((good, bad))]
     names = [f"c{number}" for number in range(classes)]
     outcome = challenge(files[1], files[0], names, resamples=300, seed=1)
     assert outcome.wins
@@ -42,7 +26,7 @@ def test_a_contest_draws_only_the_interval_that_it_tells(tmp_path: Path, monkeyp
         raise AssertionError("areas below ROC curves are drawn, and nobody reads them")
 
     monkeypatch.setattr("frostline.metrics.bootstrap._mean_roc_aucs", unread)
-    model = (write(tmp_path / "predictions.csv", *noisy(40, 2.0)), "finetune")
+    model = (write_answers(tmp_path / "predictions.csv", *noisy(40, 2.0)), "finetune")
     assert not challenge(model, model, ["c0", "c1"], resamples=100, seed=1).wins
 
 
@@ -50,16 +34,18 @@ def test_a_difference_that_may_be_chance_and_equal_predictions_do_not_win(tmp_pa
     labels, probabilities = noisy(40, 2.0)
     rng = np.random.default_rng(1)
     shaken = np.clip(probabilities + rng.normal(0, 0.01, 40)[:, None] * [1, -1], 0, 1)
-    files = [(write(tmp_path / f"{n}.csv", labels, p), "finetune") for n, p in enumerate((probabilities, shaken))]
+    files = [
+        (write_answers(tmp_path / f"{n}.csv", labels, p), "finetune") for n, p in enumerate((probabilities, shaken))
+    ]
     for old, new in ((0, 1), (1, 0), (0, 0)):
         assert not challenge(files[old], files[new], ["c0", "c1"], resamples=300, seed=1).wins
 
 
 def test_other_images_are_not_compared(tmp_path: Path) -> None:
     labels, probabilities = noisy(30, 1.0)
-    old = write(tmp_path / "old.csv", labels, np.full_like(probabilities, 0.5))
-    renamed = write(tmp_path / "renamed.csv", labels, probabilities, [f"new{n}.jpg" for n in range(30)])
-    relabelled = write(tmp_path / "relabelled.csv", 1 - labels, 1 - probabilities)
+    old = write_answers(tmp_path / "old.csv", labels, np.full_like(probabilities, 0.5))
+    renamed = write_answers(tmp_path / "renamed.csv", labels, probabilities, [f"new{n}.jpg" for n in range(30)])
+    relabelled = write_answers(tmp_path / "relabelled.csv", 1 - labels, 1 - probabilities)
     for new in (renamed, relabelled):
         outcome = challenge((old, "finetune"), (new, "finetune"), ["c0", "c1"], resamples=300, seed=1)
         assert not outcome.wins

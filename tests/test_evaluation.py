@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.special import softmax
 from scipy.stats import norm
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
@@ -22,26 +21,7 @@ from frostline.metrics.classification import (
 )
 from frostline.metrics.comparison import McNemar, changed_predictions, evaluate, mcnemar, verdict
 from frostline.runtime.errors import FrostlineError
-
-
-def of(second: Any) -> np.ndarray:
-    """Both classes' probabilities, (N, 2), by the second one's."""
-    second = np.asarray(second, np.float64)
-    return np.stack([1 - second, second], axis=1)
-
-
-def noisy(count: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Labels of two classes, and probabilities that know them up to `noise`."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 2, count)
-    return labels, of(1 / (1 + np.exp(-(4 * labels - 2 + rng.normal(0, noise, count)))))
-
-
-def noisy_of_many(count: int, classes: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """As `noisy`, of so many classes."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, classes, count)
-    return labels, softmax(3 * np.eye(classes)[labels] + rng.normal(0, noise, (count, classes)), axis=1)
+from results import noisy, noisy_of_many, of
 
 
 def test_figures_equal_scikit_learns() -> None:

@@ -12,8 +12,7 @@ from frostline.config.paths import EVALUATION
 from frostline.tracking import runs
 from frostline.tracking.logged_model import logged_models
 from frostline.tracking.registry import Candidate, register
-from test_champion import write
-from test_evaluation import noisy
+from results import noisy, write_answers
 
 NAME = "frostline-sample"
 LABELS, GOOD = noisy(200, 1.0)
@@ -36,7 +35,7 @@ def evaluate(
     model.write_bytes(content + str(threshold).encode())
     with runs.phase_run("evaluate", pipeline) as run:
         EVALUATION.mkdir(parents=True, exist_ok=True)
-        write(EVALUATION / "predictions.csv", LABELS, probabilities, **options)
+        write_answers(EVALUATION / "predictions.csv", LABELS, probabilities, **options)
         run.log_files(EVALUATION)
         new = Candidate(model, trained, "finetune", threshold, "**verdict**")
         register(run, NAME, new, ["c0", "c1"], example=PIXELS, resamples=300, seed=1)

@@ -4,49 +4,19 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.special import softmax
 from sklearn import metrics
 
 from frostline.metrics.bootstrap import Pair, by_phase
 from frostline.report import charts, style
+from results import epochs, of, predictions, predictions_of_many
 
 CLASSES = ("cat", "dog")
-
-
-def of(second: Any) -> np.ndarray:
-    """Both classes' probabilities, (N, 2), by the second one's."""
-    return np.stack([1 - np.asarray(second), second], axis=1)
-
-
-def predictions(count: int, seed: int = 0) -> Pair:
-    """Both phases on images of two classes; fine-tuning knows more."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, 2, count).astype(np.uint8)
-    score = 4.0 * labels - 2
-    transfer, finetune = (of(1 / (1 + np.exp(-(score + rng.normal(0, noise, count))))) for noise in (3, 2))
-    return Pair(labels, transfer, finetune)
-
-
-def predictions_of_many(count: int, classes: int, seed: int = 0) -> Pair:
-    """As `predictions`, of so many classes."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(0, classes, count).astype(np.uint8)
-    scores = 3 * np.eye(classes)[labels]
-    transfer, finetune = (softmax(scores + rng.normal(0, noise, scores.shape), axis=1) for noise in (2, 1.3))
-    return Pair(labels, transfer, finetune)
-
-
-def epochs(count: int) -> list[dict[str, str]]:
-    """As csv.DictReader reads reports/curves/*.csv: text."""
-    keys = ("train/loss", "train/accuracy", "validation/loss", "validation/accuracy")
-    return [{"epoch": str(n), **dict.fromkeys(keys, str(0.5 / n))} for n in range(1, count + 1)]
 
 
 def write_all(folder: Path) -> None:

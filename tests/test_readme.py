@@ -1,4 +1,4 @@
-"""The two READMEs say the same: as many headings of each level in the same order, the same commands and the same links."""
+"""The two READMEs say the same: headings of the same levels, the same commands and settings."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,3 @@
-import dataclasses
 import re
 import subprocess
 import sys
@@ -10,86 +9,17 @@ import numpy as np
 import pytest
 from sklearn import metrics
 
-from frostline.config.load import compose_conf
-from frostline.config.settings import Config
 from frostline.metrics.bootstrap import Pair, by_phase
-from frostline.metrics.calibration import Views, calibration_effects
-from frostline.metrics.classification import smallest_margins, top_losses
-from frostline.metrics.comparison import changed_predictions, evaluate
-from frostline.report import charts
-from frostline.report.page import Gallery, Heat, Report, ShownImage, write_report
-from test_plots import epochs, of, predictions, predictions_of_many
+from frostline.metrics.comparison import evaluate
+from results import of, predictions, predictions_of_many, report_settings, write_example_report
 
 HOSTILE = ('<script>alert("1")</script>', "고양이 & 'x'")
-CONF = Path(__file__).parents[1] / "conf"
-
-
-def settings(weights: str, patience: str = "null") -> Config:
-    given = ["data=folder", "data.path=/home/someone/images", f"weights={weights}", f"finetune.patience={patience}"]
-    composed = compose_conf(given, CONF)
-    tracking = dataclasses.replace(composed.tracking, uri="postgresql://user:secret@host/db")
-    return dataclasses.replace(composed, name="run <1>", tracking=tracking)
-
-
-def write(
-    folder: Path,
-    classes: tuple[str, ...] = ("cat", "dog"),
-    weights: str = "random",
-    pair: Pair | None = None,
-    patience: str = "null",
-) -> str:
-    pair = pair or predictions(86)
-    evaluation, labels = evaluate(pair, threshold=0.5, bins=15, resamples=200, seed=42), pair.labels
-    curves = {"transfer": epochs(2), "finetune": epochs(2)}
-    drawn = charts.write_figures(folder, pair, curves=curves, threshold=0.5, bins=15, classes=classes)
-    winner = by_phase(pair)[evaluation.verdict.winner]
-
-    def gallery(rows: np.ndarray) -> Gallery:
-        pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        heat = {phase: Heat(np.eye(4)[::-1], classes[1]) for phase in curves}
-        shown = [
-            ShownImage(f"{classes[labels[r]]}.{r}.jpg", [f"is {classes[labels[r]]}"], pixels, heat) for r in rows[:3]
-        ]
-        return Gallery(len(rows), shown)
-
-    better, worse = changed_predictions(pair, 0.5)
-    views = Views(labels, winner)
-    chosen = {"flip": False, "temperature": False, "clip": True}
-    write_report(
-        folder / "report.html",
-        Report(
-            settings=settings(weights, patience),
-            data={
-                "classes": list(classes),
-                "counts": {split: dict.fromkeys(classes, 1234) for split in ("test", "train", "validation")},
-                "unlabelled": 7,
-                "rejected": {"empty file": 1, "not a <image>": 3},
-                "duplicates": {"groups": 1, "images": 2},
-                "ignored": 0,
-                "digest": "d" * 64,
-            },
-            curves=curves,
-            pair=pair,
-            evaluation=evaluation,
-            effects=calibration_effects(views, views, chosen=chosen, threshold=0.5, bins=15, resamples=200, seed=42),
-            figures={name: path.with_suffix(".svg") for name, path in drawn.items()},
-            galleries={
-                "top_losses": gallery(top_losses(labels, winner, 0.5)),
-                "smallest_margins": gallery(smallest_margins(labels, winner, 0.5)),
-                "set_right": gallery(better),
-                "got_wrong": gallery(worse),
-                "label_issues": gallery(worse[:1]),
-            },
-            digests={"Backbone's weights": "e" * 64, "Transfer model": "a" * 64, "Fine-tuned model": "b" * 64},
-        ),
-    )
-    return (folder / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
 def html(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The page as it is where nothing is out of the ordinary: drawing its charts takes a second."""
-    return write(tmp_path_factory.mktemp("report"))
+    return write_example_report(tmp_path_factory.mktemp("report"))
 
 
 class Page(HTMLParser):
@@ -131,7 +61,7 @@ def test_the_page_says_the_verdict_and_stands_alone(html: str) -> None:
     for source in (attributes.get(key) for _, attributes in page.tags for key in ("src", "href")):
         assert source is None or source.startswith(("data:", "#"))
     html = html.replace("http://www.w3.org/", "")  # names of SVG's vocabularies
-    html = html.replace(settings("random").model.imagenet.url, "")  # shown as a setting
+    html = html.replace(report_settings("random").model.imagenet.url, "")  # shown as a setting
     for loader in (r"url\((?!#)", "@import", "https?:", "file://", r"import\(", r"fetch\(", "XMLHttpRequest"):
         assert not re.search(loader, html), loader
     assert [script for script in page.all("script") if "src" in script] == []
@@ -148,24 +78,24 @@ def test_the_page_says_the_verdict_and_stands_alone(html: str) -> None:
 
 
 def test_the_page_names_its_inputs_but_no_machine_and_no_password(tmp_path: Path) -> None:
-    html = write(tmp_path)
+    html = write_example_report(tmp_path)
     for text in (
         "dvc repro",
         "make install",
         *(letter * 64 for letter in "deab"),
         "frostline.git_commit",
         "1,234",
-        "not a &lt;picture&gt;: 3",
+        "not a &lt;image&gt;: 3",
         "…/images",
     ):
         assert text in html
-    assert html.index("not a &lt;picture&gt;") < html.index("empty file")  # the most frequent reason first
+    assert html.index("not a &lt;image&gt;") < html.index("empty file")  # the most frequent reason first
     for text in ("/home/someone", "secret", "postgresql", str(tmp_path)):
         assert text not in html
 
 
 def test_names_are_escaped(tmp_path: Path) -> None:
-    html = write(tmp_path, classes=HOSTILE)
+    html = write_example_report(tmp_path, classes=HOSTILE)
     assert "<script>alert" not in html
     assert html.count("<script") == 2  # our own: numbers, and what shows them
     assert "run <1>" not in html
@@ -177,18 +107,18 @@ def test_names_are_escaped(tmp_path: Path) -> None:
 
 def test_an_untrained_backbone_is_named_as_such(tmp_path: Path, html: str) -> None:
     assert "The backbone is untrained" in html
-    assert "untrained" not in write(tmp_path, weights="imagenet")
+    assert "untrained" not in write_example_report(tmp_path, weights="imagenet")
 
 
 def test_with_patience_the_kept_epoch_is_marked(tmp_path: Path, html: str) -> None:
     assert "kept" not in Page(html).text
-    rows = re.findall(r'<th scope="row">(\d+) <span class="muted">kept', write(tmp_path, patience="1"))
+    rows = re.findall(r'<th scope="row">(\d+) <span class="muted">kept', write_example_report(tmp_path, patience="1"))
     assert rows == ["4"], "the second of fine-tuning, after two of transfer"
 
 
 def test_one_class_and_no_mistakes_still_make_a_page(tmp_path: Path) -> None:
     sure = of(np.zeros(2))
-    html = write(tmp_path, pair=Pair(np.zeros(2, np.uint8), sure, sure))
+    html = write_example_report(tmp_path, pair=Pair(np.zeros(2, np.uint8), sure, sure))
     page = Page(html)
     for text in ("Too close to call", "Only 2 test images", "every test image is predicted"):
         assert text in page.text
@@ -199,7 +129,7 @@ def test_one_class_and_no_mistakes_still_make_a_page(tmp_path: Path) -> None:
 def test_the_same_bytes_in_another_process(tmp_path: Path, html: str) -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        f"import test_report; from pathlib import Path; test_report.write(Path({str(tmp_path)!r}))"
+        f"import results; from pathlib import Path; results.write_example_report(Path({str(tmp_path)!r}))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == html
@@ -212,7 +142,7 @@ MANY = ("alligator", "bird", "cat", '<script>alert("1")</script>')
 
 def test_many_classes_have_a_table_each_instead_of_the_explorer(tmp_path: Path) -> None:
     pair = predictions_of_many(90, 4)
-    html = write(tmp_path, MANY, pair=pair)
+    html = write_example_report(tmp_path, MANY, pair=pair)
     page = Page(html)
     assert f"to tell alligator, bird, cat and {MANY[3]} apart" in page.text
     assert "<script>alert" not in html
@@ -236,7 +166,7 @@ def test_the_most_confused_pairs_are_those_of_the_winner_either_way(tmp_path: Pa
     labels = np.array([0, 0, 0, 1, 1, 2, 2, 3], np.uint8)
     predicted = {"transfer": [1, 0, 0, 1, 0, 2, 1, 3], "finetune": [1, 1, 0, 0, 1, 2, 1, 3]}
     transfer, finetune = (np.eye(4)[found] * 0.6 + 0.1 for found in predicted.values())
-    page = Page(write(tmp_path, ("ape", "bee", "cow", "doe"), pair=Pair(labels, transfer, finetune)))
+    page = Page(write_example_report(tmp_path, ("ape", "bee", "cow", "doe"), pair=Pair(labels, transfer, finetune)))
     pairs = page.text[page.text.index("Most confused pairs") :]
     assert "ape, bee23" in pairs
     assert pairs.index("ape, bee23") < pairs.index("bee, cow11")
@@ -245,6 +175,6 @@ def test_the_most_confused_pairs_are_those_of_the_winner_either_way(tmp_path: Pa
 
 def test_no_mistake_among_many_classes(tmp_path: Path) -> None:
     labels = np.arange(3, dtype=np.uint8)
-    page = Page(write(tmp_path, MANY[:3], pair=Pair(labels, np.eye(3), np.eye(3))))
+    page = Page(write_example_report(tmp_path, MANY[:3], pair=Pair(labels, np.eye(3), np.eye(3))))
     assert "None: every test image is predicted correctly." in page.text
     assert not re.search(r"\bnan\b", page.text, re.IGNORECASE)

@@ -19,9 +19,8 @@ from frostline.config.load import compose_conf
 from frostline.config.paths import CURVES, EVALUATION, MODELS, REPORT
 from frostline.metrics.comparison import Evaluation, evaluate
 from frostline.tracking import runs as tracking
+from results import CONF, predictions, write_example_report
 from servers import is_healthy, wait_until
-from test_plots import predictions
-from test_report import CONF, write
 
 pytestmark = pytest.mark.browser
 
@@ -38,12 +37,13 @@ KNOWN = (
     "ResizeObserver loop",  # the table takes a frame more to find its size
     "GPU stall due to ReadPixels",  # MLflow draws a chart with WebGL, and this machine has no GPU
 )
+
 """What MLflow's pages say on the console, by no fault of the runs."""
 
 
 @functools.cache
 def result() -> Evaluation:
-    """The evaluation that `test_report.write` makes a report of."""
+    """The evaluation that `results.write_example_report` makes a report of."""
     return evaluate(predictions(86), threshold=0.5, bins=15, resamples=200, seed=42)
 
 
@@ -62,7 +62,7 @@ def fill(digest: str = "5" * 64) -> None:
                 run.log_epoch(epoch)
             run.log_files(CURVES[phase])
             run.tag_model(MODELS[phase])
-    write(EVALUATION)
+    write_example_report(EVALUATION)
     shutil.move(EVALUATION / REPORT.name, REPORT)
     with tracking.phase_run("evaluate", pipeline) as run:
         for phase, figures in result().figures.items():

@@ -10,8 +10,7 @@ from contrasts import CONTRASTS
 
 from frostline.metrics.bootstrap import by_phase
 from frostline.metrics.classification import confusion_matrix, figures
-from test_plots import predictions, predictions_of_many
-from test_report import write
+from results import predictions, predictions_of_many, write_example_report
 
 pytestmark = pytest.mark.browser
 
@@ -19,7 +18,7 @@ pytestmark = pytest.mark.browser
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("report")
-    write(folder)
+    write_example_report(folder)
     return (folder / "report.html").as_uri()
 
 
@@ -27,7 +26,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 def address_of_many(tmp_path_factory: pytest.TempPathFactory) -> str:
     """With twelve classes."""
     folder = tmp_path_factory.mktemp("report")
-    write(folder, tuple(f"class {number}" for number in range(12)), pair=predictions_of_many(200, 12))
+    write_example_report(folder, tuple(f"class {number}" for number in range(12)), pair=predictions_of_many(200, 12))
     return (folder / "report.html").as_uri()
 
 

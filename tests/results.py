@@ -1,0 +1,141 @@
+"""Made-up results of both phases for tests: probabilities, epochs, predictions.csv and whole reports."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+
+from frostline.common.files import write_csv
+from frostline.config.load import compose_conf
+from frostline.config.settings import Config
+from frostline.evaluation.predictions import prediction_column
+from frostline.metrics.bootstrap import Pair, by_phase
+from frostline.metrics.calibration import Views, calibration_effects
+from frostline.metrics.classification import smallest_margins, top_losses
+from frostline.metrics.comparison import changed_predictions, evaluate
+from frostline.report import charts
+from frostline.report.page import Gallery, Heat, Report, ShownImage, write_report
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+def of(second: Any) -> np.ndarray:
+    """Both classes' probabilities, (N, 2), by the second one's."""
+    second = np.asarray(second, np.float64)
+    return np.stack([1 - second, second], axis=1)
+
+
+def predictions(count: int, seed: int = 0) -> Pair:
+    """Both phases on images of two classes; fine-tuning knows more."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, count).astype(np.uint8)
+    score = 4.0 * labels - 2
+    transfer, finetune = (of(1 / (1 + np.exp(-(score + rng.normal(0, noise, count))))) for noise in (3, 2))
+    return Pair(labels, transfer, finetune)
+
+
+def predictions_of_many(count: int, classes: int, seed: int = 0) -> Pair:
+    """As `predictions`, of so many classes."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, count).astype(np.uint8)
+    scores = 3 * np.eye(classes)[labels]
+    transfer, finetune = (softmax(scores + rng.normal(0, noise, scores.shape), axis=1) for noise in (2, 1.3))
+    return Pair(labels, transfer, finetune)
+
+
+def epochs(count: int) -> list[dict[str, str]]:
+    """As csv.DictReader reads reports/curves/*.csv: text."""
+    keys = ("train/loss", "train/accuracy", "validation/loss", "validation/accuracy")
+    return [{"epoch": str(n), **dict.fromkeys(keys, str(0.5 / n))} for n in range(1, count + 1)]
+
+
+def noisy(count: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Labels of two classes, and probabilities that know them up to `noise`."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, count)
+    return labels, of(1 / (1 + np.exp(-(4 * labels - 2 + rng.normal(0, noise, count)))))
+
+
+def noisy_of_many(count: int, classes: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """As `noisy`, of so many classes."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, count)
+    return labels, softmax(3 * np.eye(classes)[labels] + rng.normal(0, noise, (count, classes)), axis=1)
+
+
+def write_answers(path: Path, labels: np.ndarray, probabilities: np.ndarray, names: list[str] | None = None) -> Path:
+    """predictions.csv of the fine-tuned model."""
+    classes = [f"c{number}" for number in range(probabilities.shape[1])]
+    scored = [1] if len(classes) == 2 else range(len(classes))
+    columns = {prediction_column("finetune", classes[n], len(classes)): probabilities[:, n] for n in scored}
+    rows = [
+        {"path": names[row] if names else f"{row}.jpg", "class": classes[label]}
+        | {name: f"{values[row]:.6f}" for name, values in columns.items()}
+        for row, label in enumerate(labels)
+    ]
+    write_csv(path, tuple(rows[0]), rows)
+    return path
+
+
+def report_settings(weights: str, patience: str = "null") -> Config:
+    given = ["data=folder", "data.path=/home/someone/images", f"weights={weights}", f"finetune.patience={patience}"]
+    composed = compose_conf(given, CONF)
+    tracking = dataclasses.replace(composed.tracking, uri="postgresql://user:secret@host/db")
+    return dataclasses.replace(composed, name="run <1>", tracking=tracking)
+
+
+def write_example_report(
+    folder: Path,
+    classes: tuple[str, ...] = ("cat", "dog"),
+    weights: str = "random",
+    pair: Pair | None = None,
+    patience: str = "null",
+) -> str:
+    pair = pair or predictions(86)
+    evaluation, labels = evaluate(pair, threshold=0.5, bins=15, resamples=200, seed=42), pair.labels
+    curves = {"transfer": epochs(2), "finetune": epochs(2)}
+    drawn = charts.write_figures(folder, pair, curves=curves, threshold=0.5, bins=15, classes=classes)
+    winner = by_phase(pair)[evaluation.verdict.winner]
+
+    def gallery(rows: np.ndarray) -> Gallery:
+        pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        heat = {phase: Heat(np.eye(4)[::-1], classes[1]) for phase in curves}
+        shown = [
+            ShownImage(f"{classes[labels[r]]}.{r}.jpg", [f"is {classes[labels[r]]}"], pixels, heat) for r in rows[:3]
+        ]
+        return Gallery(len(rows), shown)
+
+    better, worse = changed_predictions(pair, 0.5)
+    views = Views(labels, winner)
+    chosen = {"flip": False, "temperature": False, "clip": True}
+    write_report(
+        folder / "report.html",
+        Report(
+            settings=report_settings(weights, patience),
+            data={
+                "classes": list(classes),
+                "counts": {split: dict.fromkeys(classes, 1234) for split in ("test", "train", "validation")},
+                "unlabelled": 7,
+                "rejected": {"empty file": 1, "not a <image>": 3},
+                "duplicates": {"groups": 1, "images": 2},
+                "ignored": 0,
+                "digest": "d" * 64,
+            },
+            curves=curves,
+            pair=pair,
+            evaluation=evaluation,
+            effects=calibration_effects(views, views, chosen=chosen, threshold=0.5, bins=15, resamples=200, seed=42),
+            figures={name: path.with_suffix(".svg") for name, path in drawn.items()},
+            galleries={
+                "top_losses": gallery(top_losses(labels, winner, 0.5)),
+                "smallest_margins": gallery(smallest_margins(labels, winner, 0.5)),
+                "set_right": gallery(better),
+                "got_wrong": gallery(worse),
+                "label_issues": gallery(worse[:1]),
+            },
+            digests={"Backbone's weights": "e" * 64, "Transfer model": "a" * 64, "Fine-tuned model": "b" * 64},
+        ),
+    )
+    return (folder / "report.html").read_text(encoding="utf-8")
