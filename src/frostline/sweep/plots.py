@@ -1,37 +1,19 @@
 """A sweep as two figures: a heat map over two settings, and parallel coordinates over all; the same bytes each time."""
 
-import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
-import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from PIL import Image
 
-from frostline.common.files import replacing
+from frostline.report.style import COLOURS, INK, wide_drawing
 from frostline.sweep.results import Setting, in_order, short
 
-_INK, _BEST = "#24292f", "#D55E00"  # vermillion of Okabe & Ito's colour-blind-safe palette
+_BEST = COLOURS["finetune"]  # vermillion
 _COLOURS = matplotlib.colormaps["cividis"]  # even in lightness, and the same to colour-blind eyes
-_DPI = 120
-_STYLE = {
-    "font.family": ["DejaVu Sans"],
-    "font.size": 10,
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-}
 _ROW, _COLUMN = "model.cut_layer", "finetune.learning_rate"
 _CELLS = 12  # rows or columns of a heat map; a search has as many rates as trials
 _TICKS = 6
@@ -51,17 +33,6 @@ def write_figures(folder: Path, settings: Sequence[Setting]) -> list[Path]:
         paths.append(folder / "parallel_coordinates.png")
         parallel_coordinates(paths[-1], settings)
     return paths
-
-
-@contextmanager
-def _drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
-    with matplotlib.style.context(["default", _STYLE]):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure
-        drawn = io.BytesIO()
-        figure.savefig(drawn, format="png", dpi=_DPI, metadata={"Software": None})
-        with replacing(path) as temporary:  # 128 colours: a fifth of the bytes, and no difference to the eye
-            Image.open(drawn).convert("RGB").quantize(128).save(temporary, format="png", optimize=True)
 
 
 def heat_map_axes(settings: Sequence[Setting]) -> tuple[str, str] | None:
@@ -87,7 +58,7 @@ def heat_map(path: Path, settings: Sequence[Setting], row: str, column: str) -> 
     for place, setting in cells.items():
         losses[place] = setting.mean()
     scale = _scale(losses[np.isfinite(losses)])
-    with _drawing(path, 2.4 + 1.15 * len(columns), 1.5 + 0.62 * len(rows)) as figure:
+    with wide_drawing(path, 2.4 + 1.15 * len(columns), 1.5 + 0.62 * len(rows)) as figure:
         axes = figure.add_subplot()
         image = axes.imshow(losses, cmap=_COLOURS, norm=scale, aspect="auto")
         for (y, x), setting in cells.items():
@@ -113,7 +84,7 @@ def parallel_coordinates(path: Path, settings: Sequence[Setting]) -> None:
     values: list[list[str]] = [[setting.values[key] for setting in settings] for key in keys]
     losses = np.array([setting.mean() for setting in settings])
     scale = _scale(losses)
-    with _drawing(path, 1.6 + 1.5 * len(names), 4.2) as figure:
+    with wide_drawing(path, 1.6 + 1.5 * len(names), 4.2) as figure:
         axes = figure.add_subplot()
         heights = [_draw_axis(axes, place, texts) for place, texts in enumerate(values)]
         for place, phase in enumerate(("transfer", "finetune"), len(keys)):
@@ -163,7 +134,7 @@ def _draw_axis(axes: Axes, place: int, texts: Sequence[str]) -> np.ndarray:
     def height(number: float) -> float:
         return float((number - low) / extent) if extent else 0.5
 
-    axes.axvline(place, color=_INK, linewidth=1)
+    axes.axvline(place, color=INK, linewidth=1)
     for number, text in ticks.items():
         box = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
         axes.text(place + 0.03, height(number), text, va="center", fontsize=8, bbox=box, zorder=5)
