@@ -83,6 +83,18 @@ def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
             raise UnreadableImageError(reason) from error
 
 
+def read_image(path: Path, size: int) -> NDArray[np.uint8]:
+    """Decode the file at `path` to RGB, as (size, size, 3) uint8; see `decode_image`.
+
+    Raises UnreadableImageError, also where the system does not let the file be read.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UnreadableImageError(error.strerror or str(error)) from error
+    return decode_image(data, size)
+
+
 def _decode(data: bytes, size: int) -> NDArray[np.uint8]:
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
         if image.width * image.height > PIXELS_LIMIT:

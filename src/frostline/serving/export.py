@@ -14,7 +14,7 @@ import numpy as np
 from frostline.common.files import replacing, zip_entry
 from frostline.config.paths import PROCESSED
 from frostline.data.dataset import load_dataset
-from frostline.data.images import UnreadableImageError, decode_image
+from frostline.data.images import UnreadableImageError, read_image
 from frostline.models.saving import Metadata
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras, tf
@@ -92,7 +92,7 @@ def check_images(files: Sequence[Path], size: int) -> np.ndarray:
     Raises FrostlineError where there are none that can be read.
     """
     if files:
-        return np.stack([_decode(path, size) for path in files])
+        return np.stack([_read(path, size) for path in files])
     try:
         images = load_dataset(PROCESSED).images("test")[:_CHECKED]
     except FrostlineError as error:
@@ -103,11 +103,11 @@ def check_images(files: Sequence[Path], size: int) -> np.ndarray:
     return np.asarray(images)
 
 
-def _decode(path: Path, size: int) -> np.ndarray:
+def _read(path: Path, size: int) -> np.ndarray:
     try:
-        return decode_image(path.read_bytes(), size)
-    except (UnreadableImageError, OSError) as error:
-        raise FrostlineError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+        return read_image(path, size)
+    except UnreadableImageError as error:
+        raise FrostlineError(f"{path} cannot be read: {error}.") from error
 
 
 def largest_difference(model: keras.Model, exported: Predict, images: np.ndarray) -> float:

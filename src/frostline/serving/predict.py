@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from frostline.common.files import replacing, write_csv
-from frostline.data.images import UnreadableImageError, decode_image
+from frostline.data.images import UnreadableImageError, read_image
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.process_pool import cores, mapped
 
@@ -97,11 +97,9 @@ def _decode_all(files: Sequence[Path], size: int) -> list[np.ndarray | str]:
 
 def _decode(path: Path, size: int) -> np.ndarray | str:
     try:
-        return decode_image(path.read_bytes(), size)
+        return read_image(path, size)
     except UnreadableImageError as error:
         return str(error)
-    except OSError as error:
-        return error.strerror or str(error)
 
 
 def write_table(path: Path, predictions: Iterable[Prediction], on_row: Callable[[int], None]) -> int:
