@@ -16,7 +16,10 @@ TINY = {
     "data": {"images": 80, "unlabelled": 6},
     "preprocess": {"image_size": 75, "train": 0.6, "validation": 0.2, "test": 0.2},
     "model": {"dense_units": 16, "cut_layer": "mixed1"},  # a third of the layers to trace, train and explain
-    "transfer": {"epochs": 2},
+    "transfer": {
+        "epochs": 2,
+        "learning_rate": 1e-4,
+    },  # at 1e-3 so small a head dies, and every image gets one probability
     "finetune": {"epochs": 1},
     "evaluate": {"bootstrap": 200},
 }
