@@ -30,6 +30,8 @@ _SHOWN = 8
 
 @dataclass(frozen=True)
 class Assessment:
+    """What the test set says of both phases' models."""
+
     pair: Pair
     """Both phases on the test set; see `evaluate`."""
     held_out: dict[str, np.ndarray]
@@ -53,7 +55,16 @@ class Assessment:
 
 
 def assess(models: Mapping[str, keras.Model], data: Dataset, config: Config) -> Assessment:
-    """Compare the `models` of both phases on the test set of `data`, and calibrate the better one's probabilities."""
+    """Compare both phases on the test set, and measure what calibrating the better one's probabilities changes.
+
+    Args:
+        models: by phase, "transfer" and "finetune".
+        data: the prepared images.
+        config: of the run; `evaluate` says how to judge.
+
+    Raises:
+        FrostlineError: the test set is empty, or a model that diverged predicts no probabilities.
+    """
     settings = config.evaluate
     how: dict[str, Any] = {
         "threshold": settings.threshold,
@@ -113,7 +124,15 @@ def write_assessment(
 ) -> Chosen:
     """Write the stage's outputs: classifier.keras, reports/evaluation, metrics.json and report.html.
 
-    `curves`: by phase, its epochs. Returns what classifier.keras is.
+    Args:
+        found: what `assess` found of the `models`.
+        models: by phase.
+        data: the prepared images.
+        curves: by phase, its epochs.
+        config: of the run.
+
+    Returns:
+        What classifier.keras is.
     """
     chosen = choose(data, curves, config)
     save_with_threshold(MODELS[chosen.phase], CLASSIFIER, chosen.threshold)
@@ -134,29 +153,38 @@ def write_assessment(
             write_submission(folder / "submission.csv", data, found.effects[-1].calibration.apply(asked, mirrored))
         write_text(folder / "verdict.md", f"{found.note}\n")
     write_json(METRICS, found.evaluation.as_metrics() | {"submission": found.effects[-1].as_metrics()})
-    write_report(
-        REPORT,
-        Report(
-            settings=config,
-            data=read_json(DATA_SUMMARY),
-            curves=curves,
-            pair=pair,
-            evaluation=found.evaluation,
-            effects=found.effects,
-            figures={path.stem: path for path in EVALUATION.glob("*.svg")},
-            galleries={
-                **prediction_galleries(data, models, pair, found.winner, threshold, _SHOWN),
-                "label_issues": label_issues_gallery(data, models, found.held_out, _SHOWN),
-            },
-            digests={
-                "Backbone's weights": sha256_of(BACKBONE_WEIGHTS),
-                "Transfer model": sha256_of(MODELS["transfer"]),
-                "Fine-tuned model": sha256_of(MODELS["finetune"]),
-                f"{CLASSIFIER}, {_in_words(chosen)}": sha256_of(CLASSIFIER),
-            },
-        ),
-    )
+    write_report(REPORT, _report(found, chosen, models, data, curves, config))
     return chosen
+
+
+def _report(
+    found: Assessment,
+    chosen: Chosen,
+    models: Mapping[str, keras.Model],
+    data: Dataset,
+    curves: Mapping[str, Sequence[Epoch]],
+    config: Config,
+) -> Report:
+    pair, winner = found.pair, found.winner
+    return Report(
+        settings=config,
+        data=read_json(DATA_SUMMARY),
+        curves=curves,
+        pair=pair,
+        evaluation=found.evaluation,
+        effects=found.effects,
+        figures={path.stem: path for path in EVALUATION.glob("*.svg")},
+        galleries={
+            **prediction_galleries(data, models, pair, winner, config.evaluate.threshold, _SHOWN),
+            "label_issues": label_issues_gallery(data, models, found.held_out, _SHOWN),
+        },
+        digests={
+            "Backbone's weights": sha256_of(BACKBONE_WEIGHTS),
+            "Transfer model": sha256_of(MODELS["transfer"]),
+            "Fine-tuned model": sha256_of(MODELS["finetune"]),
+            f"{CLASSIFIER}, {_in_words(chosen)}": sha256_of(CLASSIFIER),
+        },
+    )
 
 
 def _in_words(chosen: Chosen) -> str:

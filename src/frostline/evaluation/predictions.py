@@ -18,11 +18,17 @@ def prediction_column(phase: str, name: str, classes: int) -> str:
 
 
 def write_predictions(path: Path, data: Dataset, pair: Pair, threshold: float) -> None:
-    """predictions.csv: each test image's path, class and both phases' probabilities.
+    """Write predictions.csv: one row per test image.
 
-    Of two classes in the columns "transfer" and "finetune" that of the second; else that of each, as "transfer/cat".
-    Last, in "transfer_predicted" and "finetune_predicted", the class that each phase predicts (see
-    `predicted_classes`).
+    Its columns are the path, the class, both phases' probabilities and, last, the class that each phase predicts, in
+    "transfer_predicted" and "finetune_predicted". Of two classes, "transfer" and "finetune" are the probability of the
+    second; of more there is a column for each, as "transfer/cat".
+
+    Args:
+        path: the file, written whole or not at all.
+        data: the prepared images.
+        pair: both phases' probabilities for the test images.
+        threshold: for two classes, from 0 to 1; see `predicted_classes`.
     """
     columns: dict[str, Iterable[str]] = {
         "path": data.names("test"),
@@ -48,7 +54,13 @@ def probabilities_of(rows: Sequence[Mapping[str, str]], phase: str, classes: Seq
 
 
 def write_submission(path: Path, data: Dataset, probabilities: np.ndarray) -> None:
-    """submission.csv in Kaggle's form: the file's number and the probability, of (N, 2), of the second class (dog)."""
+    """Write submission.csv in Kaggle's form: the number in the file's name, and the probability of the second class.
+
+    Args:
+        path: the file, written whole or not at all.
+        data: the prepared images, of which the unlabelled ones are meant.
+        probabilities: (N, 2), for these.
+    """
     ids = [Path(name).stem for name in data.names(UNLABELLED)]
     rows = ({"id": name, "label": f"{value:.6f}"} for name, value in zip(ids, probabilities[:, 1], strict=True))
     write_csv(path, ("id", "label"), rows)

@@ -8,13 +8,20 @@ _BATCH = 64
 
 
 def grad_cam(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return how much each place of each image speaks for a class: (N, h, w) float32, 1 at most, not below 0.
+    """Return how much each place of each image speaks for a class.
 
-    `images` (N, size, size, 3) from 0 to 255, `classes` (N,) the class to explain. (h, w) are the places of the cut
-    layer, the last one that has any. Selvaraju et al. 2017 ("Grad-CAM", ICCV), equations 1 and 2: the layer's channels
-    weighted by the mean gradient of the class' score (what goes into softmax; for a sigmoid its logit, negative for the
-    first class), where the sum is positive. Each map is divided by its maximum; it is 0 where nothing speaks for the
-    class.
+    Selvaraju et al. 2017 ("Grad-CAM", ICCV), equations 1 and 2: the channels of the cut layer, the last one that has
+    places, are weighted by the mean gradient of the class' score, and summed; negative sums become 0. The score is what
+    goes into softmax; for a sigmoid it is the logit, with the sign turned for the first class.
+
+    Args:
+        model: images → probabilities, of one sigmoid or a softmax.
+        images: (N, size, size, 3), RGB from 0 to 255.
+        classes: (N,) int, of each image the class to explain.
+
+    Returns:
+        (N, h, w) float32 from 0 to 1, at the places (h, w) of the cut layer. Each map is divided by its maximum, and
+        all 0 where nothing speaks for the class.
     """
     cut = next(layer for layer in reversed(model.layers) if len(layer.output.shape) == 4)
     output = model.layers[-1]

@@ -10,8 +10,12 @@ _LEVELS = 16
 
 
 def heat_png(heat: np.ndarray, size: tuple[int, int]) -> bytes:
-    """The map `heat` (h, w), 0 to 1, as a PNG of `size` (height, width): red where the class is seen, transparent where
-    it is not."""
+    """Draw a map as a PNG file: red where the class is seen, transparent where it is not.
+
+    Args:
+        heat: (h, w) float from 0 to 1.
+        size: height and width of the PNG, in pixels.
+    """
     smooth = Image.fromarray(heat.astype(np.float32)).resize(size[::-1], Image.Resampling.BICUBIC)
     levels = np.rint(np.asarray(smooth).clip(0, 1) * (_LEVELS - 1)).astype(np.uint8)
     image = Image.fromarray(levels, "P")
@@ -24,7 +28,10 @@ def heat_png(heat: np.ndarray, size: tuple[int, int]) -> bytes:
 
 
 def where(heat: np.ndarray) -> str:
-    """Say where the centre of mass of the map `heat` (h, w) lies, by thirds: ``mostly at the top left``."""
+    """Say where the centre of mass of the map `heat`, (h, w) float from 0 to 1, lies, by thirds of the image.
+
+    For example ``mostly at the top left``; ``nowhere`` for a map that is 0 everywhere.
+    """
     total = float(heat.sum())
     if not total:
         return "nowhere"

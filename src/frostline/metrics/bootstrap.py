@@ -50,6 +50,8 @@ def by_phase(pair: Pair) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Interval:
+    """A 95% interval, in the unit of its figure."""
+
     low: float
     high: float
 
@@ -70,14 +72,22 @@ def bootstrap_intervals(
     resamples: int,
     seed: int,
 ) -> Intervals:
-    """Return 95% percentile intervals of the figures `wanted`, of INTERVAL_FIGURES, for the `parts` asked for.
+    """Return 95% percentile intervals of the figures `wanted` for the `parts` asked for.
 
-    Only these are computed: the areas below ROC curves take most of the time. The resamples follow from `seed` and the
-    number of images alone, so an interval is the same, up to rounding, whatever else is asked for.
+    Each resample draws N images with replacement, the same for both models: the difference is paired. The resamples
+    follow from `seed` and N alone, so an interval is the same, up to rounding, whatever else is asked for. Nothing
+    else is computed: the areas below ROC curves take most of the time.
 
-    Each resample draws N images with replacement, the same for both models: the difference is paired.
-    roc_auc leaves out, in each resample, the classes that it holds only or not at all, and resamples of one class; it
+    roc_auc is the mean over the classes that a resample holds, but not alone; a resample of one class is left out. It
     is absent where the labels hold one class only.
+
+    Args:
+        pair: both models' probabilities for the same N images.
+        wanted: of INTERVAL_FIGURES; another name is a ValueError.
+        parts: of PARTS.
+        threshold: for two classes, from 0 to 1; see `predicted_classes`.
+        resamples: how many, at least 1.
+        seed: of the run.
     """
     labels, models = pair.labels, {"baseline": pair.baseline, "candidate": pair.candidate}
     means_of = [name for name in wanted if name != "roc_auc"]
@@ -107,7 +117,7 @@ def bootstrap_intervals(
 
 
 def _per_image(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str], threshold: float) -> np.ndarray:
-    """Of each image what the figures `names` are the means of, (N, names) float64."""
+    """The terms, (N, names) float64, whose mean over the images is each of the figures `names`."""
     found = np.empty((len(labels), len(names)))
     for column, name in enumerate(names):
         match name:
@@ -156,7 +166,7 @@ def _roc_aucs(drawn: np.ndarray, actual: np.ndarray, probabilities: np.ndarray) 
     lower, not_higher = (np.searchsorted(ranked, probabilities[rows], side) for side in ("left", "right"))
     times = drawn[rows]
     positives = times.sum(axis=0)
-    # Pairs of two actual ones, of which one half is in order, are counted, too, and taken off again.
+    # Pairs of two actual ones are counted, too, half of them as in order: these are taken off again.
     ordered = np.einsum("pr,pr->r", times, (below[lower] + below[not_higher]) / 2) - positives**2 / 2
     pairs = positives * (below[-1] - positives)
     areas = np.full(len(pairs), np.nan)

@@ -13,14 +13,20 @@ from frostline.metrics.predicted import predicted_classes
 
 
 def figures(labels: np.ndarray, probabilities: np.ndarray, threshold: float, bins: int) -> dict[str, float]:
-    """Return log_loss, accuracy, roc_auc, average_precision, f1, brier and ece.
+    """Return log_loss, accuracy, roc_auc, average_precision, f1, brier and ece, by name.
 
-    `labels` (N,) class indices, `probabilities` (N, classes). roc_auc, average_precision and f1 are those of the
-    second of two classes, and for more the mean of each class' against the rest (macro average); see
-    `class_figures` for where they are undefined, and so absent. log_loss clips to [1e-7, 1 - 1e-7] as Keras does.
-    brier is the mean of `squared_errors`. ece is the expected calibration error (Naeini, Cooper & Hauskrecht 2015,
-    "Obtaining well calibrated probabilities using Bayesian binning") over `bins` equal-width bins (Guo et al. 2017,
-    "On calibration of modern neural networks"), of what the reliability diagram shows.
+    - log_loss clips probabilities to [1e-7, 1 - 1e-7], as Keras does.
+    - roc_auc, average_precision and f1 are those of the second of two classes; of more, the mean of each class' against
+      the rest (macro average). They are absent where `class_figures` has them for no class.
+    - brier is the mean of `squared_errors`.
+    - ece is the expected calibration error (Naeini, Cooper & Hauskrecht 2015, "Obtaining well calibrated probabilities
+      using Bayesian binning"; Guo et al. 2017, "On calibration of modern neural networks") of the `reliability`.
+
+    Args:
+        labels: (N,) class indices.
+        probabilities: (N, classes) float64.
+        threshold: for two classes, from 0 to 1; see `predicted_classes`.
+        bins: of equal width over [0, 1], for the calibration error.
     """
     predicted = predicted_classes(probabilities, threshold)
     found = {
@@ -98,9 +104,12 @@ def confidences(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarr
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return mean predicted probability, share that came true and count of each filled bin of the `confidences`.
+    """Sort the `confidences` into `bins` of equal width over [0, 1], for the reliability diagram.
 
-    `bins` bins of equal width over [0, 1], open below and closed above (Guo et al. 2017), the first closed.
+    A value on an edge counts in the bin below it (Guo et al. 2017), and 0 in the first.
+
+    Returns:
+        For each bin that is not empty, all (B,): the mean confidence, the share that came true, the number of images.
     """
     edges = np.linspace(0, 1, bins + 1)
     confidence, came_true = confidences(labels, probabilities)
@@ -120,13 +129,13 @@ def confusion_matrix(labels: np.ndarray, probabilities: np.ndarray, threshold: f
 
 
 def threshold_counts(labels: np.ndarray, probabilities: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:
-    """The confusion matrix of two classes at each of `thresholds`, (T, 2, 2) int64."""
+    """The confusion matrix of two classes at each of the T `thresholds`, (T, 2, 2) int64."""
     return np.stack([confusion_matrix(labels, probabilities, threshold) for threshold in thresholds])
 
 
 def top_losses(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> np.ndarray:
     """The rows, (K,) int, of the images predicted wrong, the highest loss (the least P(actual class)) first."""
-    order = np.argsort(_of_actual(labels, probabilities), kind="stable")
+    order = np.argsort(actual_probabilities(labels, probabilities), kind="stable")
     mistakes: np.ndarray = order[(predicted_classes(probabilities, threshold) != labels)[order]]
     return mistakes
 
@@ -138,7 +147,7 @@ def smallest_margins(labels: np.ndarray, probabilities: np.ndarray, threshold: f
     return hits
 
 
-def _of_actual(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """The probability of each image's actual class, (N,)."""
+def actual_probabilities(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """The probability of each image's actual class, (N,) float64."""
     actual: np.ndarray = probabilities[np.arange(len(labels)), labels]
     return actual

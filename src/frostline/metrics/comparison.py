@@ -1,4 +1,4 @@
-"""The two phases on the same test set: which is better, by how much, and whether that could be chance."""
+"""Both phases on the same test set: which is better, by how much, and whether that could be chance."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 
 from frostline.common.phase_names import PhaseName
 from frostline.metrics.bootstrap import Interval, Intervals, Pair, bootstrap_intervals, by_phase
-from frostline.metrics.classification import _of_actual, confusion_matrix, figures
+from frostline.metrics.classification import actual_probabilities, confusion_matrix, figures
 from frostline.metrics.predicted import predicted_classes
 from frostline.metrics.text import decimals, p_text, rounded, signed
 from frostline.runtime.errors import FrostlineError
@@ -89,8 +89,15 @@ class Evaluation:
 def evaluate(pair: Pair, *, threshold: float, bins: int, resamples: int, seed: int) -> Evaluation:
     """Compare the phases: of the `pair`, transfer is the baseline and finetune the candidate.
 
-    An image is predicted to be of its most probable class; of two, of the second above `threshold`.
-    Raises FrostlineError for an empty test set and for probabilities that are not numbers from 0 to 1.
+    Args:
+        pair: both phases' probabilities for the test images.
+        threshold: for two classes, from 0 to 1; see `predicted_classes`.
+        bins: of the calibration error.
+        resamples: of the bootstrap, behind each interval.
+        seed: of the run.
+
+    Raises:
+        FrostlineError: the test set is empty, or probabilities are not numbers from 0 to 1.
     """
     _check(pair)
     labels, phases = pair.labels, by_phase(pair)
@@ -138,10 +145,13 @@ def mcnemar(pair: Pair, threshold: float) -> McNemar:
 
 
 def changed_predictions(pair: Pair, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rows that the candidate sets right and those it gets wrong, the largest change of P(actual) first."""
+    """Return the rows, (K,) and (L,) int, that the candidate sets right, and those that it gets wrong.
+
+    The largest change of P(actual class) is first in each.
+    """
     before, after = (predicted_classes(p, threshold) == pair.labels for p in (pair.baseline, pair.candidate))
-    change = _of_actual(pair.labels, pair.candidate) - _of_actual(pair.labels, pair.baseline)
-    order = np.argsort(-np.abs(change), kind="stable")
+    first, second = (actual_probabilities(pair.labels, p) for p in (pair.baseline, pair.candidate))
+    order = np.argsort(-np.abs(second - first), kind="stable")
     return order[(after & ~before)[order]], order[(before & ~after)[order]]
 
 

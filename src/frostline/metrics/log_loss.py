@@ -6,7 +6,12 @@ CLIP = 1e-7  # keras.config.epsilon(), which Keras' cross-entropies keep from 0 
 
 
 def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """-ln P(actual class) of each image, (N,): `labels` (N,) are class indices, `probabilities` (N, classes)."""
+    """-ln P(actual class) of each image, (N,) float64, at most 16.1: P is clipped as Keras does.
+
+    Args:
+        labels: (N,) class indices.
+        probabilities: (N, classes) float.
+    """
     if probabilities.shape[1] == 2:  # by P(second) alone, as binary cross-entropy: 1 - P may be rounded
         second = np.clip(probabilities[:, 1], CLIP, 1 - CLIP)
         losses: np.ndarray = -np.where(labels == 1, np.log(second), np.log1p(-second))
@@ -17,9 +22,6 @@ def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
 
 
 def score(labels: np.ndarray, probabilities: np.ndarray) -> tuple[float, float]:
-    """Cross-entropy (as Keras, with `probabilities` clipped to 1e-7 from 0 and 1) and accuracy.
-
-    `labels` (N,) are class indices, `probabilities` (N, classes), the class with the highest is predicted.
-    """
+    """The mean of the `log_losses`, and the accuracy where the most probable class is predicted."""
     losses, hits = log_losses(labels, probabilities), probabilities.argmax(axis=1) == labels
     return float(np.mean(losses)), float(np.mean(hits))

@@ -2,7 +2,7 @@
 
 
 def decimals(*values: float) -> int:
-    """Decimals, 3 to 6, with which no value but 0 looks like 0."""
+    """How many decimals, 3 to 6, `values` need so that none but 0 itself reads as 0."""
     return next((d for d in (3, 4, 5) if all(v == 0 or abs(round(v, d)) > 0 for v in values)), 6)
 
 

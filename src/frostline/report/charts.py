@@ -236,10 +236,18 @@ def write_figures(
     bins: int,
     classes: Sequence[str],
 ) -> dict[str, Path]:
-    """Write the test set's figures and the learning `curves` (by phase) into `folder`; return the PNGs' paths by name.
+    """Write all charts into `folder`, each as PNG and as SVG, and return the PNGs' paths by name.
 
-    Names: learning_curves, roc, precision_recall, reliability, confusion. roc and precision_recall are absent where the
-    labels of the `pair` are of one class only.
+    They are learning_curves, roc, precision_recall, reliability and confusion. roc and precision_recall are left out
+    where the labels of the `pair` are of one class only.
+
+    Args:
+        folder: made if needed.
+        pair: both phases' probabilities for the test images.
+        curves: by phase, each epoch's figures.
+        threshold: for two classes, from 0 to 1, of the confusion matrices.
+        bins: of the reliability diagram.
+        classes: names, in the order of the labels.
     """
     ranked = ranked_classes(pair.labels, pair.baseline)
     draw: dict[str, Callable[[Path], None]] = {
@@ -264,8 +272,16 @@ def write_dvc_plots(
 ) -> None:
     """Write one phase's roc.csv, precision_recall.csv, reliability.csv and confusion.csv, the tables of `dvc plots`.
 
-    The curves are the second class' of two, else the mean of each class'. They hold at most 1,000 points, and none
-    where `labels` (N,) holds one class only; confusion.csv has one row per image.
+    The curves are the second class' of two, else the mean of each class'. They hold at most 500 points, and none where
+    `labels` holds one class only. confusion.csv has one row per image.
+
+    Args:
+        folder: made if needed.
+        labels: (N,) class indices.
+        probabilities: (N, classes).
+        threshold: for two classes, from 0 to 1; see `predicted_classes`.
+        bins: of reliability.csv.
+        classes: names, in the order of the labels.
     """
     ranked = ranked_classes(labels, probabilities)
     curves: dict[tuple[str, ...], Sequence[np.ndarray]] = {

@@ -20,10 +20,18 @@ _ARROW = "\u00a0→\u00a0"  # no line break beside it
 def prediction_galleries(
     data: Dataset, models: Mapping[str, keras.Model], pair: Pair, winner: Phase, threshold: float, most: int
 ) -> dict[str, Gallery]:
-    """Test images, at most `most` of each kind, by what both phases say of them.
+    """Test images to look at, of four kinds, each with the Grad-CAM map of the class that each phase predicts.
 
-    "top_losses" (predicted wrong) and "smallest_margins" (predicted right) of the `winner`; "set_right" and
-    "got_wrong" by fine-tuning (the largest change first). The heat explains the class that each phase predicts.
+    They are "top_losses" (predicted wrong) and "smallest_margins" (predicted right) of the `winner`, and "set_right"
+    and "got_wrong", the predictions that fine-tuning changes, the largest change first.
+
+    Args:
+        data: the prepared images.
+        models: by phase.
+        pair: both phases' probabilities for the test images.
+        winner: the phase whose predictions the first two kinds show.
+        threshold: for two classes, from 0 to 1; see `predicted_classes`.
+        most: images shown of each kind, at most.
     """
     labels, names, classes, both = pair.labels, data.names("test"), data.classes, by_phase(pair)
     set_right, got_wrong = changed_predictions(pair, threshold)
@@ -52,9 +60,15 @@ def prediction_galleries(
 def label_issues_gallery(
     data: Dataset, models: Mapping[str, keras.Model], probabilities: Mapping[str, np.ndarray], most: int
 ) -> Gallery:
-    """Images whose label `probabilities` (by split, (N, classes)) contradict, the worst first, at most `most`.
+    """Images whose label is probably wrong (`find_label_issues`), the worst first.
 
-    The heat explains the class that each probably is.
+    Grad-CAM's maps are of the class that each image probably is.
+
+    Args:
+        data: the prepared images.
+        models: by phase.
+        probabilities: by split, (N, classes), of a model that was not trained on it.
+        most: images shown, at most.
     """
     splits = list(probabilities)
     labels = np.concatenate([data.labels(split) for split in splits])

@@ -110,5 +110,5 @@ def _themed(svg: str, name: str) -> str:
 
 
 def plain(text: str, width: int = 30) -> str:
-    """`text` cut to `width`, with no character that matplotlib reads as mathematics."""
+    """`text` cut to `width` characters, with none that matplotlib reads as mathematics."""
     return (text if len(text) <= width else text[: width - 1] + "…").replace("$", r"\$")

@@ -16,6 +16,8 @@ from frostline.runtime.quiet_tensorflow import keras
 
 @dataclass(frozen=True)
 class Classifier:
+    """A model that is loaded, and what it takes to use it."""
+
     model: keras.Model
     classes: Sequence[str]
     threshold: float | None
@@ -23,18 +25,21 @@ class Classifier:
     size: int
     """Side of the images it takes, in pixels."""
     probabilities: Callable[[np.ndarray], np.ndarray]
-    """Images (N, size, size, 3) uint8 → (N, classes) float64; threads may call it at once."""
+    """Images (N, size, size, 3) uint8 → (N, classes) float64; several threads may call it at once."""
 
     def predict(self, images: np.ndarray) -> list[dict[str, Any]]:
-        """For each of `images`, (N, size, size, 3) uint8: the predicted class, its probability, and all."""
+        """Say of each of `images`, (N, size, size, 3) uint8, what it is: see `answers`."""
         probabilities = self.probabilities(images)
         return answers(self.classes, probabilities, predicted_classes(probabilities, self.threshold))
 
 
 def answers(classes: Sequence[str], probabilities: np.ndarray, predicted: np.ndarray) -> list[dict[str, Any]]:
-    """What is said of each image, as JSON has it: the `predicted` class (N,), its probability, and all.
+    """What is said of each image, as JSON has it: "class", its "probability", and the "probabilities" of all by name.
 
-    `probabilities`: (N, classes). With a threshold, that of the predicted class need not be the highest.
+    Args:
+        classes: names, in the order of the columns.
+        probabilities: (N, classes).
+        predicted: (N,) int, see `predicted_classes`; by a threshold, this need not be the most probable class.
     """
     return [
         {
@@ -47,11 +52,14 @@ def answers(classes: Sequence[str], probabilities: np.ndarray, predicted: np.nda
 
 
 def load_classifier(path: Path, threshold: float | None = None) -> Classifier:
-    """Load the `.keras` file at `path` and trace its model, once, so that no image waits for that.
+    """Load a `.keras` file and run its model once, so that the first image does not wait for tracing.
 
-    `threshold`: takes the place of the file's.
+    Args:
+        path: the file, as `dvc repro` writes it.
+        threshold: for two classes, from 0 to 1, in place of the file's.
 
-    Raises FrostlineError for what is wrong with the file, and for a threshold of more than two classes.
+    Raises:
+        FrostlineError: something is wrong with the file, or more than two classes get a threshold.
     """
     model, metadata = load_model(path), load_metadata(path)
     if threshold is None:

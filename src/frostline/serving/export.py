@@ -87,9 +87,14 @@ def default_path(model_path: Path, name: str) -> Path:
 
 
 def check_images(files: Sequence[Path], size: int) -> np.ndarray:
-    """Images (N, size, size, 3) uint8 to check on: `files`, or the first test images of the last `dvc repro`.
+    """Return images to check an exported model on, (N, size, size, 3) uint8.
 
-    Raises FrostlineError where there are none that can be read.
+    Args:
+        files: image files; where there are none, the first test images of the last `dvc repro` are taken.
+        size: side of the images that the model takes, in pixels.
+
+    Raises:
+        FrostlineError: a file cannot be read, or there are no test images of this size.
     """
     if files:
         return np.stack([_read(path, size) for path in files])
@@ -111,7 +116,7 @@ def _read(path: Path, size: int) -> np.ndarray:
 
 
 def largest_difference(model: keras.Model, exported: Predict, images: np.ndarray) -> float:
-    """The largest absolute difference between the outputs for `images`, (N, size, size, 3) uint8."""
+    """The largest absolute difference between the two models' outputs for `images`, (N, size, size, 3) uint8."""
     largest = 0.0
     for start in range(0, len(images), _BATCH):
         batch = np.asarray(images[start : start + _BATCH], np.float32)
@@ -168,10 +173,10 @@ def _write_onnx(model: keras.Model, metadata: Metadata, path: Path) -> None:
     import onnx
     import tf2onnx
 
-    if not hasattr(np, "product"):  # which NumPy 2 no longer has, but tf2onnx 1.17 uses for this alone
+    if not hasattr(np, "product"):  # tf2onnx 1.17 calls it, and NumPy 2 no longer has it
         np.product = np.prod  # type: ignore[attr-defined]
     function = _forward(model).serve
-    tf.config.run_functions_eagerly(True)  # else Keras' grouped convolutions stay functions, which ONNX has not
+    tf.config.run_functions_eagerly(True)  # else Keras' grouped convolutions stay functions, which ONNX cannot hold
     try:
         written, weights = tf2onnx.convert.from_function(
             function, function.input_signature, custom_op_handlers={"Erfc": (_erfc, [])}, large_model=True
@@ -179,11 +184,11 @@ def _write_onnx(model: keras.Model, metadata: Metadata, path: Path) -> None:
     finally:
         tf.config.run_functions_eagerly(False)
     for tensor in written.graph.initializer:
-        for entry in tensor.external_data:  # of which the one is where the values would lie
+        for entry in tensor.external_data:  # one entry: the name of the file that would hold the values
             tensor.raw_data = weights.name_to_tensor_data[entry.value]
         tensor.ClearField("external_data")
         tensor.ClearField("data_location")
-    # Tensors that layers hold beside their weights (a mean to subtract) are left as inputs
+    # tf2onnx makes inputs of tensors that layers hold beside their weights (a mean to subtract): give them values
     held = {inner.name: outer for outer, inner in function.get_concrete_function().graph.captures}
     for tensor in written.graph.input[1:]:
         written.graph.initializer.append(onnx.numpy_helper.from_array(held[tensor.name].numpy(), tensor.name))

@@ -42,7 +42,8 @@ class Prediction:
 def find_images(places: Sequence[Path]) -> list[Path]:
     """Return the files among `places` and, sorted, the image files below the folders among them.
 
-    Raises FrostlineError for a place that does not exist and for a folder without images.
+    Raises:
+        FrostlineError: a place does not exist, or a folder holds no images.
     """
     found: list[Path] = []
     for place in places:
@@ -61,10 +62,15 @@ def find_images(places: Sequence[Path]) -> list[Path]:
 def predict_files(model_path: Path, files: Sequence[Path], threshold: float | None = None) -> Iterator[Prediction]:
     """Yield one Prediction per file, in order; a file that cannot be read gives its reason, not an exception.
 
-    All cores decode the next images while the model runs; memory does not grow with their number. `threshold`: takes
-    the place of the model's.
+    All cores decode the next images while the model runs; memory does not grow with their number.
 
-    Raises FrostlineError for what is wrong with the model.
+    Args:
+        model_path: a `.keras` file.
+        files: image files, any number.
+        threshold: for two classes, from 0 to 1, in place of the model's.
+
+    Raises:
+        FrostlineError: something is wrong with the model's file, or more than two classes get a threshold.
     """
     from frostline.serving.classifier import load_classifier
 
@@ -103,11 +109,15 @@ def _decode(path: Path, size: int) -> np.ndarray | str:
 
 
 def write_table(path: Path, predictions: Iterable[Prediction], on_row: Callable[[int], None]) -> int:
-    """Write `predictions` as they come to `path`, a .csv or .parquet file, whole or not at all; return how many failed.
+    """Write `predictions` as they come, with the columns COLUMNS, and return how many have an error.
 
-    Its columns are COLUMNS. `on_row` is told of each row (1).
+    Args:
+        path: a .csv or .parquet file, written whole or not at all.
+        predictions: read once; they are not kept in memory.
+        on_row: called with 1 after each, to show progress.
 
-    Raises FrostlineError for another kind of file.
+    Raises:
+        FrostlineError: `path` has another ending.
     """
     failed = 0
 

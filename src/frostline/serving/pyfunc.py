@@ -33,10 +33,15 @@ class ServedModel:
         self._classifier = load_classifier(path)
 
     def predict(self, images: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """`images`: (N,) str or bytes, each an image file as base64, as a data: URL or as such; or pixels
-        (N, size, size, 3), whole numbers from 0 to 255, RGB.
+        """Classify images; MLflow's signature of a model.
 
-        Raises InvalidInputError.
+        Args:
+            images: (N,) str or bytes, each an image file as base64, as a data: URL or as it is; or RGB pixels,
+                (N, size, size, 3), whole numbers from 0 to 255.
+            params: what MLflow passes; there are none.
+
+        Raises:
+            InvalidInputError: it is neither, or a file cannot be decoded.
         """
         answers = self._classifier.predict(as_pixels(images, self._classifier.size))
         return pd.DataFrame(answers, columns=["class", "probability", "probabilities"])

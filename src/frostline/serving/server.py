@@ -53,11 +53,17 @@ Sent = tuple[str, Callable[[], bytes]]
 
 
 def serve(model_path: Path, host: str, port: int, root: Path | None, threshold: float | None = None) -> None:
-    """Answer requests at `host`:`port` (0: a free port) until the process is interrupted; see `application`.
+    """Answer requests until the process is interrupted; see `application`.
 
-    `threshold`: takes the place of the model's.
+    Args:
+        model_path: a `.keras` file.
+        host: address to listen at.
+        port: 0 for a free one.
+        root: the folder below which requests may name files; None for nowhere.
+        threshold: for two classes, from 0 to 1, in place of the model's.
 
-    Raises FrostlineError where the address or `root` cannot be used, and for what is wrong with the model.
+    Raises:
+        FrostlineError: the address or `root` cannot be used, or something is wrong with the model's file.
     """
     if root is not None and not root.is_dir():
         raise FrostlineError(f"{root} is not a folder.\n--root names the folder whose images may be asked for.")
