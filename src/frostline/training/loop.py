@@ -165,8 +165,8 @@ def _build(model: keras.Model, options: Phase, steps: int, strategy: tf.distribu
             optimizer.build(trained.trainable_variables)
         else:
             optimizer = Adam(rate, trained.trainable_variables)
-        best = [keras.Variable(item.value.read_value(), trainable=False) for item in trained.variables]
-        return _State(trained, optimizer, best if options.patience else [])
+        best = [keras.Variable(item.value.read_value(), trainable=False) for item in trained.variables if options.patience]
+        return _State(trained, optimizer, best)
 
 
 def _epochs(
@@ -188,8 +188,9 @@ def _epochs(
         order = generator(task.seed, "shuffle", *stream).permutation(count)
         mirror = generator(task.seed, "mirror", *stream).random(count) < 0.5 if task.training.mirrored else None
         if whole:
+            totals = whole(order, mirror)
             advance(count)
-            return whole(order, mirror)
+            return totals
         prepared = task.prepare(derive_seed(task.seed, "augment", *stream)) if task.prepare else None
         loss_sum = hits = 0.0
         for start in range(0, count, batch_size):
