@@ -12,8 +12,8 @@ from scipy.optimize import minimize_scalar
 
 from frostline.metrics.bootstrap import Interval, Pair, bootstrap_intervals
 from frostline.metrics.classification import figures
+from frostline.metrics.formatting import rounded
 from frostline.metrics.log_loss import CLIP, log_losses
-from frostline.metrics.text import rounded
 
 _TEMPERATURES = (0.05, 20.0)
 _CLIPS = np.geomspace(CLIP, 0.2, 200)

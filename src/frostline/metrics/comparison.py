@@ -10,8 +10,8 @@ from scipy.stats import binomtest
 from frostline.common.phase_names import PhaseName
 from frostline.metrics.bootstrap import Interval, Intervals, Pair, bootstrap_intervals, by_phase
 from frostline.metrics.classification import actual_probabilities, confusion_matrix, figures
+from frostline.metrics.formatting import decimals, p_text, rounded, signed
 from frostline.metrics.predicted import predicted_classes
-from frostline.metrics.text import decimals, p_text, rounded, signed
 from frostline.runtime.errors import FrostlineError
 
 Phase = PhaseName

@@ -21,7 +21,7 @@ from frostline.metrics.bootstrap import INTERVAL_FIGURES, Interval, Pair, by_pha
 from frostline.metrics.calibration import CalibrationEffect
 from frostline.metrics.classification import threshold_counts
 from frostline.metrics.comparison import Evaluation
-from frostline.metrics.text import decimals, signed
+from frostline.metrics.formatting import decimals, signed
 from frostline.models.architectures import NETWORKS
 from frostline.report.charts import CURVES, MOST_CURVES, WORST_CURVES
 from frostline.report.style import NAMES

@@ -9,8 +9,8 @@ import numpy as np
 from frostline.common.files import read_csv
 from frostline.evaluation.predictions import probabilities_of
 from frostline.metrics.bootstrap import Pair, bootstrap_intervals
+from frostline.metrics.formatting import decimals, signed
 from frostline.metrics.log_loss import log_losses
-from frostline.metrics.text import decimals, signed
 
 
 @dataclass(frozen=True)

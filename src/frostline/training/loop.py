@@ -22,6 +22,7 @@ from frostline.training.device_epoch import TensorStep, whole_epoch
 from frostline.training.distribution import Load
 from frostline.training.fast_layers import copy_values, with_fast_layers
 from frostline.training.precision import on_gpu
+from frostline.training.schedule import learning_rate
 
 Epoch = dict[str, float]
 """One epoch's figures, named as EPOCH_COLUMNS are."""
@@ -85,9 +86,8 @@ def train(
 
     Every epoch's order is a permutation seeded by (seed, phase, epoch). `train/…` figures are means over the
     epoch while the weights change, as in `keras.Model.fit`; `validation/…` figures are taken after it.
-    With `options.schedule` "cosine" the rate falls from `options.learning_rate` to 0 over the batches of all epochs
-    (half a period: Loshchilov & Hutter 2017, arXiv:1608.03983). `options.patience`: so many epochs without a lower
-    validation loss end the training; it leaves the weights of `kept_epoch`.
+    `options.schedule`: see `schedule`. `options.patience`: so many epochs without a lower validation loss end the
+    training; it leaves the weights of `kept_epoch`.
 
     `checkpoint`: a file that is written after each epoch; where it exists, training goes on from it, to the same
     weights. Its epochs are given to `on_epoch` again. `strategy`: see `distribution`; only the chief writes the
@@ -155,17 +155,16 @@ class _State:
 
 def _build(model: keras.Model, options: Phase, steps: int, strategy: tf.distribute.Strategy | None) -> _State:
     """`steps`: batches in an epoch."""
-    rate: Any = options.learning_rate
     with strategy.scope() if strategy else nullcontext():
         trained = distribution.replica_of(model) if strategy else with_fast_layers(model)
-        if options.schedule == "cosine":
-            rate = keras.optimizers.schedules.CosineDecay(rate, options.epochs * steps)
+        rate = learning_rate(options, steps)
         if strategy or on_gpu():
             optimizer = keras.optimizers.Adam(rate, name="adam")
             optimizer.build(trained.trainable_variables)
         else:
             optimizer = Adam(rate, trained.trainable_variables)
-        best = [keras.Variable(item.value.read_value(), trainable=False) for item in trained.variables if options.patience]
+        kept = trained.variables if options.patience else []
+        best = [keras.Variable(item.value.read_value(), trainable=False) for item in kept]
         return _State(trained, optimizer, best)
 
 
