@@ -1,5 +1,5 @@
 # Everything people do here, each one command.
-.PHONY: demo install browser postgresql test chaos fuzz lint audit format params ui server bench lock clean
+.PHONY: check demo install browser postgresql test chaos fuzz lint audit format params ui server bench lock clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -19,6 +19,9 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 # Each collects its own files only: to import all of them takes 20 s.
 KINDS := ray postgresql browser chaos slow
 UNMARKED := not ($(subst $() , or ,$(KINDS)))
+
+check: lint              ## style, types and the quick tests
+	@$(MAKE) --no-print-directory test-unmarked
 
 test: install browser postgresql    ## the whole test suite: each kind of tests in processes of its own, all kinds in any case
 	@$(MAKE) --no-print-directory --keep-going -j1 test-unmarked $(KINDS:%=test-%)

@@ -14,6 +14,8 @@ from frostline.runtime.background_process import Channel, background_process
 from frostline.runtime.errors import FrostlineError
 from servers import wait_until
 
+pytestmark = pytest.mark.slow
+
 
 def add(channel: Channel, first: int) -> None:
     while (number := channel.hear()) is not None:

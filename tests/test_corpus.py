@@ -20,6 +20,8 @@ from frostline.runtime.errors import FrostlineError
 from frostline.sources.folder import pack_folder
 from frostline.sources.weights_file import check_weights_file
 
+pytestmark = pytest.mark.slow
+
 
 def stopped_by(error: FrostlineError, outcome: Stopped) -> None:
     message = str(error)

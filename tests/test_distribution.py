@@ -25,6 +25,8 @@ from frostline.training import distribution, phases
 from frostline.training.loop import Examples, Task, train
 from small import SIZE
 
+pytestmark = pytest.mark.slow
+
 ROWS = 131
 """In batches of 32, the last one has three rows: one of two replicas gets one of them, and the other two."""
 

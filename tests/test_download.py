@@ -16,6 +16,8 @@ from frostline.sources import download as module
 from frostline.sources.download import download
 from servers import Answer, FileServer, running, wait_until
 
+pytestmark = pytest.mark.slow
+
 BODY = bytes(range(256)) * 1024  # 262,144 bytes
 MD5 = hashlib.md5(BODY).hexdigest()
 QUARTER = len(BODY) // 4

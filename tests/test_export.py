@@ -18,6 +18,8 @@ from frostline.serving import export as exporting
 from frostline.serving.export import FORMATS, TOLERANCE, check_images, default_path, export
 from served import CLASSES, SIZE, ball, field, write_model
 
+pytestmark = pytest.mark.slow
+
 INSTALLED = [
     pytest.param(name, marks=pytest.mark.skipif(bool(missing), reason=f"not installed: {missing}"))
     for name, form in FORMATS.items()

@@ -15,6 +15,8 @@ from frostline.models import backbone
 from frostline.runtime.quiet_tensorflow import keras
 from small import SIZE
 
+pytestmark = pytest.mark.slow
+
 LAYERS = ["mixed6", "mixed7"]
 
 

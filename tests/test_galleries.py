@@ -11,6 +11,8 @@ from frostline.models.head import add_head
 from frostline.report.galleries import label_issues_gallery, prediction_galleries
 from frostline.runtime.quiet_tensorflow import keras
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def models(weights: Path) -> dict[str, keras.Model]:

@@ -9,6 +9,8 @@ from frostline.models.backbone import build_backbone
 from frostline.models.head import add_head
 from frostline.runtime.quiet_tensorflow import keras
 
+pytestmark = pytest.mark.slow
+
 
 def images(count: int, size: int = 12) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)

@@ -22,6 +22,8 @@ from frostline.runtime.errors import FrostlineError
 from frostline.sources.kaggle import download_competition
 from servers import Answer, KaggleServer, running, wait_until
 
+pytestmark = pytest.mark.slow
+
 NAME = "dogs-vs-cats-redux-kernels-edition"
 TOKEN, KEY = "token-that-nobody-may-see", "key-that-nobody-may-see"
 BEARER = f"Bearer {TOKEN}"

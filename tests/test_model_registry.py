@@ -14,6 +14,8 @@ from frostline.tracking.logged_model import logged_models
 from frostline.tracking.registry import Candidate, register
 from results import noisy, write_answers
 
+pytestmark = pytest.mark.slow
+
 NAME = "frostline-sample"
 LABELS, GOOD = noisy(200, 1.0)
 BAD = np.full_like(GOOD, 0.5)

@@ -16,6 +16,8 @@ from frostline.sources.weights_file import check_weights_file
 from frostline.training import phases
 from small import SIZE
 
+pytestmark = pytest.mark.slow
+
 # conf/model/'s name: Keras' module, the number of blocks, some of their ends and what "auto" thaws from.
 OTHERS = {
     "convnext": ("convnext", 18, ["add", "add_17"], "add_16"),

@@ -16,6 +16,8 @@ from frostline.training import phases
 from frostline.training.loop import Examples, Task, train
 from small import SIZE
 
+pytestmark = pytest.mark.slow
+
 
 def composed():
     return compose_conf(

@@ -13,6 +13,8 @@ from frostline.runtime.errors import FrostlineError
 from frostline.serving.predict import COLUMNS, Prediction, find_images, predict_files, write_table
 from served import ball, field, write_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -196,7 +196,7 @@ def test_a_killed_worker_is_an_error_and_no_hang(tmp_path: Path) -> None:
 
 
 def test_nothing_heavy_is_imported() -> None:
-    modules = ("archive", "dataset", "images", "preprocessing", "splitting")
-    code = "".join(f"import frostline.{name}\n" for name in modules)
+    modules = ("archive", "dataset", "images", "preprocess", "splitting")
+    code = "".join(f"import frostline.data.{name}\n" for name in modules)
     code += "import sys; assert not {'tensorflow', 'mlflow', 'hydra', 'ray'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

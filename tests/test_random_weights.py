@@ -11,6 +11,8 @@ from frostline.common.files import sha256_of
 from frostline.sources.sample import draw_images
 from small import SIZE
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def backbone(weights: Path) -> Any:

@@ -23,6 +23,8 @@ from frostline.serving.classifier import load_classifier
 from frostline.serving.server import BODY_LIMIT, IMAGES_LIMIT, application
 from served import SIZE, ball, field, serving, write_model
 
+pytestmark = pytest.mark.slow
+
 JSON = {"Content-Type": "application/json"}
 JPEG = {"Content-Type": "image/jpeg"}
 

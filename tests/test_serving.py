@@ -25,6 +25,8 @@ from frostline.tracking import runs
 from frostline.tracking.logged_model import log_model
 from served import SIZE, ball, field, serving, write_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory: pytest.TempPathFactory) -> Path:

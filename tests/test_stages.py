@@ -13,6 +13,8 @@ import pytest
 
 from servers import wait_until
 
+pytestmark = pytest.mark.slow
+
 INTERRUPTED = "interrupted; `dvc repro` goes on from here.\n"
 
 

@@ -8,6 +8,8 @@ optuna = pytest.importorskip("optuna")
 
 from frostline.sweep import search as sweep_search  # noqa: E402  (needs optuna)
 
+pytestmark = pytest.mark.slow
+
 STORAGE = "sqlite:///.frostline/studies.db"
 SPACE, FIXED = sweep_search.space_of(
     [

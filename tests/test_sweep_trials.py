@@ -16,6 +16,8 @@ from frostline.runtime.code_digest import code_of
 from frostline.sweep import trials
 from frostline.training import phases
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 TINY = ("preprocess.image_size=75", "model.dense_units=8", "transfer.epochs=1", "finetune.epochs=2")
 

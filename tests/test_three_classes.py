@@ -30,6 +30,8 @@ from frostline.training import phases
 from frostline.training.loop import Epoch
 from small import SIZE
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("disc", "frame", "stripes")
 EACH = 40
 

@@ -36,6 +36,8 @@ from frostline.tracking import runs
 from frostline.tracking.logged_model import log_model
 from served import SIZE, serving, write_model
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("a field", "ball")
 """Sorted, as a data set's are."""
 BLUE = (100, 100, 103)

@@ -20,6 +20,8 @@ from frostline.tracking import runs as tracking
 from mlflow_server import MlflowServer
 from servers import wait_until
 
+pytestmark = pytest.mark.slow
+
 EPOCHS = [{"epoch": n, "train/loss": 1 / n, "validation/loss": 2 / n} for n in (1, 2)]
 
 

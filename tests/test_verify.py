@@ -14,6 +14,8 @@ from frostline.runtime.errors import FrostlineError
 from frostline.verify.rerun import verify
 from servers import wait_until
 
+pytestmark = pytest.mark.slow
+
 DRAW = """
 import json, pathlib, numpy, yaml
 seed = yaml.safe_load(open("params.yaml"))["seed"]

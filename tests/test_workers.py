@@ -9,6 +9,8 @@ import pytest
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.process_pool import cores, mapped, threads
 
+pytestmark = pytest.mark.slow
+
 
 def test_results_come_in_order_and_little_is_taken_ahead() -> None:
     """Else memory would grow with the number of items."""
