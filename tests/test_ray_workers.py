@@ -189,7 +189,7 @@ import numpy as np
 sys.path.append(sys.argv[1])
 import test_ray_workers
 images = np.load("images.npy", mmap_mode="r")[:, :, ::-1]
-test_ray_pool.extract(images, Path("killed"), "ray")
+test_ray_workers.extract(images, Path("killed"), "ray")
 """
 
 

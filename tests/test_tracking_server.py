@@ -27,6 +27,8 @@ from frostline.tracking import server as tracking_server
 from frostline.tracking.tags import MODEL, PHASE, RESTORED
 from servers import is_healthy, wait_until
 
+pytestmark = pytest.mark.postgresql
+
 ROOT = Path(__file__).parents[1]
 WRITERS, EPOCHS, FIGURES = 8, 20, 4
 
