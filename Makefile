@@ -8,13 +8,25 @@ RUN := . $(VENV)/bin/activate &&
 demo: install            ## the whole pipeline on drawn images, then the two phases side by side
 	$(RUN) dvc repro && frostline compare
 
-install: $(VENV)/.installed
+# The first Python that TensorFlow 2.21 has: PYTHON3=python3.12 names another.
+PYTHON3 = $(shell for name in python3 python3.13 python3.12 python3.11; do \
+    "$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo "$$name" && break; done)
+UV = $(shell command -v uv || echo $(VENV)/bin/uv)
+EXTRAS := serve export sweeps server gpu dev
 
-$(VENV)/.installed: requirements.lock pyproject.toml
-	python3 -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	touch $@
+install: $(VENV)/.installed-core    ## what `make demo` needs; all but gpu: `make install-dev`
+.PHONY: $(EXTRAS:%=install-%)
+$(EXTRAS:%=install-%): install-%: $(VENV)/.installed-%    ## what an extra of pyproject.toml needs, too
+
+$(VENV)/.installed-%: uv.lock pyproject.toml | $(PYTHON)
+	@command -v uv >/dev/null || $(PYTHON) -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
+	UV_PROJECT_ENVIRONMENT=$(VENV) $(UV) sync --quiet --frozen --inexact --python $(PYTHON) $(if $(filter-out core,$*),--extra $*)
+	@touch $@
+
+$(PYTHON):
+	@[ "$(PYTHON3)" ] || { echo "error: TensorFlow 2.21 needs Python 3.11, 3.12 or 3.13; python3 here is" \
+	    "$$(python3 --version 2>&1). Install one of these, or name it: make PYTHON3=/path/to/python3.12 install"; exit 1; }
+	$(PYTHON3) -m venv $(VENV)
 
 # Each collects its own files only: to import all of them takes 20 s.
 KINDS := ray postgresql browser chaos slow
@@ -23,15 +35,15 @@ UNMARKED := not ($(subst $() , or ,$(KINDS)))
 check: lint              ## style, types and the quick tests
 	@$(MAKE) --no-print-directory test-unmarked
 
-test: install browser postgresql    ## the whole test suite: each kind of tests in processes of its own, all kinds in any case
+test: install-dev browser postgresql    ## the whole test suite: each kind of tests in processes of its own, all kinds in any case
 	@$(MAKE) --no-print-directory --keep-going -j1 test-unmarked $(KINDS:%=test-%)
 
 .PHONY: test-unmarked $(KINDS:%=test-%)
 test-unmarked test-slow: XDIST := -n auto
-test-unmarked: install
+test-unmarked: install-dev
 	$(RUN) pytest $(XDIST) -m "$(UNMARKED)"
 
-$(KINDS:%=test-%): test-%: install    ## one kind alone; all are named in pyproject.toml
+$(KINDS:%=test-%): test-%: install-dev    ## one kind alone; all are named in pyproject.toml
 	$(RUN) pytest $(XDIST) -m $* $$(grep -rlw --include='*.py' mark.$* tests)
 
 browser:                 ## Chromium for the browser tests, where Debian's package can be had; they are skipped without
@@ -42,19 +54,19 @@ postgresql:              ## PostgreSQL for `make server` and its tests, where De
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb || { [ "$$(id -u)" = 0 ] && command -v apt-get && \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --no-install-recommends postgresql; } || true
 
-chaos: install           ## kill stages, break disks, stores and servers, recover, compare every byte (hours)
+chaos: install-dev           ## kill stages, break disks, stores and servers, recover, compare every byte (hours)
 	$(PYTHON) tests/chaos/chaos.py $(ARGS)
 
-fuzz: install            ## 50,000 damaged images: no crash, no hang, bounded memory
+fuzz: install-dev            ## 50,000 damaged images: no crash, no hang, bounded memory
 	$(PYTHON) tests/fuzz/fuzz_images.py $(ARGS)
 
-lint: install            ## style and types
+lint: install-dev            ## style and types
 	$(RUN) ruff check . && ruff format --check . && mypy
 
-audit: install           ## known vulnerabilities among the locked packages
+audit: install-dev           ## known vulnerabilities among the locked packages
 	$(PYTHON) .ci/audit.py
 
-format: install
+format: install-dev
 	$(RUN) ruff check --fix . && ruff format .
 
 params: install          ## write conf/'s composition to params.yaml; ARGS="data=kaggle weights=imagenet" overrides
@@ -65,7 +77,7 @@ ui: install              ## browse the runs at http://127.0.0.1:5000
 
 server: HOST := 127.0.0.1
 server: PORT := 5000
-server: install postgresql  ## an MLflow server on PostgreSQL, to share; HOST=address PORT=number override
+server: install-server postgresql  ## an MLflow server on PostgreSQL, to share; HOST=address PORT=number override
 	$(PYTHON) -m frostline.tracking.server --host $(HOST) --port $(PORT)
 
 bench: install           ## side by side with a plain Keras script, and against the machine's limits
@@ -73,9 +85,10 @@ bench: install           ## side by side with a plain Keras script, and against 
 	$(PYTHON) benchmarks/vs_tf_data.py
 	$(PYTHON) benchmarks/roofline.py
 
-lock:                    ## pin what pyproject.toml allows, with hashes (needs uv)
-	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
-	    --no-header --no-annotate --output-file requirements.lock
+lock: install-dev        ## pin what pyproject.toml allows, with hashes; requirements.lock is the same for pip
+	$(UV) lock --upgrade
+	$(UV) export --quiet --frozen --extra dev --no-emit-project --no-header --no-annotate \
+	    --output-file requirements.lock
 
 clean:                   ## caches only; results and runs stay
 	rm -rf .frostline .mypy_cache .ruff_cache .hypothesis
