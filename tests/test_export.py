@@ -106,7 +106,7 @@ def test_packages_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytest
         export(model_of(tmp_path), METADATA, "onnx", tmp_path / "model.onnx", images())
     first, second = str(raised.value).splitlines()
     assert "no_such_package" in first
-    assert "pip install -e '.[onnx]'" in second
+    assert "make install-export" in second
     assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
 
 

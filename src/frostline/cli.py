@@ -14,7 +14,7 @@ from rich.table import Table
 
 from frostline.common.files import read_json
 from frostline.config.paths import CLASSIFIER, EVALUATION, METRICS, REPORT
-from frostline.runtime.errors import FrostlineError, in_one_line
+from frostline.runtime.errors import FrostlineError, check_installed, in_one_line
 
 # TensorFlow is imported by the commands that need it, not by `frostline --help`.
 
@@ -127,6 +127,7 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    check_installed("`frostline serve`", "serve", "starlette", "uvicorn", "python_multipart")
     from frostline.serving.server import serve
 
     try:

@@ -1,4 +1,6 @@
-"""The one exception that means: the user can mend this; and how to say what the system refused."""
+"""The one exception that means: the user can mend this; and how to say what the system refused, or what is missing."""
+
+from importlib.util import find_spec
 
 
 class FrostlineError(Exception):
@@ -8,3 +10,13 @@ class FrostlineError(Exception):
 def in_one_line(error: OSError) -> str:
     """What the system refused, and for which file: a full disk, a folder that may not be written."""
     return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+
+
+def check_installed(purpose: str, extra: str, *packages: str) -> None:
+    """Raise FrostlineError where `purpose` lacks one of its `packages`, which `extra` of pyproject.toml has."""
+    missing = [package for package in packages if find_spec(package) is None]
+    if missing:
+        raise FrostlineError(
+            f"{purpose} needs {', '.join(missing)}, which the core does not.\n"
+            f"In Frostline's folder: make install-{extra}, or pip install -e '.[{extra}]'"
+        )

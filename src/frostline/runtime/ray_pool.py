@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from frostline.runtime.errors import FrostlineError
+from frostline.runtime.errors import FrostlineError, check_installed
 from frostline.runtime.process_pool import AHEAD, cores, limited_to
 
 if TYPE_CHECKING:  # Ray is an extra, and takes a second to import
@@ -234,10 +234,9 @@ def _joined() -> Iterator[Any]:
 
 
 def _ray() -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise FrostlineError("Ray is not installed.\nInstall it: pip install 'frostline[ray]'") from error
+    check_installed("workers=ray", "sweeps", "ray")
+    import ray
+
     return ray
 
 

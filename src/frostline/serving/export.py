@@ -1,6 +1,5 @@
 """`frostline export`: a trained model in another format, checked against itself on images."""
 
-import importlib.util
 import json
 import warnings
 import zipfile
@@ -16,7 +15,7 @@ from frostline.config.paths import PROCESSED
 from frostline.data.dataset import load_dataset
 from frostline.data.images import UnreadableImageError, read_image
 from frostline.models.saving import Metadata
-from frostline.runtime.errors import FrostlineError
+from frostline.runtime.errors import FrostlineError, check_installed
 from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.runtime.stderr import silent_stderr
 
@@ -65,11 +64,7 @@ def export(model: keras.Model, metadata: Metadata, name: str, path: Path, images
         raise FrostlineError(
             f"{path} is a folder that would have to be deleted.\n--output names what is to be written."
         )
-    if missing := [package for package in form.needs if importlib.util.find_spec(package) is None]:
-        raise FrostlineError(
-            f"{name} needs packages that are not installed: {', '.join(missing)}.\n"
-            f"In Frostline's folder: pip install -e '.[{name}]'"
-        )
+    check_installed(f"--to {name}", "export", *form.needs)
     with replacing(path) as temporary, warnings.catch_warnings(), silent_stderr():
         warnings.simplefilter("ignore")  # of tf2onnx about NumPy, of TensorFlow about LiteRT to come
         form.write(model, metadata, temporary)

@@ -4,7 +4,6 @@ import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from frostline.config.load import compose_conf, load_params
 from frostline.config.overrides import Override, assigned, interval_in, parse_overrides
 from frostline.config.paths import BACKBONE_WEIGHTS, PARAMS, PROCESSED
 from frostline.config.settings import Config
-from frostline.runtime.errors import FrostlineError
+from frostline.runtime.errors import FrostlineError, check_installed
 
 CONF = Path("conf")
 _PREPARED = ("data", "weights", "preprocess")
@@ -70,8 +69,8 @@ def plan(overrides: Sequence[str]) -> Plan:
     except (HydraException, OmegaConfBaseException) as error:
         raise FrostlineError(f"not a list of overrides: {' '.join(str(error).split())}") from error
     engine = _ENGINES.get(str(settings.launcher._target_).rpartition(".")[2])
-    if engine and find_spec(engine) is None:
-        raise FrostlineError(f"this launcher needs {engine}.\nInstall it: pip install 'frostline[{engine}]'")
+    if engine:
+        check_installed("this launcher", "sweeps", engine)
     swept = list({item.get_key_element(): item for item in asked}.values())  # the last one for a key counts
     for override in swept:
         if override.key_or_group.split(".")[0] in _PREPARED:
@@ -87,8 +86,7 @@ def plan(overrides: Sequence[str]) -> Plan:
         raise FrostlineError(f"not a list of values: {' '.join(str(error).split())}") from error
     text = json.dumps([is_search(settings), *sorted(item.input_line or "" for item in swept)])
     if is_search(settings):
-        if find_spec("optuna") is None:
-            raise FrostlineError("hydra/sweeper=optuna needs Optuna.\nInstall it: pip install 'frostline[optuna]'")
+        check_installed("hydra/sweeper=optuna", "sweeps", "optuna")
         return Plan(_each_value_once(assignments), settings.sweeper.n_trials, text, settings)
     trials = [list(each) for each in itertools.product(*assignments)]
     return Plan(trials, len(trials), text, settings)

@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,7 +27,7 @@ from urllib.parse import quote
 
 from frostline.common.files import locked, replacing
 from frostline.config.paths import ROOT
-from frostline.runtime.errors import FrostlineError, in_one_line
+from frostline.runtime.errors import FrostlineError, check_installed, in_one_line
 from frostline.runtime.process_pool import cores
 
 FOLDER = ROOT / "mlruns" / "server"
@@ -48,8 +47,7 @@ def serve(host: str, port: int, folder: Path = FOLDER) -> None:
     Raises FrostlineError where PostgreSQL or its driver is not installed, the address cannot be used, or one of the
     two servers ends by itself.
     """
-    if find_spec("psycopg2") is None:
-        raise FrostlineError("PostgreSQL's driver for Python is not installed.\npip install 'frostline[server]'")
+    check_installed("a server on PostgreSQL", "server", "psycopg2")
     folder = folder.resolve()
     cluster = folder / "postgres"
     programs = find_postgres(cluster)

@@ -1,0 +1,68 @@
+"""uv.lock fits pyproject.toml, requirements.lock is its export, and the Makefile says which Python is wanted."""
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def uv(*arguments: str) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("UV_")}
+    command = [sys.executable, "-m", "uv", *arguments, "--no-config", "--offline", "--directory", str(ROOT)]
+    return subprocess.run(command, capture_output=True, text=True, env=env)
+
+
+def test_the_lock_fits_pyproject() -> None:
+    checked = uv("lock", "--check")
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_requirements_lock_is_exported_from_it() -> None:
+    told = next(line for line in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines() if "$(UV) export" in line)
+    options = told.partition("$(UV) export")[2].removesuffix("\\").split()
+    exported = uv("export", *options)
+    assert exported.stdout == (ROOT / "requirements.lock").read_text(encoding="utf-8"), exported.stderr
+
+
+def test_both_name_a_digest_of_every_package() -> None:
+    pinned = (ROOT / "requirements.lock").read_text(encoding="utf-8").replace("\\\n", "").splitlines()
+    assert len(pinned) > 100
+    assert all("==" in package and "--hash=sha256:" in package for package in pinned)
+    packages = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))["package"]
+    files = [(package["name"], file) for package in packages for file in package.get("wheels", [])]
+    assert len(files) > len(packages)
+    assert [name for name, file in files if not file["hash"].startswith("sha256:")] == []
+    assert [package["name"] for package in packages if "editable" in package["source"]] == ["frostline"]
+
+
+def test_the_core_needs_nothing_of_an_extra() -> None:
+    """Each package that an extra adds is one that the core's lock lacks, so that `make demo` does not install it."""
+    core = {line.partition("==")[0] for line in uv("export", "--frozen", "--no-emit-project").stdout.splitlines()}
+    assert "tensorflow" in core
+    assert core.isdisjoint({"ray", "optuna", "submitit", "onnx", "tf2onnx", "psycopg2-binary", "pytest", "mypy"})
+
+
+@pytest.mark.parametrize(("version", "said"), [("3.14.0", "python3 here is Python 3.14.0"), ("3.9.1", "Python 3.9.1")])
+def test_a_python_that_tensorflow_has_not_is_named_before_anything_is_installed(
+    version: str, said: str, tmp_path: Path
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("python3", "python3.13", "python3.12", "python3.11"):
+        only = f'echo "Python {version}"' if name == "python3" else "exit 127"
+        (programs / name).write_text(f'#!/bin/sh\n[ "$1" = --version ] || exit 1\n{only}\n')
+        (programs / name).chmod(0o755)
+    command = ["make", "--no-print-directory", "-f", str(ROOT / "Makefile"), "-C", str(tmp_path), ".venv/bin/python"]
+    made = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+    )
+    assert made.returncode != 0
+    (line,) = made.stdout.splitlines()
+    assert line.startswith("error: TensorFlow 2.21 needs Python 3.11, 3.12 or 3.13")
+    assert said in line
+    assert not (tmp_path / ".venv").exists()
