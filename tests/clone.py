@@ -10,7 +10,9 @@ from pathlib import Path
 import mlflow
 import yaml
 
-ROOT = Path(__file__).parents[1]
+from tracked import CODE, ROOT, write_tracked
+
+_CACHES = shutil.ignore_patterns("__pycache__", "*.egg-info")
 BACKBONE = "inception_v3"
 TINY = {
     "data": {"images": 80, "unlabelled": 6},
@@ -32,16 +34,12 @@ class Clone:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        tracked = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=ROOT,
-            capture_output=True,
-            check=True,
-        )
-        for name in tracked.stdout.decode().split("\0"):
-            if name and (ROOT / name).is_file():
-                (root / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / name, root / name)
+        write_tracked(root, ":/")
+        for name in CODE:  # as it lies here
+            if (ROOT / name).is_dir():
+                shutil.copytree(ROOT / name, root / name, ignore=_CACHES, dirs_exist_ok=True)
+            else:
+                shutil.copy(ROOT / name, root)
         (root / "dvc.lock").unlink(missing_ok=True)
         for section, values in TINY.items():  # in conf/ and params.yaml alike, so that `dvc exp run` composes the same
             for path in (root / "conf" / section).glob("*.yaml"):
@@ -50,18 +48,20 @@ class Clone:
                     path.write_text(yaml.safe_dump(content | values))
         self.python("-m", "frostline.config.load", into="params.yaml")
         for command in (["init", "-q", "."], ["add", "-A"], ["commit", "-q", "-m", "tiny"]):
-            subprocess.run(
-                ["git", "-c", "user.name=a", "-c", "user.email=a@example.com", *command], cwd=root, check=True
-            )
+            subprocess.run(["git", *command], cwd=root, env=self.environment, check=True)
 
     @property
     def environment(self) -> dict[str, str]:
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "DVC_", "KAGGLE_"))}
+        foreign = ("MLFLOW_", "DVC_", "KAGGLE_", "GIT_")
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
         return kept | {
             "PYTHONPATH": str(self.root / "src"),
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "KAGGLE_USERNAME": SECRET,
             "KAGGLE_KEY": SECRET,
+            "DVC_GLOBAL_CONFIG_DIR": f"{self.root}/.git/none",
+            "DVC_SYSTEM_CONFIG_DIR": f"{self.root}/.git/none",
+            "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_AUTHOR_NAME": "a",
             "GIT_AUTHOR_EMAIL": "a@example.com",
             "GIT_COMMITTER_NAME": "a",

@@ -1,7 +1,6 @@
 """What several tests need: a small data set drawn and prepared for real, and a small untrained backbone."""
 
 import os
-import shutil
 import signal
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from hypothesis import settings
 
 from frostline.data.dataset import Dataset, load_dataset
 from small import SIZE
+from tracked import unstaged, write_tracked
 
 # Where the tests run in the background, their shell has Ctrl-C ignored, and so would every process they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -20,8 +20,9 @@ settings.load_profile("same every time")
 
 @pytest.fixture(autouse=True)
 def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No test sees the user's MLflow store or Kaggle account, or leaves anything in the project."""
-    for name in [name for name in os.environ if name.startswith(("MLFLOW_TRACKING", "KAGGLE_"))]:
+    """No test sees the user's MLflow store, Kaggle account or Ray cluster, or leaves anything in the project."""
+    foreign = ("MLFLOW_", "KAGGLE_", "RAY_ADDRESS", "TF_CONFIG")
+    for name in [name for name in os.environ if name.startswith(foreign)]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 
@@ -57,7 +58,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A folder with the project's configuration, where commands can be run; the current directory."""
-    root = Path(__file__).parents[1]
-    shutil.copytree(root / "conf", tmp_path / "conf")
-    shutil.copy(root / "params.yaml", tmp_path)
-    return tmp_path
+    return write_tracked(tmp_path, "conf", "params.yaml")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if names := unstaged():
+        terminalreporter.write_line(f"as git has them, not as they lie here: {', '.join(names)} (`git add` shows them)")

@@ -5,7 +5,6 @@ import itertools
 import math
 import operator
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
@@ -24,20 +23,15 @@ from frostline.config.settings import FolderData, KaggleData, SampleData
 from frostline.models.architectures import NETWORKS
 from frostline.runtime.errors import FrostlineError
 from frostline.sweep.plan import compose_trial
+from tracked import tracked_names, tracked_text, write_tracked
 
-ROOT = Path(__file__).parents[1]
 
-
-def test_params_yaml_as_committed_is_confs_composition(project):
-    """As committed, since `dvc exp run -S` and people change the file at hand."""
-    committed = subprocess.run(["git", "show", "HEAD:params.yaml"], cwd=ROOT, capture_output=True, text=True)
-    if committed.returncode == 0:
-        (project / "params.yaml").write_text(committed.stdout)
+def test_params_yaml_is_confs_composition(project):
     assert load_params() == compose_conf()
 
 
 @pytest.mark.filterwarnings("ignore:experiment=seed")
-@pytest.mark.parametrize("experiment", [file.stem for file in (ROOT / "conf/experiment").glob("*.yaml")])
+@pytest.mark.parametrize("experiment", [Path(name).stem for name in tracked_names("conf/experiment")])
 def test_every_experiment_composes(project, experiment):
     assert compose_conf([f"experiment={experiment}"]).transfer.epochs >= 1
 
@@ -54,7 +48,7 @@ def test_each_data_source_has_settings_of_its_own(project, overrides, kind):
     assert type(compose_conf(overrides).data) is kind
 
 
-@pytest.mark.parametrize("model", [file.stem for file in (ROOT / "conf/model").glob("*.yaml")])
+@pytest.mark.parametrize("model", [Path(name).stem for name in tracked_names("conf/model")])
 def test_each_backbone_brings_its_image_size_and_weights(project, model):
     config = compose_conf([f"model={model}", "weights=imagenet"])
     assert config.preprocess.image_size == config.model.image_size >= NETWORKS[config.model.backbone].smallest
@@ -243,7 +237,7 @@ def written_values(config):
             yield field.name, value, field.type
 
 
-PARAMS = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+PARAMS = yaml.safe_load(tracked_text("params.yaml"))
 PLAIN = (
     st.none()
     | st.booleans()
@@ -306,7 +300,7 @@ TOKENS = [
 @settings(max_examples=150)
 @given(st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 9), st.sampled_from(TOKENS)), min_size=1, max_size=3))
 def test_any_damage_to_params_yaml_is_refused_in_two_lines_or_harmless(damages):
-    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    text = tracked_text("params.yaml")
     for place, length, token in damages:
         text = text[: place % len(text)] + token + text[place % len(text) + length :]
     Path("any.yaml").write_text(text, encoding="utf-8", errors="surrogateescape")
@@ -324,5 +318,5 @@ def test_any_damage_to_params_yaml_is_refused_in_two_lines_or_harmless(damages):
 def test_any_override_is_within_its_rule_or_refused_in_two_lines(key, sign, value):
     folder = Path("project")
     if not folder.exists():
-        shutil.copytree(ROOT / "conf", folder)
-    loads_or_is_refused_in_two_lines(lambda: compose_conf([key + sign + value], folder))
+        write_tracked(folder, "conf")
+    loads_or_is_refused_in_two_lines(lambda: compose_conf([key + sign + value], folder / "conf"))

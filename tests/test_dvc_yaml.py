@@ -7,8 +7,8 @@ import yaml
 
 from frostline.config.settings import DEPENDS_ON
 from frostline.runtime.code_digest import NEUTRAL, code_of
+from tracked import ROOT, tracked_names, tracked_text
 
-ROOT = Path(__file__).parents[1]
 CODE = "src/frostline/"
 FOR_FEW = {"common/data_urls.py", "common/layout.py", "common/phase_names.py"}
 """Files of the folder common/, which every stage watches whole, that only some depend on: short and seldom changed."""
@@ -56,8 +56,8 @@ def test_a_stage_lists_the_code_that_it_runs(stage):
 def test_a_fetch_stage_depends_on_the_code_of_the_chosen_source(stage, section, keys):
     """A change in the downloader must not draw the sample again: conf/ names each source's own code."""
     deps, sources = STAGES[stage]["deps"], {}
-    for option in (ROOT / "conf" / section).glob("*.yaml"):
-        content = yaml.safe_load(option.read_text())
+    for option in map(Path, tracked_names(f"conf/{section}")):
+        content = yaml.safe_load(tracked_text(str(option)))
         named = {content[key] for key in keys} - {"${.path}"}
         sources[option.stem] = files_of(content["depends_on"] if path == "${.depends_on}" else path for path in named)
     assert [dep for dep in deps if dep.startswith("${")] == [f"${{{section}.{key}}}" for key in keys]

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-ROOT = Path(__file__).parents[1]
+from tracked import ROOT, tracked_names, tracked_text
+
 SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")])
 CODE_LOADERS = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "torch"}
 UNSAFE_ARGUMENTS = {("safe_mode", False), ("allow_pickle", True), ("verify", False), ("shell", True)}
@@ -39,7 +40,7 @@ def test_the_ui_listens_on_this_machine_only() -> None:
 
 
 def test_the_addresses_that_are_downloaded_from_are_https() -> None:
-    groups = [yaml.safe_load(path.read_text(encoding="utf-8")) or {} for path in (ROOT / "conf").rglob("*.yaml")]
+    groups = [yaml.safe_load(tracked_text(name)) or {} for name in tracked_names("conf")]
     groups += [group["imagenet"] for group in groups if "imagenet" in group]  # each backbone's weights
     addresses = [group["url"] for group in groups if not group.get("url", "${").startswith("${")]
     assert len(addresses) == 7
@@ -49,7 +50,7 @@ def test_the_addresses_that_are_downloaded_from_are_https() -> None:
 def test_telemetry_is_off() -> None:
     code = "import os, frostline.tracking.runs; print(os.environ['MLFLOW_DISABLE_TELEMETRY'])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "true\n"
-    assert "analytics = false" in (ROOT / ".dvc/config").read_text(encoding="utf-8")
+    assert "analytics = false" in tracked_text(".dvc/config")
 
 
 def test_every_test_that_the_promises_name_exists() -> None:

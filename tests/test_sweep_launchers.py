@@ -19,10 +19,10 @@ import yaml
 from frostline.config.load import compose_conf
 from frostline.config.paths import BACKBONE_WEIGHTS, PROCESSED
 from small import SIZE
+from tracked import write_tracked
 
 pytestmark = pytest.mark.ray
 
-ROOT = Path(__file__).parents[1]
 ENGINES = {
     "ray": ("hydra/launcher=ray", "hydra.launcher.cpus_per_trial=1"),
     "submitit": ("hydra/launcher=submitit_local", "hydra.launcher.cpus_per_task=1"),
@@ -105,7 +105,7 @@ def apps(environment, tmp_path_factory):
     """APP: at once, as submitit looks for the result of a killed process for 15 seconds."""
     folders = {engine: tmp_path_factory.mktemp(engine) for engine in ENGINES if find_spec(engine)}
     for folder in folders.values():
-        shutil.copytree(ROOT / "conf", folder / "conf")
+        write_tracked(folder, "conf")
         (folder / "app.py").write_text(APP)
     with at_once(folders, environment, ["app.py", "-m", "seed=1,2,4", "hydra.sweep.dir=out"]) as started:
         yield started
@@ -136,7 +136,7 @@ def records(folder):
 def alone(prepared, weights, environment, tmp_path_factory):
     """A project in which the trials have run in one process, which has as many threads as the others will have."""
     folder = tmp_path_factory.mktemp("alone")
-    shutil.copytree(ROOT / "conf", folder / "conf")
+    write_tracked(folder, "conf")
     with contextlib.chdir(folder):
         settings = asdict(compose_conf([f"preprocess.image_size={SIZE}"]))
     (folder / "params.yaml").write_text(yaml.safe_dump(settings))

@@ -3,7 +3,6 @@
 import json
 import shutil
 from dataclasses import asdict, replace
-from pathlib import Path
 
 import pytest
 
@@ -15,10 +14,10 @@ from frostline.models.saving import load_model, save_model
 from frostline.runtime.code_digest import code_of
 from frostline.sweep import trials
 from frostline.training import phases
+from tracked import write_tracked
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[1]
 TINY = ("preprocess.image_size=75", "model.dense_units=8", "transfer.epochs=1", "finetune.epochs=2")
 
 
@@ -26,7 +25,7 @@ TINY = ("preprocess.image_size=75", "model.dense_units=8", "transfer.epochs=1", 
 def folder(prepared, weights, tmp_path_factory):
     """A project with prepared data, for all tests of this module."""
     folder = tmp_path_factory.mktemp("sweep")
-    shutil.copytree(ROOT / "conf", folder / "conf")
+    write_tracked(folder, "conf")
     shutil.copytree(prepared.folder, folder / PROCESSED)
     (folder / BACKBONE_WEIGHTS).parent.mkdir()
     shutil.copy(weights, folder / BACKBONE_WEIGHTS)

@@ -1,0 +1,28 @@
+"""Tests see what git tracks, whatever a user has made or edited."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import tracked
+
+
+def test_what_a_user_has_made_or_edited_is_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clone = tracked.write_tracked(tmp_path / "clone", "conf", "params.yaml")
+    for command in (["init", "-q"], ["add", "-A"]):
+        subprocess.run(["git", *command], cwd=clone, check=True)
+    monkeypatch.setattr(tracked, "ROOT", clone)
+    assert tracked.unstaged() == []
+    as_tracked = tracked.tracked_text("params.yaml")
+
+    (clone / "params.yaml").write_text("seed: 7\n")
+    (clone / "conf/experiment/swept.yaml").write_text("mine")
+    (clone / "conf/config.yaml").unlink()
+    assert tracked.unstaged() == ["conf/config.yaml", "params.yaml"]
+    assert tracked.tracked_text("params.yaml") == as_tracked
+    assert "conf/experiment/swept.yaml" not in tracked.tracked_names("conf")
+    seen = tracked.write_tracked(tmp_path / "seen", "conf", "params.yaml")
+    assert (seen / "params.yaml").read_text() == as_tracked
+    assert (seen / "conf/config.yaml").is_file()
+    assert not (seen / "conf/experiment/swept.yaml").exists()
