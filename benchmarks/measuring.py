@@ -57,7 +57,7 @@ def weights_from(file: Path | None) -> list[str]:
 
 def stage(name: str, project: Path) -> Measured:
     """Run the stage `name`, as DVC runs it."""
-    return measure([sys.executable, "-m", f"frostline.stages.{name}"], project)
+    return measure([sys.executable, "-m", "frostline.stages", name], project)
 
 
 def measure(command: Sequence[str | Path], folder: Path, into: Path | None = None) -> Measured:

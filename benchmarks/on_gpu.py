@@ -148,6 +148,7 @@ def stage(folder: Path, name: str, tag: str, phase: str, *overrides: str) -> dic
     from frostline.runtime.quiet_tensorflow import tf
     from frostline.training import phases as recipe
     from frostline.training import precision
+    from frostline.training.loop import Session
 
     laps: dict[str, float] = {}
 
@@ -183,7 +184,7 @@ def stage(folder: Path, name: str, tag: str, phase: str, *overrides: str) -> dic
         return result
 
     recipe.split_features = timed
-    {"transfer": recipe.transfer, "finetune": recipe.finetune}[phase](model, data, config, on_epoch)
+    {"transfer": recipe.transfer, "finetune": recipe.finetune}[phase](model, data, config, Session(on_epoch))
     lap("end")
     saving.save_model(model, here / f"{phase}.keras", data.classes)
     lap("saving")

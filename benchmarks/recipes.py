@@ -46,10 +46,10 @@ def train(data: Dataset, config: Config) -> Trained:
     keras.utils.clear_session()
     gc.collect()
     model = phases.build_classifier(data, BACKBONE_WEIGHTS, config)
-    history = phases.transfer(model, data, config, on_epoch=lambda epoch: None)
+    history = phases.transfer(model, data, config)
     losses = {"transfer": kept_epoch(history, config.transfer.patience)["validation/loss"]}
     answers = {"transfer": phases.predict(model, data, "test", config)}
-    history = phases.finetune(model, data, config, on_epoch=lambda epoch: None)
+    history = phases.finetune(model, data, config)
     losses["finetune"] = kept_epoch(history, config.finetune.patience)["validation/loss"]
     answers["finetune"] = phases.predict(model, data, "test", config)
     phase = min(losses, key=losses.__getitem__)

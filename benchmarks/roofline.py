@@ -22,6 +22,7 @@ from measuring import cpu_of_all
 from rich.console import Console
 from rich.table import Table
 
+from frostline.common.phase_names import PhaseName
 from frostline.config.settings import Phase
 from frostline.features import extract
 from frostline.models import backbone, frost_line, graph
@@ -142,7 +143,7 @@ def measure_extraction(model: keras.Model, computed_in: str, cache: Path) -> Wor
     return Work(f"features, batch {extract.BATCH}", computed_in, step, flops, BYTES[computed_in] * numbers)
 
 
-def measure_step(model: keras.Model, phase: str, start: str, computed_in: str) -> Work:
+def measure_step(model: keras.Model, phase: PhaseName, start: str, computed_in: str) -> Work:
     """One step of `phase` on the part of `model` above `start`, as training.train runs it: the median from one
     batch's arrival to the next's, reading of the features included. Weights are float32 whatever it is computed in."""
     part = graph.part(model, [start])

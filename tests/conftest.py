@@ -8,11 +8,14 @@ import pytest
 from hypothesis import settings
 
 from frostline.data.dataset import Dataset, load_dataset
+from frostline.runtime.logs import show
 from small import SIZE
 from tracked import unstaged, write_tracked
 
 # Where the tests run in the background, their shell has Ctrl-C ignored, and so would every process they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+show()  # as the commands do
 
 settings.register_profile("same every time", derandomize=True, deadline=None, database=None)
 settings.load_profile("same every time")

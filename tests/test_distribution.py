@@ -22,7 +22,7 @@ from frostline.data.dataset import load_dataset
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.training import distribution, phases
-from frostline.training.loop import Examples, Task, train
+from frostline.training.loop import Examples, Session, Task, train
 from small import SIZE
 
 pytestmark = pytest.mark.slow
@@ -70,9 +70,7 @@ def run(strategy, epochs=3, checkpoint=None, rows=ROWS, rate=0.2, schedule="cons
         model,
         Task("finetune", 1, examples(rows, "training"), examples(40, "validation")),
         Phase(epochs=epochs, learning_rate=0.01, schedule=schedule, patience=2, batch_size=32),
-        on_epoch=on_epoch,
-        checkpoint=checkpoint,
-        strategy=strategy,
+        Session(on_epoch, checkpoint, strategy),
     )
     figures = [list(epoch.values()) for epoch in history]
     return [np.array(figures), *(variable.numpy() for variable in model.variables)]
@@ -96,10 +94,11 @@ def stop_and_go_on(distributions, folder, processed, weights):
     for name in distributions:
         settings = compose_conf([*small, "finetune.thaw_from=mixed0", f"distribution={name}"], conf)
         model = phases.build_classifier(data, weights, settings)
-        checkpoint = phases.checkpoint_path("transfer", settings, data, weights)
-        is_last = name == distributions[-1]
+        strategy = distribution.strategy_of(name)
+        checkpoint = phases.checkpoint_path("transfer", settings, data, weights, strategy)
+        on_epoch = stop if name != distributions[-1] else lambda epoch: None
         with suppress(StoppedError):
-            phases.transfer(model, data, settings, (lambda epoch: None) if is_last else stop, checkpoint)
+            phases.transfer(model, data, settings, Session(on_epoch, checkpoint, strategy))
 
 
 def main(name, folder):

@@ -121,13 +121,13 @@ def test_inference_copies_give_the_same_with_batch_norm_folded(settings, base, i
 @pytest.mark.parametrize("chosen", ["convnext", "efficientnet_v2"], indirect=True)  # those that ask most of Keras
 def test_both_phases_leave_a_classifier_that_loads_as_it_was(settings, prepared, weights, base, tmp_path):
     model = phases.build_classifier(prepared, weights, settings)
-    phases.transfer(model, prepared, settings, on_epoch=lambda epoch: None)
+    phases.transfer(model, prepared, settings)
     for left, right in zip(base.layers, model.layers, strict=False):  # built another time
         assert left.name == right.name
         for a, b in zip(left.variables, right.variables, strict=True):  # the seeds of dropout among them
             np.testing.assert_array_equal(a, b)
 
-    phases.finetune(model, prepared, settings, on_epoch=lambda epoch: None)
+    phases.finetune(model, prepared, settings)
     line = frost_line.resolve_thaw_from(model, settings.model.cut_layer, "auto")
     for layer in model.layers[: len(base.layers)]:
         thawed = layer.trainable and bool(layer.trainable_weights)

@@ -66,14 +66,14 @@ def folder(tmp_path_factory):
 def transferred(prepared, weights, folder):
     with contextlib.chdir(folder):
         model = phases.build_classifier(prepared, weights, composed())
-        return Trained(model, phases.transfer(model, prepared, composed(), on_epoch=lambda epoch: None))
+        return Trained(model, phases.transfer(model, prepared, composed()))
 
 
 @pytest.fixture(scope="module")
 def finetuned(transferred, prepared, folder):
     model = transferred.restored()
     with contextlib.chdir(folder):
-        return Trained(model, phases.finetune(model, prepared, composed(), on_epoch=lambda epoch: None))
+        return Trained(model, phases.finetune(model, prepared, composed()))
 
 
 def from_pixels(model, data, split):
@@ -111,8 +111,8 @@ def test_both_phases_from_cached_features_equal_training_from_pixels(
 def test_bfloat16_trains_float32_weights_to_about_the_same_figures(settings, prepared, weights, transferred, finetuned):
     settings = dataclasses.replace(settings, precision="bfloat16")
     model = phases.build_classifier(prepared, weights, settings)
-    first = phases.transfer(model, prepared, settings, on_epoch=lambda epoch: None)
-    second = phases.finetune(model, prepared, settings, on_epoch=lambda epoch: None)
+    first = phases.transfer(model, prepared, settings)
+    second = phases.finetune(model, prepared, settings)
     for each in (model, finetuned.model):
         assert {weight.dtype for weight in each.weights} == {"float32"}
         assert {layer.compute_dtype for layer in each.layers} == {"float32"}  # as it will be saved
@@ -148,7 +148,7 @@ def test_frozen_batch_norm_keeps_its_weights_and_statistics(
     changed = {"train": changed_layers(transferred, finetuned.layers)}
     settings.finetune.batch_norm = "frozen"
     monkeypatch.chdir(folder)
-    phases.finetune(model, prepared, settings, on_epoch=lambda epoch: None)
+    phases.finetune(model, prepared, settings)
     changed["frozen"] = changed_layers(transferred, weights_by_layer(model))
     norms = {layer.name for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)}
     thawed = changed["train"] & norms
@@ -167,8 +167,8 @@ def test_flip_trains_on_both_views_from_the_cache(settings, prepared, weights, t
     monkeypatch.setattr(extract, "_compute", count)
     settings = dataclasses.replace(settings, augment="flip")
     model = phases.build_classifier(prepared, weights, settings)
-    first = phases.transfer(model, prepared, settings, on_epoch=lambda epoch: None)
-    phases.finetune(model, prepared, settings, on_epoch=lambda epoch: None)
+    first = phases.transfer(model, prepared, settings)
+    phases.finetune(model, prepared, settings)
     rows = {split: len(prepared.labels(split)) for split in ("train", "validation")}
     assert sorted(computed) == sorted([rows["validation"], rows["train"], rows["train"]])
     assert first[0]["train/loss"] != transferred.history[0]["train/loss"]
@@ -209,11 +209,11 @@ def test_full_augmentation_learns_without_touching_frozen_layers(settings, prepa
     settings = dataclasses.replace(settings, augment="full")
     settings.model.cut_layer = "mixed1"  # a third of the layers to trace
     model = phases.build_classifier(prepared, weights, settings)
-    first = phases.transfer(model, prepared, settings, on_epoch=lambda epoch: None)
+    first = phases.transfer(model, prepared, settings)
     before = model.get_layer("conv2d_3").kernel.numpy(), model.get_layer("batch_normalization_3").moving_mean.numpy()
-    phases.finetune(model, prepared, settings, on_epoch=lambda epoch: None)
+    phases.finetune(model, prepared, settings)
     np.testing.assert_array_equal(model.get_layer("conv2d_3").kernel, before[0])
     np.testing.assert_array_equal(model.get_layer("batch_normalization_3").moving_mean, before[1])
     anew = phases.build_classifier(prepared, weights, settings)
-    again = phases.transfer(anew, prepared, settings, on_epoch=lambda epoch: None)
+    again = phases.transfer(anew, prepared, settings)
     assert again == first

@@ -19,7 +19,7 @@ INTERRUPTED = "interrupted; `dvc repro` goes on from here.\n"
 
 
 def start(stage, *overrides, **options):
-    command = [sys.executable, "-m", f"frostline.stages.{stage}", "data.images=20", *overrides]
+    command = [sys.executable, "-m", "frostline.stages", stage, "data.images=20", *overrides]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
 
 
@@ -45,13 +45,14 @@ def test_an_interrupted_stage_says_one_line_and_leaves_nothing(project, number):
 def test_so_does_one_that_cannot_close_what_it_was_at(project):
     """Between the beginning of an archive's entry and its `with`, an interrupt leaves it open."""
     (project / "stage.py").write_text(
-        "import zipfile\n"
-        "from frostline.stages import run_stage\n"
+        "import sys, types, zipfile\n"
+        "from frostline.stages.run import run_stage\n"
         "def main(config):\n"
         "    with zipfile.ZipFile('archive.zip', 'w') as archive:\n"
         "        entry = archive.open('half', 'w')\n"
         "        raise KeyboardInterrupt\n"
-        "run_stage(main)\n"
+        "sys.modules['frostline.stages.evaluate'] = types.SimpleNamespace(main=main)\n"
+        "run_stage('evaluate', [])\n"
     )
     assert end_of(subprocess.Popen([sys.executable, "stage.py"], stderr=subprocess.PIPE, text=True)) == (
         130,
@@ -117,12 +118,13 @@ def test_a_full_stdout_is_an_error_of_two_lines(project):
 def test_what_hdf5_says_of_a_full_disk_is_one_line(project):
     """It says RuntimeError where closing a file fails."""
     (project / "stage.py").write_text(
-        "import h5py, numpy\n"
-        "from frostline.stages import run_stage\n"
+        "import sys, types, h5py, numpy\n"
+        "from frostline.stages.run import run_stage\n"
         "def main(config):\n"
         "    with h5py.File('weights.h5', 'w') as file:\n"
         "        file['kernel'] = numpy.zeros(1_000_000)\n"
-        "run_stage(main)\n"
+        "sys.modules['frostline.stages.evaluate'] = types.SimpleNamespace(main=main)\n"
+        "run_stage('evaluate', [])\n"
     )
     command = [sys.executable, "stage.py"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=small_files_only)
@@ -134,6 +136,12 @@ def test_what_hdf5_says_of_a_full_disk_is_one_line(project):
 
 
 def test_importing_a_stage_changes_no_signal_handler():
-    code = "import signal, frostline.stages.fetch_data as s; print(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)"
+    code = "import signal, frostline.stages.fetch_data; print(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
     assert done.stdout == "True\n"
+
+
+def test_a_stage_that_is_not_there_is_named_with_those_that_are(project):
+    status, said = end_of(start("train"))
+    assert status == 1
+    assert said.startswith("error: there is no stage 'train'.\nThere are: fetch_data, ")

@@ -1,6 +1,7 @@
 """Trials on real images and a real backbone, the smallest that InceptionV3 takes."""
 
 import json
+import pickle
 import shutil
 from dataclasses import asdict, replace
 
@@ -13,6 +14,7 @@ from frostline.features.cache import entries
 from frostline.models.saving import load_model, save_model
 from frostline.runtime.code_digest import code_of
 from frostline.sweep import trials
+from frostline.sweep.memory import Memory
 from frostline.training import phases
 from tracked import write_tracked
 
@@ -79,6 +81,7 @@ def test_a_key_holds_what_the_result_depends_on_and_nothing_else(shared, monkeyp
 def test_all_layers_come_from_one_pass_and_a_killed_trial_ends_in_the_bytes_of_one_alone(
     shared, folder, capsys, tmp_path, monkeypatch
 ):
+    memory = Memory()
     upper, lower = compose("model.cut_layer=mixed1"), compose("model.cut_layer=mixed0", "finetune.thaw_from=mixed0")
     wrong = compose("model.cut_layer=mixed0", "finetune.thaw_from=mixed5")
     trials.extract_features([upper, lower, wrong], shared.data)
@@ -93,10 +96,10 @@ def test_all_layers_come_from_one_pass_and_a_killed_trial_ends_in_the_bytes_of_o
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        trials.run(upper, shared, killed)
+        trials.run(upper, shared, memory, killed)
     assert bars(capsys) == ["transfer 1/1", "finetune 1/2"], "no features are computed again"
     assert trials.stored(upper, shared) is None
-    result = trials.run(upper, shared, lambda epoch: epochs.append(epoch["epoch"]))
+    result = trials.run(upper, shared, memory, lambda epoch: epochs.append(epoch["epoch"]))
     assert bars(capsys) == ["finetune 2/2"], "the transfer phase and the first epoch are kept"
     assert epochs == [1, 2, 1, 2, 3]
     assert [epoch["epoch"] for epoch in result.epochs(upper)] == [1, 2, 3]
@@ -107,9 +110,9 @@ def test_all_layers_come_from_one_pass_and_a_killed_trial_ends_in_the_bytes_of_o
     monkeypatch.chdir(tmp_path)
     data = load_dataset(folder / PROCESSED)
     model = phases.build_classifier(data, folder / BACKBONE_WEIGHTS, upper)
-    first = phases.transfer(model, data, upper, nothing)
+    first = phases.transfer(model, data, upper)
     save_model(model, tmp_path / "model.keras", data.classes)
-    second = phases.finetune(load_model(tmp_path / "model.keras"), data, upper, nothing)
+    second = phases.finetune(load_model(tmp_path / "model.keras"), data, upper)
     assert "features" in bars(capsys)
     alone = {"transfer": first, "finetune": second}
     assert json.dumps(asdict(result), sort_keys=True) == json.dumps(alone, sort_keys=True)
@@ -118,6 +121,7 @@ def test_all_layers_come_from_one_pass_and_a_killed_trial_ends_in_the_bytes_of_o
 def test_a_trial_that_is_given_up_leaves_nothing_and_its_transfer_phase_serves_the_next(
     shared, folder, capsys, monkeypatch
 ):
+    memory = Memory()
     config = compose("model.cut_layer=mixed0", "finetune.thaw_from=mixed0", "finetune.epochs=1")
 
     def give_up(epoch):
@@ -125,7 +129,7 @@ def test_a_trial_that_is_given_up_leaves_nothing_and_its_transfer_phase_serves_t
             raise trials.PrunedError("no hope")
 
     with pytest.raises(trials.PrunedError):
-        trials.run(config, shared, give_up)
+        trials.run(config, shared, memory, give_up)
     assert trials.stored(config, shared) is None
     assert not list((folder / ".frostline/checkpoints").iterdir())
     bars(capsys)
@@ -133,23 +137,23 @@ def test_a_trial_that_is_given_up_leaves_nothing_and_its_transfer_phase_serves_t
     other = compose(
         "model.cut_layer=mixed0", "finetune.thaw_from=mixed0", "finetune.epochs=1", "finetune.batch_size=16"
     )
-    result = trials.run(other, shared, nothing)
+    result = trials.run(other, shared, memory, nothing)
     assert not any(name.startswith("transfer") for name in bars(capsys))
-    monkeypatch.setattr(trials, "_best", trials._Best())
-    trials._kept.path = None  # as in another process, which has the model only as a file
-    assert trials.run(other, shared, nothing) == result, "the model was set back to the last bit"
+    memory = pickle.loads(pickle.dumps(memory))
+    assert memory.start is None, "another process has the model only as a file"
+    assert trials.run(other, shared, memory, nothing) == result, "the model was set back to the last bit"
     bars(capsys)
 
-    figures = trials.score_on_test(other, shared)
+    figures = trials.score_on_test(other, shared, memory)
     assert figures["images"] == len(shared.data.labels("test"))
     assert figures["loss"] > 0
     assert bars(capsys) == ["features"], "the best trial's model is in memory"
-    assert trials.score_on_test(other, shared) == figures
+    assert trials.score_on_test(other, shared, memory) == figures
     assert bars(capsys) == [], "the test set is looked at once"
 
     (folder / f".frostline/trials/{trials.trial_key(other, shared)}.test.json").unlink()
-    trials._best.key = "another trial's"
-    assert trials.score_on_test(other, shared) == figures
+    memory.best_key = "another trial's"
+    assert trials.score_on_test(other, shared, memory) == figures
     assert bars(capsys) == ["finetune 1/1"], "its model is made again"
 
     trials.forget(other, shared)

@@ -80,9 +80,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Iterator
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)  # for the feature cache
         model = phases.build_classifier(data, weights, settings)
-        first = phases.transfer(model, data, settings, on_epoch=lambda epoch: None)
+        first = phases.transfer(model, data, settings)
         save_model(model, files["transfer"], data.classes)
-        second = phases.finetune(model, data, settings, on_epoch=lambda epoch: None)
+        second = phases.finetune(model, data, settings)
         save_model(model, files["finetune"], data.classes)
     models = {phase: load_model(path) for phase, path in files.items()}
     yield Trained(settings, summary, data, models, files, {"transfer": first, "finetune": second}, folder)

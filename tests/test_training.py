@@ -11,7 +11,7 @@ from frostline.models.inference import predictor
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.training import fast_layers, loop
-from frostline.training.loop import EPOCH_COLUMNS, Examples, Task, kept_epoch, train, with_kept_last
+from frostline.training.loop import EPOCH_COLUMNS, Examples, Session, Task, kept_epoch, train, with_kept_last
 
 
 def make_model(seed=1, dropout=0.1):
@@ -36,7 +36,9 @@ def run(model, examples, **changes):
     """Train by the defaults here, but for `changes` in settings and other arguments."""
     settings = {"epochs": 3, "learning_rate": 0.01, "schedule": "constant", "patience": None, "batch_size": 32}
     settings |= {name: changes.pop(name) for name in settings if name in changes}
-    return train(model, Task("transfer", changes.pop("seed", 1), *examples), Phase(**settings), **changes)
+    task = Task("transfer", changes.pop("seed", 1), *examples, prepare=changes.pop("prepare", None))
+    on_device = changes.pop("on_device", False)
+    return train(model, task, Phase(**settings), Session(**changes), on_device)
 
 
 def fit_in_that_order(model, loss, examples, rate=0.01):

@@ -15,12 +15,13 @@ from rich.table import Table
 from frostline.common.files import read_json
 from frostline.config.paths import CLASSIFIER, EVALUATION, METRICS, REPORT
 from frostline.runtime.errors import FrostlineError, check_installed, in_one_line
+from frostline.runtime.logs import show_as_asked
 
 # TensorFlow is imported by the commands that need it, not by `frostline --help`.
 
 
 def main() -> None:
-    arguments = _parser().parse_args()
+    arguments = _parser().parse_args(show_as_asked(sys.argv[1:]))
     try:
         sys.exit(arguments.run(arguments))
     except FrostlineError as error:
@@ -35,7 +36,9 @@ def main() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("frostline", description=__doc__)
+    parser = argparse.ArgumentParser(
+        "frostline", description=__doc__, epilog="--quiet: warnings and errors only. --verbose: more of what is done."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     predict = commands.add_parser("predict", help="class and probability of images")

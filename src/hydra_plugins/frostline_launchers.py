@@ -19,6 +19,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from frostline.runtime.logs import show
+
 
 @dataclass(frozen=True)
 class _Trial:
@@ -36,6 +38,7 @@ class _Trial:
     def __call__(self) -> JobReturn:
         os.chdir(self.project)
         os.environ.update(self.environment)
+        show()
         Singleton.set_state(self.hydras_state)
         setup_globals()
         return run_job(

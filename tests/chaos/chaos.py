@@ -41,7 +41,7 @@ def kill(project: Project, stage: str, moment: float, alone: bool, cold: bool) -
         time.sleep(0.01)
     with suppress(ProcessLookupError):  # it has just ended
         if alone:
-            for victim in _processes(f"frostline.stages.{stage.replace('-', '_')}", process.pid):
+            for victim in _processes(stage.replace("-", "_"), process.pid):
                 os.kill(victim, signal.SIGKILL)
         else:
             os.killpg(process.pid, signal.SIGKILL)
@@ -49,12 +49,16 @@ def kill(project: Project, stage: str, moment: float, alone: bool, cold: bool) -
     return recover(project, stage, Outcome(f"kill {stage}{' alone' if alone else ''}", hit=process.returncode != 0))
 
 
-def _processes(module: str, session: int) -> Iterator[int]:
+def _processes(stage: str, session: int) -> Iterator[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 command = (entry / "cmdline").read_text().split("\0")
-                if module in command and os.getsid(int(entry.name)) == session and "python" in command[0]:
+                if (
+                    {"frostline.stages", stage} <= set(command)
+                    and os.getsid(int(entry.name)) == session
+                    and "python" in command[0]
+                ):
                     yield int(entry.name)
             except OSError:
                 continue

@@ -64,7 +64,7 @@ class Project:
 
     def start_stage(self, stage: str, *overrides: str, **options: Any) -> Process:
         """The stage's own command, without DVC, which would delete its outputs first."""
-        return self.start("-m", f"frostline.stages.{stage.replace('-', '_')}", *overrides, **options)
+        return self.start("-m", "frostline.stages", stage.replace("-", "_"), *overrides, **options)
 
     def run_stage(self, stage: str, *overrides: str, **options: Any) -> tuple[int, str]:
         """Exit status and output."""

@@ -283,7 +283,7 @@ def test_what_a_user_gets_wrong_ends_in_two_lines(clone):
         ("transfer.epochs=two", "transfer.epochs is 'two'"),
         ("finetune.thaw_from=mixed9", "above model.cut_layer"),
     ):
-        output = clone.python("-m", "frostline.stages.transfer", override, code=1)
+        output = clone.python("-m", "frostline.stages", "transfer", override, code=1)
         errors = [line for line in output.splitlines() if line.strip()]
         assert errors[0].startswith("error: ")
         assert word in output
@@ -295,14 +295,14 @@ def test_a_bad_weights_file_leaves_no_output(clone):
     backbone = clone.root / "models/backbone.h5"
     before = backbone.read_bytes()
     output = clone.python(
-        "-m", "frostline.stages.fetch_weights", "weights={source: file, depends_on: x, path: page.h5}", code=1
+        "-m", "frostline.stages", "fetch_weights", "weights={source: file, depends_on: x, path: page.h5}", code=1
     )
     assert "page.h5" in output
     assert backbone.read_bytes() == before
 
 
 def test_a_killed_stage_leaves_no_run_running_and_none_twice(clone):
-    stage = ["-m", "frostline.stages.transfer", "transfer.learning_rate=0.01"]
+    stage = ["-m", "frostline.stages", "transfer", "transfer.learning_rate=0.01"]
 
     def found() -> Counter:
         changed = [run for run in clone.runs() if run.data.params.get("transfer.learning_rate") == "0.01"]

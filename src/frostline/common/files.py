@@ -4,10 +4,10 @@ import csv
 import glob
 import hashlib
 import json
+import logging
 import mmap
 import os
 import shutil
-import sys
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,6 +17,8 @@ from typing import Any
 
 import psutil  # type: ignore[import-untyped]  # comes without types
 from filelock import lock_descriptor
+
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -117,7 +119,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 @contextmanager
 def locked(path: Path, notice: str) -> Iterator[int]:
-    """Hold a lock on the file `path`; where another process does, write `notice` to stderr and wait.
+    """Hold a lock on the file `path`; where another process does, say `notice` and wait.
 
     The lock is the kernel's: it ends with its process, however that ends. Yields its descriptor: a process that
     inherits it holds the lock, too, to its own end.
@@ -125,7 +127,7 @@ def locked(path: Path, notice: str) -> Iterator[int]:
 
     with path.open("w") as file:
         if not lock_descriptor(file.fileno(), blocking=False):
-            sys.stderr.write(f"{notice}\n")
+            _log.info(notice)
             lock_descriptor(file.fileno(), poll_interval=0.2)  # seconds
         yield file.fileno()
 

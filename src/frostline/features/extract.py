@@ -7,6 +7,7 @@ features that one pass over the images left on disk. An entry is named by all th
 
 import hashlib
 import io
+import logging
 import os
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -21,7 +22,9 @@ from frostline.models.inference import inference_copy
 from frostline.runtime import ray_pool
 from frostline.runtime.code_digest import code_digest
 from frostline.runtime.progress import track
-from frostline.runtime.quiet_tensorflow import keras, tf
+from frostline.runtime.quiet_tensorflow import keras, on_gpu, tf
+
+_log = logging.getLogger(__name__)
 
 BATCH, GPU_BATCH = 64, 256
 """Images in one forward pass: larger ones were no faster on 2 cores; an H200 took 0.4 of the time with 256."""
@@ -67,6 +70,7 @@ class Extractor:
             missing = {
                 layer: folder for layer, folder in zip(self._layers, folders, strict=True) if not is_complete(folder)
             }
+            _log.debug("features of %s: %d of %d layers to compute", digest, len(missing), len(folders))
             if missing:
                 _compute(self._forward(tuple(missing)), images, missing, self._workers)
         for folder in folders:
@@ -82,7 +86,7 @@ class Extractor:
 
 def _compute(forward: "_Forward", images: np.ndarray, missing: Mapping[str, Path], workers: str) -> None:
     """Write what `forward` gives for `images` to the folders of the layers that are `missing`."""
-    batch_size = GPU_BATCH if tf.config.list_physical_devices("GPU") else BATCH
+    batch_size = GPU_BATCH if on_gpu() else BATCH
     with ExitStack() as stack:
         outputs = [
             stack.enter_context(_Output(folder / ARRAY, (len(images), *shape)))
@@ -109,7 +113,7 @@ def _batches(images: np.ndarray, start: int, batch_size: int) -> Generator[np.nd
 
 def _computed(forward: "_Forward", batches: Iterable[np.ndarray], workers: str) -> Generator[list[np.ndarray]]:
     if workers == "ray":
-        gpus = min(1, len(tf.config.list_physical_devices("GPU")))  # the entry's name says whether a GPU computed it
+        gpus = int(on_gpu())  # the entry's name says whether a GPU computed it
         yield from ray_pool.mapped(forward, batches, gpus=gpus)
     else:
         yield from map(forward, batches)

@@ -16,8 +16,8 @@ NEUTRAL = frozenset(
         "config",  # the values are in params.yaml, the places in dvc.yaml
         "runtime",
         "sources/weights_file",  # lets a file through as it is, or not at all
-        "stages/__init__",
-        "stages/_record",
+        "stages/__main__",
+        "stages/run",
         "tracking",
     }
 )

@@ -1,5 +1,6 @@
 """Progress for people: a bar with rate and time left on a terminal, one plain line elsewhere."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+_log = logging.getLogger(__name__)
 
 CONSOLE = Console(stderr=True)
 """One for all, so that the bars of the work at hand appear below a table that is live on it."""
@@ -31,7 +34,7 @@ def track(name: str, total: int, unit: str, start: int = 0) -> Iterator[Callable
         TextColumn("left"),
         TimeRemainingColumn(),
         console=CONSOLE,
-        disable=not CONSOLE.is_terminal,
+        disable=not (CONSOLE.is_terminal and _log.isEnabledFor(logging.INFO)),
         transient=True,
     )
     task = progress.add_task(name, total=total, completed=start, rate="")
@@ -46,4 +49,4 @@ def track(name: str, total: int, unit: str, start: int = 0) -> Iterator[Callable
 
     with progress:
         yield advance
-    CONSOLE.print(f"{name}: {done:,} {unit} in {time.monotonic() - begun:.1f} s ({rate()})", highlight=False)
+    _log.info("%s: %s %s in %.1f s (%s)", name, f"{done:,}", unit, time.monotonic() - begun, rate())

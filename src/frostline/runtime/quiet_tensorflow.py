@@ -14,7 +14,7 @@ from contextlib import contextmanager
 
 from frostline.runtime.stderr import stderr_into
 
-__all__ = ["keras", "tf"]
+__all__ = ["keras", "on_gpu", "tf"]
 
 
 @contextmanager
@@ -54,3 +54,8 @@ tf.config.experimental.enable_tensor_float_32_execution(False)
 for name in ("absl", "tensorflow"):  # of retraced functions, of deprecated options
     logging.getLogger(name).setLevel(logging.ERROR)
 keras.config.disable_interactive_logging()  # progress is Frostline's own (see progress.py)
+
+
+def on_gpu() -> bool:
+    """Whether this process computes on a GPU: it does if TensorFlow sees any."""
+    return bool(tf.config.list_physical_devices("GPU"))

@@ -2,6 +2,7 @@
 
 import errno
 import io
+import logging
 import os
 import re
 import shutil
@@ -19,6 +20,8 @@ from frostline.common.files import replacing
 from frostline.config import paths
 from frostline.runtime.errors import FrostlineError
 from frostline.sources.download import alone, check_disk
+
+_log = logging.getLogger(__name__)
 
 _HOW_TO_SIGN_IN = (
     "On kaggle.com: Settings > API > Generate New Token. Put it into KAGGLE_API_TOKEN or the file "
@@ -44,7 +47,7 @@ def download_competition(competition: str, path: Path) -> None:
         )
     archive = paths.DOWNLOADS / f"{competition}.zip"  # the client chooses this name
     with alone(archive, competition):
-        sys.stderr.write(f"downloading {competition} from Kaggle\n")
+        _log.info("downloading %s from Kaggle", competition)
         _fetch(competition, archive)
         _check_archive(archive)
         with replacing(path) as temporary:
@@ -66,7 +69,7 @@ def _fetch(competition: str, archive: Path) -> None:
     finally:
         for line in dict.fromkeys(printed.getvalue().splitlines()):
             if line.startswith("Warning:") and "readable by other" not in line:  # the client is outdated
-                sys.stderr.write(f"{line}\n")
+                _log.warning(line.removeprefix("Warning:").strip())
 
 
 def _authenticated_client(competition: str) -> Any:
@@ -107,7 +110,7 @@ def _warn_of_readable_credentials(legacy_key: Path) -> None:
             # the client would fail on it too, with an error that names the token
             raise FrostlineError(f"KAGGLE_API_TOKEN is too long for a token.\n{_HOW_TO_SIGN_IN}.") from None
         if mode & (stat.S_IRGRP | stat.S_IROTH):
-            sys.stderr.write(f"warning: other users can read {file}; run `chmod 600 {file}`.\n")
+            _log.warning("other users can read %s; run `chmod 600 %s`.", file, file)
 
 
 def _check_disk_before_downloads(api: Any) -> None:

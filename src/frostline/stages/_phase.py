@@ -1,59 +1,67 @@
-"""What the two training stages share: train, leave the model and its curve, tell MLflow's process of them."""
+"""What the two training stages share: train, leave the model and its curve, log the run."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 from frostline.common.files import check_writable, write_csv, write_json
+from frostline.common.phase_names import PhaseName
 from frostline.config.paths import CURVES, MODELS, PROCESSED, TRAINING
 from frostline.config.settings import Config
 from frostline.data.dataset import Dataset, load_dataset
 from frostline.features.cache import prune
 from frostline.models.saving import save_model
-from frostline.runtime.background_process import Channel
-from frostline.runtime.quiet_tensorflow import keras
-from frostline.stages._record import AllWritten, Computing, EpochEnded
+from frostline.runtime.quiet_tensorflow import keras, tf
+from frostline.tracking import runs
+from frostline.tracking.logged_model import log_model
 from frostline.training import distribution, precision
-from frostline.training.loop import EPOCH_COLUMNS, Epoch, OnEpoch, kept_epoch, with_kept_last
+from frostline.training.loop import EPOCH_COLUMNS, Epoch, Session, kept_epoch, with_kept_last
 from frostline.training.phases import checkpoint_path
 
 Build = Callable[[Dataset], keras.Model]
-Train = Callable[[keras.Model, Dataset, Config, OnEpoch, Path], list[Epoch]]
+Train = Callable[[keras.Model, Dataset, Config, Session], list[Epoch]]
 
 
-def run_phase(phase: str, config: Config, start: Path, record: Channel, build: Build, train: Train) -> None:
-    """Run the stage `phase` ("transfer" or "finetune"): `train` what `build` makes of the weights in the file `start`.
+def run_phase(phase: PhaseName, config: Config, start: Path, build: Build, train: Train) -> None:
+    """Run the stage `phase`: `train` what `build` makes of the weights in the file `start`.
 
     Of several processes (see `distribution`) only the chief leaves anything; the others end when its outputs are there.
-    `record`: the channel to `record_phase`.
     """
     strategy = distribution.strategy_of(config.distribution)
     if distribution.is_chief(strategy):
-        _train_and_tell(phase, config, start, record, build, train)
+        _train_and_log(phase, config, start, build, train, strategy)
     else:
         data = load_dataset(PROCESSED)
-        train(build(data), data, config, lambda epoch: None, checkpoint_path(phase, config, data, start))
+        checkpoint = checkpoint_path(phase, config, data, start, strategy)
+        train(build(data), data, config, Session(checkpoint=checkpoint, strategy=strategy))
     distribution.wait_for_all(strategy)
 
 
-def _train_and_tell(phase: str, config: Config, start: Path, record: Channel, build: Build, train: Train) -> None:
+def _train_and_log(
+    phase: PhaseName,
+    config: Config,
+    start: Path,
+    build: Build,
+    train: Train,
+    strategy: tf.distribute.Strategy | None,
+) -> None:
     for output in (MODELS[phase], CURVES[phase], TRAINING[phase]):
         check_writable(output)
     data = load_dataset(PROCESSED)
-    record.tell(Computing(precision.resolve(config.precision)))
-    model = build(data)
-    record.hear()  # Opened, or nothing is trained
-    checkpoint = checkpoint_path(phase, config, data, start)
+    checkpoint = checkpoint_path(phase, config, data, start, strategy)
     patience = getattr(config, phase).patience
-
-    def on_epoch(epoch: Epoch) -> None:
-        record.tell(EpochEnded(epoch))
-
-    history = train(model, data, config, on_epoch, checkpoint)
-    for epoch in with_kept_last(history, patience)[len(history) :]:  # the others were told as they came
-        on_epoch(epoch)
-    save_model(model, MODELS[phase], data.classes)
-    write_csv(CURVES[phase], EPOCH_COLUMNS, history)
-    write_json(TRAINING[phase], kept_epoch(history, patience))
-    record.ask(AllWritten())
+    with runs.phase_run(phase, runs.open_pipeline(config, data.digest)) as run:
+        run.log_data(config.data.source, config.data.depends_on, data.digest, context="training")
+        run.tag_computing(precision.resolve(config.precision))
+        model = build(data)
+        history = train(model, data, config, Session(run.log_epoch, checkpoint, strategy))
+        for epoch in with_kept_last(history, patience)[len(history) :]:  # the others were logged as they came
+            run.log_epoch(epoch)
+        save_model(model, MODELS[phase], data.classes)
+        write_csv(CURVES[phase], EPOCH_COLUMNS, history)
+        write_json(TRAINING[phase], kept_epoch(history, patience))
+        run.log_files(CURVES[phase])
+        run.tag_model(MODELS[phase])
+        if config.tracking.log_models:
+            log_model(run, MODELS[phase], data.images("train")[0])
     checkpoint.unlink(missing_ok=True)
     prune(config.feature_cache_gib)

@@ -1,44 +1,61 @@
-"""evaluate: both phases on the same test set; figures, report, predictions, submission."""
+"""Stage evaluate: both phases on the same test set; figures, report, predictions, submission."""
 
+from collections.abc import Mapping, Sequence
+
+from frostline.common.files import read_csv
+from frostline.config.paths import CLASSIFIER, CURVES, EVALUATION, MODELS, PROCESSED, REPORT
 from frostline.config.settings import Config
-from frostline.runtime.background_process import Channel
-from frostline.stages import run_stage
-from frostline.stages._record import Evaluating, Findings, record_evaluation
+from frostline.data.dataset import Dataset, load_dataset
+from frostline.evaluation.evaluate import Assessment, Chosen, assess, write_assessment
+from frostline.models.saving import load_model
+from frostline.tracking import runs
+from frostline.tracking.registry import Candidate, register
+from frostline.training.loop import Epoch, with_kept_last
 
 
-def main(config: Config, record: Channel) -> None:
-    from frostline.common.files import read_csv
-    from frostline.config.paths import CURVES, MODELS, PROCESSED
-    from frostline.data.dataset import load_dataset
-    from frostline.evaluation.evaluate import assess, write_assessment
-    from frostline.models.saving import load_model
-    from frostline.training.loop import Epoch, with_kept_last
-
-    def numbers(rows: list[dict[str, str]]) -> list[Epoch]:
-        return [{name: float(value) for name, value in row.items()} for row in rows]
-
+def main(config: Config) -> None:
     data = load_dataset(PROCESSED)
-    record.tell(Evaluating())
-    models = {phase: load_model(path) for phase, path in MODELS.items()}
-    curves = {phase: numbers(read_csv(path)) for phase, path in CURVES.items()}
-    record.hear()  # Opened, or nothing is evaluated
-    found = assess(models, data, config)
-    chosen = write_assessment(found, models, data, curves, config)
-    epochs = {phase: with_kept_last(curve, getattr(config, phase).patience) for phase, curve in curves.items()}
-    evaluation = found.evaluation
-    record.ask(
-        Findings(
-            evaluation.figures,
-            evaluation.difference,
-            found.winner,
-            found.note,
-            epochs,
-            chosen.phase,
-            chosen.threshold,
+    pipeline = runs.open_pipeline(config, data.digest)
+    with runs.phase_run("evaluate", pipeline) as run:
+        models = {phase: load_model(path) for phase, path in MODELS.items()}
+        curves = {phase: _numbers(read_csv(path)) for phase, path in CURVES.items()}
+        found = assess(models, data, config)
+        chosen = write_assessment(found, models, data, curves, config)
+        _log(run, pipeline, found, chosen, data, curves, config)
+    print(found.evaluation.verdict.headline)
+
+
+def _numbers(rows: Sequence[Mapping[str, str]]) -> list[Epoch]:
+    return [{name: float(value) for name, value in row.items()} for row in rows]
+
+
+def _log(
+    run: runs.Run,
+    pipeline: runs.Pipeline,
+    found: Assessment,
+    chosen: Chosen,
+    data: Dataset,
+    curves: Mapping[str, Sequence[Epoch]],
+    config: Config,
+) -> None:
+    """Log what was found: the test figures on the runs of the phases, so that these compare; the rest on `run`, the
+    model that is registered among it."""
+    figures = found.evaluation.figures
+    for phase, values in figures.items():
+        epochs = with_kept_last(curves[phase], getattr(config, phase).patience)  # where DVC has restored the stage
+        phases_run = runs.find_or_restore(phase, pipeline, MODELS[phase], epochs, asked_by=run)
+        run.log_metrics({f"test/{name}": value for name, value in values.items()}, on=phases_run)
+    run.log_metrics({f"difference/{name}": value for name, value in found.evaluation.difference.items()})
+    run.log_data(config.data.source, config.data.depends_on, data.digest, context="testing")
+    run.log_files(REPORT, EVALUATION)
+    run.describe(found.note, {f"test/{name}": value for name, value in figures[found.winner].items()})
+    if config.tracking.log_models:
+        register(
+            run,
+            f"{config.tracking.experiment}-{config.data.source}",
+            Candidate(CLASSIFIER, MODELS[chosen.phase], chosen.phase, chosen.threshold, found.note),
+            data.classes,
+            example=data.images("test")[0],
+            resamples=config.evaluate.bootstrap,
+            seed=config.seed,
         )
-    )
-    print(evaluation.verdict.headline)
-
-
-if __name__ == "__main__":
-    run_stage(main, record_evaluation)

@@ -8,7 +8,6 @@ from frostline.sources.download import download
 from frostline.sources.folder import pack_folder
 from frostline.sources.kaggle import download_competition
 from frostline.sources.sample import draw_archive
-from frostline.stages import run_stage
 
 
 def main(config: Config) -> None:
@@ -21,7 +20,3 @@ def main(config: Config) -> None:
             download_competition(competition, paths.ARCHIVE)
         case FolderData(path=folder):
             pack_folder(Path(folder), paths.ARCHIVE)
-
-
-if __name__ == "__main__":
-    run_stage(main)

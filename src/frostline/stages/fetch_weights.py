@@ -10,7 +10,6 @@ from frostline.runtime.errors import FrostlineError
 from frostline.sources.download import download
 from frostline.sources.random_weights import write_random_weights
 from frostline.sources.weights_file import check_weights_file
-from frostline.stages import run_stage
 
 
 def main(config: Config) -> None:
@@ -27,7 +26,3 @@ def main(config: Config) -> None:
                 check_weights_file(Path(source), backbone)  # so that an error names the user's file
                 shutil.copyfile(source, temporary)
         check_weights_file(temporary, backbone)
-
-
-if __name__ == "__main__":
-    run_stage(main)

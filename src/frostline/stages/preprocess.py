@@ -12,7 +12,6 @@ from frostline.config.settings import Config
 from frostline.data.dataset import SPLITS, Dataset, load_dataset
 from frostline.data.images import contact_sheet
 from frostline.data.preprocess import Summary, preprocess
-from frostline.stages import run_stage
 
 _SHOWN = 40  # images on the contact sheet, about: as many of each class, at least one
 
@@ -48,7 +47,3 @@ def _line(summary: Summary) -> str:
     counts += [f"unlabelled {summary.unlabelled:,}", f"rejected {sum(summary.rejected.values()):,}"]
     names = " and ".join(summary.classes) if len(summary.classes) == 2 else f"{len(summary.classes)} classes"
     return f"{names}: {', '.join(counts)}"
-
-
-if __name__ == "__main__":
-    run_stage(main)

@@ -4,12 +4,13 @@ import signal
 import sys
 
 from frostline.runtime.errors import FrostlineError, in_one_line
+from frostline.runtime.logs import show_as_asked
 from frostline.sweep.run import run
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
-        run(sys.argv[1:])
+        run(show_as_asked(sys.argv[1:]))
     except FrostlineError as error:
         sys.exit(f"error: {error}")
     except OSError as error:  # a full disk, a folder that may not be written

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -28,6 +28,7 @@ from frostline.config.settings import Config
 from frostline.features.cache import prune
 from frostline.runtime.errors import FrostlineError
 from frostline.sweep import table
+from frostline.sweep.memory import Memory
 from frostline.sweep.plan import CONF, Plan, compose_trial, is_search, plan, with_prepared_data
 from frostline.sweep.results import (
     REBUILD,
@@ -54,26 +55,35 @@ Hopeless = Callable[[int, float], bool]
 """Given an epoch's number and its validation loss: is there no hope for this trial?"""
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF.resolve()), config_name="config")
-def main(raw: DictConfig) -> float:
-    """Run one trial; return its validation loss, which Hydra's optimizing sweepers minimize."""
-    this = HydraConfig.get()
-    output = Path(this.runtime.output_dir)
-    record = new_record(list(this.overrides.task))
-    try:
-        record |= run_trial(
-            with_prepared_data(parse(raw, "conf/")), record["trial"], group_of(Path(this.sweep.dir)), _hopeless(this)
-        )
-    except FrostlineError as error:  # the other trials go on; the table shows this one
-        record["error"] = str(error)
-    except Exception as error:  # noqa: BLE001  (out of memory, most likely: that, too, must not stop the others)
-        record["error"] = f"{type(error).__name__}: {error}"
-        write_text(output / "traceback.txt", traceback.format_exc())
-    write_json(output / RESULT, record)
-    return float(record["finetune"]["validation/loss"]) if "finetune" in record else math.inf
+def trial_command(memory: Memory) -> Callable[[], None]:
+    """The command that Hydra runs: one trial, or all of a multirun, each in this process or one of the launcher's.
+
+    `memory`: what this process keeps of its trials. A trial returns its validation loss, which Hydra's optimizing
+    sweepers minimize.
+    """
+
+    @hydra.main(version_base="1.3", config_path=str(CONF.resolve()), config_name="config")
+    def main(raw: DictConfig) -> float:
+        this = HydraConfig.get()
+        output = Path(this.runtime.output_dir)
+        record = new_record(list(this.overrides.task))
+        try:
+            config, group = with_prepared_data(parse(raw, "conf/")), group_of(Path(this.sweep.dir))
+            record |= run_trial(config, record["trial"], group, memory, _hopeless(this))
+        except FrostlineError as error:  # the other trials go on; the table shows this one
+            record["error"] = str(error)
+        except Exception as error:  # noqa: BLE001  (out of memory, most likely: that, too, must not stop the others)
+            record["error"] = f"{type(error).__name__}: {error}"
+            write_text(output / "traceback.txt", traceback.format_exc())
+        write_json(output / RESULT, record)
+        return float(record["finetune"]["validation/loss"]) if "finetune" in record else math.inf
+
+    return cast(Callable[[], None], main)
 
 
-def run_trial(config: Config, name: str, group: str, hopeless: Hopeless | None = None) -> dict[str, Any]:
+def run_trial(
+    config: Config, name: str, group: str, memory: Memory, hopeless: Hopeless | None = None
+) -> dict[str, Any]:
     """Run both phases as the MLflow run `name` below the run of the sweep `group`, or take them from disk.
 
     Returns the figures of the epoch that each phase kept; or, where `hopeless` ended the trial, why.
@@ -101,7 +111,7 @@ def run_trial(config: Config, name: str, group: str, hopeless: Hopeless | None =
             tracked.log_data(config.data.source, config.data.depends_on, shared.data.digest, context="training")
             tracked.tag_computing(precision.resolve(config.precision))
             try:
-                result = sweep_trials.run(config, shared, on_epoch)
+                result = sweep_trials.run(config, shared, memory, on_epoch)
             except sweep_trials.PrunedError as reason:  # within the run: it has not failed
                 return {"pruned": str(reason)}
             for epoch in result.epochs(config)[len(result.transfer) + len(result.finetune) :]:
@@ -126,20 +136,20 @@ def run(arguments: list[str]) -> None:
     flags = {argument for argument in arguments if argument.startswith("-")}
     sys.argv[1:] = arguments
     if flags - {"-m", "--multirun"}:  # --help, --cfg …
-        main()
+        trial_command(Memory())()
         return
     asked = plan([argument for argument in arguments if argument not in flags])
     configs = [compose_trial(trial) for trial in asked.trials]
 
     from frostline.sweep import trials as sweep_trials
 
-    shared = sweep_trials.open_shared()
+    shared, memory = sweep_trials.open_shared(), Memory()
     keys = sorted(sweep_trials.trial_key(config, shared) for config in configs)
     group = digest_of([asked.text, keys])[:16]
     if force:
         _forget(asked, configs, shared, group)
     if not flags:
-        main()
+        trial_command(memory)()
         return
     folder = Path(asked.hydra.sweep.dir)
     name_group(folder, group)
@@ -149,8 +159,8 @@ def run(arguments: list[str]) -> None:
         sweep_trials.extract_features(unfinished, shared.data)
     sys.argv.append(f"hydra.sweep.dir={folder}")
     with table.watching(folder, asked.total):
-        main()
-    _finish(folder, shared, pipeline)
+        trial_command(memory)()
+    _finish(folder, shared, memory, pipeline)
 
 
 def _forget(asked: Plan, configs: Sequence[Config], shared: "Shared", group: str) -> None:
@@ -177,7 +187,7 @@ def _open_sweep(configs: Sequence[Config], shared: "Shared", group: str, new: bo
         return pipeline
 
 
-def _finish(folder: Path, shared: "Shared", pipeline: "Pipeline") -> None:
+def _finish(folder: Path, shared: "Shared", memory: Memory, pipeline: "Pipeline") -> None:
     """Rank the trials, write what they found into `folder`, and log it on the sweep's run."""
     from frostline.sweep import plots
     from frostline.sweep import trials as sweep_trials
@@ -192,7 +202,7 @@ def _finish(folder: Path, shared: "Shared", pipeline: "Pipeline") -> None:
         best = compose_trial(settings[0].best["overrides"])
         for path in (folder / "best.yaml", RECIPE):
             write_text(path, recipe(best, f"{headline(trials)}\nRebuild it: {REBUILD}"))
-        test = sweep_trials.score_on_test(best, shared)
+        test = sweep_trials.score_on_test(best, shared, memory)
         figures = {"validation/loss": settings[0].mean(), "test/loss": test["loss"], "test/accuracy": test["accuracy"]}
     text = describe(trials, test)
     table.print_summary(trials, test, folder)

@@ -2,14 +2,13 @@
 
 import functools
 import gc
-import math
+import logging
 import os
 import shutil
-import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import cast
@@ -28,8 +27,11 @@ from frostline.models.saving import load_model, save_model
 from frostline.runtime.code_digest import code_digest
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras, tf
-from frostline.training import phases, precision
-from frostline.training.loop import Epoch, OnEpoch, kept_epoch, with_kept_last
+from frostline.sweep.memory import Memory, values_of
+from frostline.training import distribution, phases, precision
+from frostline.training.loop import Epoch, OnEpoch, Session, kept_epoch, with_kept_last
+
+_log = logging.getLogger(__name__)
 
 TRANSFERS = WORK / "transfer"
 """A folder per transfer phase: its model and its epochs."""
@@ -111,20 +113,20 @@ def forget(settings: Config, shared: Shared) -> None:
     shutil.rmtree(TRANSFERS / _transfer_key(settings, shared), ignore_errors=True)
 
 
-def run(settings: Config, shared: Shared, on_epoch: OnEpoch) -> Result:
+def run(settings: Config, shared: Shared, memory: Memory, on_epoch: OnEpoch) -> Result:
     """Run the trial and keep its result; `on_epoch` gets the epochs of both phases in one row, numbered from 1.
 
     What `on_epoch` raises ends the trial, and nothing is kept of the phase that it ended.
     """
-    key, (model, result) = trial_key(settings, shared), _train(settings, shared, on_epoch)
+    key, (model, result) = trial_key(settings, shared), _train(settings, shared, memory, on_epoch)
     write_json(TRIALS / f"{key}.json", asdict(result))
     loss = result.kept(settings)["finetune"]["validation/loss"]
-    if loss < _best.loss:
-        _best.key, _best.loss, _best.values = key, loss, _values_of(model)
+    if loss < memory.best_loss:
+        memory.best_key, memory.best_loss, memory.best_values = key, loss, values_of(model)
     return result
 
 
-def score_on_test(settings: Config, shared: Shared) -> dict[str, float]:
+def score_on_test(settings: Config, shared: Shared, memory: Memory) -> dict[str, float]:
     """Log loss and accuracy of the trial's final model on the test set.
 
     Where the model is not in memory any more (another process ran the trial), it is fine-tuned again, which gives the
@@ -133,72 +135,41 @@ def score_on_test(settings: Config, shared: Shared) -> dict[str, float]:
     key = trial_key(settings, shared)
     path = TRIALS / f"{key}.test.json"
     if not path.is_file():
-        if _best.key == key:
-            model = _set(_model_at(_transfer_model(settings, shared)), _best.values)
+        if memory.best_key == key:
+            model = _set(_model_at(_transfer_model(settings, shared), memory), memory.best_values)
         else:
-            model, _ = _train(settings, shared, on_epoch=lambda epoch: None)
+            model, _ = _train(settings, shared, memory, on_epoch=lambda epoch: None)
         labels = shared.data.labels("test")
         loss, accuracy = score(labels, phases.predict(model, shared.data, "test", settings))
         write_json(path, {"loss": loss, "accuracy": accuracy, "images": len(labels)})
     return cast(dict[str, float], read_json(path))
 
 
-def _train(settings: Config, shared: Shared, on_epoch: OnEpoch) -> tuple[keras.Model, Result]:
+def _train(settings: Config, shared: Shared, memory: Memory, on_epoch: OnEpoch) -> tuple[keras.Model, Result]:
     gc.collect()  # the last trial's graphs
     start = _transfer_model(settings, shared)
-    first = _transfer_once(settings, shared, start, on_epoch)
+    first = _transfer_once(settings, shared, memory, on_epoch)
 
     def after_transfer(epoch: Epoch) -> None:
         on_epoch({**epoch, "epoch": epoch["epoch"] + len(first)})
 
-    model = _model_at(start)
-    with _checkpoint("finetune", settings, shared, start) as checkpoint:
-        return model, Result(first, phases.finetune(model, shared.data, settings, after_transfer, checkpoint))
-
-
-@dataclass
-class _Kept:
-    """The transfer phase's model that the last trial went on from."""
-
-    path: Path | None = None
-    model: keras.Model = None
-    values: list[np.ndarray] = field(default_factory=list)
-    """Of all its variables, as they are in the file."""
-
-
-@dataclass
-class _Best:
-    """The first trial of lowest validation loss among those that this process ran."""
-
-    key: str = ""
-    loss: float = math.inf
-    values: list[np.ndarray] = field(default_factory=list)
-    """Of all variables of its model."""
-
-
-_kept, _best = _Kept(), _Best()
+    model = _model_at(start, memory)
+    with _session("finetune", settings, shared, start, after_transfer) as session:
+        return model, Result(first, phases.finetune(model, shared.data, settings, session))
 
 
 def _transfer_model(settings: Config, shared: Shared) -> Path:
     return TRANSFERS / _transfer_key(settings, shared) / "model.keras"
 
 
-def _model_at(path: Path) -> keras.Model:
+def _model_at(path: Path, memory: Memory) -> keras.Model:
     """The model in the file `path`. For trials in a row that share it, it is read once and then set back: building a
     backbone takes as long as an epoch over a thousand images."""
-    if path != _kept.path:
-        _keep(None, None)
+    if path != memory.start:
+        memory.keep(None, None)
         keras.utils.clear_session()
-        _keep(path, load_model(path))
-    return _set(_kept.model, _kept.values)
-
-
-def _keep(path: Path | None, model: keras.Model | None) -> None:
-    _kept.path, _kept.model, _kept.values = path, model, _values_of(model) if model else []
-
-
-def _values_of(model: keras.Model) -> list[np.ndarray]:
-    return [variable.numpy() for variable in model.variables]
+        memory.keep(path, load_model(path))
+    return _set(memory.model, memory.values)
 
 
 def _set(model: keras.Model, values: Sequence[np.ndarray]) -> keras.Model:
@@ -207,11 +178,12 @@ def _set(model: keras.Model, values: Sequence[np.ndarray]) -> keras.Model:
     return model
 
 
-def _transfer_once(settings: Config, shared: Shared, model_path: Path, on_epoch: OnEpoch) -> list[Epoch]:
-    """Leave at `model_path` the transfer phase's model, trained once for all trials that differ only in fine-tuning.
+def _transfer_once(settings: Config, shared: Shared, memory: Memory, on_epoch: OnEpoch) -> list[Epoch]:
+    """Leave the transfer phase's model in its file, trained once for all trials that differ only in fine-tuning.
 
     It is kept for later sweeps. Returns its epochs.
     """
+    model_path = _transfer_model(settings, shared)
     history_path = model_path.with_name("history.json")
     model_path.parent.mkdir(parents=True, exist_ok=True)
     with locked(model_path.with_name("lock"), "another process trains the same head; waiting for it."):
@@ -219,26 +191,27 @@ def _transfer_once(settings: Config, shared: Shared, model_path: Path, on_epoch:
             for epoch in read_json(history_path):
                 on_epoch(epoch)
         else:
-            _keep(None, None)  # not in memory beside a new one
-            with _checkpoint("transfer", settings, shared, BACKBONE_WEIGHTS) as checkpoint:
+            memory.keep(None, None)  # not in memory beside a new one
+            with _session("transfer", settings, shared, BACKBONE_WEIGHTS, on_epoch) as session:
                 model = phases.build_classifier(shared.data, BACKBONE_WEIGHTS, settings)
-                history = phases.transfer(model, shared.data, settings, on_epoch, checkpoint)
+                history = phases.transfer(model, shared.data, settings, session)
                 save_model(model, model_path, shared.data.classes)
                 write_json(history_path, history)  # last: it says that the model is there
             for variable in model.variables:
                 if variable.path.endswith("seed_generator_state"):  # a file does not say how often dropout has drawn
                     variable.assign([variable[0], 0])
-            _keep(model_path, model)
+            memory.keep(model_path, model)
     os.utime(model_path.parent)  # used now: the longest unused are pruned
     return cast(list[Epoch], read_json(history_path))
 
 
 @contextmanager
-def _checkpoint(phase: PhaseName, settings: Config, shared: Shared, start: Path) -> Iterator[Path]:
-    """Where `phase` goes on after its process was killed; no longer needed when it ended or was given up."""
-    path = phases.checkpoint_path(phase, settings, shared.data, start)
+def _session(phase: PhaseName, settings: Config, shared: Shared, start: Path, on_epoch: OnEpoch) -> Iterator[Session]:
+    """How `phase` runs; its checkpoint is no longer needed when it ended or was given up."""
+    strategy = distribution.strategy_of(settings.distribution)
+    path = phases.checkpoint_path(phase, settings, shared.data, start, strategy)
     try:
-        yield path
+        yield Session(on_epoch, path, strategy)
     except PrunedError:
         path.unlink(missing_ok=True)
         raise
@@ -263,9 +236,10 @@ def extract_features(trials: Sequence[Config], data: Dataset) -> None:
         numbers = sum(int(np.prod(base.get_layer(name).output.shape[1:])) for name in layers)
         needed += len(data.names(split)) * numbers * np.dtype(extract.DTYPE).itemsize
     if needed > limit * 2**30:
-        sys.stderr.write(
-            f"features of all trials: {needed / 2**30:.1f} GiB, over feature_cache_gib={limit:g}; "
-            "each trial computes its own.\n"
+        _log.info(
+            "features of all trials: %.1f GiB, over feature_cache_gib=%g; each trial computes its own.",
+            needed / 2**30,
+            limit,
         )
         return
     extractors: dict[tuple[str, ...], extract.Extractor] = {}

@@ -1,6 +1,6 @@
 """What is on its way to the MLflow store: sent in order, at once, or when a lost store is back."""
 
-import sys
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,6 +9,8 @@ import requests
 
 from frostline.tracking.quiet_mlflow import mlflow
 from frostline.tracking.store import reason, store
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -46,13 +48,15 @@ class Outbox:
             del self.unsent[0]
 
     def warn_of_what_is_lacking(self) -> None:
-        """Say on stderr what the store has not got, if anything."""
+        """Say what the store has not got, if anything."""
         lacking = ", ".join(dict.fromkeys([*self.refused, *(what for what, _ in self.unsent)]))
         if lacking:
             problem = f"is away: {self.away}" if self.unsent else "did not take all"
-            sys.stderr.write(
-                f"warning: MLflow's store {store()} {problem}\n"
-                f"The stage's outputs are complete all the same. Not logged: {lacking}.\n"
+            _log.warning(
+                "MLflow's store %s %s\nThe stage's outputs are complete all the same. Not logged: %s.",
+                store(),
+                problem,
+                lacking,
             )
 
 

@@ -5,9 +5,8 @@ What one device computes of a whole batch, the replicas compute of the whole bat
 the statistics of thawed batch normalisation, the mask of dropout. So the result is that of one device, within rounding.
 """
 
-import functools
+import logging
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
@@ -15,8 +14,10 @@ from typing import Any, cast
 import numpy as np
 
 from frostline.runtime.errors import FrostlineError
-from frostline.runtime.quiet_tensorflow import keras, tf
+from frostline.runtime.quiet_tensorflow import keras, on_gpu, tf
 from frostline.training.fast_layers import copy_values
+
+_log = logging.getLogger(__name__)
 
 NONE, MIRRORED, MULTI_WORKER = "none", "mirrored", "multi_worker"
 _SUM = tf.distribute.ReduceOp.SUM
@@ -26,11 +27,11 @@ Load = Callable[[slice], tuple[Any, Any]]
 """Reads the rows that a replica takes of a batch: the model's inputs and the targets."""
 
 
-@functools.cache
 def strategy_of(distribution: str) -> tf.distribute.Strategy | None:
-    """The strategy that the setting names; None where this process trains alone, on one device.
+    """Make the strategy that the setting names; None where this process trains alone, on one device.
 
-    "multi_worker" must come before all else that TensorFlow does, and waits for all processes that TF_CONFIG names.
+    "multi_worker" must come before all else that TensorFlow does, once in a process, and waits for all processes that
+    TF_CONFIG names.
 
     Raises FrostlineError where it comes too late, and where TF_CONFIG is missing or names no cluster.
     """
@@ -41,7 +42,7 @@ def strategy_of(distribution: str) -> tf.distribute.Strategy | None:
     try:
         if not tf.distribute.cluster_resolver.TFConfigClusterResolver().cluster_spec().as_dict():
             raise ValueError("it is not set, or has no cluster")
-        sys.stderr.write("waiting until all processes that TF_CONFIG names have started.\n")
+        _log.info("waiting until all processes that TF_CONFIG names have started.")
         with _ended_by_ctrl_c():
             return tf.distribute.MultiWorkerMirroredStrategy()
     except RuntimeError as error:
@@ -67,10 +68,9 @@ def _ended_by_ctrl_c() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def devices_of(distribution: str) -> list[str]:
-    """The kind ("CPU" or "GPU") of each device that trains. Raises FrostlineError as `strategy_of` does."""
-    strategy = strategy_of(distribution)
-    kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
+def devices_of(strategy: tf.distribute.Strategy | None) -> list[str]:
+    """The kind ("CPU" or "GPU") of each device that trains."""
+    kind = "GPU" if on_gpu() else "CPU"
     return [kind] * (strategy.num_replicas_in_sync if strategy else 1)
 
 

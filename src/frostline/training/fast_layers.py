@@ -5,8 +5,7 @@ Two kinds of layers are replaced. A step's time beside the convolutions is their
 
 from typing import Any
 
-from frostline.runtime.quiet_tensorflow import keras, tf
-from frostline.training.precision import on_gpu
+from frostline.runtime.quiet_tensorflow import keras, on_gpu, tf
 
 BLOCK = 1 << 20
 """Weights in a block: 4 MB, and as much for its gradient and each of Adam's moments; a core's share of the cache."""

@@ -1,5 +1,6 @@
 """The training loop: seeded epochs over cached features."""
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -9,20 +10,22 @@ from typing import Any
 
 import numpy as np
 
+from frostline.common.phase_names import PhaseName
 from frostline.common.seeds import derive_seed, generator, seed32
 from frostline.config.settings import Phase
 from frostline.metrics.log_loss import score
 from frostline.models.inference import as_floats, input_signature, predictor, read_rows
 from frostline.runtime.errors import FrostlineError
-from frostline.runtime.progress import CONSOLE, track
-from frostline.runtime.quiet_tensorflow import keras, tf
+from frostline.runtime.progress import track
+from frostline.runtime.quiet_tensorflow import keras, on_gpu, tf
 from frostline.training import checkpoints, distribution
 from frostline.training.adam import Adam
 from frostline.training.device_epoch import TensorStep, whole_epoch
 from frostline.training.distribution import Load
 from frostline.training.fast_layers import copy_values, with_fast_layers
-from frostline.training.precision import on_gpu
 from frostline.training.schedule import learning_rate
+
+_log = logging.getLogger(__name__)
 
 Epoch = dict[str, float]
 """One epoch's figures, named as EPOCH_COLUMNS are."""
@@ -63,8 +66,8 @@ OnEpoch = Callable[[Epoch], None]
 class Task:
     """What is trained on."""
 
-    phase: str
-    """"transfer" or "finetune": names its streams of random numbers, and its progress."""
+    phase: PhaseName
+    """Names its streams of random numbers, and its progress."""
     seed: int
     training: Examples
     validation: Examples
@@ -72,15 +75,23 @@ class Task:
     """Given an epoch's seed, returns what turns a batch of `training` into the model's inputs; None: it is these."""
 
 
+@dataclass(frozen=True)
+class Session:
+    """How a training runs, whatever it computes."""
+
+    on_epoch: OnEpoch = lambda epoch: None
+    """Gets each epoch's figures, those of a checkpoint's epochs again."""
+    checkpoint: Path | None = None
+    """A file that is written after each epoch; where it exists, training goes on from it, to the same weights."""
+    strategy: tf.distribute.Strategy | None = None
+    """See `distribution`. Only the chief writes the checkpoint, and the other processes take over its state."""
+
+
+ALONE = Session()
+
+
 def train(
-    model: keras.Model,
-    task: Task,
-    options: Phase,
-    *,
-    on_epoch: OnEpoch = lambda epoch: None,
-    checkpoint: Path | None = None,
-    strategy: tf.distribute.Strategy | None = None,
-    on_device: bool = False,
+    model: keras.Model, task: Task, options: Phase, session: Session = ALONE, on_device: bool = False
 ) -> list[Epoch]:
     """Train `model`'s trainable weights with Adam on cross-entropy; return the figures of each epoch.
 
@@ -89,18 +100,18 @@ def train(
     `options.schedule`: see `schedule`. `options.patience`: so many epochs without a lower validation loss end the
     training; it leaves the weights of `kept_epoch`.
 
-    `checkpoint`: a file that is written after each epoch; where it exists, training goes on from it, to the same
-    weights. Its epochs are given to `on_epoch` again. `strategy`: see `distribution`; only the chief writes the
-    checkpoint, and the other processes take over its state. `on_device`: each epoch is one call (see `device_epoch`),
-    where the task prepares nothing and no strategy is given; figures may differ from the others' by rounding.
+    `on_device`: each epoch is one call (see `device_epoch`), where the task prepares nothing and no strategy is given;
+    figures may differ from the others' by rounding.
 
     Raises FrostlineError for a checkpoint that is damaged, or of a training that has ended.
     """
+    checkpoint, strategy = session.checkpoint, session.strategy
     keras.utils.set_random_seed(seed32(task.seed, task.phase))
     count = len(task.training.labels)
     state = _build(model, options, math.ceil(count / options.batch_size), strategy)
     history, restored = checkpoints.load(checkpoint, state.variables) if checkpoint else ([], 0)
     done = distribution.take_from_chief(strategy, state.variables, len(history)) if strategy else len(history)
+    _log.debug("%s begins after epoch %d", task.phase, done)
     copy_values(state.trained, model)
     kept = _best_so_far(history, strategy) if options.patience else 0
 
@@ -110,7 +121,7 @@ def train(
     if history and restored < len(state.variables) and not is_last(done):
         raise FrostlineError(f"{checkpoint} is of a training that has ended.\nDelete it; the phase then starts over.")
     for epoch in history:
-        on_epoch(epoch)
+        session.on_epoch(epoch)
     run_epoch, forward = _epochs(task, options.batch_size, state, strategy, on_device), predictor(model)
     number = done
     while not is_last(number):
@@ -126,9 +137,9 @@ def train(
                 _assign(state.best, state.trained.variables)
         if checkpoint and distribution.is_chief(strategy):
             checkpoints.save(checkpoint, state.outcome if is_last(number) else state.variables, history)
-        on_epoch(history[-1])
+        session.on_epoch(history[-1])
     if options.patience:
-        CONSOLE.print(f"{task.phase}: epoch {kept} of {len(history)} is kept", highlight=False)
+        _log.info("%s: epoch %d of %d is kept", task.phase, kept, len(history))
         _assign(state.trained.variables, state.best)
         copy_values(state.trained, model)
     return history
@@ -179,7 +190,7 @@ def _epochs(
             examples = task.training
             whole = whole_epoch(step, examples.features, examples.mirrored, examples.labels, batch_size)
         except tf.errors.ResourceExhaustedError:
-            CONSOLE.print("the features do not fit the device's memory: they are read batch by batch", highlight=False)
+            _log.info("the features do not fit the device's memory: they are read batch by batch")
     on_batch = _batch_step(step, state.trained, strategy)
 
     def run(number: int, advance: Callable[[int], None]) -> tuple[float, float]:

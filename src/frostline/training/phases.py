@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from frostline.common.files import digest_of, sha256_of
+from frostline.common.phase_names import PhaseName
 from frostline.common.seeds import derive_seed
 from frostline.config.paths import CHECKPOINTS
 from frostline.config.settings import Config, settings_of
@@ -18,10 +19,10 @@ from frostline.models.head import add_head
 from frostline.models.inference import predictor
 from frostline.runtime.code_digest import code_digest
 from frostline.runtime.process_pool import threads
-from frostline.runtime.quiet_tensorflow import keras, tf
+from frostline.runtime.quiet_tensorflow import keras, on_gpu, tf
 from frostline.training import distribution, loop, precision
 from frostline.training.augmentation import build_augmentation
-from frostline.training.loop import Epoch, Examples, OnEpoch, Task
+from frostline.training.loop import ALONE, Epoch, Examples, Session, Task
 
 
 def build_classifier(data: Dataset, weights: Path, settings: Config) -> keras.Model:
@@ -44,26 +45,23 @@ def build_classifier(data: Dataset, weights: Path, settings: Config) -> keras.Mo
     return model
 
 
-def transfer(
-    model: keras.Model, data: Dataset, settings: Config, on_epoch: OnEpoch, checkpoint: Path | None = None
-) -> list[Epoch]:
-    """Train the head of the new classifier `model`, in place; return each epoch's figures.
-
-    `on_epoch` and `checkpoint`, here and below: see `training.train`.
-    """
+def transfer(model: keras.Model, data: Dataset, settings: Config, session: Session = ALONE) -> list[Epoch]:
+    """Train the head of the new classifier `model`, in place; return each epoch's figures."""
     choose_determinism(settings)
     # The second phase's features come from the same pass over the images.
     also = frost_line.frontier(model, _frost_line(model, settings))
     layers = [settings.model.cut_layer]
-    return _train(model, layers, data, "transfer", settings, on_epoch, checkpoint, also)
+    return _train(model, layers, data, "transfer", settings, session, also)
 
 
-def settings_that_matter(phase: str, settings: Config) -> dict[str, Any]:
+def settings_that_matter(phase: PhaseName, settings: Config) -> dict[str, Any]:
     """Those that the result of `phase` depends on, by their keys, with the precision that this machine computes in."""
     return settings_of(replace(settings, precision=precision.resolve(settings.precision)), phase)
 
 
-def checkpoint_path(phase: str, settings: Config, data: Dataset, start: Path) -> Path:
+def checkpoint_path(
+    phase: PhaseName, settings: Config, data: Dataset, start: Path, strategy: tf.distribute.Strategy | None = None
+) -> Path:
     """Where `phase` keeps its checkpoint, starting from the weights in the file `start`.
 
     The name holds a digest of all that the result depends on, so that a checkpoint is never taken for another phase's,
@@ -77,20 +75,18 @@ def checkpoint_path(phase: str, settings: Config, data: Dataset, start: Path) ->
         tf.__version__,
         keras.__version__,
         threads(),
-        distribution.devices_of(settings.distribution),
+        distribution.devices_of(strategy),
     ]
     return CHECKPOINTS / f"{phase}-{digest_of(facts)}.npy"
 
 
-def finetune(
-    model: keras.Model, data: Dataset, settings: Config, on_epoch: OnEpoch, checkpoint: Path | None = None
-) -> list[Epoch]:
+def finetune(model: keras.Model, data: Dataset, settings: Config, session: Session = ALONE) -> list[Epoch]:
     """Thaw the classifier `model` from the frost line on and train it on, in place; return each epoch's figures."""
     choose_determinism(settings)
     thaw_from = _frost_line(model, settings)
     frost_line.thaw(model, thaw_from, settings.finetune.batch_norm)
     layers = frost_line.frontier(model, thaw_from)
-    return _train(model, layers, data, "finetune", settings, on_epoch, checkpoint)
+    return _train(model, layers, data, "finetune", settings, session)
 
 
 def _frost_line(model: keras.Model, settings: Config) -> str:
@@ -107,10 +103,9 @@ def _train(
     model: keras.Model,
     layers: Sequence[str],
     data: Dataset,
-    phase: str,
+    phase: PhaseName,
     settings: Config,
-    on_epoch: OnEpoch,
-    checkpoint: Path | None,
+    session: Session,
     also: Sequence[str] = (),
 ) -> list[Epoch]:
     """Train the part of `model` above `layers`, whose features (and those of the layers `also`) are computed once."""
@@ -132,10 +127,8 @@ def _train(
             part,
             Task(phase, settings.seed, training, validation, prepare),
             settings.finetune if phase == "finetune" else settings.transfer,
-            on_epoch=on_epoch,
-            checkpoint=checkpoint,
-            strategy=distribution.strategy_of(settings.distribution),
-            on_device=settings.feeding == "device" or (settings.feeding == "auto" and precision.on_gpu()),
+            session,
+            on_device=settings.feeding == "device" or (settings.feeding == "auto" and on_gpu()),
         )
 
 

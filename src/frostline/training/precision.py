@@ -5,16 +5,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from frostline.config.settings import Precision
-from frostline.runtime.quiet_tensorflow import keras, tf
+from frostline.runtime.quiet_tensorflow import keras, on_gpu, tf
 
 AUTO = "auto"
 _CPU_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 """Without one of these, oneDNN emulates bfloat16, slower than float32."""
-
-
-def on_gpu() -> bool:
-    """Whether this process computes on a GPU, if on any that TensorFlow sees."""
-    return bool(tf.config.list_physical_devices("GPU"))
 
 
 def resolve(precision: Precision) -> Precision:
@@ -24,8 +19,8 @@ def resolve(precision: Precision) -> Precision:
     """
     if precision != AUTO:
         return precision
-    gpus = tf.config.list_physical_devices("GPU")
-    if gpus:
+    if on_gpu():
+        gpus = tf.config.list_physical_devices("GPU")
         capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
         return "bfloat16" if capability >= (8, 0) else "float32"
     return "bfloat16" if _CPU_FLAGS & _cpu_flags() else "float32"
