@@ -5,6 +5,7 @@ import csv
 import json
 import signal
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,6 +41,20 @@ def _parser() -> argparse.ArgumentParser:
         "frostline", description=__doc__, epilog="--quiet: warnings and errors only. --verbose: more of what is done."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    train = commands.add_parser("train", help="from a folder of pictures to a model and a report")
+    train.add_argument("folder", nargs="?", type=Path, help="one folder per class; left out: the one of last time")
+    train.add_argument("--weights", metavar="imagenet|random|FILE", help="of the backbone (default: imagenet)")
+    train.add_argument("--recipe", metavar="NAME", help="an option of conf/experiment (default: best)")
+    train.add_argument("--name", help="of the runs in MLflow (default: the folder's)")
+    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting of params.yaml")
+    train.set_defaults(run=_train)
+
+    keep = commands.add_parser("set", help="settings that stay for this project; alone: lists them")
+    keep.add_argument("settings", nargs="*", metavar="KEY=VALUE")
+    keep.add_argument("--unset", action="append", default=[], metavar="KEY", help="back to the default")
+    keep.add_argument("--drop-edits", action="store_true", help="also where params.yaml was edited: that is lost")
+    keep.set_defaults(run=_set)
 
     predict = commands.add_parser("predict", help="class and probability of images")
     predict.add_argument("places", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER")
@@ -98,6 +113,29 @@ def _share(text: str) -> float:
         if 0 < float(text) < 1:
             return float(text)
     raise argparse.ArgumentTypeError(f"{text} is not a number between 0 and 1")
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from frostline.project.train import train
+
+    settings = _settings(arguments.set) | ({"name": arguments.name} if arguments.name else {})
+    return train(arguments.folder, arguments.weights, arguments.recipe, settings)
+
+
+def _set(arguments: argparse.Namespace) -> int:
+    from frostline.project.train import keep
+
+    for key, value in keep(_settings(arguments.settings), arguments.unset, arguments.drop_edits).items():
+        print(f"{key}={'null' if value is None else value}")
+    return 0
+
+
+def _settings(texts: Sequence[str]) -> dict[str, str]:
+    """`KEY=VALUE` each: what follows the first "=" is the value, whatever it holds."""
+    for text in texts:
+        if "=" not in text:
+            raise FrostlineError(f"{text} is no setting; write KEY=VALUE.")
+    return {text.partition("=")[0]: text.partition("=")[2] for text in texts}
 
 
 def _predict(arguments: argparse.Namespace) -> int:

@@ -53,6 +53,12 @@ def compose_conf(overrides: Sequence[str] = (), folder: Path = Path("conf")) -> 
     return parse(_compose(folder.resolve(), "config", overrides), f"{folder}/")
 
 
+def composition(overrides: Sequence[str] = (), folder: Path = Path("conf")) -> str:
+    """The text of params.yaml: `folder`/config.yaml composed with Hydra `overrides`; errors as in load_params."""
+    with _warnings_in_one_line():
+        return OmegaConf.to_yaml(_compose(folder.resolve(), "config", overrides), resolve=True)
+
+
 def _load(path: Path) -> DictConfig:
     try:
         raw = OmegaConf.load(path)
@@ -254,6 +260,4 @@ def _one_line(error: Exception) -> str:
 
 
 if __name__ == "__main__":  # `make params`: write conf/'s composition where `dvc repro` reads it
-    composed = _compose(Path("conf").resolve(), "config", sys.argv[1:])
-    with _warnings_in_one_line():
-        sys.stdout.write(OmegaConf.to_yaml(composed, resolve=True))
+    sys.stdout.write(composition(sys.argv[1:]))

@@ -56,6 +56,11 @@ def parents(layer: keras.layers.Layer) -> list[Any]:
     return list(layer._inbound_nodes[0].parent_nodes)
 
 
+def children_count(layer: keras.layers.Layer) -> int:
+    """How many layers take what `layer` gives."""
+    return len(layer._outbound_nodes)
+
+
 def part(model: keras.Model, start: Sequence[str]) -> keras.Model:
     """The part of `model` from the outputs of the layers `start` to its output.
 

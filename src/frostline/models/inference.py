@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from frostline.common.files import release
-from frostline.models.graph import as_model_inputs, parents
+from frostline.models.graph import as_model_inputs, children_count, parents
 from frostline.runtime.quiet_tensorflow import keras, tf
 
 
@@ -55,7 +55,7 @@ def _convolution_before(layer: keras.layers.Layer) -> keras.layers.Layer | None:
         return None
     before = parents(layer)[0].operation
     linear = type(before) in _CONVOLUTIONS and before.activation is keras.activations.linear
-    return before if linear and len(before._outbound_nodes) == 1 else None
+    return before if linear and children_count(before) == 1 else None
 
 
 def _folded_weights(convolution: keras.layers.Layer, norm: keras.layers.BatchNormalization) -> list[np.ndarray]:

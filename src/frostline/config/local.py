@@ -1,0 +1,155 @@
+"""Settings that stay: this project's own choices, kept beside conf/'s defaults, where every composition reads them.
+
+`conf/local/settings.yaml` has them; those of the sections data and weights, which belong to one source of these, stand
+in `conf/data/own.yaml` and `conf/weights/own.yaml`, so that another source can still be chosen. git ignores all three.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+
+from frostline.common.files import write_text
+from frostline.config.load import compose_conf, composition, load_params
+from frostline.config.paths import PARAMS
+from frostline.runtime.errors import FrostlineError
+
+CONF = Path("conf")
+_SETTINGS = Path("local/settings.yaml")
+_SOURCES = ("data", "weights")
+_OWN = "own"
+_OVERRIDE = "override /"
+
+
+def read_local(conf: Path = CONF) -> dict[str, Any]:
+    """The settings that stay, by dotted key; by group ("model") where an option of conf/'s is chosen."""
+    content = _read(conf / _SETTINGS)
+    found: dict[str, Any] = {}
+    for choice in content.pop("defaults", []):
+        for key, option in choice.items():
+            group = key.removeprefix(_OVERRIDE)
+            own = _read(conf / group / f"{_OWN}.yaml") if option == _OWN else {}
+            found[group] = own.pop("defaults")[0] if own else option
+            found |= _flat(own, f"{group}.")
+    return found | _flat(content)
+
+
+def set_local(changes: Mapping[str, str], unset: Sequence[str] = (), conf: Path = CONF) -> dict[str, Any]:
+    """Keep `changes` (by dotted key or group, as text), let go of the keys `unset`, and return all that is kept.
+
+    Nothing is changed where FrostlineError is raised: for a key or value that is not valid.
+    """
+    before = read_local(conf)
+    if unknown := [key for key in unset if key not in before]:
+        raise FrostlineError(f"{unknown[0]} is not set; `frostline set` lists what is.")
+    after = {key: value for key, value in before.items() if key not in unset}
+    for key, text in changes.items():
+        if _is_group(key, conf):
+            _check_option(key, text, conf)
+            if text != before.get(key):  # another source has other settings
+                after = {name: value for name, value in after.items() if not name.startswith(f"{key}.")}
+        after[key] = None if text == "null" else text
+    if unclear := [key for key, value in after.items() if "${" in str(value)]:
+        raise FrostlineError(f"{unclear[0]} is {after[unclear[0]]!r}; no setting can hold the characters ${{.")
+    try:
+        _write(after, conf)
+        config = compose_conf(folder=conf)
+        typed = {key: value if _is_group(key, conf) else attrgetter(key)(config) for key, value in after.items()}
+        _write(typed, conf)
+    except BaseException:
+        _write(before, conf)
+        raise
+    return typed
+
+
+def edits_of_params(conf: Path = CONF) -> dict[str, Any]:
+    """What params.yaml says otherwise than conf/'s composition does: edits by hand, and what `-S` once set."""
+    if not PARAMS.is_file():
+        return {}
+    there, composed = asdict(load_params()), asdict(compose_conf(folder=conf))
+    return {key: value for key, value in _flat(there).items() if _flat(composed).get(key) != value}
+
+
+def check_no_edits(conf: Path = CONF) -> None:
+    """Raise FrostlineError where params.yaml has edits, which `write_params` would drop."""
+    if edits := edits_of_params(conf):
+        told = " ".join(f"{key}={value}" for key, value in list(edits.items())[:3])
+        more = f" and {len(edits) - 3} more" if len(edits) > 3 else ""
+        raise FrostlineError(
+            f"{PARAMS} has settings that would be dropped: {told}{more}.\n"
+            "Keep them with `frostline set KEY=VALUE`, or drop them with `frostline set --drop-edits`."
+        )
+
+
+def write_params(conf: Path = CONF) -> None:
+    """Write conf/'s composition, the settings that stay among it, to params.yaml, which `dvc repro` reads."""
+    write_text(PARAMS, composition(folder=conf))
+
+
+def _is_group(key: str, conf: Path) -> bool:
+    return "." not in key and (conf / key).is_dir()
+
+
+def _check_option(group: str, option: str, conf: Path) -> None:
+    options = sorted(file.stem for file in (conf / group).glob("*.yaml") if file.stem != _OWN)
+    if option not in options:
+        near = difflib.get_close_matches(option, options, n=1)
+        raise FrostlineError(
+            f"{group}={option}: there is no such option; {f'did you mean {near[0]}? ' if near else ''}"
+            f"valid: {', '.join(options)}."
+        )
+
+
+def _write(settings: Mapping[str, Any], conf: Path) -> None:
+    groups = {key: value for key, value in settings.items() if _is_group(key, conf)}
+    values = {key: value for key, value in settings.items() if key not in groups}
+    for group in _SOURCES:
+        inside = {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{group}.")}
+        file = conf / group / f"{_OWN}.yaml"
+        if inside:
+            write_text(file, _yaml({"defaults": [groups.get(group, _default_of(group, conf)), "_self_"], **inside}))
+            groups[group] = _OWN
+        else:
+            file.unlink(missing_ok=True)
+    rest = _nested({key: value for key, value in values.items() if key.partition(".")[0] not in _SOURCES})
+    if groups or rest:
+        choices = [{f"{_OVERRIDE}{group}": option} for group, option in groups.items()]
+        (conf / _SETTINGS).parent.mkdir(exist_ok=True)
+        write_text(conf / _SETTINGS, "# @package _global_\n" + _yaml({"defaults": choices, **rest}))
+    else:
+        (conf / _SETTINGS).unlink(missing_ok=True)
+
+
+def _default_of(group: str, conf: Path) -> str:
+    defaults = _read(conf / "config.yaml")["defaults"]
+    return str(next(entry[group] for entry in defaults if isinstance(entry, dict) and group in entry))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(file))) if file.is_file() else {}
+
+
+def _yaml(content: Mapping[str, Any]) -> str:
+    return OmegaConf.to_yaml(OmegaConf.create(dict(content)))  # it quotes what OmegaConf would take for a number
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *sections, name = key.split(".")
+        inner = nested
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[name] = value
+    return nested

@@ -1,0 +1,129 @@
+"""`frostline train FOLDER`: one's own pictures through real DVC, and what a user gets wrong."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from clone import STAGES, Clone, ran
+from frostline.sources.sample import draw_archive
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    return Clone(tmp_path_factory.mktemp("clone"))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose name needs quotes everywhere, with two classes of 20 pictures."""
+    folder = tmp_path_factory.mktemp("own") / "내 사진 (1), a=b #2"
+    draw_archive(folder.parent / "archive.zip", images=40, unlabelled=0, seed=1)
+    with zipfile.ZipFile(folder.parent / "archive.zip") as archive:
+        inner = zipfile.ZipFile(io.BytesIO(archive.read("train.zip")))
+        for name in inner.namelist():
+            kind, number, _ = Path(name).name.split(".")
+            path = folder / {"cat": "고양이", "dog": "개"}[kind] / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(inner.read(name))
+    return folder
+
+
+def frostline(clone: Clone, *arguments: str, code: int = 0) -> str:
+    return clone.python("-m", "frostline.cli", *arguments, code=code)
+
+
+def test_from_a_folder_to_a_model_and_again(clone: Clone, pictures: Path) -> None:
+    quick = ["--weights", "random", "--recipe", "demo", "--set", "transfer.epochs=1"]
+    said = frostline(clone, "train", str(pictures), *quick)
+    assert ran(said) == STAGES
+    *_, verdict, model, report, predict, go_on = said.strip().splitlines()[-6:]
+    assert "fine-tun" in verdict.lower() or "close" in verdict.lower()
+    assert model.split() == ["model:", "models/classifier.keras"]
+    assert report.split() == ["report:", "reports/report.html"]
+    assert "frostline predict" in predict
+    assert "frostline train" in go_on
+    assert clone.json("reports/data.json")["classes"] == ["개", "고양이"]
+    label = frostline(clone, "predict", str(pictures / "개" / "1.jpg"))
+    assert "개" in label or "고양이" in label
+    assert {run.data.params["name"] for run in clone.runs()} == {pictures.name}
+
+    assert ran(frostline(clone, "train")) == [], "nothing has changed"
+    assert frostline(clone, "set").splitlines() == [
+        "data=folder",
+        "experiment=demo",
+        "weights=random",
+        f"data.path={pictures}",
+        f"name={pictures.name}",
+        "transfer.epochs=1",
+    ]
+    frostline(clone, "set", "finetune.batch_size=8")
+    assert ran(clone.dvc("repro")) == ["finetune", "evaluate"]
+    composed = clone.dvc("exp", "run", "-S", "seed=43", "--dry")
+    assert "transfer" in ran(composed), "what stays is in DVC's composition, too"
+
+
+def test_what_a_user_gets_wrong_ends_in_two_lines_and_changes_nothing(clone: Clone, pictures: Path) -> None:
+    pipe = pictures.parent / "piped"
+    (pipe / "a").mkdir(parents=True)
+    os.mkfifo(pipe / "a" / "1.jpg")
+    before = {path: path.read_bytes() for path in (*clone.root.glob("conf/**/*.yaml"), clone.root / "params.yaml")}
+    for arguments, word in (
+        ([str(pictures / "없음")], "no such folder"),
+        ([str(pipe)], "a broken link or a special file"),
+        ([str(pictures), "--weights", "imagnet"], "valid: imagenet, random or a file"),
+        ([str(pictures), "--recipe", "bset"], "did you mean best?"),
+        ([str(pictures), "--set", "transfer.epoch=3"], "Did you mean 'transfer.epochs'?"),
+        ([str(pictures), "--set", "transfer.epochs"], "write KEY=VALUE"),
+    ):
+        said = frostline(clone, "train", *arguments, code=1)
+        assert word in said
+        assert len(said.strip().splitlines()) <= 2, said
+    assert before == {path: path.read_bytes() for path in before}
+
+
+def test_edits_by_hand_are_said_before_they_are_dropped(clone: Clone, pictures: Path) -> None:
+    params = clone.root / "params.yaml"
+    text = params.read_text(encoding="utf-8")
+    params.write_text(text.replace("dropout: 0.2", "dropout: 0.35"), encoding="utf-8")
+    assert "model.dropout=0.35" in frostline(clone, "train", str(pictures), code=1)
+    assert "0.35" in params.read_text(encoding="utf-8")
+    frostline(clone, "set", "--drop-edits")
+    assert "0.35" not in params.read_text(encoding="utf-8")
+
+
+def test_beside_another_dvc_command_it_refuses_before_it_touches_anything(clone: Clone, pictures: Path) -> None:
+    running = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    locks = clone.root / ".dvc/tmp/rwlock"
+    before = locks.read_bytes() if locks.exists() else b"{}"
+    try:
+        held = {"write": {"x": {"pid": running.pid, "cmd": "dvc exp run"}}, "read": {}}
+        locks.write_text(json.dumps(held), encoding="utf-8")
+        params = (clone.root / "params.yaml").read_bytes()
+        said = frostline(clone, "train", str(pictures), "--set", "seed=9", code=1)
+        assert "`dvc exp run` is running in this project" in said
+        assert (clone.root / "params.yaml").read_bytes() == params
+    finally:
+        running.communicate(b"\n")
+        locks.write_bytes(before)
+    assert ran(frostline(clone, "train", "--set", "seed=42")) == []
+
+
+def test_it_wants_a_project_in_a_git_repository(tmp_path: Path, clone: Clone) -> None:
+    command = [sys.executable, "-m", "frostline.cli", "train", "."]
+    ended = subprocess.run(command, cwd=tmp_path, env=clone.environment, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "is no Frostline project" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 2
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/config.yaml").write_text("")
+    (tmp_path / "dvc.yaml").write_text("")
+    ended = subprocess.run(command, cwd=tmp_path, env=clone.environment, capture_output=True, text=True)
+    assert "git clone" in ended.stderr

@@ -1,0 +1,106 @@
+"""Settings that stay: kept beside conf/'s defaults, read by every composition."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from frostline.config.load import compose_conf, load_params
+from frostline.config.local import check_no_edits, read_local, set_local, write_params
+from frostline.runtime.errors import FrostlineError
+
+
+def test_they_are_in_every_composition_and_in_params_yaml(project: Path) -> None:
+    kept = set_local({"transfer.epochs": "3", "finetune.learning_rate": "3e-5", "transfer.patience": "null"})
+    assert kept == {"transfer.epochs": 3, "finetune.learning_rate": 3e-5, "transfer.patience": None}
+    assert read_local() == kept
+    write_params()
+    for config in (compose_conf(), load_params(), compose_conf(["seed=7"])):
+        assert (config.transfer.epochs, config.finetune.learning_rate) == (3, 3e-5)
+    assert compose_conf(["transfer.epochs=4"]).transfer.epochs == 4, "what is asked for once wins"
+    assert yaml.safe_load(Path("params.yaml").read_text())["transfer"]["epochs"] == 3
+
+    assert set_local({"seed": "5"}, unset=["transfer.epochs", "finetune.learning_rate"]) == {
+        "transfer.patience": None,
+        "seed": 5,
+    }
+    set_local({}, unset=["transfer.patience", "seed"])
+    assert not Path("conf/local/settings.yaml").exists()
+    write_params()
+    assert load_params() == compose_conf()
+
+
+def test_options_of_groups_stay_and_another_source_can_still_be_chosen(project: Path) -> None:
+    set_local({"data": "folder", "data.path": "/pictures", "experiment": "best", "model": "resnet50"})
+    config = compose_conf()
+    assert (config.data.source, config.data.path, config.name) == ("folder", "/pictures", "best")
+    assert config.preprocess.image_size == 224
+    assert compose_conf(["data=sample"]).data.source == "sample"
+    assert read_local()["data"] == "folder"
+    assert set_local({"data": "sample", "data.images": "40"})["data.images"] == 40
+    assert "data.path" not in read_local(), "that is a setting of the other source"
+    assert compose_conf().data.images == 40
+    assert compose_conf(["data=folder", "data.path=x"]).data.path == "x"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "/a b/사진 (1)",
+            "/a=b,c",
+            "/x #y",
+            "~/z",
+            "/it's",
+            '/say "hi"',
+            "/back\\slash",
+            "/[1]{2}",
+            "/a: b",
+            " spaces ",
+        ),
+        *("/%s%%", "/$HOME", "/강아지*?", "- x", "null ", "true", "1e3", "2024", "/a\tb", "!tag", "&a", "@x", "`c`"),
+    ],
+)
+def test_any_text_is_kept_as_it_is(project: Path, text: str) -> None:
+    set_local({"data": "folder", "data.path": text, "name": text})
+    write_params()
+    for config in (compose_conf(), load_params()):
+        assert (config.data.path, config.name) == (text, text)
+    assert read_local()["data.path"] == text
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"transfer.epoch": "3"}, "Did you mean 'transfer.epochs'?"),
+        ({"transfer.epochs": "many"}, "transfer.epochs is 'many'; valid: "),
+        ({"model": "resnet5"}, "did you mean resnet50?"),
+        ({"experiment": ""}, "valid: best, demo"),
+        ({"data.path": "/x"}, "'data.path'"),
+        ({"name": "${seed}"}, "no setting can hold the characters ${"),
+        ({"preprocess.train": "0.9"}, "valid: shares that sum to 1"),
+        ({"transfer": "fast"}, "valid: default"),
+    ],
+)
+def test_nothing_is_changed_by_what_is_not_valid(project: Path, changes: dict[str, str], said: str) -> None:
+    set_local({"seed": "5", "data": "sample", "data.images": "40"})
+    files = {path: path.read_bytes() for path in Path("conf").rglob("*.yaml")}
+    with pytest.raises(FrostlineError) as raised:
+        set_local(changes)
+    assert said in str(raised.value)
+    assert len(str(raised.value).splitlines()) <= 2
+    assert {path: path.read_bytes() for path in Path("conf").rglob("*.yaml")} == files
+    with pytest.raises(FrostlineError, match="name is not set"):
+        set_local({}, unset=["name"])
+
+
+def test_edits_of_params_yaml_are_said_before_they_are_dropped(project: Path) -> None:
+    set_local({"seed": "5"})
+    write_params()
+    check_no_edits()
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("dropout: 0.2", "dropout: 0.35"))
+    with pytest.raises(FrostlineError, match=r"would be dropped: model\.dropout=0\.35\.\n.*frostline set KEY=VALUE"):
+        check_no_edits()
+    set_local({"model.dropout": "0.35"})
+    check_no_edits()
