@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 PACKED = b"A backslash is part of a name, no separator."
 """The comment of an archive that was packed from a folder: there, bytes that are not UTF-8 are written as escapes."""
@@ -15,11 +15,10 @@ _CLUTTER = {
 }
 _CLUTTER_LIKE = re.compile(r"synophoto_thumb_.*|found\.\d{3}", re.IGNORECASE)
 _OTHER_ENDINGS = (
-    ".txt .md .rst .rtf .pdf .doc .docx .ppt .pptx .odt .tex .bib .csv .tsv .xls .xlsx .json .jsonl .xml .yaml .yml "
-    ".toml .ini .cfg .log .html .htm .css .js .py .ipynb .pyc .r .m .c .h .cpp .java .sh .bat .exe .dll .so .lnk .url "
-    ".zip .tar .gz .tgz .bz2 .xz .7z .rar .mp3 .wav .flac .m4a .mp4 .m4v .mov .avi .mkv .webm .wmv .mpg .mpeg .3gp "
-    ".npy .npz .mat .pkl .pickle .pt .pth .h5 .hdf5 .keras .onnx .tflite .parquet .tfrecord .db .sqlite .dvc .md5 "
-    ".aae .xmp"
+    "readme license licence txt md rst rtf pdf doc docx ppt pptx odt tex bib csv tsv xls xlsx json jsonl xml yaml yml "
+    "toml ini cfg log html htm css js py ipynb pyc cpp java sh bat exe dll so lnk url zip tar gz tgz bz2 xz 7z rar "
+    "mp3 wav flac m4a mp4 m4v mov avi mkv webm wmv mpg mpeg 3gp npy npz mat pkl pickle pt pth h5 hdf5 keras onnx "
+    "tflite parquet tfrecord db sqlite dvc md5 aae xmp"
 )
 _OTHER_KINDS = frozenset(_OTHER_ENDINGS.split())
 
@@ -34,7 +33,7 @@ def may_be_image(name: str) -> bool:
 
     An ending that says nothing is no reason to leave a file out without a word: its content will tell.
     """
-    return PurePosixPath(name).suffix.lower() not in _OTHER_KINDS
+    return name.rpartition(".")[2].lower() not in _OTHER_KINDS
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, list[Path], list[Path]]]:
@@ -45,9 +44,8 @@ def walk(folder: Path) -> Iterator[tuple[Path, list[Path], list[Path]]]:
     Raises OSError where a folder cannot be read.
     """
     root = folder.resolve()
-    pending: list[tuple[Path, Path, tuple[Path, ...]]] = [
-        (folder, root, (root,))
-    ]  # as it is called, where it really is, and the same of the links above it
+    # each as it is called, where it really is, and where the links above it lie and lead to
+    pending: list[tuple[Path, Path, tuple[Path, ...]]] = [(folder, root, (root,))]
     while pending:
         current, real, above = pending.pop()
         files, passed, inner = [], [], []

@@ -77,14 +77,9 @@ class _Entry:
     parts: tuple[str, ...]
     """Of the name, and of the inner zip's around it; readable, and in Unicode's composed form: macOS writes another."""
     is_folder: bool
-
-    @property
-    def is_unsafe(self) -> bool:
-        return _is_unsafe(self.name)
-
-    @property
-    def is_image(self) -> bool:
-        return not self.is_folder and not self.is_unsafe and may_be_image(self.parts[-1])
+    is_unsafe: bool
+    is_image: bool
+    """Whether it is meant as one."""
 
 
 class UnreadableMemberError(ValueError):
@@ -219,11 +214,12 @@ def _entries(
     entries = []
     for index, (info, name) in enumerate(zip(archive.infolist(), names, strict=True)):
         found = [unicodedata.normalize("NFC", part) for part in re.split(separator, name) if part not in ("", ".")]
-        clutter = any(is_clutter(part) for part in found) and not _is_unsafe(name)
-        if found and not clutter:
+        unsafe = _is_unsafe(name)
+        if found and (unsafe or not any(map(is_clutter, found))):
             parts = map(_readable, found if not folder or found[0] == folder else [folder, *found])
             is_folder = bool(re.match(separator, name[-1])) or info.is_dir()
-            entries.append(_Entry(source, index, info, name, tuple(parts), is_folder))
+            is_image = not is_folder and not unsafe and may_be_image(found[-1])
+            entries.append(_Entry(source, index, info, name, tuple(parts), is_folder, unsafe, is_image))
     return entries
 
 
@@ -264,6 +260,8 @@ def _refusal_of_kind(info: zipfile.ZipInfo) -> str:
 
 def _readable(name: str) -> str:
     """Escape what does not print (line ends, control and direction marks): a name stays one honest line."""
+    if name.isprintable():
+        return name
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 

@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
 from typing import Literal
 
 from frostline.data.dataset import SPLITS, Split
@@ -106,8 +105,8 @@ def part_of(split: str) -> Split | None:
 
 def label_in(name: str) -> str | None:
     """The class in the file name "class.number.jpg" (or class_number, class-number, class (number)); None if none."""
-    path = PurePosixPath(name)
-    found = _NUMBERED.fullmatch(path.name if path.suffix[1:].isdecimal() else path.stem)
+    stem, _, ending = name.rpartition(".")
+    found = _NUMBERED.fullmatch(name if not stem or ending.isdecimal() else stem)
     return found[1] if found and any(letter.isalpha() for letter in found[1]) else None
 
 

@@ -84,6 +84,12 @@ def complete_splits(
             in_train.setdefault(name, set()).add(digest)
     moved: dict[tuple[str, str], Split] = {}
     for name, distinct in in_train.items():
+        if len(distinct) <= len(missing):
+            raise FrostlineError(
+                f"preprocess.splits=given: class {name!r} has only {len(distinct)} distinct training image"
+                f"{'s' * (len(distinct) != 1)}, too few to cut a {' and a '.join(missing)} set from.\n"
+                "Add some, or use preprocess.splits=random."
+            )
         ranked = sorted(distinct, key=lambda digest: (_rank(seed, digest), digest))
         for split in missing:
             count = max(_nearest(shares[split] / total * len(distinct)), 1)
