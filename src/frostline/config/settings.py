@@ -78,11 +78,11 @@ class KaggleData(Data):
 
 @dataclass
 class FolderData(Data):
-    """The user's own images, one subfolder per class."""
+    """The user's own images, in one of the layouts that `data.layout` knows."""
 
     source: Literal["folder"]
     path: str
-    """Of the folder, relative to the project's root. It is read, never changed."""
+    """Of the folder, or of a zip file of it, relative to the project's root. It is read, never changed."""
 
 
 @dataclass
