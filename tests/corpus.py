@@ -1,6 +1,7 @@
 """Unusual and bad input of every kind, and what becomes of each: the table that tests/test_corpus.py goes through."""
 
 import io
+import os
 import pickle
 import stat
 import struct
@@ -334,6 +335,36 @@ def without_dogs(folder: Path) -> None:
     (folder / "dogs").rmdir()
 
 
+def special(name: str, kind: int) -> Callable[[Path], None]:
+    return lambda folder: os.mknod(folder / name, kind | 0o644)
+
+
+CLUTTER = [
+    *(
+        "._1.jpg",
+        ".DS_Store",
+        "Thumbs.db",
+        "desktop.ini",
+        "Desktop.ini",
+        "ehthumbs.db",
+        "Icon\r",
+        "SYNOPHOTO_THUMB_M.jpg",
+    ),
+    *("@eaDir/1.jpg/SYNOPHOTO_THUMB_M.jpg", "__MACOSX/cats/._1.jpg", "#recycle/3.jpg", "#snapshot/3.jpg", "@tmp/3.jpg"),
+    *("$RECYCLE.BIN/3.jpg", "System Volume Information/3.jpg", "FOUND.000/3.jpg", "lost+found/3.jpg", ".Trash-0/3.jpg"),
+    *(".thumbnails/normal/3.png", ".ipynb_checkpoints/1-checkpoint.jpg", ".@__thumb/3.jpg", "@__thumb/s1003.jpg"),
+    *("@Recycle/3.jpg", ".git/3.jpg", "__pycache__/3.jpg", ".dtrash/files/3.jpg", "Network Trash Folder/3.jpg"),
+]
+"""Files that systems leave behind, and what they make of images."""
+
+
+def clutter(folder: Path) -> None:
+    for place in (folder, folder / "cats"):
+        for name in CLUTTER:
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            (place / name).write_bytes(PHOTO)
+
+
 LONGEST = "x" * 251 + ".jpg"  # 255 bytes, the most that a name may have
 
 FOLDERS: dict[str, tuple[Callable[[Path], None], Accepted | Stopped]] = {
@@ -348,8 +379,11 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], Accepted | Stopped]] = {
     "broken link": (link("cats/2.jpg", "nowhere"), Stopped("cats/2.jpg is a broken link")),
     "link to itself": (link("cats/2.jpg", "2.jpg"), Stopped("cats/2.jpg is a broken link")),
     "device": (link("cats/2.jpg", "/dev/zero"), Stopped("cats/2.jpg is a broken link or a special file")),
-    "empty class": (without("dogs/1.jpg"), Stopped("dogs: the class has no files")),
-    "one class only": (without_dogs, Stopped("has only cats/")),
+    "pipe": (special("cats/2.jpg", stat.S_IFIFO), Stopped("cats/2.jpg is a broken link or a special file")),
+    "socket": (special("cats/2.jpg", stat.S_IFSOCK), Stopped("cats/2.jpg is a broken link or a special file")),
+    "clutter": (clutter, Accepted(["cats/1.jpg", "dogs/1.jpg"])),
+    "empty class": (without("dogs/1.jpg"), Stopped("has 1 class: cats (no images, and so no class: dogs)")),
+    "one class only": (without_dogs, Stopped("has 1 class: cats")),
 }
 
 # Weights

@@ -3,14 +3,17 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from pyarrow import parquet
 
+from corpus import CLUTTER
 from frostline.runtime.errors import FrostlineError
 from frostline.serving.predict import COLUMNS, Prediction, find_images, predict_files, write_table
+from frostline.sources.folder import pack_folder
 from served import ball, field, write_model
 
 pytestmark = pytest.mark.slow
@@ -67,6 +70,47 @@ def test_what_cannot_be_opened_has_its_reason_too(model: Path, tmp_path: Path) -
     found = list(predict_files(model, [tmp_path / "gone.jpg", tmp_path / "folder.jpg", odd]))
     assert [row.error for row in found] == ["No such file or directory", "Is a directory", None]
     assert found[2].path == f"{tmp_path}/\\udcff.jpg"
+
+
+def test_a_folder_gives_the_images_that_training_takes_of_it(tmp_path: Path) -> None:
+    """No clutter and no other files, but what is broken, or not supported, with its reason."""
+    names = ("b/1.jpg", "b/2.PNG", "b/3", "a/4.heic", "a/notes.txt", "a/film.mov")
+    for name in (*names, *(f"{folder}/{name}" for folder in ("a", "b", ".") for name in CLUTTER)):
+        (tmp_path / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "images" / name).write_bytes(ball())
+    (tmp_path / "images/c").symlink_to(tmp_path / "images/b")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/5.jpg").write_bytes(ball())
+    (tmp_path / "images/d").symlink_to(tmp_path / "elsewhere")
+    found = [str(path.relative_to(tmp_path / "images")) for path in find_images([tmp_path / "images"])]
+    assert found == ["a/4.heic", "b/1.jpg", "b/2.PNG", "b/3", "d/5.jpg"]
+    pack_folder(tmp_path / "images", tmp_path / "archive.zip")
+    with zipfile.ZipFile(tmp_path / "archive.zip") as archive:
+        assert archive.namelist() == found
+
+
+def test_what_is_no_regular_file_is_not_waited_for(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    os.mkfifo(tmp_path / "images/pipe.jpg")
+    (tmp_path / "images/broken.jpg").symlink_to("nowhere")
+    (tmp_path / "images/zeros.jpg").symlink_to("/dev/zero")
+    found = list(predict_files(model, find_images([tmp_path / "images", tmp_path / "images/pipe.jpg"])))
+    irregular = "not a regular file"
+    assert [row.error for row in found] == ["No such file or directory", irregular, irregular, irregular]
+
+
+def test_a_folder_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    """In one line, and not passed over."""
+    (tmp_path / "images/cats").mkdir(parents=True)
+    (tmp_path / "images/1.jpg").write_bytes(ball())
+    (tmp_path / "images/cats").chmod(0)
+    tmp_path.chmod(0o755)
+    code = (
+        "import os, sys\nfrom frostline.cli import main\nfrom frostline.serving import predict\n"
+        "os.getuid() or os.setuid(65534)\nsys.argv = ['frostline', 'predict', sys.argv[1]]\nmain()"
+    )
+    done = subprocess.run([sys.executable, "-c", code, "images"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "error: Permission denied: images/cats\n")
 
 
 def read_csv(path: Path) -> list[dict[str, str]]:

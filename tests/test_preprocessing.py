@@ -17,6 +17,7 @@ from PIL import Image
 from frostline.common.files import sha256_of
 from frostline.data.dataset import load_dataset
 from frostline.data.images import decode_image
+from frostline.data.layout import Reading
 from frostline.data.preprocess import Summary, preprocess
 from frostline.runtime.errors import FrostlineError
 
@@ -138,6 +139,97 @@ def test_bad_images_are_listed_and_copies_kept_together(tmp_path: Path) -> None:
     assert summary.duplicates == {"groups": 1, "images": 5}
     assert len({rows[f"cats/copy {number}.jpg"]["split"] for number in range(5)}) == 1
     assert sum(count["cats"] for count in summary.counts.values()) == 15
+
+
+GIVEN = Reading(splits="given")
+
+
+def in_splits(**counts: int) -> dict[str, bytes]:
+    """So many images of each class in each of the splits; every one is its own."""
+    folders = [(f"{split}/{kind}", count) for split, count in counts.items() for kind in ("cats", "dogs")]
+    names = [f"{folder}/{number}.jpg" for folder, count in folders for number in range(count)]
+    return {name: image(number) for number, name in enumerate(names)}
+
+
+def with_owls(split: str, count: int) -> dict[str, bytes]:
+    return {f"{split}/owls/{number}.jpg": image(500 + number) for number in range(count)}
+
+
+def test_splits_that_the_data_bring_are_pooled_or_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    archive = archive_of(tmp_path / "a.zip", in_splits(train=10, val=3, test1=4))
+    prepare(archive, tmp_path / "pooled")
+    pooled, *_ = capsys.readouterr().err.splitlines()
+    understood = "classes cats and dogs, pooled from train, val and test1"
+    assert pooled == f"{understood}; keep its own splits with preprocess.splits=given"
+    rows = manifest(tmp_path / "pooled")
+    assert {row["split"] for name, row in rows.items() if name.startswith("train/")} == set(SHARES)
+    summary = prepare(archive, tmp_path / "kept", reading=GIVEN)
+    kept, *_ = capsys.readouterr().err.splitlines()
+    assert kept == "classes cats and dogs, with the splits train, val and test1"
+    parts = {"train": "train", "val": "validation", "test1": "test"}
+    for name, row in manifest(tmp_path / "kept").items():
+        assert row["split"] == parts[name.split("/")[0]]
+    assert [count["cats"] for count in summary.counts.values()] == [10, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("splits", "said", "counts"),
+    [
+        ({"train": 20, "test": 4}, "pooled from train and test; validation cut from train", (15, 5, 4)),
+        ({"train": 20, "valid": 4}, "pooled from train and valid; test cut from train", (15, 4, 5)),
+    ],
+)
+def test_a_split_that_is_missing_is_cut_from_the_training_images(
+    splits: dict[str, int], said: str, counts: tuple[int, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = archive_of(tmp_path / "a.zip", in_splits(**splits) | {"hidden/1.jpg": image(999)})
+    summary = prepare(archive, tmp_path / "out", reading=GIVEN)
+    assert said.replace("pooled from", "with the splits") in capsys.readouterr().err.replace("; hidden unlabelled", "")
+    assert summary.unlabelled == 1
+    assert tuple(count["dogs"] for count in summary.counts.values()) == counts
+    rows = manifest(tmp_path / "out")
+    again = prepare(archive, tmp_path / "again", reading=GIVEN, seed=8)
+    assert again.counts == summary.counts and again.digest != summary.digest
+    for own, part in (("test/", "test"), ("valid/", "validation")):
+        assert all(row["split"] == part for name, row in rows.items() if name.startswith(own))
+
+
+def test_copies_across_given_splits_are_counted_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    members = in_splits(train=5, val=3, test=3)
+    members["test/cats/0.jpg"] = members["train/cats/0.jpg"]
+    members["test/cats/1.jpg"] = members["val/cats/1.jpg"]
+    members["train/dogs/1.jpg"] = members["train/dogs/0.jpg"]
+    archive = archive_of(tmp_path / "a.zip", members)
+    summary = prepare(archive, tmp_path / "out", reading=GIVEN)
+    assert summary.duplicates == {"groups": 3, "images": 6, "groups_across_splits": 2}
+    said = "2 images have copies in another of the given splits: what is measured there is too good"
+    assert said in capsys.readouterr().err.splitlines()
+    assert prepare(archive, tmp_path / "pooled").duplicates == {"groups": 3, "images": 6}
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        (good(5), "the data have no splits of their own"),
+        (in_splits(fold1=4, fold2=4), "takes folders called train, val, test and the like, not fold1, fold2"),
+        (in_splits(val=4, test=4), "takes folders called train, val, test and the like, not test, val"),
+        (in_splits(train=6, test=3) | with_owls("train", 3), "the test set has no image of class 'owls'"),
+        (in_splits(train=6, test=3) | with_owls("test", 3), "the train set has no image of class 'owls'"),
+        (
+            in_splits(train=6, test=3) | with_owls("train", 1),
+            "class 'owls' has only 1 distinct training image, too few to cut a validation set from",
+        ),
+        (
+            in_splits(train=6) | with_owls("train", 2) | {"test/1.jpg": image(900)},
+            "class 'owls' has only 2 distinct training images, too few to cut a test and a validation set from",
+        ),
+    ],
+)
+def test_splits_that_cannot_be_kept(members: dict[str, bytes], words: str, tmp_path: Path) -> None:
+    with pytest.raises(FrostlineError) as caught:
+        prepare(archive_of(tmp_path / "a.zip", members), tmp_path / "out", reading=GIVEN)
+    assert words in str(caught.value) and len(str(caught.value).splitlines()) == 2
+    assert not (tmp_path / "out").exists()
 
 
 def test_labels_of_more_classes_than_a_byte_can_count(tmp_path: Path) -> None:

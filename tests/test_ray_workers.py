@@ -158,12 +158,13 @@ def test_preprocess_gives_the_bytes_of_local_processes(tmp_path):
         archive.writestr("cats/bad.jpg", buffer.getvalue()[:-99])
     shares = {"train": 0.6, "validation": 0.2, "test": 0.2}
     made = []
-    for workers in ("local", "ray"):
+    for processes in (2, "ray"):
+        folder = Path(str(processes))
         summary = preprocess(
-            Path("archive.zip"), Path(workers), size=SIZE, seed=1, shares=shares, max_rejected=0.1, workers=workers
+            Path("archive.zip"), folder, size=SIZE, seed=1, shares=shares, max_rejected=0.1, processes=processes
         )
         assert summary.rejected == {"truncated": 1}
-        made.append({path.name: path.read_bytes() for path in Path(workers).iterdir()})
+        made.append({path.name: path.read_bytes() for path in folder.iterdir()})
     assert made[0] == made[1]
 
 

@@ -78,11 +78,11 @@ class KaggleData(Data):
 
 @dataclass
 class FolderData(Data):
-    """The user's own images, one subfolder per class."""
+    """The user's own images, in one of the layouts that `data.layout` knows."""
 
     source: Literal["folder"]
     path: str
-    """Of the folder, relative to the project's root. It is read, never changed."""
+    """Of the folder, or of a zip file of it, relative to the project's root. It is read, never changed."""
 
 
 @dataclass
@@ -153,6 +153,13 @@ class Preprocess:
     """Share of the labelled images that only the evaluation looks at."""
     max_rejected: Annotated[float, Rule(lambda v: 0 <= v <= 1, "a share from 0 to 1")]
     """Share of unreadable images above which the stage fails."""
+    splits: Literal["random", "given"]
+    """random: drawn from all images, in the shares above. given: those that the data bring, in folders called train,
+    val, test1 and the like; a validation or test set that is missing is cut from the training images by its share."""
+    top_folders: Literal["auto", "classes", "splits"]
+    """What the topmost folders of the data are. auto: splits, if they hold the same subfolders, else classes."""
+    name_encoding: Literal["auto", "utf-8", "cp949", "gbk", "cp932", "big5", "cp866", "cp437"]
+    """Of names in a zip that does not say it. auto: the first of these that fits all of them."""
 
 
 @dataclass

@@ -8,14 +8,18 @@ import re
 import shutil
 import stat
 import struct
+import unicodedata
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from frostline.common.layout import EXPECTED, is_clutter
+from frostline.common.layout import PACKED, is_clutter, may_be_image
+from frostline.data.layout import AS_IT_SEEMS, Reading, label_in, understand
+from frostline.data.zip_names import Encoding, resolved_names
 from frostline.runtime.errors import FrostlineError
 
 MIB = 1 << 20
@@ -27,8 +31,6 @@ _BIG, _BIG_RATIO = 16 * MIB, 100
 _SLACK, _TOTAL_RATIO = 1024 * MIB, 100
 """A whole archive may expand to so many times its own size, and the slack in bytes."""
 
-_KAGGLE_ZIPS = ("train.zip", "test.zip")
-_SPLIT_FOLDERS = {"train", "training", "validation", "valid", "val", "test"}
 # what zipfile raises on damage, apart from its own error: bad UTF-8, short headers, impossible offsets
 _DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, OSError)
 _FETCH_AGAIN = "Delete it and run `dvc repro fetch-data`."
@@ -48,6 +50,8 @@ class Member:
     """Its place in the zip's directory (names need not be unique)."""
     refusal: str = ""
     """Why it must not be read; empty if nothing speaks against it."""
+    split: str = ""
+    """The folder of the archive's own split that it lies in, e.g. ``train``; empty if there is none."""
 
 
 @dataclass(frozen=True)
@@ -55,48 +59,102 @@ class Listing:
     members: list[Member]
     ignored: int
     """Files that lie outside the layout, such as a README beside the class folders."""
+    understood: str
+    """What the folders were taken for, in words; see `layout.understand`."""
+    notes: list[str]
+    """What else the user should know of it, in a line each."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A file of a zip's directory, or a folder."""
+
+    source: Path
+    index: int
+    info: zipfile.ZipInfo
+    name: str
+    """As it stands there, read in the right encoding."""
+    parts: tuple[str, ...]
+    """Of the name, and of the inner zip's around it; readable, and in Unicode's composed form: macOS writes another."""
+    is_folder: bool
+    is_unsafe: bool
+    is_image: bool
+    """Whether it is meant as one."""
 
 
 class UnreadableMemberError(ValueError):
     """A member that cannot be read; the text is a short, stable reason."""
 
 
-def list_images(path: Path, scratch: Path) -> Listing:
+def list_images(path: Path, scratch: Path, reading: Reading = AS_IT_SEEMS) -> Listing:
     """Find the images of the archive at `path`, in the order of its directory, without decoding any.
 
-    Three layouts are known: Kaggle's (an inner ``train.zip`` of ``train/cat.0.jpg``, where the class is the
-    file name up to the first dot, and optionally an inner ``test.zip`` of unlabelled ``test/1.jpg``); one
-    folder per class; and such folders under ``train/``, ``validation/`` and the like, which are pooled. A
-    single folder around the last two is looked through. Inner zips are copied into the folder `scratch`, as
-    seeking in a zipped zip starts over each time; the members' `source` points there, the caller removes it.
+    Which folders are classes is read from their shape, see `layout.understand`. Where no image lies in a folder,
+    zips within the archive count as folders: so Kaggle packs ``train/cat.0.jpg`` and the unlabelled ``test/1.jpg``.
+    They are copied into the folder `scratch`, as seeking in a zipped zip starts over each time; the members' `source`
+    points there, the caller removes it.
 
     Members that are encrypted, no regular files, too large or named unsafely are listed with a `refusal`.
-    Raises FrostlineError if the archive as a whole is missing, damaged, too large or of no known layout.
+    Raises FrostlineError if the archive as a whole is missing, damaged, encrypted, too large or of no known layout, or
+    of one that can be read in two ways, where `reading` does not say which.
     """
     if not path.is_file():
         raise FrostlineError(f"{path} is missing.\nRun `dvc repro fetch-data`.")
     budget = _SLACK + _TOTAL_RATIO * path.stat().st_size
+    notes: list[str] = []
     with _opened(path) as archive:
-        inner = {info.filename: info for info in archive.infolist() if info.filename in _KAGGLE_ZIPS}
-        if "train.zip" in inner:
-            members, ignored = [], len(_entries(archive)) - len(inner)
-            for name, info in inner.items():
-                budget -= info.file_size
-                if budget < 0:
-                    raise _too_large(path)
-                copy = scratch / name
-                _copy_inner(archive, info, copy, path)
-                with _opened(copy, shown_as=f"{name} in {path}") as inner_archive:
-                    members += _kaggle_members(inner_archive, copy, labelled=name == "train.zip")
-                    budget -= _claimed(inner_archive, members, copy)
-        else:
-            members, ignored = _folder_members(archive, path)
-            budget -= _claimed(archive, members, path)
-    if budget < 0:
+        entries = _entries(archive, path, reading.name_encoding, notes)
+        inner = _inner_zips(entries)
+        for number, zipped in enumerate(inner):
+            budget -= zipped.info.file_size
+            if budget < 0:
+                raise _too_large(path)
+            copy = scratch / f"{number}.zip"
+            _copy_inner(archive, zipped.info, copy, path)
+            with _opened(copy, shown_as=f"{zipped.name} in {path}") as inner_archive:
+                folder = zipped.parts[-1][: -len(".zip")]
+                entries += _entries(inner_archive, copy, reading.name_encoding, notes, folder)
+    entries = [entry for entry in entries if entry not in inner]
+    images = [entry for entry in entries if entry.is_image]
+    if sum(entry.info.file_size for entry in images if not _refusal(entry.info)) > budget:
         raise _too_large(path)
-    if not any(member.label for member in members):
-        raise FrostlineError(f"{path}: no labelled images found.\n{EXPECTED}")
-    return Listing(_without_repeats(members), ignored)
+    return _listing(entries, images, notes, reading, path)
+
+
+def _listing(
+    entries: Sequence[_Entry], images: Sequence[_Entry], notes: list[str], reading: Reading, path: Path
+) -> Listing:
+    if images and all(entry.info.flag_bits & 0x1 for entry in images):
+        raise FrostlineError(
+            f"{reading.shown_as or path} is encrypted.\nUnpack it with its password, and give the folder (data=folder)."
+        )
+    contents = [(entry.info.CRC, entry.info.file_size) for entry in images]
+    layout = understand([entry.parts for entry in images], contents, reading.top_folders, reading.shown_as or str(path))
+    members, names = [], []
+    for entry, place in zip(images, layout.places, strict=True):
+        if place:
+            name = "/".join(entry.parts)
+            members.append(Member(name, place.label, entry.source, entry.index, _refusal(entry.info), place.split))
+            names.append(entry.name)
+    for entry in entries:
+        if entry.is_unsafe and not entry.is_folder:
+            name = _readable(entry.name)
+            members.append(Member(name, "", entry.source, entry.index, "unsafe name in the archive"))
+            names.append(entry.name)
+    files = sum(not entry.is_folder for entry in entries)
+    notes = [*notes, *layout.notes, *_empty_folders(entries, images)]
+    return Listing(_without_repeats(members, names), files - len(members), layout.understood, notes)
+
+
+def _empty_folders(entries: Sequence[_Entry], images: Sequence[_Entry]) -> list[str]:
+    """A note on the folders of the archive that have no images in them."""
+    filled = {entry.parts[:end] for entry in images for end in range(1, len(entry.parts))}
+    folders = {entry.parts if entry.is_folder else entry.parts[:-1] for entry in entries if not entry.is_unsafe} - {()}
+    empty = sorted(at for at in folders - filled if not at[:-1] or at[:-1] in filled)
+    if not empty:
+        return []
+    shown = ", ".join("/".join(at) for at in empty[:5]) + " …" * (len(empty) > 5)
+    return [f"no images, and so no class: {shown}"]
 
 
 def read_member(archive: zipfile.ZipFile, index: int) -> bytes:
@@ -145,53 +203,39 @@ def _copy_inner(archive: zipfile.ZipFile, info: zipfile.ZipInfo, copy: Path, pat
         raise FrostlineError(f"{info.filename} in {path} is damaged ({error}).\n{_FETCH_AGAIN}") from error
 
 
-def _entries(archive: zipfile.ZipFile) -> list[tuple[int, zipfile.ZipInfo, list[str]]]:
-    """The files of the directory as (index, info, parts of the name), without folders and clutter."""
+def _entries(
+    archive: zipfile.ZipFile, source: Path, encoding: Encoding, notes: list[str], folder: str = ""
+) -> list[_Entry]:
+    """The directory of `archive` without clutter; `folder` is what its files lie in, unless they say so themselves."""
+    names, taken = resolved_names(archive, encoding)
+    if taken:
+        notes.append(f"names in the zip, whose encoding it does not say, are read as {taken}: preprocess.name_encoding")
+    separator = "/" if archive.comment == PACKED else r"[/\\]"
     entries = []
-    for index, info in enumerate(archive.infolist()):
-        parts = [part for part in info.filename.split("/") if part not in ("", ".")]
-        clutter = any(is_clutter(part) for part in parts) and not _is_unsafe(info.filename)
-        if parts and not info.filename.endswith("/") and not clutter:
-            entries.append((index, info, parts))
+    for index, (info, name) in enumerate(zip(archive.infolist(), names, strict=True)):
+        found = [unicodedata.normalize("NFC", part) for part in re.split(separator, name) if part not in ("", ".")]
+        unsafe = _is_unsafe(name)
+        if found and (unsafe or not any(map(is_clutter, found))):
+            parts = map(_readable, found if not folder or found[0] == folder else [folder, *found])
+            is_folder = bool(re.match(separator, name[-1])) or info.is_dir()
+            is_image = not is_folder and not unsafe and may_be_image(found[-1])
+            entries.append(_Entry(source, index, info, name, tuple(parts), is_folder, unsafe, is_image))
     return entries
 
 
-def _kaggle_members(archive: zipfile.ZipFile, source: Path, labelled: bool) -> list[Member]:
-    members = []
-    for index, info, parts in _entries(archive):
-        if _is_unsafe(info.filename):
-            members.append(_unsafe(info, source, index, None if not labelled else ""))
-            continue
-        prefix = source.stem + "/"
-        name = info.filename if info.filename.startswith(prefix) else prefix + info.filename
-        label = _readable(parts[-1].split(".")[0]) if labelled else None
-        members.append(Member(_readable(name), label, source, index, _refusal(info)))
-    return members
-
-
-def _folder_members(archive: zipfile.ZipFile, source: Path) -> tuple[list[Member], int]:
-    entries = _entries(archive)
-    unsafe = [_unsafe(info, source, index, "") for index, info, _ in entries if _is_unsafe(info.filename)]
-    # (index, info, what is left of the name after the folders above the class)
-    inside = [entry for entry in entries if not _is_unsafe(entry[1].filename) and len(entry[2]) > 1]
-    if len({parts[0] for _, _, parts in inside}) == 1 and any(len(parts) > 2 for _, _, parts in inside):
-        inside = [(index, info, parts[1:]) for index, info, parts in inside if len(parts) > 2]
-    if {parts[0].lower() for _, _, parts in inside} <= _SPLIT_FOLDERS:
-        inside = [(index, info, parts[1:]) for index, info, parts in inside if len(parts) > 2]
-    members = [
-        Member(_readable(info.filename), _readable(parts[0]), source, index, _refusal(info))
-        for index, info, parts in inside
-    ]
-    return members + unsafe, len(entries) - len(members) - len(unsafe)
+def _inner_zips(entries: Sequence[_Entry]) -> list[_Entry]:
+    """The zips to look into: those at the top, where no folder has images and their names tell no classes."""
+    images = [entry for entry in entries if entry.is_image]
+    zips = [entry for entry in entries if len(entry.parts) == 1 and entry.parts[0].lower().endswith(".zip")]
+    labels = Counter(label_in(entry.parts[-1]) for entry in images)
+    if any(len(entry.parts) > 1 for entry in images) or len(labels.keys() - {None}) > 1:
+        return []
+    return [entry for entry in zips if not entry.is_folder and not entry.is_unsafe]
 
 
 def _is_unsafe(name: str) -> bool:
     """Absolute, with a drive letter, or climbing with ``..``, on any system."""
     return bool(re.match(r"/|[A-Za-z]:[/\\]", name)) or ".." in re.split(r"[/\\]", name)
-
-
-def _unsafe(info: zipfile.ZipInfo, source: Path, index: int, label: str | None) -> Member:
-    return Member(_readable(info.filename), label, source, index, "unsafe name in the archive")
 
 
 def _refusal(info: zipfile.ZipInfo) -> str:
@@ -214,27 +258,25 @@ def _refusal_of_kind(info: zipfile.ZipInfo) -> str:
     return ""
 
 
-def _claimed(archive: zipfile.ZipFile, members: list[Member], source: Path) -> int:
-    """What the sound ones of `members` that lie in this `archive` expand to, in bytes."""
-    infos = archive.infolist()
-    sound = (member for member in members if member.source == source and not member.refusal)
-    return sum(infos[member.index].file_size for member in sound)
-
-
 def _readable(name: str) -> str:
     """Escape what does not print (line ends, control and direction marks): a name stays one honest line."""
+    if name.isprintable():
+        return name
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
-def _without_repeats(members: list[Member]) -> list[Member]:
-    """Refuse every member whose name came before, and make the name unique."""
-    seen: dict[str, int] = {}
-    unique = []
-    for member in members:
-        seen[member.name] = seen.get(member.name, 0) + 1
+def _without_repeats(members: Sequence[Member], names: Sequence[str]) -> list[Member]:
+    """Refuse every member whose name came before in the same zip, `names` being as they stand there; make all unique.
+
+    Two names that differ in the zip may be shown as one, where they differ by Unicode's form only.
+    """
+    seen, unique, raw = Counter[str](), [], set()
+    for member, name in zip(members, names, strict=True):
+        seen[member.name] += 1
         if seen[member.name] > 1:
-            name = f"{member.name} (again, {seen[member.name]})"
-            refusal = member.refusal or "the name occurs twice in the archive"
-            member = replace(member, name=name, refusal=refusal)
+            repeated = "the name occurs twice in the archive" if (member.source, name) in raw else ""
+            again = f"{member.name} (again, {seen[member.name]})"
+            member = replace(member, name=again, refusal=member.refusal or repeated)
+        raw.add((member.source, name))
         unique.append(member)
     return unique

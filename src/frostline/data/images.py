@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import stat
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,6 +90,8 @@ def read_image(path: Path, size: int) -> NDArray[np.uint8]:
     Raises UnreadableImageError, also where the system does not let the file be read.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():  # a pipe or a device would be waited for
+            raise UnreadableImageError("not a regular file")
         data = path.read_bytes()
     except OSError as error:
         raise UnreadableImageError(error.strerror or str(error)) from error

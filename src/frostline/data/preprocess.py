@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import os
 import re
+import sys
 import tempfile
 import zipfile
 from collections import Counter
@@ -13,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from frostline.common.files import replacing, sha256_of, write_csv, write_json
-from frostline.data.archive import Member, UnreadableMemberError, list_images, read_member
+from frostline.data.archive import Listing, Member, UnreadableMemberError, list_images, read_member
 from frostline.data.dataset import (
     CLASSES_FILE,
     MANIFEST_COLUMNS,
@@ -29,7 +30,8 @@ from frostline.data.dataset import (
     labels_file,
 )
 from frostline.data.images import UnreadableImageError, decode_image
-from frostline.data.splitting import assign_splits
+from frostline.data.layout import AS_IT_SEEMS, Reading, part_of
+from frostline.data.splitting import assign_splits, complete_splits, given_splits
 from frostline.runtime import ray_pool
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.process_pool import cores, mapped
@@ -49,7 +51,8 @@ class Summary:
     rejected: dict[str, int]
     """Images per reason, labelled or not."""
     duplicates: dict[str, int]
-    """`groups` of labelled images that decode to the same pixels, and the `images` in them."""
+    """`groups` of labelled images that decode to the same pixels, and the `images` in them; where the splits are given
+    and some groups lie in several, `groups_across_splits`."""
     ignored: int
     """Files of the archive outside its layout."""
     digest: str
@@ -71,6 +74,8 @@ class Entry:
     chunk: int = -1
     row: int = -1
     """Where the decoded image lies: the name of the staged file, and the row in it."""
+    own_split: str = ""
+    """The data set's own."""
 
 
 def preprocess(
@@ -81,17 +86,18 @@ def preprocess(
     seed: int,
     shares: Mapping[str, float],
     max_rejected: float,
-    processes: int | None = None,
-    workers: str = "local",
+    reading: Reading = AS_IT_SEEMS,
+    processes: int | Literal["ray"] | None = None,
 ) -> Summary:
     """Write the images of `archive` to `folder`, whole or not at all, and say what they are.
 
     Per split, `folder` gets ``<split>.npy``, (N, size, size, 3) uint8 RGB, and ``<split>_labels.npy``, (N,)
-    uint8 (wider past 256 classes), with splits train, validation and test by `assign_splits`; ``unlabelled.npy``
-    if there are such images; ``classes.json``; and ``manifest.csv``, whose rows stand in the order of the arrays.
+    uint8 (wider past 256 classes), with splits train, validation and test by `assign_splits`, or given as `reading`
+    says; ``unlabelled.npy`` if there are such images; ``classes.json``; and ``manifest.csv``, whose rows stand in the
+    order of the arrays. What the archive's folders were taken for is said on stderr.
     Images that cannot be read, and those whose pixels occur in several classes, are rejected: they are only in
-    the manifest, with the reason. The bytes do not depend on `processes` (default: all cores), nor on `workers`:
-    "local", or "ray" (see `ray_pool.mapped`, and its errors), which decodes on all processors of a Ray cluster.
+    the manifest, with the reason. The bytes do not depend on `processes`: how many decode here (default: on all
+    cores), or "ray" for all processors of a Ray cluster (see `ray_pool.mapped`, and its errors).
 
     Raises FrostlineError if the archive is unusable, if there are not at least two classes, if a class has no
     image left, or if more than the share `max_rejected` of the labelled images is rejected.
@@ -99,26 +105,52 @@ def preprocess(
     with replacing(folder) as temporary:
         temporary.mkdir()
         with tempfile.TemporaryDirectory(dir=temporary) as scratch:
-            listing = list_images(archive, Path(scratch))
-            classes = _classes(listing.members, archive)
+            listing = list_images(archive, Path(scratch), reading)
+            classes = _classes(listing, reading.shown_as or str(archive))
+            _say(_understood(listing, reading), *listing.notes)
             staging = Path(scratch) / "decoded"
             staging.mkdir()
-            entries = _decode_all(listing.members, staging, size, processes, workers)
+            entries = _decode_all(listing.members, staging, size, processes)
             _reject_contradictions(entries)
             _check_losses(entries, classes, max_rejected)
-            _assign(entries, seed, shares)
+            _assign(entries, seed, shares, reading)
             entries.sort(key=_manifest_order)
             _write_arrays(entries, staging, temporary, size, classes)
         write_json(temporary / CLASSES_FILE, classes)
         write_csv(temporary / MANIFEST_FILE, MANIFEST_COLUMNS, map(_manifest_row, entries))
         digest = sha256_of(temporary / MANIFEST_FILE)
-    return _summary(entries, classes, listing.ignored, digest)
+    summary = _summary(entries, classes, listing.ignored, digest)
+    if across := summary.duplicates.get("groups_across_splits"):
+        _say(f"{across:,} images have copies in another of the given splits: what is measured there is too good")
+    return summary
 
 
-def _classes(members: Sequence[Member], archive: Path) -> list[str]:
-    classes = sorted({member.label for member in members if member.label})
+def _say(*lines: str) -> None:
+    sys.stderr.write("".join(f"{line}\n" for line in lines))
+
+
+def _understood(listing: Listing, reading: Reading) -> str:
+    """What the folders were taken for, and what that means for the splits.
+
+    Raises FrostlineError where splits are to be kept that cannot be.
+    """
+    own = [member.split for member in listing.members if member.label]
+    parts = {part_of(split) for split in own}
+    if reading.splits == "given":
+        missing = [split for split in SPLITS if split not in given_splits(own)]
+        kept = listing.understood.replace("pooled from", "with the splits")
+        return kept + (f"; {' and '.join(missing)} cut from train" if missing else "")
+    can_be_kept = "train" in parts and len(parts - {None}) > 1
+    return listing.understood + ("; keep its own splits with preprocess.splits=given" if can_be_kept else "")
+
+
+def _classes(listing: Listing, where: str) -> list[str]:
+    classes = sorted({member.label for member in listing.members if member.label})
     if len(classes) < 2:
-        raise FrostlineError(f"{archive} has 1 class: {', '.join(classes)}.\nTwo or more are needed: add another one.")
+        notes = "".join(f" ({note})" for note in listing.notes)
+        raise FrostlineError(
+            f"{where} has 1 class: {', '.join(classes)}{notes}.\nTwo or more are needed: add another one."
+        )
     return classes
 
 
@@ -126,7 +158,7 @@ def _classes(members: Sequence[Member], archive: Path) -> list[str]:
 
 
 def _decode_all(
-    members: Sequence[Member], staging: Path, size: int, processes: int | None, workers: str
+    members: Sequence[Member], staging: Path, size: int, processes: int | Literal["ray"] | None
 ) -> list[Entry]:
     """Decode every member, in order. The workers write the good ones to files in the folder `staging`.
 
@@ -135,7 +167,7 @@ def _decode_all(
     length = max(1, min(32, _CHUNK_BYTES // (size * size * 3)))
     chunks = [Chunk(start, members[start : start + length]) for start in range(0, len(members), length)]
     decode = functools.partial(_decode_chunk, staging=staging, size=size)
-    if workers == "ray":
+    if processes == "ray":
         results = ray_pool.mapped(decode, chunks)
     else:
         results = mapped(decode, chunks, min(processes or cores(), len(chunks)))
@@ -171,7 +203,7 @@ def _zip_file(path: Path) -> zipfile.ZipFile:
 
 
 def _decode_member(member: Member, size: int) -> tuple[Entry, bytes]:
-    entry = Entry(member.name, member.label, verdict=member.refusal or OK)
+    entry = Entry(member.name, member.label, verdict=member.refusal or OK, own_split=member.split)
     pixels = b""
     if not member.refusal:
         try:
@@ -216,12 +248,17 @@ def _check_losses(entries: Sequence[Entry], classes: Sequence[str], max_rejected
         )
 
 
-def _assign(entries: Sequence[Entry], seed: int, shares: Mapping[str, float]) -> None:
+def _assign(entries: Sequence[Entry], seed: int, shares: Mapping[str, float], reading: Reading) -> None:
     """Set the splits by the decoded pixels: an image that was copied into another file is still the same."""
     good = [entry for entry in entries if entry.verdict == OK]
     labelled = [entry for entry in good if entry.label is not None]
     labels = [entry.label or "" for entry in labelled]
-    splits = assign_splits(labels, [entry.pixels for entry in labelled], seed, shares)
+    pixels = [entry.pixels for entry in labelled]
+    if reading.splits == "given":
+        given = given_splits([entry.own_split for entry in labelled])
+        splits: Sequence[str] = complete_splits(labels, pixels, given, seed, shares)
+    else:
+        splits = assign_splits(labels, pixels, seed, shares)
     for entry in good:
         entry.split = UNLABELLED
     for entry, split in zip(labelled, splits, strict=True):
@@ -294,12 +331,16 @@ def _summary(entries: Sequence[Entry], classes: list[str], ignored: int, digest:
     counts = Counter((entry.split, entry.label) for entry in good)
     occurrences = Counter(entry.pixels for entry in good if entry.label is not None)
     copies = [count for count in occurrences.values() if count > 1]
+    duplicates = {"groups": len(copies), "images": sum(copies)}
+    places = {(entry.pixels, entry.split) for entry in good if entry.label is not None}
+    if across := sum(count > 1 for count in Counter(pixels for pixels, _ in places).values()):
+        duplicates["groups_across_splits"] = across
     return Summary(
         classes=classes,
         counts={split: {name: counts[split, name] for name in classes} for split in SPLITS},
         unlabelled=counts[UNLABELLED, None],
         rejected=dict(Counter(entry.verdict for entry in entries if entry.verdict != OK)),
-        duplicates={"groups": len(copies), "images": sum(copies)},
+        duplicates=duplicates,
         ignored=ignored,
         digest=digest,
     )

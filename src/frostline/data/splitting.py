@@ -1,10 +1,11 @@
-"""Which image belongs to the training, validation and test set: decided by content, class by class."""
+"""Which image belongs to the training, validation and test set: decided by content, class by class, or given."""
 
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
 
-from frostline.data.dataset import SPLITS
+from frostline.data.dataset import SPLITS, Split
+from frostline.data.layout import part_of
 from frostline.runtime.errors import FrostlineError
 
 
@@ -45,6 +46,68 @@ def assign_splits(classes: Sequence[str], digests: Sequence[str], seed: int, sha
         for position, digest in enumerate(ranked):
             split_of[digest] = "test" if position < test_end else "validation" if position < validation_end else "train"
     return [split_of[digest] for digest in digests]
+
+
+def given_splits(names: Sequence[str]) -> list[Split]:
+    """Return our split for each of a data set's own, by its name: ``train``, ``val``, ``test1``.
+
+    Raises FrostlineError if there are none, if one is called otherwise, or if none is for training.
+    """
+    if not any(names):
+        raise FrostlineError(
+            "preprocess.splits=given, but the data have no splits of their own.\nUse preprocess.splits=random."
+        )
+    parts = {name: part_of(name) for name in names}
+    if None in parts.values() or "train" not in parts.values():
+        found = ", ".join(name or "(images in none)" for name in sorted(parts))
+        raise FrostlineError(
+            f"preprocess.splits=given takes folders called train, val, test and the like, not {found}.\n"
+            "Rename them, or use preprocess.splits=random."
+        )
+    return [part for name in names if (part := parts[name])]
+
+
+def complete_splits(
+    classes: Sequence[str], digests: Sequence[str], given: Sequence[Split], seed: int, shares: Mapping[str, float]
+) -> list[Split]:
+    """Return the `given` split of each image; a test or validation set that is missing is cut from the training images.
+
+    It is cut as by `assign_splits`, with the share that it has of `shares` without the sets that are there.
+
+    Raises FrostlineError if a class is not in each of the three.
+    """
+    missing: list[Split] = [split for split in ("test", "validation") if split not in given]
+    total = shares["train"] + sum(shares[split] for split in missing)
+    in_train: dict[str, set[str]] = {}
+    for name, digest, split in zip(classes, digests, given, strict=True):
+        if split == "train":
+            in_train.setdefault(name, set()).add(digest)
+    moved: dict[tuple[str, str], Split] = {}
+    for name, distinct in in_train.items():
+        if len(distinct) <= len(missing):
+            raise FrostlineError(
+                f"preprocess.splits=given: class {name!r} has only {len(distinct)} distinct training image"
+                f"{'s' * (len(distinct) != 1)}, too few to cut a {' and a '.join(missing)} set from.\n"
+                "Add some, or use preprocess.splits=random."
+            )
+        ranked = sorted(distinct, key=lambda digest: (_rank(seed, digest), digest))
+        for split in missing:
+            count = max(_nearest(shares[split] / total * len(distinct)), 1)
+            moved |= {(name, digest): split for digest in ranked[:count]}
+            ranked = ranked[count:]
+    splits = [
+        moved.get((name, digest), split) if split == "train" else split
+        for name, digest, split in zip(classes, digests, given, strict=True)
+    ]
+    there = set(zip(classes, splits, strict=True))
+    for name in sorted(set(classes)):
+        for split in SPLITS:
+            if (name, split) not in there:
+                raise FrostlineError(
+                    f"preprocess.splits=given: the {split} set has no image of class {name!r}.\n"
+                    "Add some, or use preprocess.splits=random."
+                )
+    return splits
 
 
 def _rank(seed: int, digest: str) -> bytes:

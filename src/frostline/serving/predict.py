@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from frostline.common.files import replacing, write_csv
+from frostline.common.layout import images_below
 from frostline.data.images import UnreadableImageError, read_image
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.process_pool import cores, mapped
 
 # The processes that decode import this module: TensorFlow is not for them.
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff"}
 _BATCH = 32
 _ROW_GROUP = 10_000  # rows that a Parquet file holds together, and that are in memory until they are written
 
@@ -40,19 +40,20 @@ class Prediction:
 
 
 def find_images(places: Sequence[Path]) -> list[Path]:
-    """Return the files among `places` and, sorted, the image files below the folders among them.
+    """Return the files among `places` and, sorted, the images below the folders among them, as training finds them.
 
     Raises:
         FrostlineError: a place does not exist, or a folder holds no images.
+        OSError: a folder cannot be read.
     """
     found: list[Path] = []
     for place in places:
         if place.is_dir():
-            inside = sorted(path for path in place.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+            inside = images_below(place)
             if not inside:
-                raise FrostlineError(f"{place} holds no image files ({', '.join(sorted(_SUFFIXES))}).")
+                raise FrostlineError(f"{place} holds no image files.\nGive image files or folders of images.")
             found += inside
-        elif place.is_file():
+        elif place.exists():
             found.append(place)
         else:
             raise FrostlineError(f"{place} does not exist.\nGive image files or folders of images.")

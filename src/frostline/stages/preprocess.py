@@ -8,9 +8,10 @@ import numpy as np
 from frostline.common.files import write_json
 from frostline.common.seeds import generator
 from frostline.config import paths
-from frostline.config.settings import Config
+from frostline.config.settings import Config, FolderData
 from frostline.data.dataset import SPLITS, Dataset, load_dataset
 from frostline.data.images import contact_sheet
+from frostline.data.layout import Reading
 from frostline.data.preprocess import Summary, preprocess
 
 _SHOWN = 40  # images on the contact sheet, about: as many of each class, at least one
@@ -25,7 +26,13 @@ def main(config: Config) -> None:
         seed=config.seed,
         shares={"train": settings.train, "validation": settings.validation, "test": settings.test},
         max_rejected=settings.max_rejected,
-        workers=config.workers,
+        reading=Reading(
+            settings.top_folders,
+            settings.splits,
+            settings.name_encoding,
+            shown_as=config.data.path if isinstance(config.data, FolderData) else "",
+        ),
+        processes="ray" if config.workers == "ray" else None,
     )
     write_json(paths.DATA_SUMMARY, asdict(summary))
     _write_contact_sheet(load_dataset(paths.PROCESSED), config.seed)

@@ -1,0 +1,383 @@
+"""What the folders of a data set mean, read from their shape: which are the classes, which are splits of its own.
+
+The names of files are tuples of their parts, ``("train", "cats", "1.jpg")``, in Unicode's composed form (NFC).
+"""
+
+import re
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from frostline.data.dataset import SPLITS, Split
+from frostline.data.zip_names import Encoding
+from frostline.runtime.errors import FrostlineError
+
+TopFolders = Literal["auto", "classes", "splits"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the folders of a data set are read, and the names in its zip."""
+
+    top_folders: TopFolders = "auto"
+    """What the topmost folders are, where there is more than one."""
+    splits: Literal["random", "given"] = "random"
+    """given: those that the data set brings; random: drawn anew from all of its images."""
+    name_encoding: Encoding = "auto"
+    """Of names that do not say theirs; see `zip_names`."""
+    shown_as: str = ""
+    """What the data set is called in errors; empty: as the archive is."""
+
+
+AS_IT_SEEMS = Reading()
+
+
+EXPECTED = (
+    "Expected: one folder per class with its images inside (cats/1.jpg, dogs/1.jpg), such folders in each of several "
+    "splits (train/cats, test/cats), or the class in the file names (cat.0.jpg, dog.0.jpg)."
+)
+_WORDS: dict[str, Split] = {
+    **dict.fromkeys(("train", "training", "trainval"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "validation"),
+    **dict.fromkeys(("test", "testing", "holdout"), "test"),
+}
+_FOLD = re.compile(r"(fold|split)[ _-]?\d+", re.IGNORECASE)
+_NUMBERED = re.compile(r"(.+?)(?:[\s._-]+\d+\s*\(\d+\)|[\s._-]*\(?\d+\)?)")  # cat.0, cat_0, cat0, cat (1), cat.0 (1)
+_HERE = "."  # stands for the folder around the topmost ones, where images lie in it, too
+
+
+@dataclass(frozen=True)
+class Place:
+    label: str | None
+    """The class; None: unlabelled."""
+    split: str
+    """The folder of the data set's own split, ``train`` or ``fold0/train``; "" if there is none."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    places: list[Place | None]
+    """Of each file; None: it lies outside the layout."""
+    understood: str
+    """What the folders are, in words: "classes cats and dogs, pooled from train and test"."""
+    notes: list[str]
+    """What else the user should know, in a line each."""
+
+
+@dataclass(frozen=True)
+class _File:
+    index: int
+    rest: tuple[str, ...]
+    """What is left of its name."""
+    split: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Top:
+    """One of the topmost folders."""
+
+    name: str
+    files: list[_File]
+    """With names from this folder on, without folders that have nothing beside them."""
+
+    @property
+    def subs(self) -> set[str]:
+        """Its subfolders, in one case."""
+        return {file.rest[0].casefold() for file in self.files if len(file.rest) > 1}
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether images lie beside its subfolders."""
+        return {len(file.rest) > 1 for file in self.files} == {True, False}
+
+    @property
+    def labels(self) -> list[str | None]:
+        return [label_in(file.rest[-1]) for file in self.files]
+
+
+def part_of(split: str) -> Split | None:
+    """Which of our splits a data set's own one is, by its name, ``test1`` or ``fold0/seg_train``; None if none."""
+    words = [re.sub(r"(.)(set|data|images?|split)$", r"\1", word) for word in re.findall(r"[a-z]+", split.lower())]
+    parts = [_WORDS[word] for word in words if word in _WORDS]
+    return parts[-1] if parts else None
+
+
+def label_in(name: str) -> str | None:
+    """The class in the file name "class.number.jpg" (or class_number, class-number, class (number)); None if none."""
+    stem, _, ending = name.rpartition(".")
+    found = _NUMBERED.fullmatch(name if not stem or ending.isdecimal() else stem)
+    return found[1] if found and any(letter.isalpha() for letter in found[1]) else None
+
+
+def understand(names: Sequence[tuple[str, ...]], contents: Sequence[Hashable], top: TopFolders, where: str) -> Layout:
+    """Say what the files called `names` are.
+
+    A single folder around all others is looked through, and so is a copy of the whole tree within itself. Then:
+
+    - topmost folders that hold the same subfolders are splits, and the subfolders classes (one may be missing here or
+      there). A split without subfolders is unlabelled;
+    - topmost folders whose files are called class.number are splits, if all are called like splits;
+    - other topmost folders are classes, whatever lies in them; subfolders called train, test and the like in each of
+      them are splits;
+    - without folders, the classes are in the file names.
+
+    Args:
+        names: of the files, in any order.
+        contents: equal for two of the files only if they are copies.
+        top: what the topmost folders are; "auto": as above.
+        where: names the data set in errors.
+
+    Raises:
+        FrostlineError: there are no classes, or two ways to read the folders.
+    """
+    files = _unwrapped([_File(index, name) for index, name in enumerate(names)])
+    files, notes = _without_copy_of_tree(files if top == "classes" else _with_loose_as_top(files), contents)
+    tops = _tops(files)
+    if top == "auto":
+        top = _meaning(tops, where)
+    found = _classes_on_top(tops) if tops and top == "classes" else _splits_on_top(files, where)
+    places = [found.get(index) for index in range(len(names))]
+    if not any(place and place.label for place in places):
+        raise FrostlineError(f"{where}: no labelled images found.\n{EXPECTED}")
+    notes += _case_notes([place for place in places if place], where)
+    return Layout(places, _in_words([place for place in places if place], tops, top), notes)
+
+
+# The tree of folders
+
+
+def _unwrapped(files: list[_File]) -> list[_File]:
+    """Without the folders that have no other beside them and others inside."""
+    inside = [file for file in files if len(file.rest) > 1]
+    around = {file.rest[0] for file in inside}
+    if len(around) != 1 or all(len(file.rest) == 2 for file in inside):
+        return files
+    if _tell_classes(file for file in files if len(file.rest) == 1):
+        return files
+    return _unwrapped([replace(file, rest=file.rest[1:]) for file in inside])
+
+
+def _tell_classes(files: Iterable[_File]) -> bool:
+    labels = [label_in(file.rest[-1]) for file in files]
+    return None not in labels and len(set(labels)) > 1
+
+
+def _with_loose_as_top(files: list[_File]) -> list[_File]:
+    """Images of named classes beside folders that are called like splits are a split of their own."""
+    loose = [file for file in files if len(file.rest) == 1]
+    others = {file.rest[0] for file in files if len(file.rest) > 1}
+    if not others or not all(map(_is_split_name, others)) or not _tell_classes(loose):
+        return files
+    return [replace(file, rest=(_HERE, *file.rest)) if len(file.rest) == 1 else file for file in files]
+
+
+def _without_copy_of_tree(files: list[_File], contents: Sequence[Hashable]) -> tuple[list[_File], list[str]]:
+    """Lift what lies in a topmost folder whose subfolders are called as those beside it, but for copies."""
+    groups = _groups(files)
+    notes = []
+    for name, group in groups.items():
+        subs = {file.rest[1] for file in group if len(file.rest) > 2}
+        if len(subs) > 1 and subs < set(groups) and all(len(file.rest) > 2 for file in group):
+            others = [file for file in files if file.rest[0] != name]
+            known = {(file.rest, contents[file.index]) for file in others}
+            lifted = [replace(file, rest=file.rest[1:]) for file in group]
+            new = [file for file in lifted if (file.rest, contents[file.index]) not in known]
+            files = others + new
+            added = f", {len(new):,} more are added to theirs" if new else ""
+            copies = len(lifted) - len(new)
+            notes.append(f"{name} repeats the folders beside it: {copies:,} copies in it are left out{added}")
+    return files, notes
+
+
+def _groups(files: Iterable[_File]) -> dict[str, list[_File]]:
+    """By topmost folder."""
+    groups: dict[str, list[_File]] = {}
+    for file in files:
+        if len(file.rest) > 1:
+            groups.setdefault(file.rest[0], []).append(file)
+    return dict(sorted(groups.items()))
+
+
+def _tops(files: Iterable[_File]) -> list[_Top]:
+    groups = {
+        name: [replace(file, rest=file.rest[1:], split=(*file.split, name)) for file in group]
+        for name, group in _groups(files).items()
+    }
+    subs = {name: {file.rest[0] for file in group if len(file.rest) > 1} for name, group in groups.items()}
+    if len(set().union(*subs.values())) == 1 and any(map(_tell_classes, groups.values())):  # train/images/cat.0.jpg
+        return [_Top(name, [replace(file, rest=file.rest[-1:]) for file in group]) for name, group in groups.items()]
+    return [_Top(name, _without_wrapper(name, group, subs)) for name, group in groups.items()]
+
+
+def _without_wrapper(name: str, files: list[_File], subs: Mapping[str, set[str]]) -> list[_File]:
+    """The `files` of the topmost folder `name` without its only subfolder, where that is no class.
+
+    `subs`: the subfolders of each topmost folder. One that some of the others have, too, is a class, unless all of them
+    have just that one.
+    """
+    others = set().union(*(subs[other] for other in subs if other != name))
+    if len(subs[name]) > 1 or (subs[name] & others and any(inside != subs[name] for inside in subs.values())):
+        return files
+    files = _unwrapped(files)
+    left = {file.rest[0] for file in files if len(file.rest) > 1}
+    if len(left) == 1 and len(others) > 1 and (_is_split_name(name) or left == {name}):  # test/unknown/1.jpg
+        return [replace(file, rest=file.rest[-1:]) for file in files]
+    return files
+
+
+# What they mean
+
+
+def _is_split_name(name: str) -> bool:
+    return name == _HERE or part_of(name) is not None or bool(_FOLD.fullmatch(name))
+
+
+def _meaning(tops: Sequence[_Top], where: str) -> TopFolders:
+    words = sum(_is_split_name(top.name) for top in tops)
+    deep = [top for top in tops if top.subs]
+    subs = Counter(sub for top in deep for sub in top.subs)
+    all_words = words == len(tops)
+    if len(tops) < 2:
+        return "splits" if not tops or _tell_classes(tops[0].files) else "classes"
+    if not deep or (len(subs) == 1 and not all_words):
+        return _meaning_of_names(tops, all_words, where)
+    if not words and all(map(_is_split_name, subs)):
+        return "splits" if any(len(file.rest) > 2 for top in deep for file in top.files) else "classes"
+    shared = [sub for sub, count in subs.items() if count > 1]
+    mostly_words = 2 * words >= len(tops)
+    if all_words or (mostly_words and (shared or len(deep) == 1)):
+        return "splits"
+    mixed = any(top.is_mixed for top in deep)
+    if not shared:
+        if len(deep) == 1 and not mixed and (words or len(tops) == 2):
+            raise _ambiguous(tops, sorted(subs), where)
+        return "classes"
+    largest = max((top.subs for top in deep), key=len)
+    if not mixed and len(deep) == len(tops) and all(len(top.subs) > 1 and top.subs <= largest for top in deep):
+        return "splits"
+    if 2 * len(shared) < len(subs) or len(subs) == 1:
+        return "classes"
+    raise _ambiguous(tops, sorted(subs), where)
+
+
+def _meaning_of_names(tops: Sequence[_Top], all_words: bool, where: str) -> TopFolders:
+    """Of topmost folders without subfolders: is the class in the file names?"""
+    telling = [top for top in tops if _tell_classes(top.files)]
+    if all_words:
+        if not telling:
+            raise FrostlineError(
+                f"{where}: no labelled images found: {_listed([top.name for top in tops])} hold no class folders.\n"
+                f"{EXPECTED}"
+            )
+        return "splits"
+    telling = [top for top in telling if len(top.files) >= 2 * len(set(top.labels))]
+    labels = {label for top in telling for label in top.labels}
+    if telling and all(set(top.labels) in (labels, {None}) for top in tops):
+        raise _ambiguous(tops, sorted(map(str, labels)), where)
+    return "classes"
+
+
+def _ambiguous(tops: Sequence[_Top], inside: Sequence[str], where: str) -> FrostlineError:
+    return FrostlineError(
+        f"{where}: the folders {_listed([top.name for top in tops])} may be the classes, or splits with the classes "
+        f"{_listed(inside)}.\nSay which: preprocess.top_folders=classes, or preprocess.top_folders=splits."
+    )
+
+
+def _classes_on_top(tops: Sequence[_Top]) -> dict[int, Place]:
+    deep = {file.rest[0] for top in tops for file in top.files if len(file.rest) > 1}
+    transposed = deep and all(map(_is_split_name, deep)) and not any(_is_split_name(top.name) for top in tops)
+    return {
+        file.index: Place(top.name, file.rest[0] if transposed and len(file.rest) > 1 else "")
+        for top in tops
+        for file in top.files
+    }
+
+
+def _splits_on_top(files: list[_File], where: str) -> dict[int, Place]:
+    tops = _tops(files) or [_Top("", files)]
+    inside = [file for top in tops for file in top.files]
+    deep = [file for file in inside if len(file.rest) > 1]
+    if not deep:
+        return _classes_in_names(inside, where)
+    splits_with_folders = {file.split for file in deep}
+    found = {file.index: Place(None, "/".join(file.split)) for file in inside if file.split not in splits_with_folders}
+    if all(_is_split_name(file.rest[0]) for file in deep) and any(len(file.rest) > 2 for file in deep):
+        return found | _splits_on_top(deep, where)  # fold0/train/cats
+    return found | {file.index: Place(file.rest[0], "/".join(file.split)) for file in deep}
+
+
+def _classes_in_names(files: list[_File], where: str) -> dict[int, Place]:
+    """A split whose files have none of the classes of the others in their names is unlabelled."""
+    groups: dict[tuple[str, ...], list[_File]] = {}
+    for file in files:
+        groups.setdefault(file.split, []).append(file)
+    classes = {label_in(file.rest[-1]) for group in groups.values() if _tell_classes(group) for file in group}
+    classes = classes or {label_in(file.rest[-1]) for file in files} - {None}
+    found: dict[int, Place] = {}
+    for split, group in groups.items():
+        labels = [label_in(file.rest[-1]) for file in group]
+        strange = [file.rest[-1] for file, label in zip(group, labels, strict=True) if label not in classes]
+        if strange and (len(strange) < len(group) or (not split and any(labels))):
+            raise FrostlineError(
+                f"{where}: the class is in the file names, as it seems, but not in {strange[0]!r}.\n"
+                "Rename or remove it, or put the images into one folder per class."
+            )
+        for file, label in zip(group, labels, strict=True):
+            found[file.index] = Place(None if strange else label, "/".join(split))
+    return found
+
+
+# In words
+
+
+def _case_notes(places: Sequence[Place], where: str) -> list[str]:
+    """Classes that differ by case only are two where they lie side by side, and a mistake where they never do."""
+    splits_of: dict[str, set[str]] = {}
+    for place in places:
+        if place.label:
+            splits_of.setdefault(place.label, set()).add(place.split)
+    notes: list[str] = []
+    first: dict[str, str] = {}
+    for label in sorted(splits_of):
+        other = first.setdefault(label.casefold(), label)
+        if other == label:
+            continue
+        if not splits_of[label] & splits_of[other]:
+            raise FrostlineError(
+                f"{where}: the classes {other} (in {_listed(sorted(splits_of[other]))}) and {label} "
+                f"(in {_listed(sorted(splits_of[label]))}) differ by case only.\nRename one of the folders."
+            )
+        notes.append(f"the classes {other} and {label} differ by case only: taken as two")
+    return notes
+
+
+def _in_words(places: Sequence[Place], tops: Sequence[_Top], meaning: TopFolders) -> str:
+    classes = sorted({place.label for place in places if place.label})
+    labelled = sorted({place.split for place in places if place.label and place.split}, key=_split_order)
+    unlabelled = sorted({place.split for place in places if place.label is None} - set(labelled), key=_split_order)
+    deep = any(top.subs for top in tops)
+    text = f"class{'es' * (len(classes) != 1)} {_listed(classes)}"
+    if meaning == "classes" and not labelled:
+        text += ", one folder each"
+    elif not deep:
+        text += ", by file names"
+    if len(labelled) > 1:
+        text += f", pooled from {_listed(labelled)}"
+    elif labelled:
+        text += f", in {_listed(labelled)}"
+    return text + (f"; {_listed(unlabelled)} unlabelled" if unlabelled else "")
+
+
+def _split_order(name: str) -> tuple[int, str]:
+    part = part_of(name)
+    return (SPLITS.index(part) if part else len(SPLITS)), name
+
+
+def _listed(names: Sequence[str]) -> str:
+    """In words, at most eight of them."""
+    shown = ["the folder itself" if name == _HERE else name for name in names]
+    if len(shown) > 8:
+        return f"{', '.join(shown[:7])} and {len(shown) - 7} more"
+    return " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1])))
