@@ -20,6 +20,7 @@ from frostline.config.load import compose_conf
 from frostline.config.settings import Phase
 from frostline.data.dataset import load_dataset
 from frostline.runtime.errors import FrostlineError
+from frostline.runtime.logs import show
 from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.training import distribution, phases
 from frostline.training.loop import Examples, Session, Task, train
@@ -217,6 +218,7 @@ def test_alone_there_is_no_strategy():
 
 
 if __name__ == "__main__":
+    show()
     if "," in sys.argv[1]:
         stop_and_go_on(sys.argv[1].split(","), *map(Path, sys.argv[2:]))
     else:

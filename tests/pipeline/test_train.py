@@ -44,7 +44,9 @@ def test_from_a_folder_to_a_model_and_again(clone: Clone, pictures: Path) -> Non
     quick = ["--weights", "random", "--recipe", "demo", "--set", "transfer.epochs=1"]
     said = frostline(clone, "train", str(pictures), *quick)
     assert ran(said) == STAGES
-    *_, verdict, model, report, predict, go_on = said.strip().splitlines()[-6:]
+    lines = said.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("model:"))
+    verdict, model, report, predict, go_on = lines[first - 1 : first + 4]
     assert "fine-tun" in verdict.lower() or "close" in verdict.lower()
     assert model.split() == ["model:", "models/classifier.keras"]
     assert report.split() == ["report:", "reports/report.html"]
