@@ -92,6 +92,7 @@ def write_example_report(
     weights: str = "random",
     pair: Pair | None = None,
     patience: str = "null",
+    across: int = 0,
 ) -> str:
     pair = pair or predictions(86)
     evaluation, labels = evaluate(pair, threshold=0.5, bins=15, resamples=200, seed=42), pair.labels
@@ -119,7 +120,7 @@ def write_example_report(
                 "counts": {split: dict.fromkeys(classes, 1234) for split in ("test", "train", "validation")},
                 "unlabelled": 7,
                 "rejected": {"empty file": 1, "not a <image>": 3},
-                "duplicates": {"groups": 1, "images": 2},
+                "duplicates": {"groups": 1, "images": 2} | ({"groups_across_splits": across} if across else {}),
                 "ignored": 0,
                 "digest": "d" * 64,
             },

@@ -109,6 +109,10 @@ LAYOUTS: dict[str, tuple[dict[str, str | None], str]] = {
         {"cats/#.jpg": "cats", "cats/holiday/#.jpg": "cats", "dogs/#.jpg": "dogs"},
         "classes cats and dogs, one folder each",
     ),
+    "images beside the deep subfolder of a class": (
+        {"cats/#.jpg": "cats", "cats/2024/may/#.jpg": "cats", "dogs/#.jpg": "dogs"},
+        "classes cats and dogs, one folder each",
+    ),
     "the same subfolder in each class": (
         {"cats/images/#.jpg": "cats", "dogs/images/#.jpg": "dogs"},
         "classes cats and dogs, one folder each",
@@ -164,6 +168,10 @@ NOTES = {
     "a copy of the tree in it": ["all repeats the folders beside it: 18 copies in it are left out"],
     "a copy of the tree in it, in a folder": ["x repeats the folders beside it: 12 copies in it are left out"],
     "a copy of the classes beside them": ["all repeats the folders beside it: 6 copies in it are left out"],
+    "one folder per class": ["left out, in none of these: 3 images (cover0.jpg, cover1.jpg, cover2.jpg)"],
+    "images beside the classes of a split": [
+        "left out, in none of these: 3 images (train/cover0.jpg, train/cover1.jpg, train/cover2.jpg)"
+    ],
     "two classes that differ by case": ["the classes A and a differ by case only: taken as two"],
 }
 
@@ -269,7 +277,10 @@ def test_what_can_be_read_in_two_ways_is_asked_for(name: str, tmp_path: Path) ->
     ("patterns", "words"),
     [
         (["#.jpg"], "no labelled images found"),
-        (["train/#.jpg", "test/#.jpg"], "no labelled images found: test and train hold no class folders"),
+        (
+            ["train/#.jpg", "test/#.jpg"],
+            "found: test and train hold no class folders (if they are the classes: preprocess.top_fol",
+        ),
         (
             ["cat.#.jpg", "dog.#.jpg", "cover.jpg"],
             "the class is in the file names, as it seems, but not in 'cover.jpg'",
@@ -409,6 +420,12 @@ def test_an_encrypted_zip(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(FrostlineError, match=r"a\.zip is encrypted"):
         listed(path)
+
+
+def test_a_name_of_too_many_folders_is_refused(tmp_path: Path) -> None:
+    deep = "a/" * 30_000 + "1.jpg"
+    members = listed(zipped(tmp_path / "a.zip", ["cats/1.jpg", "dogs/1.jpg", deep])).members
+    assert [member.refusal for member in members] == ["", "", "unsafe name in the archive"]
 
 
 def test_zips_within_count_as_folders(tmp_path: Path) -> None:

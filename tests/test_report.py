@@ -94,6 +94,11 @@ def test_the_page_names_its_inputs_but_no_machine_and_no_password(tmp_path: Path
         assert text not in html
 
 
+def test_copies_in_several_given_splits_are_said(tmp_path: Path, html: str) -> None:
+    assert "2 labelled images in 1 group of equal pixels, each group in one split" in html
+    assert "of equal pixels, 1 of them in several of the given splits" in write_example_report(tmp_path, across=1)
+
+
 def test_names_are_escaped(tmp_path: Path) -> None:
     html = write_example_report(tmp_path, classes=HOSTILE)
     assert "<script>alert" not in html

@@ -28,6 +28,8 @@ MEMBER_LIMIT = 256 * MIB
 _TOO_LARGE = f"larger than {MEMBER_LIMIT // MIB} MiB"
 _BIG, _BIG_RATIO = 16 * MIB, 100
 """A member above so many bytes may have shrunk so many times: images hardly reach 20, bombs 1032."""
+_DEEPEST = 100
+"""Of so many parts a name may be."""
 _SLACK, _TOTAL_RATIO = 1024 * MIB, 100
 """A whole archive may expand to so many times its own size, and the slack in bytes."""
 
@@ -234,8 +236,9 @@ def _inner_zips(entries: Sequence[_Entry]) -> list[_Entry]:
 
 
 def _is_unsafe(name: str) -> bool:
-    """Absolute, with a drive letter, or climbing with ``..``, on any system."""
-    return bool(re.match(r"/|[A-Za-z]:[/\\]", name)) or ".." in re.split(r"[/\\]", name)
+    """Absolute, with a drive letter, or climbing with ``..``, on any system, or in more folders than any has."""
+    parts = re.split(r"[/\\]", name)
+    return bool(re.match(r"/|[A-Za-z]:[/\\]", name)) or ".." in parts or len(parts) > _DEEPEST
 
 
 def _refusal(info: zipfile.ZipInfo) -> str:

@@ -132,16 +132,22 @@ def understand(names: Sequence[tuple[str, ...]], contents: Sequence[Hashable], t
         FrostlineError: there are no classes, or two ways to read the folders.
     """
     files = _unwrapped([_File(index, name) for index, name in enumerate(names)])
-    files, notes = _without_copy_of_tree(files if top == "classes" else _with_loose_as_top(files), contents)
+    all_files = files if top == "classes" else _with_loose_as_top(files)
+    files, notes = _without_copy_of_tree(all_files, contents)
     tops = _tops(files)
     if top == "auto":
         top = _meaning(tops, where)
-    found = _classes_on_top(tops) if tops and top == "classes" else _splits_on_top(files, where)
-    places = [found.get(index) for index in range(len(names))]
-    if not any(place and place.label for place in places):
+    found = _classes_on_top(files, tops) if tops and top == "classes" else _splits_on_top(files, where)
+    if not any(place.label for place in found.values()):
         raise FrostlineError(f"{where}: no labelled images found.\n{EXPECTED}")
-    notes += _case_notes([place for place in places if place], where)
-    return Layout(places, _in_words([place for place in places if place], tops, top), notes)
+    copies = {file.index for file in all_files} - {file.index for file in files}
+    outside = ["/".join(name) for index, name in enumerate(names) if index not in found and index not in copies]
+    if outside:
+        first = ", ".join(sorted(outside)[:3]) + " …" * (len(outside) > 3)
+        notes.append(f"left out, in none of these: {len(outside):,} image{'s' * (len(outside) > 1)} ({first})")
+    notes += _case_notes(list(found.values()), where)
+    places = [found.get(index) for index in range(len(names))]
+    return Layout(places, _in_words(list(found.values()), tops, top), notes)
 
 
 # The tree of folders
@@ -149,13 +155,14 @@ def understand(names: Sequence[tuple[str, ...]], contents: Sequence[Hashable], t
 
 def _unwrapped(files: list[_File]) -> list[_File]:
     """Without the folders that have no other beside them and others inside."""
-    inside = [file for file in files if len(file.rest) > 1]
-    around = {file.rest[0] for file in inside}
-    if len(around) != 1 or all(len(file.rest) == 2 for file in inside):
-        return files
-    if _tell_classes(file for file in files if len(file.rest) == 1):
-        return files
-    return _unwrapped([replace(file, rest=file.rest[1:]) for file in inside])
+    while True:
+        inside = [file for file in files if len(file.rest) > 1]
+        around = {file.rest[0] for file in inside}
+        if len(around) != 1 or all(len(file.rest) == 2 for file in inside):
+            return files
+        if _tell_classes(file for file in files if len(file.rest) == 1):
+            return files
+        files = [replace(file, rest=file.rest[1:]) for file in inside]
 
 
 def _tell_classes(files: Iterable[_File]) -> bool:
@@ -167,7 +174,8 @@ def _with_loose_as_top(files: list[_File]) -> list[_File]:
     """Images of named classes beside folders that are called like splits are a split of their own."""
     loose = [file for file in files if len(file.rest) == 1]
     others = {file.rest[0] for file in files if len(file.rest) > 1}
-    if not others or not all(map(_is_split_name, others)) or not _tell_classes(loose):
+    deep = any(len(file.rest) > 2 for file in files)
+    if deep or not others or not all(map(_is_split_name, others)) or not _tell_classes(loose):
         return files
     return [replace(file, rest=(_HERE, *file.rest)) if len(file.rest) == 1 else file for file in files]
 
@@ -267,8 +275,8 @@ def _meaning_of_names(tops: Sequence[_Top], all_words: bool, where: str) -> TopF
     if all_words:
         if not telling:
             raise FrostlineError(
-                f"{where}: no labelled images found: {_listed([top.name for top in tops])} hold no class folders.\n"
-                f"{EXPECTED}"
+                f"{where}: no labelled images found: {_listed([top.name for top in tops])} hold no class folders "
+                f"(if they are the classes: preprocess.top_folders=classes).\n{EXPECTED}"
             )
         return "splits"
     telling = [top for top in telling if len(top.files) >= 2 * len(set(top.labels))]
@@ -285,13 +293,14 @@ def _ambiguous(tops: Sequence[_Top], inside: Sequence[str], where: str) -> Frost
     )
 
 
-def _classes_on_top(tops: Sequence[_Top]) -> dict[int, Place]:
-    deep = {file.rest[0] for top in tops for file in top.files if len(file.rest) > 1}
-    transposed = deep and all(map(_is_split_name, deep)) and not any(_is_split_name(top.name) for top in tops)
+def _classes_on_top(files: Iterable[_File], tops: Sequence[_Top]) -> dict[int, Place]:
+    splits = {file.rest[0] for top in tops for file in top.files if len(file.rest) > 1}
+    if any(_is_split_name(top.name) for top in tops) or not all(map(_is_split_name, splits)):
+        splits = set()
     return {
-        file.index: Place(top.name, file.rest[0] if transposed and len(file.rest) > 1 else "")
-        for top in tops
-        for file in top.files
+        file.index: Place(label, next((part for part in file.rest[1:-1] if part in splits), ""))
+        for label, group in _groups(files).items()
+        for file in group
     }
 
 
