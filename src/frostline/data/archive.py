@@ -31,6 +31,7 @@ _KAGGLE_ZIPS = ("train.zip", "test.zip")
 _SPLIT_FOLDERS = {"train", "training", "validation", "valid", "val", "test"}
 # what zipfile raises on damage, apart from its own error: bad UTF-8, short headers, impossible offsets
 _DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, OSError)
+_JOINERS = "\u200c\u200d"  # with which Persian, Indian scripts and emoji are spelt
 _FETCH_AGAIN = "Delete it and run `dvc repro fetch-data`."
 
 
@@ -223,7 +224,7 @@ def _claimed(archive: zipfile.ZipFile, members: list[Member], source: Path) -> i
 
 def _readable(name: str) -> str:
     """Escape what does not print (line ends, control and direction marks): a name stays one honest line."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+    return "".join(c if c.isprintable() or c in _JOINERS else c.encode("unicode_escape").decode() for c in name)
 
 
 def _without_repeats(members: list[Member]) -> list[Member]:
