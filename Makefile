@@ -1,5 +1,5 @@
 # Everything people do here, each one command.
-.PHONY: check demo install browser postgresql test chaos fuzz lint audit format params ui server bench lock clean
+.PHONY: check demo install browser postgresql test chaos fuzz lint audit format params ui server bench fonts lock clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -84,6 +84,9 @@ bench: install           ## side by side with a plain Keras script, and against 
 	$(PYTHON) benchmarks/vs_keras.py
 	$(PYTHON) benchmarks/vs_tf_data.py
 	$(PYTHON) benchmarks/roofline.py
+
+fonts: install-dev           ## make the fonts of pictures again from Noto's (on Debian 12; the same bytes)
+	$(PYTHON) .ci/fonts.py
 
 lock: install-dev        ## pin what pyproject.toml allows, with hashes; requirements.lock is the same for pip
 	$(UV) lock --upgrade

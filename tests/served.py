@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from frostline.models.saving import save_model
 from frostline.runtime.quiet_tensorflow import keras
+from frostline.serving.refusals import Connection
 
 SIZE = 32
 CLASSES = ("field", "ball")
@@ -64,7 +65,7 @@ def write_model(path: Path, classes: Sequence[str] = CLASSES) -> None:
 def serving(application: Any) -> Iterator[str]:
     """Serve `application` at a free port of this machine; yield its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(application, log_level="critical"))
+        server = uvicorn.Server(uvicorn.Config(application, log_level="critical", http=Connection))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         while not server.started and thread.is_alive():

@@ -9,6 +9,7 @@ PACKAGE = Path(frostline.__file__).parent
 ORDER = (
     ("common",),
     ("runtime",),
+    ("fonts",),
     ("models", "data", "metrics", "explain", "verify"),
     ("config",),
     ("features", "sources", "serving", "report"),

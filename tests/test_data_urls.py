@@ -1,7 +1,8 @@
 import base64
+from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from frostline.common.data_urls import data_url, from_text
@@ -13,7 +14,49 @@ def test_what_is_made_here_is_read_here(content: bytes) -> None:
     assert from_text(base64.encodebytes(content).decode()) == content  # in lines, as e-mail has it
 
 
-@pytest.mark.parametrize("head", ["data:;base64,", "data:image/jpeg;charset=utf-8;base64,", "DATA:image/jpeg;BASE64,"])
+@given(st.binary())
+def test_other_base64_is_the_same(content: bytes) -> None:
+    url_safe = base64.urlsafe_b64encode(content).decode()
+    standard = base64.b64encode(content).decode()
+    lines = base64.encodebytes(content).decode()
+    for text in (
+        url_safe,
+        url_safe.rstrip("="),
+        standard.rstrip("="),
+        quote(standard, safe=""),
+        quote(lines),
+        lines.replace("\n", " "),  # echo $(base64 FILE)
+        lines.replace("\n", "\r\n\t"),
+    ):
+        assert from_text(text) == content
+        assert from_text(f" data:image/png;base64,{text}\n") == content
+
+
+@given(st.binary(min_size=1))
+def test_bytes_may_be_percent_encoded(content: bytes) -> None:
+    url = f"data:image/png,{quote(content, safe='')}"
+    assume("%" in url)
+    assert from_text(url) == content
+
+
+@given(st.binary(min_size=100, max_size=100))
+def test_a_plus_that_a_form_made_a_space_is_no_line_break(content: bytes) -> None:
+    text = base64.b64encode(content).decode()
+    assume(0 < text.count("+") < 4)
+    with pytest.raises(ValueError, match=r"a \+ may have been"):
+        from_text(text.replace("+", " "))
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "data:;base64,",
+        "data:image/jpeg;charset=utf-8;base64,",
+        "DATA:image/jpeg;BASE64,",
+        "data:image/jpeg; base64,",
+        "data:base64;base64,",
+    ],
+)
 def test_other_ways_to_write_it(head: str) -> None:
     assert from_text(f"{head}AAEC") == b"\0\1\2"
 
@@ -22,6 +65,11 @@ def test_other_ways_to_write_it(head: str) -> None:
     ("text", "words"),
     [
         ("A", "not base64"),
+        ("A===", "not base64"),
+        ("AA=A", "not base64"),
+        ("%", "not base64"),
+        ("data:image/jpeg;base64,AAE%2A", "not base64"),
+        ("data:base64,AAEC", "without base64"),
         ("AAE*", "not base64"),
         ("ÄÄÄÄ", "not base64"),
         ("\ud800AAA", "not base64"),

@@ -1,3 +1,4 @@
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -69,3 +70,21 @@ def test_label_issues_of_several_splits_keep_their_names(prepared: Dataset, mode
 
     probabilities["test"][3] = probabilities["test"][3, ::-1]
     assert label_issues_gallery(prepared, models, probabilities, most=8).shown == []
+
+
+def test_numbers_beside_a_name_from_right_to_left_keep_their_order(
+    prepared: Dataset, models: dict[str, keras.Model]
+) -> None:
+    arabic = dataclasses.replace(prepared, classes=("قطة", "كلب"))
+    label = prepared.labels("test")[3]
+    wrong = np.eye(2)[prepared.labels("test")] * 0.8 + 0.1
+    wrong[3] = wrong[3, ::-1]
+    found = label_issues_gallery(arabic, models, {"test": wrong}, most=8).shown[0]
+    assert found.facts == [
+        f"labelled \u2068{arabic.classes[label]}\u2069 (test)",
+        f"P(\u2068{arabic.classes[1 - label]}\u2069) 0.900",
+    ]
+    pair = Pair(prepared.labels("test"), wrong, wrong)
+    found = prediction_galleries(arabic, models, pair, "finetune", 0.5, most=3)["top_losses"].shown[0]
+    assert found.facts[0] == f"is \u2068{arabic.classes[label]}\u2069"
+    assert found.facts[1].startswith("P(\u2068كلب\u2069) 0.")

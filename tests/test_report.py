@@ -110,6 +110,13 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     assert any(HOSTILE[0] in drawing["aria-label"] for drawing in page.all("svg"))
 
 
+def test_names_from_right_to_left_do_not_turn_what_is_beside_them(tmp_path: Path) -> None:
+    page = Page(write_example_report(tmp_path, classes=("قطة", "كلب")))
+    assert "tell \u2068قطة\u2069 from \u2068كلب\u2069" in page.text
+    assert "if P(\u2068كلب\u2069) is above" in page.text
+    assert "P(كلب)" not in page.text
+
+
 def test_an_untrained_backbone_is_named_as_such(tmp_path: Path, html: str) -> None:
     assert "The backbone is untrained" in html
     assert "untrained" not in write_example_report(tmp_path, weights="imagenet")

@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import gzip
 import json
 import os
 import re
@@ -9,10 +10,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -20,13 +25,22 @@ import requests
 
 from corpus import png_of
 from frostline.serving.classifier import load_classifier
-from frostline.serving.server import BODY_LIMIT, IMAGES_LIMIT, application
+from frostline.serving.sent import BODY_LIMIT, IMAGES_LIMIT
+from frostline.serving.server import application
 from served import SIZE, ball, field, serving, write_model
 
 pytestmark = pytest.mark.slow
 
 JSON = {"Content-Type": "application/json"}
 JPEG = {"Content-Type": "image/jpeg"}
+FORM = {"Content-Type": "multipart/form-data; boundary=x"}
+GZIP = {"Content-Encoding": "gzip"}
+
+
+def part(content: bytes, *, name: str = "file", file: str = "a.jpg") -> bytes:
+    """Of a form with the boundary x."""
+    head = f'--x\r\nContent-Disposition: form-data; name="{name}"; filename="{file}"\r\n\r\n'
+    return head.encode() + content + b"\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +114,14 @@ def test_a_image_is_classified_however_it_comes(address: str, kind: str, mode: s
         requests.post(url, json={"inputs": [text]}),
         requests.post(url, json={"inputs": text}),
         requests.post(url, json={"inputs": [f"data:image/x;base64,{text}"]}),
+        requests.post(url, json={"inputs": [f"data:image/x;charset=utf-8,{quote(content)}"]}),
+        requests.post(url, json={"inputs": [base64.urlsafe_b64encode(content).decode().rstrip("=")]}),
+        requests.post(url, data=f'{{"inputs": ["{base64.encodebytes(content).decode()}"]}}', headers=JSON),
+        requests.post(url, data=gzip.compress(content), headers={"Content-Type": "image/x", **GZIP}),
+        requests.post(url, data=gzip.compress(json.dumps({"inputs": text}).encode()), headers={**JSON, **GZIP}),
+        requests.post(url, data=iter([content[:999], content[999:]]), headers={"Content-Type": "image/x"}),
+        requests.post(f"{url}/", data=content, headers={"Content-Type": "image/x", "Content-Encoding": "identity"}),
+        requests.post(url, files=[("empty", ("", b"")), ("file", ("an image", content)), ("note", (None, "text"))]),
     ):
         assert response.json() == whole.json()
 
@@ -164,8 +186,32 @@ def test_without_a_root_no_path_is_read(model: Path, root: Path) -> None:
         ({}, b"text", 415, "Content-Type"),
         ({"Content-Type": "application/x-www-form-urlencoded"}, ball(), 415, "image/jpeg"),
         ({"Content-Type": "multipart/form-data"}, ball(), 400, "boundary"),
-        ({"Content-Type": "multipart/form-data; boundary=x"}, b"--x\r\n\r\nno header\r\n--x--", 400, ""),
-        ({"Content-Type": "multipart/form-data; boundary=x"}, b"--x--\r\n", 422, "no image"),
+        (FORM, b"--x\r\n\r\nno header\r\n--x--", 400, ""),
+        (FORM, b"--x--\r\n", 422, "no image"),
+        (FORM, b"", 400, "cut off"),
+        (FORM, part(ball()) + part(ball())[:-500], 400, "cut off"),
+        (FORM, part(b"", file="") + b"--x--", 422, "no image"),
+        (FORM, part(b"") + b"--x--", 422, "a.jpg: empty file"),
+        (FORM, part(ball()) + part(b"", file="b.jpg") + b"--x--", 422, "b.jpg: empty file"),
+        (FORM, part(ball()) * 65 + b"--x--", 400, "64"),
+        (FORM, part(b"a.jpg", name="photo").replace(b"; filename", b"; x") + b"--x--", 422, "photo is no file"),
+        ({**JPEG, **GZIP}, ball(), 400, "gzip"),
+        ({**JPEG, **GZIP}, gzip.compress(ball())[:-9], 400, "gzip"),
+        ({**JPEG, **GZIP}, gzip.compress(ball())[:99] + bytes(99), 400, "gzip"),
+        ({**JPEG, **GZIP}, gzip.compress(ball()[:2000]), 422, "truncated"),
+        ({**JPEG, **GZIP}, b"", 422, "empty"),
+        ({**JPEG, **GZIP}, gzip.compress(bytes(2 * BODY_LIMIT), 1), 413, "unpacked"),
+        ({**JPEG, "Content-Encoding": "deflate"}, zlib.compress(ball()), 415, "'deflate': send gzip"),
+        ({**JPEG, "Content-Encoding": "br"}, ball(), 415, "'br': send gzip"),
+        ({**JPEG, "Content-Encoding": "zstd"}, ball(), 415, "'zstd': send gzip"),
+        ({**JPEG, "Content-Encoding": "gzip, gzip"}, gzip.compress(gzip.compress(ball())), 415, "send gzip"),
+        (JSON, b'{"inputs": ["AAAA"], "inputs": ["AAAA"]}', 400, "twice"),
+        (JSON, b'{"inputs": [NaN]}', 400, "not JSON: NaN"),
+        (JSON, b'{"inputs": [-Infinity]}', 400, "not JSON: -Infinity"),
+        (JSON, b"", 400, "not JSON"),
+        (JSON, b'["AAAA"]', 422, "inputs"),
+        (JSON, b'{"inputs": [["AAAA"]]}', 422, "list of strings"),
+        (JSON, b'{"inputs": ["data:text/plain,a%20text"]}', 415, "inputs[0]: not a JPEG"),
         (JSON, b"{", 400, "not JSON"),
         (JSON, b"\xff", 400, "not JSON"),
         (JSON, b"[" * 100_000, 400, "not JSON"),
@@ -196,14 +242,54 @@ def test_one_bad_image_among_several_is_named(address: str) -> None:
     assert status == 415
     assert "bad" in error
     assert reason(requests.post(f"{address}/invocations", files=[], data={"file": "text"}))[0] == 415
-    assert reason(requests.post(f"{address}/invocations", files=[files[0], ("note", (None, "text"))]))[0] == 422
 
 
 def test_other_addresses_and_methods(address: str) -> None:
     assert requests.get(f"{address}/health").json() == {"status": "ok"}
     assert reason(requests.get(f"{address}/invocations"))[0] == 405
     assert reason(requests.get(f"{address}/docs"))[0] == 404
-    assert requests.get(address, headers={"Host": "evil.example"}).status_code == 400, "DNS rebinding"
+    assert reason(requests.get(f"{address}//invocations"))[0] == 404
+    assert reason(requests.put(f"{address}/invocations", data=ball()))[0] == 405
+    assert reason(requests.options(f"{address}/invocation%73"))[0] == 405
+    assert requests.head(address).status_code == 200
+    for host in ("evil.example", "127.0.0.1.evil.example", "", "@", "[127.0.0.1"):
+        assert reason(requests.get(address, headers={"Host": host}))[0] == 400, "DNS rebinding"
+
+
+def test_what_is_not_http_is_refused_as_json(address: str) -> None:
+    host, port = address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as client:
+        client.sendall(b"\0\xff not HTTP\r\n\r\n")
+        head, body = client.makefile("rb").read().split(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert list(json.loads(body)) == ["error"]
+
+
+def test_what_comes_while_many_are_answered_is_refused(model: Path) -> None:
+    many, wait = threading.Semaphore(0), threading.Event()
+    with serving(application(load_classifier(model))) as address, ThreadPoolExecutor(64) as pool:
+
+        def half() -> Iterator[bytes]:
+            yield ball()[:999]
+            many.release()
+            wait.wait()
+            yield ball()[999:]
+
+        answers = [pool.submit(requests.post, f"{address}/invocations", half(), headers=JPEG) for _ in range(64)]
+        for _ in answers:
+            many.acquire()
+        # The server has the head of each before the first part of its body, but perhaps not yet read it.
+        while (response := requests.get(f"{address}/health")).ok:
+            time.sleep(0.01)
+        assert reason(response)[0] == 503
+        wait.set()
+        assert [classes(answer.result()) for answer in answers] == [["ball"]] * 64
+        assert requests.get(f"{address}/health").ok
+
+
+def test_grad_cam_is_asked_for_by_true(address: str) -> None:
+    status, error = reason(requests.post(f"{address}/invocations?explain=1", data=ball(), headers=JPEG))
+    assert (status, "true or false" in error) == (422, True)
 
 
 def test_grad_cam_comes_when_asked_for(address: str) -> None:

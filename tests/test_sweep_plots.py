@@ -1,3 +1,4 @@
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from frostline.sweep.plots import heat_map_axes, write_figures
 from frostline.sweep.results import rank
 
 VERMILLION = (213, 94, 0)
+LONG = "a_long_name_of_a_layer_such_as_some_networks_have"
 
 
 def grid(rates=("1e-05", "0.0001"), layers=("mixed5", "mixed6"), seeds=("1", "2"), extra=()):
@@ -31,6 +33,27 @@ def test_the_figures_are_light_and_the_same_bytes_each_time(tmp_path):
     assert sorted(first) == ["heat_map.png", "parallel_coordinates.png"]
     assert {path.name: path.read_bytes() for path in write_figures(tmp_path, grid())} == first
     assert all(len(content) < 100_000 for content in first.values())
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        grid(seeds=("1", "2", "3")),
+        grid(layers=(LONG, "b")),
+        grid(rates=(LONG, "0.1")),
+        grid(rates=("고양이 강아지 토끼 다람쥐", "قطة"), layers=("$\\frac{$", "b")),
+    ],
+)
+def test_nothing_is_cut_off_or_over_something_else(tmp_path, settings):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for path in write_figures(tmp_path, settings):
+            image = shown(path)
+            assert (image[:, -3:] > 240).all(), "it ends before the right edge"
+            assert (image[:, :3] > 240).all()
+    cells = shown(tmp_path / "heat_map.png")
+    colours = np.ptp(cells, axis=2) > 60
+    assert colours.any(axis=0).sum() > 200, "two columns of cells and the scale"
 
 
 def test_the_best_cell_is_framed(tmp_path):

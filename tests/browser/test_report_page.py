@@ -30,6 +30,18 @@ def address_of_many(tmp_path_factory: pytest.TempPathFactory) -> str:
     return (folder / "report.html").as_uri()
 
 
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("long", ["W" * 120, "아주긴이름" * 20, "قطة" * 60])
+def test_a_name_of_one_long_word_leaves_the_figures_in_view(
+    tmp_path: Path, open_page: Callable[..., Any], count: int, long: str
+) -> None:
+    classes = (long, f"{long}2", "cat")[:count]
+    write_example_report(tmp_path, classes, pair=predictions(86) if count == 2 else predictions_of_many(86, 3))
+    page = open_page((tmp_path / "report.html").as_uri(), 1100, 800)
+    wider = "[...document.querySelectorAll('.card')].filter(each => each.scrollWidth > each.clientWidth).length"
+    assert page.evaluate(wider) == 0
+
+
 def shown(page: Any, figure: str, phase: str) -> str:
     return str(page.locator(f"tr[data-figure={figure}] [data-phase={phase}]").inner_text())
 

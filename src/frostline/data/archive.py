@@ -35,6 +35,7 @@ _SLACK, _TOTAL_RATIO = 1024 * MIB, 100
 
 # what zipfile raises on damage, apart from its own error: bad UTF-8, short headers, impossible offsets
 _DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, OSError)
+_JOINERS = "\u200c\u200d"  # with which Persian, Indian scripts and emoji are spelt
 _FETCH_AGAIN = "Delete it and run `dvc repro fetch-data`."
 
 
@@ -265,7 +266,7 @@ def _readable(name: str) -> str:
     """Escape what does not print (line ends, control and direction marks): a name stays one honest line."""
     if name.isprintable():
         return name
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+    return "".join(c if c.isprintable() or c in _JOINERS else c.encode("unicode_escape").decode() for c in name)
 
 
 def _without_repeats(members: Sequence[Member], names: Sequence[str]) -> list[Member]:

@@ -7,7 +7,6 @@ import stat
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,7 +35,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-_COLUMNS, _TILE, _CAPTION = 8, 112, 16  # the contact sheet: tiles in a row, pixels
+_COLUMNS, _TILE, _CAPTION, _LETTERS = 8, 112, 16, 11  # the contact sheet: tiles in a row, pixels
 
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its complaints reach the terminal
 
@@ -156,13 +155,23 @@ def contact_sheet(images: NDArray[np.uint8], captions: Sequence[str], path: Path
     """Write `images`, (N, S, S, 3) uint8 RGB, to the PNG file `path`: a grid with a caption under each."""
     rows = -(-len(images) // _COLUMNS)
     sheet = Image.new("RGB", (_COLUMNS * _TILE, max(1, rows) * (_TILE + _CAPTION)), "white")
-    draw = ImageDraw.Draw(sheet)
-    font: Any = ImageFont.load_default(size=11)
     for position, (image, caption) in enumerate(zip(images, captions, strict=True)):
         row, column = divmod(position, _COLUMNS)
         x, y = column * _TILE, row * (_TILE + _CAPTION)
         tile = Image.fromarray(np.asarray(image)).resize((_TILE - 2, _TILE - 2), Image.Resampling.BILINEAR)
         sheet.paste(tile, (x + 1, y + 1))
-        draw.text((x + _TILE // 2, y + _TILE + _CAPTION // 2 - 1), caption[:18], "black", font, anchor="mm")
+        _write(sheet, caption, (x + _TILE // 2, y + _TILE + _CAPTION // 2 - 1))
     with replacing(path) as temporary:
         sheet.save(temporary, "PNG")
+
+
+def _write(sheet: Image.Image, caption: str, centre: tuple[int, int]) -> None:
+    """Pillow's own font has Latin letters alone."""
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(_LETTERS)
+    if caption.isascii() and draw.textlength(caption, font) < _TILE:
+        draw.text(centre, caption, "black", font, anchor="mm")
+        return
+    from frostline.fonts import lettering  # imports matplotlib
+
+    ink = lettering.drawn(lettering.shortened(caption, (_TILE - 4) / _LETTERS), _LETTERS)
+    sheet.paste("black", (centre[0] - ink.shape[1] // 2, centre[1] - ink.shape[0] // 2), Image.fromarray(ink))

@@ -16,6 +16,7 @@ from matplotlib.patches import Rectangle
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from frostline.common.files import write_csv
+from frostline.fonts.lettering import width
 from frostline.metrics.bootstrap import Pair, by_phase
 from frostline.metrics.classification import class_figures, confidences, confusion_matrix, ranked_classes, reliability
 from frostline.metrics.predicted import predicted_classes
@@ -149,7 +150,7 @@ def class_curves(path: Path, pair: Pair, *, curve: Curve, classes: Sequence[str]
                 dashes, colour = divmod(place, len(CLASS_COLOURS))
                 style = {"color": CLASS_COLOURS[colour], "linestyle": ("-", "--")[dashes], "linewidth": 1.2}
                 numbers = " → ".join(f"{areas[each][number]:.3f}" for each in both)
-                label = f"{plain(classes[number], 16)} ({numbers})"
+                label = f"{plain(classes[number], 8)} ({numbers})"
                 axes.plot(_thinned(x), _thinned(y), drawstyle=curve.style, label=label, **style)
             axes.plot(*_curve(curve, labels, probabilities), color=COLOURS[phase], linewidth=2.5)
             axes.set_title(f"{NAMES[phase]} (mean {np.mean(list(areas[phase].values())):.3f})")
@@ -165,7 +166,7 @@ def _mark_unit_square(axes: Axes) -> None:
 
 def reliability_diagram(path: Path, pair: Pair, *, bins: int, classes: Sequence[str]) -> None:
     """How often the `confidences` came true against what they said, and the images in each bin."""
-    second = plain(classes[1])
+    second = plain(classes[1], 11)
     confidence_of, observed_of = (
         (second, second) if len(classes) == 2 else ("the predicted class", "correct predictions")
     )
@@ -196,9 +197,10 @@ def confusion_matrices(path: Path, pair: Pair, *, threshold: float, classes: Seq
     count = len(classes)
     small = count <= 3
     size = 11 if small else min(10, 100 / count)  # of the text, in points: a cell is 280 / count wide
-    across: dict[str, Any] = {} if small else {"rotation": 90, "fontsize": size}
-    down: dict[str, Any] = {"rotation": 90, "va": "center"} if small else {"fontsize": size}
-    names = [plain(name, 12) for name in classes] if count <= _MOST_NAMES else [""] * count
+    names = [plain(name, 8) for name in classes] if count <= _MOST_NAMES else [""] * count
+    fitting = min(10, 148 / count / max(map(width, names))) if small else size  # 148 points: all cells of a panel
+    across: dict[str, Any] = {"fontsize": fitting} if small else {"rotation": 90, "fontsize": fitting}
+    down: dict[str, Any] = {"rotation": 90, "va": "center", "fontsize": fitting} if small else {"fontsize": fitting}
     order = "" if count <= _MOST_NAMES else " (in alphabetical order)"
     with drawing(path, 2.9 if small else 8.6) as figure:
         panels = figure.subplots(1, 2, sharey=True) if small else figure.subplots(2, 1)

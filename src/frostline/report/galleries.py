@@ -6,6 +6,7 @@ import numpy as np
 
 from frostline.data.dataset import Dataset
 from frostline.explain.grad_cam import grad_cam
+from frostline.fonts.lettering import isolated
 from frostline.metrics.bootstrap import Pair, by_phase
 from frostline.metrics.classification import smallest_margins, top_losses
 from frostline.metrics.comparison import Phase, changed_predictions
@@ -33,7 +34,8 @@ def prediction_galleries(
         threshold: for two classes, from 0 to 1; see `predicted_classes`.
         most: images shown of each kind, at most.
     """
-    labels, names, classes, both = pair.labels, data.names("test"), data.classes, by_phase(pair)
+    labels, names, both = pair.labels, data.names("test"), by_phase(pair)
+    classes = [isolated(name) for name in data.classes]
     set_right, got_wrong = changed_predictions(pair, threshold)
     rows = {
         "top_losses": top_losses(labels, both[winner], threshold),
@@ -72,13 +74,14 @@ def label_issues_gallery(
     """
     splits = list(probabilities)
     labels = np.concatenate([data.labels(split) for split in splits])
+    classes = [isolated(name) for name in data.classes]
     found, probable = find_label_issues(labels, np.concatenate([probabilities[split] for split in splits]))
     origin = [(split, row) for split in splits for row in range(len(data.names(split)))]
     chosen, probable = [origin[row] for row in found[:most]], probable[:most]
     facts = [
         [
-            f"labelled {data.classes[label]} ({split})",
-            f"P({data.classes[other]}) {probabilities[split][row, other]:.3f}",
+            f"labelled {classes[label]} ({split})",
+            f"P({classes[other]}) {probabilities[split][row, other]:.3f}",
         ]
         for label, other, (split, row) in zip(labels[found[:most]], probable, chosen, strict=True)
     ]
@@ -86,7 +89,7 @@ def label_issues_gallery(
     pixels = np.array([data.images(split)[row] for split, row in chosen], np.uint8).reshape(shape)
     names = [data.names(split)[row] for split, row in chosen]
     explained = dict.fromkeys(models, probable)
-    return Gallery(len(found), _images(names, facts, pixels, models, explained, data.classes))
+    return Gallery(len(found), _images(names, facts, pixels, models, explained, classes))
 
 
 def _images(

@@ -17,6 +17,7 @@ from frostline.common.files import write_text
 from frostline.config.settings import Config, Submission, settings_of
 from frostline.data.dataset import SPLITS
 from frostline.explain.heat_map import heat_png, where
+from frostline.fonts.lettering import isolated
 from frostline.metrics.bootstrap import INTERVAL_FIGURES, Interval, Pair, by_phase
 from frostline.metrics.calibration import CalibrationEffect
 from frostline.metrics.classification import threshold_counts
@@ -135,7 +136,8 @@ class Report:
 
     @property
     def classes(self) -> Sequence[str]:
-        return list(self.data["classes"])
+        """As they stand among other words."""
+        return [isolated(name) for name in self.data["classes"]]
 
 
 def write_report(path: Path, report: Report) -> None:

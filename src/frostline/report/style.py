@@ -9,11 +9,11 @@ from typing import Any
 
 import matplotlib
 import matplotlib.style
-from matplotlib import font_manager
 from matplotlib.figure import Figure
 from PIL import Image
 
 from frostline.common.files import replacing, write_text
+from frostline.fonts import lettering
 
 NAMES = {"transfer": "Transfer", "finetune": "Fine-tuned"}
 COLOURS = {"transfer": "#0072B2", "finetune": "#D55E00"}
@@ -36,6 +36,8 @@ _STYLE = {
     "font.size": 10,
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
+    "figure.titlesize": 10,
+    "figure.titleweight": "bold",
     "axes.edgecolor": EDGE,
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,
@@ -53,14 +55,6 @@ _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "frostline",
 }
-# DejaVu Sans comes with matplotlib; names in other scripts fall back to one of these where it is installed.
-_FALLBACK_FONTS = (
-    "Noto Sans CJK KR",
-    "Noto Sans CJK JP",
-    "Noto Sans CJK SC",
-    "Malgun Gothic",
-    "Apple SD Gothic Neo",
-)
 
 
 @contextmanager
@@ -89,8 +83,8 @@ def wide_drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
 @contextmanager
 def _figure(width: float, height: float, **style: Any) -> Iterator[Figure]:
     """An empty figure of so many inches; while the block runs, charts have the look of the house, and `style`."""
-    fonts = ["DejaVu Sans", *(name for name in _FALLBACK_FONTS if name in font_manager.get_font_names())]
-    with matplotlib.style.context(["default", {**_STYLE, "font.family": fonts, **style}]):
+    fonts = {"font.family": lettering.families()}
+    with matplotlib.style.context(["default", {**_STYLE, **fonts, **style}]), lettering.without_complaints():
         yield Figure(figsize=(width, height), layout="constrained")
 
 
@@ -109,6 +103,6 @@ def _themed(svg: str, name: str) -> str:
     return svg
 
 
-def plain(text: str, width: int = 30) -> str:
-    """`text` cut to `width` characters, with none that matplotlib reads as mathematics."""
-    return (text if len(text) <= width else text[: width - 1] + "…").replace("$", r"\$")
+def plain(text: str, ems: float) -> str:
+    """`text` cut to so many ems, with none that matplotlib reads as mathematics, to stand among other words."""
+    return lettering.isolated(lettering.shortened(text, ems)).replace("$", r"\$")

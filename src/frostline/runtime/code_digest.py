@@ -22,7 +22,7 @@ NEUTRAL = frozenset(
     }
 )
 """Modules, or folders of them, that no output's bytes depend on; nor do they on what only these import."""
-DATA = {"report/page": "report/templates"}
+DATA = {"fonts/lettering": "fonts/files", "report/page": "report/templates"}
 """Files that are no code, by the module that reads them."""
 
 

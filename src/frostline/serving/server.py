@@ -1,15 +1,12 @@
 """`frostline serve`: classify the images that people send over HTTP, and a page to drop one on."""
 
-import asyncio
 import base64
 import hashlib
 import ipaddress
-import json
 import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,6 @@ from anyio import CapacityLimiter, to_thread
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.applications import Starlette
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -27,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from frostline.common.data_urls import data_url, from_text
+from frostline.common.data_urls import data_url
 from frostline.data.images import ImageTooLargeError, NotAImageError, as_png, decode_image
 from frostline.explain.grad_cam import grad_cam
 from frostline.explain.heat_map import heat_png, where
@@ -35,21 +31,8 @@ from frostline.metrics.predicted import predicted_classes
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.process_pool import cores
 from frostline.serving.classifier import Classifier, answers, load_classifier
-
-_MIB = 1 << 20
-BODY_LIMIT = 32 * _MIB
-"""Bytes of a request's body, and of a file that it names."""
-_SWALLOWED = 8 * BODY_LIMIT
-"""Of a body that is larger, so much is read all the same: a client that still sends would not see the answer."""
-IMAGES_LIMIT = 64
-"""Images in a request."""
-_PATIENCE = 60
-"""Seconds for a request's body to arrive."""
-_CONNECTIONS = 64
-"""At once; to more the answer is 503."""
-
-Sent = tuple[str, Callable[[], bytes]]
-"""An image: what to call it in an error, and what reads its file."""
+from frostline.serving.refusals import Connection, Refusals, failed, refused
+from frostline.serving.sent import BODY_LIMIT, Sent, images_of
 
 
 def serve(model_path: Path, host: str, port: int, root: Path | None, threshold: float | None = None) -> None:
@@ -82,7 +65,7 @@ def serve(model_path: Path, host: str, port: int, root: Path | None, threshold: 
             log_level="error",
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=_CONNECTIONS,
+            http=Connection,
             timeout_graceful_shutdown=5,
         )
         uvicorn.Server(settings).run(sockets=[listener])
@@ -107,13 +90,15 @@ def application(classifier: Classifier, root: Path | None = None, hosts: Sequenc
     POST /invocations answers ``{"predictions": [{"class", "probability", "probabilities"}, …]}``, in order, for
 
     - an image file under its type (``Content-Type: image/jpeg``),
-    - a form with image files (``multipart/form-data``),
+    - a form with image files (``multipart/form-data``), whose fields of text do not count,
     - JSON ``{"inputs": […]}`` with images as base64 or data: URLs, which MLflow's server takes, too,
-    - JSON ``{"paths": […]}`` with files below the folder `root`, where that is given.
+    - JSON ``{"paths": […]}`` with files below the folder `root`, where that is given,
+
+    each as it is or packed (``Content-Encoding: gzip``).
 
     ``?explain=true`` adds to each ``heat``, the Grad-CAM map of the class as an image to lay over the one that was
     sent, ``where`` it mostly lies, in words, and ``seen``, the image as the model sees it. All else is answered 4xx
-    with ``{"error": …}``, one line. `hosts`: the names under which the server may be asked.
+    or 5xx with ``{"error": …}``, one line. `hosts`: the names under which the server may be asked.
     """
     page, policy = _page(classifier)
     at_once, one_by_one = CapacityLimiter(cores()), threading.Lock()  # TensorFlow takes all cores for one request
@@ -125,9 +110,11 @@ def application(classifier: Classifier, root: Path | None = None, hosts: Sequenc
         return JSONResponse({"status": "ok"})
 
     async def invocations(request: Request) -> Response:
-        sent = await _images_of(request, root)
-        explain = request.query_params.get("explain") == "true"
-        answer = await to_thread.run_sync(_classify, classifier, sent, explain, one_by_one, limiter=at_once)
+        sent = await images_of(request, root)
+        explain = request.query_params.get("explain", "false")
+        if explain not in ("true", "false"):
+            raise HTTPException(422, f"explain={explain}: true or false")
+        answer = await to_thread.run_sync(_classify, classifier, sent, explain == "true", one_by_one, limiter=at_once)
         return JSONResponse({"predictions": answer})
 
     return Starlette(
@@ -136,107 +123,12 @@ def application(classifier: Classifier, root: Path | None = None, hosts: Sequenc
             Route("/health", health),
             Route("/invocations", invocations, methods=["POST"]),
         ],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False)],
-        exception_handlers={HTTPException: _refused, Exception: _failed},
+        middleware=[
+            Middleware(Refusals),
+            Middleware(TrustedHostMiddleware, allowed_hosts=list(hosts), www_redirect=False),
+        ],
+        exception_handlers={HTTPException: refused, Exception: failed},
     )
-
-
-async def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    reason = " ".join(error.detail.split()).encode(errors="backslashreplace").decode()  # it may quote what was sent
-    return JSONResponse({"error": reason}, error.status_code, error.headers)
-
-
-async def _failed(request: Request, error: Exception) -> Response:
-    """uvicorn writes the traceback to the server's stderr; it is nobody else's business."""
-    return JSONResponse({"error": "internal error, see the server's output"}, 500)
-
-
-# What was sent
-
-
-async def _images_of(request: Request, root: Path | None) -> list[Sent]:
-    body = await _body_of(request)
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind == "application/json":
-        sent = _from_json(body, root)
-    elif kind == "multipart/form-data":
-        sent = await _from_form(request, body)
-    elif kind.startswith("image/") or kind == "application/octet-stream":
-        sent = [("", partial(bytes, body))]
-    else:
-        raise HTTPException(415, f"Content-Type {kind!r}: send image/jpeg, multipart/form-data or application/json")
-    if not sent:
-        raise HTTPException(422, "no image was sent")
-    if len(sent) > IMAGES_LIMIT:
-        raise HTTPException(413, f"{len(sent)} images: at most {IMAGES_LIMIT} at once")
-    return sent
-
-
-async def _body_of(request: Request) -> bytes:
-    parts, size = [], 0
-    try:
-        async with asyncio.timeout(_PATIENCE):
-            async for part in request.stream():
-                size += len(part)
-                if size <= BODY_LIMIT:
-                    parts.append(part)
-                elif size > _SWALLOWED:
-                    break
-    except TimeoutError as error:
-        raise HTTPException(408, f"the request did not arrive within {_PATIENCE} seconds") from error
-    if size > BODY_LIMIT:
-        raise HTTPException(413, f"more than {BODY_LIMIT // _MIB} MiB")
-    return b"".join(parts)
-
-
-async def _from_form(request: Request, body: bytes) -> list[Sent]:
-    async def receive() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    sent: list[Sent] = []
-    async with Request(request.scope, receive).form(max_files=IMAGES_LIMIT, max_fields=16) as form:
-        for _, value in form.multi_items():
-            if not isinstance(value, UploadFile):
-                raise HTTPException(422, "a field of the form is no file: send images as files")
-            content = await value.read()
-            sent.append((value.filename or "", partial(bytes, content)))
-    return sent
-
-
-def _from_json(body: bytes, root: Path | None) -> list[Sent]:
-    try:
-        content = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise HTTPException(400, f"not JSON: {error}") from error
-    kind, values = next(iter(content.items())) if isinstance(content, dict) and len(content) == 1 else ("", [])
-    if kind not in ("inputs", "paths"):
-        raise HTTPException(422, 'the JSON must be {"inputs": [base64, ...]} or {"paths": [path, ...]}')
-    values = [values] if isinstance(values, str) else values
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise HTTPException(422, f"{kind} must be a list of strings")
-    if kind == "inputs":
-        return [(f"inputs[{number}]", partial(from_text, text)) for number, text in enumerate(values)]
-    if root is None:
-        raise HTTPException(403, "paths are not accepted: the server was started without --root")
-    return [(path, partial(_read_below, root.resolve(), path)) for path in values]
-
-
-def _read_below(root: Path, name: str) -> bytes:
-    """The file called `name`, relative to `root`, if it really lies below it: links are followed first."""
-    try:
-        path = (root / name).resolve()
-        if not path.is_relative_to(root):
-            raise HTTPException(403, f"{name}: not below the folder that the server gives access to")
-        if not path.is_file():  # a pipe or a device would be waited for
-            raise HTTPException(404, f"{name}: no such file")
-        with path.open("rb") as file:
-            content = file.read(BODY_LIMIT + 1)
-    except (OSError, ValueError, RuntimeError) as error:  # no permission, a null byte, links in a circle
-        raise HTTPException(404, f"{name}: {getattr(error, 'strerror', None) or error}") from error
-    if len(content) > BODY_LIMIT:
-        raise HTTPException(413, f"{name}: more than {BODY_LIMIT // _MIB} MiB")
-    return content
 
 
 # The answer

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
-from frostline.report.style import COLOURS, INK, wide_drawing
+from frostline.fonts.lettering import width
+from frostline.report.style import COLOURS, INK, plain, wide_drawing
 from frostline.sweep.results import Setting, in_order, short
 
 _BEST = COLOURS["finetune"]  # vermillion
@@ -17,6 +18,7 @@ _COLOURS = matplotlib.colormaps["cividis"]  # even in lightness, and the same to
 _ROW, _COLUMN = "model.cut_layer", "finetune.learning_rate"
 _CELLS = 12  # rows or columns of a heat map; a search has as many rates as trials
 _TICKS = 6
+_TITLE = 5.2  # inches that a figure's title needs
 
 
 def write_figures(folder: Path, settings: Sequence[Setting]) -> list[Path]:
@@ -58,7 +60,10 @@ def heat_map(path: Path, settings: Sequence[Setting], row: str, column: str) -> 
     for place, setting in cells.items():
         losses[place] = setting.mean()
     scale = _scale(losses[np.isfinite(losses)])
-    with wide_drawing(path, 2.4 + 1.15 * len(columns), 1.5 + 0.62 * len(rows)) as figure:
+    row_names = [plain(short(value), 14) for value in rows]
+    column_names = [plain(short(value), 8) for value in columns]
+    inches = 1.9 + 0.139 * max(map(width, row_names)) + 1.15 * len(columns)  # 0.139: an em
+    with wide_drawing(path, max(_TITLE, inches), 1.5 + 0.62 * len(rows)) as figure:
         axes = figure.add_subplot()
         image = axes.imshow(losses, cmap=_COLOURS, norm=scale, aspect="auto")
         for (y, x), setting in cells.items():
@@ -68,10 +73,10 @@ def heat_map(path: Path, settings: Sequence[Setting], row: str, column: str) -> 
         best_y, best_x = next(place for place, setting in cells.items() if setting is settings[0])
         frame = Rectangle((best_x - 0.5, best_y - 0.5), 1, 1, fill=False, edgecolor=_BEST, linewidth=3, clip_on=False)
         axes.add_patch(frame)
-        axes.set_xticks(range(len(columns)), [short(value) for value in columns])
-        axes.set_yticks(range(len(rows)), [short(value) for value in rows])
+        axes.set_xticks(range(len(columns)), column_names)
+        axes.set_yticks(range(len(rows)), row_names)
         axes.set(xlabel=column, ylabel=row)
-        axes.set_title(f"Validation loss{_over_seeds(settings)}; the best is framed", loc="left")
+        figure.suptitle(f"Validation loss{_over_seeds(settings)}; the best is framed", x=0.01, ha="left")
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
         figure.colorbar(image, label="validation loss")
@@ -105,7 +110,7 @@ def parallel_coordinates(path: Path, settings: Sequence[Setting]) -> None:
         axes.set_yticks([])
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
-        axes.set_title(f"Validation loss{_over_seeds(settings)}; the best is the thick line", loc="left")
+        figure.suptitle(f"Validation loss{_over_seeds(settings)}; the best is the thick line", x=0.01, ha="left")
         figure.colorbar(
             matplotlib.cm.ScalarMappable(scale, _COLOURS), ax=axes, label="loss after fine-tuning", fraction=0.04
         )
@@ -135,9 +140,9 @@ def _draw_axis(axes: Axes, place: int, texts: Sequence[str]) -> np.ndarray:
         return float((number - low) / extent) if extent else 0.5
 
     axes.axvline(place, color=INK, linewidth=1)
-    for number, text in ticks.items():
+    for number, text in ticks.items():  # 11 ems end before the next axis
         box = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
-        axes.text(place + 0.03, height(number), text, va="center", fontsize=8, bbox=box, zorder=5)
+        axes.text(place + 0.03, height(number), plain(text, 11), va="center", fontsize=8, bbox=box, zorder=5)
     return np.array([height(number) for number in numbers])
 
 

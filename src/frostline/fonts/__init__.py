@@ -1,0 +1,1 @@
+"""Fonts for names in any script, and text drawn with them."""
