@@ -3,9 +3,9 @@
 import functools
 import hashlib
 import itertools
+import logging
 import os
 import re
-import sys
 import tempfile
 import zipfile
 from collections import Counter
@@ -36,6 +36,8 @@ from frostline.runtime import ray_pool
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.process_pool import cores, mapped
 from frostline.runtime.progress import track
+
+_log = logging.getLogger(__name__)
 
 OK = "ok"
 _SPLIT_ORDER = (*SPLITS, UNLABELLED, "")
@@ -126,7 +128,8 @@ def preprocess(
 
 
 def _say(*lines: str) -> None:
-    sys.stderr.write("".join(f"{line}\n" for line in lines))
+    for line in lines:
+        _log.info(line)
 
 
 def _understood(listing: Listing, reading: Reading) -> str:

@@ -1,8 +1,8 @@
 """A folder of images, packed as the archive that preprocessing reads."""
 
+import logging
 import os
 import shutil
-import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +10,8 @@ from pathlib import Path
 from frostline.common.files import replacing, zip_entry
 from frostline.common.layout import PACKED, may_be_image, walk
 from frostline.runtime.errors import FrostlineError
+
+_log = logging.getLogger(__name__)
 
 
 def pack_folder(folder: Path, path: Path) -> None:
@@ -88,7 +90,7 @@ def _say_left_out(others: Sequence[Path]) -> None:
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(f"{line.encode(errors='backslashreplace').decode()}\n")
+    _log.info(line.encode(errors="backslashreplace").decode())
 
 
 def _member_name(relative: Path) -> str:
