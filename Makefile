@@ -1,5 +1,5 @@
 # Everything people do here, each one command.
-.PHONY: check demo install browser postgresql test chaos fuzz lint audit format params ui server bench fonts lock clean
+.PHONY: check demo train install browser postgresql test chaos fuzz lint audit format params ui server bench fonts lock clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -7,6 +7,9 @@ RUN := . $(VENV)/bin/activate &&
 
 demo: install            ## the whole pipeline on drawn images, then the two phases side by side
 	$(RUN) dvc repro && frostline compare
+
+train: install           ## your own pictures: make train PICTURES=FOLDER; ARGS="--weights random" adds options
+	@$(RUN) frostline train $(if $(PICTURES),"$(PICTURES)") $(ARGS)
 
 # The first Python that TensorFlow 2.21 has: PYTHON3=python3.12 names another.
 PYTHON3 = $(shell for name in python3 python3.13 python3.12 python3.11; do \

@@ -16,7 +16,7 @@ ORDER = (
     ("training",),
     ("evaluation",),
     ("tracking",),
-    ("sweep", "stages"),
+    ("project", "sweep", "stages"),
     ("cli",),
 )
 """Packages of one line do not import each other."""

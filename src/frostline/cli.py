@@ -1,4 +1,4 @@
-"""The command `frostline`: predict, serve, export, compare, verify, cache."""
+"""The command `frostline`: train, set, predict, serve, export, compare, verify, cache."""
 
 import argparse
 import csv
@@ -125,7 +125,7 @@ def _train(arguments: argparse.Namespace) -> int:
 def _set(arguments: argparse.Namespace) -> int:
     from frostline.project.train import keep
 
-    for key, value in keep(_settings(arguments.settings), arguments.unset, arguments.drop_edits).items():
+    for key, value in sorted(keep(_settings(arguments.settings), arguments.unset, arguments.drop_edits).items()):
         print(f"{key}={'null' if value is None else value}")
     return 0
 

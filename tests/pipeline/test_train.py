@@ -60,11 +60,11 @@ def test_from_a_folder_to_a_model_and_again(clone: Clone, pictures: Path) -> Non
     assert ran(frostline(clone, "train")) == [], "nothing has changed"
     assert frostline(clone, "set").splitlines() == [
         "data=folder",
-        "experiment=demo",
-        "weights=random",
         f"data.path={pictures}",
+        "experiment=demo",
         f"name={pictures.name}",
         "transfer.epochs=1",
+        "weights=random",
     ]
     frostline(clone, "set", "finetune.batch_size=8")
     assert ran(clone.dvc("repro")) == ["finetune", "evaluate"]
