@@ -81,11 +81,12 @@ def _layout(data: bytes) -> _Layout:
         width, height, _, bits, compression = struct.unpack_from("<iiHHI", header, 4)
         colours, place, entry = struct.unpack_from("<I", header, 32)[0], 14 + length, 4
     os2 = length in range(16, _OS2 + 1) and length not in (_INFO, _V2, _V3)
-    known = (_PLAIN, _RLE8, _RLE4) if os2 else (_PLAIN, _RLE8, _RLE4, _BITFIELDS, _ALPHA_BITFIELDS)
-    if compression not in known:
+    if (os2 and compression in (3, 4)) or compression in (4, 5):
         raise UnreadableImageError(f"BMP compression {compression} is not supported")
+    if bits == 64:
+        raise UnreadableImageError("BMP of 64 bits per pixel is not supported")
     if bits not in (1, 2, 4, 8, 16, 24, 32):
-        raise UnreadableImageError(f"BMP of {bits} bits per pixel is not supported")
+        raise UnreadableImageError("damaged")
     check_size(width, abs(height))
     masks: tuple[int, ...]
     if (compression, bits) in ((_RLE8, 8), (_RLE4, 4), (_PLAIN, bits)):

@@ -5,6 +5,7 @@ warning that Pillow does not pass on. But where data may still come, it waits. S
 at first; bytes without a meaning stand there instead: whoever has all pixels does not need them.
 """
 
+import bisect
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ _FILLERS = 24
 
 @dataclass
 class _Layout:
+    data: bytes
+    """The file."""
     header: bytes = b""
     """From the start of the image to its first scan, without metadata."""
     exif: bytes = b""
@@ -50,6 +53,19 @@ class _Layout:
         """Whether a single scan has everything."""
         return self.frame not in _PROGRESSIVE and self.scans[0][0] == self.components
 
+    def followed_by(self, tail: bytes) -> bytes:
+        """Return the image without metadata, and with `tail` after its data."""
+        end = self.end
+        while self.data[end - 1] == 0xFF:  # the first half of something
+            end -= 1
+        return b"".join([self.header, memoryview(self.data)[self.start : end], tail])
+
+    def next_restart(self) -> bytes:
+        """Return the restart marker that the decoder would wait for after the last one there is."""
+        scan = self.data.rindex(b"\xff\xda", 0, self.end)
+        number = sum(self.data.count(bytes((0xFF, 0xD0 + number)), scan, self.end) for number in range(8))
+        return bytes((0xFF, 0xD0 + number % 8))
+
 
 def open_jpeg(data: bytes, size: int) -> Picture:
     """Decode a JPEG, at 1/2, 1/4 or 1/8 of its size where that still covers `size` on both sides.
@@ -58,62 +74,61 @@ def open_jpeg(data: bytes, size: int) -> Picture:
     of 16 x 16 pixels is missing before the mark, or how much, if the coding is arithmetic.
     """
     layout = _layout(data)
-    content = (layout.header + data[layout.start : layout.end]).rstrip(b"\xff")
     if layout.frame in _ARITHMETIC:
-        return Picture(_decoded(content + _EOI, layout, size), layout.exif)
+        return Picture(_decoded(layout, _EOI, size), layout.exif)
     if layout.one_pass:
-        image = _decoded(content + _AHEAD, layout, size)
+        image = _decoded(layout, _AHEAD, size)
     elif layout.restarts:
-        last = sum(content.count(bytes((0xFF, 0xD0 + number)), content.rindex(b"\xff\xda")) for number in range(8))
-        image = _decoded(content + _FILLER * 16 + bytes((0xFF, 0xD0 + last % 8)) + _FILLER * 16 + _EOI, layout, size)
+        image = _decoded(layout, _FILLER * 16 + layout.next_restart() + _FILLER * 16 + _EOI, size)
     else:
-        image = _decoded_scans(content, size)
+        image = _decoded_scans(layout, size)
     if not layout.closed or (layout.restarts and not layout.one_pass):
         pixels = image.tobytes()
         for tail in (_EOI, _FILLER * 16 + _EOI):
-            if pixels != _decoded(content + tail, layout, size).tobytes():
+            if pixels != _decoded(layout, tail, size).tobytes():
                 raise UnreadableImageError("truncated")  # what follows makes a difference
     return Picture(image, layout.exif)
 
 
-def _decoded(content: bytes, layout: _Layout, size: int) -> Image.Image:
-    with Image.open(io.BytesIO(content), formats=["JPEG"]) as image:
+def _decoded(layout: _Layout, tail: bytes, size: int) -> Image.Image:
+    with Image.open(io.BytesIO(layout.followed_by(tail)), formats=["JPEG"]) as image:
         if layout.frame != _LOSSLESS:
             image.draft(None, (size, size))
         if layout.frame in _ARITHMETIC:
-            image.decodermaxblock = len(content)  # this decoder cannot wait for more
+            image.decodermaxblock = len(layout.data)  # this decoder cannot wait for more
         image.load()
     return image
 
 
-def _decoded_scans(content: bytes, size: int) -> Image.Image:
+def _decoded_scans(layout: _Layout, size: int) -> Image.Image:
     """Decode a JPEG of several scans: of each pixel something is there early, so they must all be read to their end.
 
     Past the end of a scan, the decoder passes over whatever is no marker, byte by byte. Before, it waits until it has
     as many bytes as it wants to look ahead.
     """
-    with Image.open(io.BytesIO(content + _EOI), formats=["JPEG"]) as image:
+    left = layout.followed_by(_FILLER * 8)
+    with Image.open(io.BytesIO(left), formats=["JPEG"]) as image:
         image.draft(None, (size, size))
         codec, extents, _, options = image.tile[0]
         decoder = Image._getdecoder(image.mode, codec, options, image.decoderconfig)
         image.load_prepare()
         decoder.setimage(image.im, extents)
-        left = content + _FILLER * 8
-        for more in [b"", *[_FILLER] * _FILLERS, _EOI]:
+        for more in [b"", *[_FILLER] * _FILLERS]:
             left += more
             taken, _ = decoder.decode(left)
-            if more == _EOI:
-                break
             left = left[taken:]
             if taken < 0 or len(left) > 1:
                 raise UnreadableImageError("damaged" if taken < 0 else "truncated")
+        taken, error = decoder.decode(left + _EOI)
         decoder.cleanup()
+        if taken >= 0 or error < 0:
+            raise UnreadableImageError("damaged")
         image.tile = []
     return image
 
 
 def _layout(data: bytes) -> _Layout:
-    layout, kept = _Layout(end=len(data)), [_SOI]
+    layout, kept = _Layout(data, end=len(data)), [_SOI]
     for code, place, end in _segments(data):
         body = data[place + 4 : end]
         if layout.scans and (layout.one_pass or code == _EOI[1]):
@@ -126,7 +141,7 @@ def _layout(data: bytes) -> _Layout:
             layout.scans.append(body)
         elif code == _DRI:
             layout.restarts = any(body)
-        elif code in (*_FRAMES, _JPEG_LS) and not layout.frame:
+        elif (code in _FRAMES or code == _JPEG_LS) and not layout.frame:
             _check_frame(code, body)
             layout.frame, layout.components = code, body[5]
         elif code == _APP1 and body.startswith(_EXIF) and not layout.exif:
@@ -142,32 +157,32 @@ def _layout(data: bytes) -> _Layout:
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield the marker, start and end of each whole segment; behind that of a scan its data follow."""
-    place, markers = len(_SOI), np.zeros(0, np.intp)
-    while (place := data.find(b"\xff", place)) >= 0:
-        while data[place + 1 : place + 2] == b"\xff":
-            place += 1
-        code = data[place + 1] if place + 1 < len(data) else 0
+    place, size = len(_SOI), len(data)
+    markers: list[int] | None = None
+    while (place := data.find(b"\xff", place)) >= 0 and place + 1 < size:
+        code = data[place + 1]
         if code == _EOI[1]:
             yield code, place, place + 2
             return
-        if code <= 1 or 0xD0 <= code <= 0xD8:  # nothing follows these
-            place += 2
+        if code == 0xFF or code <= 1 or 0xD0 <= code <= 0xD8:  # nothing follows these
+            place += 1 if code == 0xFF else 2
             continue
-        end = place + 2 + int.from_bytes(data[place + 2 : place + 4])
-        if end > len(data) or end < place + 4:
+        end = place + 2 + (data[place + 2] << 8 | data[place + 3]) if place + 4 <= size else size + 1
+        if end > size or end < place + 4:
             return
         yield code, place, end
         place = end
         if code == _SOS:
-            if not len(markers):
+            if markers is None:
                 values = np.frombuffer(data, np.uint8)
-                found = np.flatnonzero(values[:-1] == 0xFF)
+                found = np.flatnonzero(values[end:-1] == 0xFF) + end
                 codes = values[found + 1]
-                markers = found[(codes != 0) & (codes != 0xFF) & ((codes < 0xD0) | (codes > 0xD7))]
-            following = np.searchsorted(markers, end)
+                found = found[codes > 0].tolist()
+                markers = [at for at in found if not 0xD0 <= data[at + 1] <= 0xD7 and data[at + 1] != 0xFF]
+            following = bisect.bisect_left(markers, end)
             if following == len(markers):
                 return
-            place = int(markers[following])
+            place = markers[following]
 
 
 def _tells_colours(code: int, body: bytes) -> bool:
@@ -196,6 +211,8 @@ def _check_frame(code: int, body: bytes) -> None:
 
 def _check_scans(layout: _Layout) -> None:
     """Raise if scans are missing: each component needs all 64 coefficients, to their last bit."""
+    if layout.one_pass:
+        return
     missing: dict[int, list[int]] = {}
     for header in layout.scans:
         components, (first, last, bits) = header[1:-3:2], header[-3:]

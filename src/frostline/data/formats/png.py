@@ -12,6 +12,7 @@ from frostline.data.formats import Picture, UnreadableImageError, check_size
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _GREY, _RGB, _PALETTE = 0, 2, 3  # colour types (W3C PNG, 11.2.1)
+_FILL, _OTHER_FILL = 91, 164  # values of pixels that few images have
 
 
 def open_png(data: bytes) -> Picture:
@@ -76,23 +77,28 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 def _load(content: bytes, *, interlaced: bool) -> Image.Image:
     """Decode, and see that every pixel was there: a stream that ends early, but in order, is no error to Pillow.
 
-    It leaves what is missing as it was, 0. So where the pixels that come last are 0, they are decoded into others.
+    It leaves what is missing as it was. So where what comes last is as before, it is decoded into something else.
     """
-    image = _decoded(content)
-    last = image.height // 2 * 2 if interlaced and image.height > 1 else image.height
-    row = image.crop((0, last - 1, image.width, last))
-    if not row.getbbox(alpha_only=False) or (interlaced and image.height == 1):
-        again = _decoded(content, filled_with=255)
-        if image.tobytes() != again.tobytes():
+    image = _decoded(content, _FILL)
+    last = image.height // 2 * 2 - 1 if interlaced and image.height > 1 else image.height - 1
+    corner = image.getpixel((image.width - 1, last))
+    if corner == _blank(image, (1, 1), _FILL).getpixel((0, 0)) or (interlaced and image.height == 1):
+        row, other = (0, last, image.width, last + 1), _decoded(content, _OTHER_FILL)
+        if image.crop(row).tobytes() != other.crop(row).tobytes():
             raise UnreadableImageError("truncated")
     return image
 
 
-def _decoded(content: bytes, rawmode: str = "", filled_with: int = 0) -> Image.Image:
+def _blank(image: Image.Image, size: tuple[int, int], value: int) -> Image.Image:
+    bands = len(image.getbands())
+    if image.mode == "1":
+        value = 255 * (value > 127)
+    return Image.new(image.mode, size, value if bands == 1 else (value,) * bands)
+
+
+def _decoded(content: bytes, fill: int, rawmode: str = "") -> Image.Image:
     with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-        if filled_with:
-            bands = len(image.getbands())
-            image.im = Image.new(image.mode, image.size, (filled_with,) * bands if bands > 1 else filled_with).im
+        image.im = _blank(image, image.size, fill).im
         if rawmode:
             image.tile = [tile._replace(args=rawmode) for tile in image.tile]
         image.load()
@@ -117,11 +123,12 @@ def _grey(image: Image.Image, depth: int, transparency: bytes) -> Image.Image:
 
 def _opaque(image: Image.Image, content: bytes, depth: int, clear: tuple[int, ...]) -> Image.Image:
     """Return the mask of the pixels of an RGB image that are not of the colour `clear`."""
+    colours = np.array(clear, ">u2").view(np.uint8).reshape(3, 2)  # their higher and lower bytes
     if depth == 8:
-        return _mask((np.asarray(image) != np.array(clear) & 255).any(axis=-1))
-    low = _decoded(content, "RGB;16L")  # Pillow keeps the byte that comes second, here the lower one
-    differ = np.asarray(image) != np.array(clear) >> 8
-    differ |= np.asarray(low) != np.array(clear) & 255
+        return _mask((np.asarray(image) != colours[:, 1]).any(axis=-1))
+    low = _decoded(content, _FILL, "RGB;16L")  # Pillow keeps the byte that comes second, here the lower one
+    differ = np.asarray(image) != colours[:, 0]
+    differ |= np.asarray(low) != colours[:, 1]
     return _mask(differ.any(axis=-1))
 
 

@@ -163,7 +163,9 @@ def _layout(tags: _Tags) -> _Layout:
     _check_kind(tags, photometric, samples, formats)
     if len(depths) > 1:
         raise UnreadableImageError("TIFF of samples of different depths is not supported")
-    if not (1 <= bits <= 16 or bits == 32) or (bits > 8 and photometric in (_PALETTE, _LAB)):
+    if not 1 <= bits <= 128:
+        raise UnreadableImageError("damaged")
+    if not (bits <= 16 or bits == 32) or (bits > 8 and photometric in (_PALETTE, _LAB)):
         raise UnreadableImageError(f"TIFF of this kind with {bits} bits per sample is not supported")
     alphas = [colours + number for number, kind in enumerate(extra) if kind in (_ASSOCIATED, _UNASSOCIATED)]
     alphas = [alpha for alpha in alphas if alpha < samples][:1]
