@@ -55,9 +55,10 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its complaint
 def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
     """Decode the file content `data` to RGB, as (size, size, 3) uint8.
 
-    JPEG, PNG, GIF, WebP, BMP and TIFF are accepted, told by content. The EXIF orientation is applied,
-    transparency laid on white, CMYK, grey, palette and 16-bit images converted; of an animation the first
-    frame counts. Embedded ICC profiles are ignored: values are taken as sRGB, as TensorFlow's decoders do.
+    JPEG, PNG, GIF, WebP, BMP and TIFF are accepted, told by content. Only pixels count: transparency is laid on white,
+    CMYK, grey, palette, and integers of other depths are converted, of an animation the first frame is taken, on its
+    whole canvas. Of metadata the EXIF orientation is applied, and nothing else: values are taken as sRGB, as
+    TensorFlow's decoders do, and what is damaged there does not matter.
     Width and height are scaled independently, as by Keras' ``image_dataset_from_directory``, but with an
     antialiasing bilinear filter; a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that still
     covers `size` on both sides.
