@@ -118,7 +118,8 @@ def _indexed(rows: NDArray[np.uint8], layout: _Layout) -> NDArray[np.uint8]:
 def _by_masks(rows: NDArray[np.uint8], layout: _Layout) -> NDArray[np.uint8]:
     stored = rows[:, : layout.width * layout.bits // 8].reshape(len(rows), layout.width, -1)
     if all(mask in _BYTES for mask in layout.masks):
-        return stored[..., [_BYTES[mask] for mask in layout.masks]]
+        order = [_BYTES[mask] for mask in layout.masks]
+        return stored[..., 2::-1] if order == [2, 1, 0] else stored[..., order]  # a view: most files are so
     pixels = np.zeros(stored.shape[:2], np.uint32)
     for number in range(stored.shape[-1]):
         pixels |= stored[..., number].astype(np.uint32) << np.uint32(8 * number)

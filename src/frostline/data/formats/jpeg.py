@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from frostline.data.formats import Picture, UnreadableImageError, check_size
 
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
 _SOS, _DRI, _APP0, _APP1, _APP14, _JPEG_LS = 0xDA, 0xDD, 0xE0, 0xE1, 0xEE, 0xF7
-_TABLES = (0xC4, 0xCC, 0xDB, _DRI)
+_TABLES = frozenset((0xC4, 0xCC, 0xDB, _DRI))
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _LOSSLESS, _PROGRESSIVE, _ARITHMETIC = 0xC3, (0xC2, 0xCA), (0xC9, 0xCA)
 _UNUSUAL = (0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF)  # hierarchical, or lossless by arithmetic coding
@@ -92,7 +93,7 @@ def open_jpeg(data: bytes, size: int) -> Picture:
 
 
 def _decoded(layout: _Layout, tail: bytes, size: int) -> Image.Image:
-    with Image.open(io.BytesIO(layout.followed_by(tail)), formats=["JPEG"]) as image:
+    with JpegImageFile(io.BytesIO(layout.followed_by(tail))) as image:
         if layout.frame != _LOSSLESS:
             image.draft(None, (size, size))
         if layout.frame in _ARITHMETIC:
@@ -108,7 +109,7 @@ def _decoded_scans(layout: _Layout, size: int) -> Image.Image:
     as many bytes as it wants to look ahead.
     """
     left = layout.followed_by(_FILLER * 8)
-    with Image.open(io.BytesIO(left), formats=["JPEG"]) as image:
+    with JpegImageFile(io.BytesIO(left)) as image:
         image.draft(None, (size, size))
         codec, extents, _, options = image.tile[0]
         decoder = Image._getdecoder(image.mode, codec, options, image.decoderconfig)
@@ -131,27 +132,32 @@ def _decoded_scans(layout: _Layout, size: int) -> Image.Image:
 def _layout(data: bytes) -> _Layout:
     layout, kept = _Layout(data, end=len(data)), [_SOI]
     for code, place, end in _segments(data):
-        body = data[place + 4 : end]
-        if layout.scans and (layout.one_pass or code == _EOI[1]):
+        if layout.scans and (code == _EOI[1] or layout.one_pass):
             layout.end, layout.closed = place, True
             break
+        if code in _TABLES:
+            layout.restarts = any(data[place + 4 : end]) if code == _DRI else layout.restarts
+            kept.append(data[place:end])
+            continue
+        body = data[place + 4 : end]
         if code == _SOS:
             if not layout.frame or not body or len(body) != 4 + 2 * body[0]:
                 raise UnreadableImageError("damaged")
-            layout.start = layout.start or place
+            if not layout.scans:
+                layout.start, layout.header = place, b"".join(kept)
             layout.scans.append(body)
-        elif code == _DRI:
-            layout.restarts = any(body)
-        elif (code in _FRAMES or code == _JPEG_LS) and not layout.frame:
+        elif code in _FRAMES or code == _JPEG_LS:
+            if layout.frame:
+                raise UnreadableImageError("damaged")
             _check_frame(code, body)
             layout.frame, layout.components = code, body[5]
+            kept.append(data[place:end])
         elif code == _APP1 and body.startswith(_EXIF) and not layout.exif:
             layout.exif = body[len(_EXIF) :]
-        if not layout.scans and (code in _FRAMES or code in _TABLES or _tells_colours(code, body)):
+        elif _tells_colours(code, body):
             kept.append(data[place:end])
     if not layout.scans:
         raise UnreadableImageError("truncated")
-    layout.header = b"".join(kept)
     _check_scans(layout)
     return layout
 
@@ -175,11 +181,12 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         place = end
         if code == _SOS:
             if markers is None:
-                values = np.frombuffer(data, np.uint8)
-                found = np.flatnonzero(values[end:-1] == 0xFF) + end
-                codes = values[found + 1]
-                found = found[codes > 0].tolist()
-                markers = [at for at in found if not 0xD0 <= data[at + 1] <= 0xD7 and data[at + 1] != 0xFF]
+                values = np.frombuffer(data, np.uint8, offset=end)
+                found = (values == 0xFF).nonzero()[0]
+                codes = values.take(found + 1, mode="clip")
+                found = found[codes.nonzero()] + end
+                markers = [at for at in found.tolist() if at + 1 < size and not 0xD0 <= data[at + 1] <= 0xD7]
+                markers = [at for at in markers if data[at + 1] != 0xFF]
             following = bisect.bisect_left(markers, end)
             if following == len(markers):
                 return

@@ -132,7 +132,7 @@ def open_tiff(data: bytes) -> Picture:
         if layout.photometric != _PALETTE:
             values = _to_8_bit(values, top)
         if layout.planes == 1:
-            target[:] = values[..., layout.wanted]
+            target[:] = values if len(layout.wanted) == layout.samples else values[..., layout.wanted]
         elif plane in layout.wanted:
             target[..., layout.wanted.index(plane)] = values[..., 0]
     return Picture(_image(pixels, layout), orientation=tags.first(_ORIENTATION, 1))
