@@ -24,7 +24,8 @@ _LOSSLESS, _PROGRESSIVE, _ARITHMETIC = 0xC3, (0xC2, 0xCA), (0xC9, 0xCA)
 _UNUSUAL = (0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF)  # hierarchical, or lossless by arithmetic coding
 _EXIF = b"Exif\0\0"
 
-# The decoder reads up to 8 bytes ahead. All ones are no code: it takes 17 of them for each value that is missing.
+# What stands in place of the mark of the end. The decoder reads up to 8 bytes ahead, so a whole image needs no more
+# than 8. All ones are no code: they stand in for three values that are missing, at most.
 _AHEAD = b"\xff\x00" * 8
 _FILLER = b"\xaa"
 _FILLERS = 24
@@ -147,10 +148,7 @@ def _layout(data: bytes) -> _Layout:
                 layout.start, layout.header = place, b"".join(kept)
             layout.scans.append(body)
         elif code in _FRAMES or code == _JPEG_LS:
-            if layout.frame:
-                raise UnreadableImageError("damaged")
-            _check_frame(code, body)
-            layout.frame, layout.components = code, body[5]
+            _read_frame(layout, code, body)
             kept.append(data[place:end])
         elif code == _APP1 and body.startswith(_EXIF) and not layout.exif:
             layout.exif = body[len(_EXIF) :]
@@ -200,12 +198,12 @@ def _tells_colours(code: int, body: bytes) -> bool:
     )
 
 
-def _check_frame(code: int, body: bytes) -> None:
+def _read_frame(layout: _Layout, code: int, body: bytes) -> None:
     if code == _JPEG_LS:
         raise UnreadableImageError("JPEG-LS is not supported")
     if code in _UNUSUAL:
         raise UnreadableImageError(f"JPEG of the kind SOF{code - 0xC0} is not supported")
-    if len(body) < 6 or len(body) != 6 + 3 * body[5]:
+    if layout.frame or len(body) < 6 or len(body) != 6 + 3 * body[5]:
         raise UnreadableImageError("damaged")
     if body[0] != 8:
         raise UnreadableImageError(f"{body[0]}-bit JPEG is not supported")
@@ -215,6 +213,7 @@ def _check_frame(code: int, body: bytes) -> None:
     if not height:
         raise UnreadableImageError("JPEG that gives its height at its end is not supported")
     check_size(width, height)
+    layout.frame, layout.components = code, body[5]
 
 
 def _check_scans(layout: _Layout) -> None:
