@@ -10,16 +10,28 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont
 
 from frostline.common.files import replacing
-from frostline.runtime.stderr import silent_stderr
+from frostline.data.formats import ImageTooLargeError, NotAImageError, Picture, UnreadableImageError
+from frostline.data.formats.bmp import is_bmp, open_bmp
+from frostline.data.formats.gif import open_gif
+from frostline.data.formats.jpeg import open_jpeg
+from frostline.data.formats.png import open_png
+from frostline.data.formats.tiff import SIGNATURES as TIFF_SIGNATURES
+from frostline.data.formats.tiff import open_tiff
+from frostline.data.formats.webp import open_webp
 
-PIXELS_LIMIT = 100_000_000
-"""Larger images are refused before they are decoded: 100 megapixels are 300 MB as RGB."""
+__all__ = [
+    "ImageTooLargeError",
+    "NotAImageError",
+    "UnreadableImageError",
+    "as_png",
+    "contact_sheet",
+    "decode_image",
+    "read_image",
+]
 
-_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
-_TOO_LARGE = f"more than {PIXELS_LIMIT // 1_000_000} megapixels"
 _HEIF_BRANDS = {  # ISO/IEC 23008-12, after the "ftyp" that opens the file; phones write heic
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC"),
     **dict.fromkeys((b"avif", b"avis"), "AVIF"),
@@ -40,24 +52,13 @@ _COLUMNS, _TILE, _CAPTION, _LETTERS = 8, 112, 16, 11  # the contact sheet: tiles
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its complaints reach the terminal
 
 
-class UnreadableImageError(ValueError):
-    """Bytes that are no image we accept; `str(error)` is a short, stable reason."""
-
-
-class NotAImageError(UnreadableImageError):
-    """Bytes of another kind than the images we accept."""
-
-
-class ImageTooLargeError(UnreadableImageError):
-    """An image of more pixels than we accept."""
-
-
 def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
     """Decode the file content `data` to RGB, as (size, size, 3) uint8.
 
-    JPEG, PNG, GIF, WebP, BMP and TIFF are accepted, told by content. The EXIF orientation is applied,
-    transparency laid on white, CMYK, grey, palette and 16-bit images converted; of an animation the first
-    frame counts. Embedded ICC profiles are ignored: values are taken as sRGB, as TensorFlow's decoders do.
+    JPEG, PNG, GIF, WebP, BMP and TIFF are accepted, told by content. Only pixels count: transparency is laid on white,
+    CMYK, grey, palette, and integers of other depths are converted, of an animation the first frame is taken, on its
+    whole canvas. Of metadata the EXIF orientation is applied, and nothing else: values are taken as sRGB, as
+    TensorFlow's decoders do, and what is damaged there does not matter.
     Width and height are scaled independently, as by Keras' ``image_dataset_from_directory``, but with an
     antialiasing bilinear filter; a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that still
     covers `size` on both sides.
@@ -71,16 +72,19 @@ def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return _decode(data, size)
+            picture = _open(data, size)
+            small = _to_rgb(picture.image, size)
         except (UnreadableImageError, MemoryError):
             raise
-        except UnidentifiedImageError as error:
-            raise NotAImageError("not a JPEG, PNG, GIF, WebP, BMP or TIFF image") from error
         except Image.DecompressionBombError as error:
-            raise ImageTooLargeError(_TOO_LARGE) from error
+            raise ImageTooLargeError from error
         except Exception as error:  # Pillow's decoders raise errors of many kinds on damaged data
             reason = "truncated" if "truncated" in str(error).lower() else "damaged"
             raise UnreadableImageError(reason) from error
+        orientation = _orientation(picture)
+    if orientation in _UPRIGHT:  # turning the small square is turning the image, at a fraction of the cost
+        small = small.transpose(_UPRIGHT[orientation])
+    return np.array(small)
 
 
 def read_image(path: Path, size: int) -> NDArray[np.uint8]:
@@ -97,29 +101,35 @@ def read_image(path: Path, size: int) -> NDArray[np.uint8]:
     return decode_image(data, size)
 
 
-def _decode(data: bytes, size: int) -> NDArray[np.uint8]:
-    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-        if image.width * image.height > PIXELS_LIMIT:
-            raise ImageTooLargeError(_TOO_LARGE)
-        image.draft(None, (size, size))
-        with silent_stderr() if image.format == "TIFF" else contextlib.nullcontext():  # libtiff's complaints
-            image.load()
-        orientation = 1
-        with contextlib.suppress(Exception):  # a broken EXIF block does not spoil the image
-            orientation = image.getexif().get(_ORIENTATION, 1)
-        small = _to_rgb(image, size)
-    if orientation in _UPRIGHT:  # turning the small square is turning the image, at a fraction of the cost
-        small = small.transpose(_UPRIGHT[orientation])
-    return np.array(small)
+def _open(data: bytes, size: int) -> Picture:
+    if data.startswith(b"\xff\xd8\xff"):
+        return open_jpeg(data, size)
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return open_png(data)
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return open_gif(data)
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return open_webp(data)
+    if data.startswith(TIFF_SIGNATURES):
+        return open_tiff(data)
+    if is_bmp(data):
+        return open_bmp(data)
+    raise NotAImageError("not a JPEG, PNG, GIF, WebP, BMP or TIFF image")
+
+
+def _orientation(picture: Picture) -> int:
+    if not picture.exif:
+        return picture.orientation
+    exif = Image.Exif()
+    with contextlib.suppress(Exception):  # a broken EXIF block does not spoil the image
+        exif.load(picture.exif)
+        return int(exif.get(_ORIENTATION, 1))
+    return 1
 
 
 def _to_rgb(image: Image.Image, size: int) -> Image.Image:
     """Convert to RGB of (size, size) pixels."""
-    if image.mode == "F":  # no telling what its range is
-        raise UnreadableImageError("floating-point pixels are not supported")
-    if image.mode.startswith("I"):
-        image = _to_8_bit(image)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if image.has_transparency_data:
         # Pillow weighs colours by alpha while it scales, so laying the scaled image on white is exact
         rgba = _scale(_in_mode(image, "RGBA"), size)
         white = Image.new("RGBA", rgba.size, "white")
@@ -129,15 +139,6 @@ def _to_rgb(image: Image.Image, size: int) -> Image.Image:
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)  # which copies even where there is nothing to do
-
-
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Scale 16-bit grey (modes I;16 and I, values 0 to 65535) to 8 bit; Pillow would cut it off at 255."""
-    values = np.array(image, np.int32)  # changed in place: it may be 400 MB
-    np.clip(values, 0, 65535, out=values)
-    values += 128
-    values //= 257
-    return Image.fromarray(values.astype(np.uint8))
 
 
 def _scale(image: Image.Image, size: int) -> Image.Image:
