@@ -226,6 +226,13 @@ def _suggest(key: str, known: Sequence[str]) -> str:
 
 def _check(config: Config, where: str) -> None:
     _check_backbone(config, where)
+    for name, section in (("data", config.data), ("weights", config.weights)):
+        path = getattr(section, "path", section.depends_on)
+        if section.depends_on != path:
+            raise FrostlineError(
+                f"{where}: {name}.path is {path!r}, but DVC watches {name}.depends_on, which is "
+                f"{section.depends_on!r}.\nGive both the same value."
+            )
     shares = config.preprocess
     total = shares.train + shares.validation + shares.test
     if abs(total - 1) > 1e-6:
@@ -253,7 +260,17 @@ def _one_line(error: Exception) -> str:
     return textwrap.shorten(str(error).split("\n    full_key")[0], 300)
 
 
-if __name__ == "__main__":  # `make params`: write conf/'s composition where `dvc repro` reads it
-    composed = _compose(Path("conf").resolve(), "config", sys.argv[1:])
+def main() -> None:
+    """`make params`: write conf/'s composition where `dvc repro` reads it."""
+    try:
+        composed = _compose(Path("conf").resolve(), "config", sys.argv[1:])
+        parse(composed, "conf/")
+    except FrostlineError as error:
+        sys.exit(f"error: {error}")
     with _warnings_in_one_line():
-        sys.stdout.write(OmegaConf.to_yaml(composed, resolve=True))
+        text = OmegaConf.to_yaml(composed, resolve=True)
+    sys.stdout.buffer.write(text.encode())  # whatever the terminal's encoding
+
+
+if __name__ == "__main__":
+    main()

@@ -18,7 +18,22 @@ def pack_folder(folder: Path, path: Path) -> None:
     Hidden files are left out, links to files are followed, links to folders are not. Bytes of a name that are
     not UTF-8 are written as backslash escapes, and a backslash as two.
 
-    Raises FrostlineError if there are not at least two class folders with files in them.
+    Raises FrostlineError as `check_folder` does.
+    """
+    files = check_folder(folder)
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(files):
+            info = zip_entry(name)
+            info.file_size = files[name].stat().st_size  # known beforehand, so that zipfile can choose ZIP64
+            with files[name].open("rb") as source, archive.open(info, "w") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+
+
+def check_folder(folder: Path) -> dict[str, Path]:
+    """Return the files in the class folders of `folder` by their names as members of the archive.
+
+    Raises FrostlineError if there are not at least two class folders with files in them, or where one holds a broken
+    link or a special file.
     """
     if not folder.is_dir():
         raise FrostlineError(f"{folder}: no such folder.\n{EXPECTED}")
@@ -32,12 +47,7 @@ def pack_folder(folder: Path, path: Path) -> None:
         if not inside:
             raise FrostlineError(f"{class_folder}: the class has no files.\n{EXPECTED}")
         files.update((_member_name(file.relative_to(folder)), file) for file in inside)
-    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
-        for name in sorted(files):
-            info = zip_entry(name)
-            info.file_size = files[name].stat().st_size  # known beforehand, so that zipfile can choose ZIP64
-            with files[name].open("rb") as source, archive.open(info, "w") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
+    return files
 
 
 def _visible(folder: Path) -> list[Path]:
