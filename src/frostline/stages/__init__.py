@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from frostline.common.files import digest_of, locked
+from frostline.runtime import own_process
 from frostline.runtime.background_process import background_process
 from frostline.runtime.errors import FrostlineError
 
@@ -30,6 +31,7 @@ def run_stage(main: Callable[..., None], record: Callable[..., None] | None = No
     """
     from frostline.config.load import load_params  # here: worker processes import this module, too, and need no Hydra
 
+    own_process.begin()
     try:
         with _alone(Path(sys.argv[0]).stem), ExitStack() as stack:
             config = load_params(sys.argv[1:])

@@ -3,10 +3,12 @@
 import signal
 import sys
 
+from frostline.runtime import own_process
 from frostline.runtime.errors import FrostlineError, in_one_line
 from frostline.sweep.run import run
 
 if __name__ == "__main__":
+    own_process.begin()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         run(sys.argv[1:])
