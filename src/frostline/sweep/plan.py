@@ -83,7 +83,7 @@ def plan(overrides: Sequence[str]) -> Plan:
             raise FrostlineError(f"{override.input_line}: only a search takes an interval; add hydra/sweeper=optuna.")
     try:
         assignments = [_assignments(override) for override in swept]
-    except HydraException as error:  # glob, which has no meaning here
+    except (HydraException, OmegaConfBaseException) as error:  # glob, which has no meaning here; a range in a list
         raise FrostlineError(f"not a list of values: {' '.join(str(error).split())}") from error
     text = json.dumps([is_search(settings), *sorted(item.input_line or "" for item in swept)])
     if is_search(settings):
