@@ -84,7 +84,9 @@ def plan(overrides: Sequence[str]) -> Plan:
     try:
         assignments = [_assignments(override) for override in swept]
     except (HydraException, OmegaConfBaseException) as error:  # glob, which has no meaning here; a range in a list
-        raise FrostlineError(f"not a list of values: {' '.join(str(error).split())}") from error
+        raise FrostlineError(
+            f"not a list of values: {' '.join(str(error).split())}.\nList them: model=resnet50,xception seed=1,2,3"
+        ) from error
     text = json.dumps([is_search(settings), *sorted(item.input_line or "" for item in swept)])
     if is_search(settings):
         if find_spec("optuna") is None:
