@@ -80,7 +80,8 @@ def write_answers(path: Path, labels: np.ndarray, probabilities: np.ndarray, nam
 
 
 def report_settings(weights: str, patience: str = "null") -> Config:
-    given = ["data=folder", "data.path=/home/someone/images", f"weights={weights}", f"finetune.patience={patience}"]
+    given = ["data=folder", *(f"data.{key}=/home/someone/images" for key in ("path", "depends_on"))]
+    given += [f"weights={weights}", f"finetune.patience={patience}"]
     composed = compose_conf(given, CONF)
     tracking = dataclasses.replace(composed.tracking, uri="postgresql://user:secret@host/db")
     return dataclasses.replace(composed, name="run <1>", tracking=tracking)

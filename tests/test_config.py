@@ -41,10 +41,13 @@ def test_every_experiment_composes(project, experiment):
     [
         (["data=sample"], SampleData),
         (["data=kaggle"], KaggleData),
-        (["data=folder", "data.path=../images"], FolderData),
+        (["data=folder", "data.path=images"], FolderData),
     ],
 )
 def test_each_data_source_has_settings_of_its_own(project, overrides, kind):
+    for picture in (Path("images/cat/1.jpg"), Path("images/dog/1.jpg")):
+        picture.parent.mkdir(parents=True)
+        picture.touch()
     assert type(compose_conf(overrides).data) is kind
 
 
@@ -108,7 +111,7 @@ def test_make_params_says_in_one_line_that_a_name_is_an_old_one(project):
 
 
 def test_dvc_says_that_a_name_is_an_old_one(project):
-    """DVC composes conf/ itself, without our code."""
+    """DVC composes conf/ itself."""
     environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}
     for name in ("AUTHOR", "COMMITTER"):
         environment |= {f"GIT_{name}_NAME": "test", f"GIT_{name}_EMAIL": "test@example.com"}

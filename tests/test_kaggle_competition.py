@@ -120,6 +120,27 @@ def test_downloads_with_a_token_and_keeps_it_from_the_storage(start: Start, tmp_
     assert [headers.get("Authorization") for headers in server.downloads] == [None]
 
 
+@pytest.mark.parametrize(
+    ("credentials", "settings"),
+    [(BEARER, {"KAGGLE_API_TOKEN": TOKEN}), (BASIC, {"KAGGLE_USERNAME": "someone", "KAGGLE_KEY": KEY})],
+)
+def test_a_token_is_enough_where_the_home_cannot_be_written(
+    start: Start, tmp_path: Path, credentials: str, settings: dict[str, str]
+) -> None:
+    nowhere = "/dev/null/nobody"  # nor even by root
+    with running(KaggleServer(ARCHIVE, credentials=credentials)) as server:
+        process = start(server, HOME=nowhere, XDG_CONFIG_HOME=f"{nowhere}/.config", **settings)
+        assert finish(process, tmp_path) == (0, f"downloading {NAME} from Kaggle\n")
+    assert_whole(tmp_path)
+
+
+def test_without_home_and_token_it_says_how_to_sign_in(start: Start, tmp_path: Path) -> None:
+    with running(KaggleServer(ARCHIVE, credentials=BEARER)) as server:
+        code, err = finish(start(server, HOME="/dev/null/nobody", XDG_CONFIG_HOME="/dev/null/nobody"), tmp_path)
+    assert code == 1
+    assert "none were found" in err
+
+
 @pytest.mark.parametrize("place", ["home", "config", "environment", "token file"])
 def test_finds_credentials(start: Start, tmp_path: Path, place: str) -> None:
     settings = {}

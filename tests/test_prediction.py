@@ -6,11 +6,13 @@ import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyarrow import parquet
 
 from corpus import CLUTTER
+from frostline import cli
 from frostline.runtime.errors import FrostlineError
 from frostline.serving.predict import COLUMNS, Prediction, find_images, predict_files, write_table
 from frostline.sources.folder import pack_folder
@@ -191,6 +193,90 @@ def test_a_model_without_class_names_costs_two_lines(tmp_path: Path) -> None:
     (tmp_path / "ball.jpg").write_bytes(ball())
     with pytest.raises(FrostlineError, match="does not name its classes"):
         next(predict_files(tmp_path / "other.keras", [tmp_path / "ball.jpg"]))
+
+
+def legacy(path: Path) -> Path:
+    """As Keras 2 saved models."""
+    from frostline.runtime.quiet_tensorflow import keras
+
+    inputs = keras.Input((8, 8, 3))
+    keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs)).save(path.with_suffix(".h5"))
+    return path.with_suffix(".h5")
+
+
+def made_of(
+    inputs: tuple[int | None, ...], units: int, head: bool = True, value: float = 0.5
+) -> Callable[[Path], Path]:
+    def make(path: Path) -> Path:
+        from frostline.models.saving import save_model
+        from frostline.runtime.quiet_tensorflow import keras
+
+        taken = keras.Input(inputs)
+        x = keras.layers.Conv2D(units, 1, bias_initializer=keras.initializers.Constant(value))(taken)
+        save_model(keras.Model(taken, keras.layers.GlobalAveragePooling2D()(x) if head else x), path, ["a", "b"])
+        return path
+
+    return make
+
+
+def text(path: Path) -> Path:
+    path.write_text("text")
+    return path
+
+
+def other_zip(path: Path) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("metadata.json", "[1]")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (legacy, "is not a .keras file"),
+        (text, "is not a .keras file"),
+        (other_zip, "does not name its classes"),
+        (made_of((8, 8, 3), 1, head=False), "is no classifier of images of one size in 2 classes"),
+        (made_of((None, None, 3), 1), "is no classifier of images of one size"),
+        (made_of((8, 16, 3), 1), "is no classifier of images of one size"),
+        (made_of((8, 8, 1), 1), "is no classifier of images of one size"),
+        (made_of((8, 8, 3), 5), "it takes (None, 8, 8, 3) and gives (None, 5)"),
+        (made_of((8, 8, 3), 1, value=float("nan")), "weights that are no numbers"),
+    ],
+)
+def test_a_file_that_is_no_classifier_costs_two_lines_in_each_command(
+    tmp_path: Path, make: Callable[[Path], Path], words: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    path = make(tmp_path / "model.keras")
+    (tmp_path / "ball.jpg").write_bytes(ball())
+    for command in (
+        ["predict", str(tmp_path / "ball.jpg")],
+        ["serve", "--port", "0"],
+        ["export", str(tmp_path / "ball.jpg"), "--to", "tflite"],
+    ):
+        monkeypatch.setattr(sys, "argv", ["frostline", *command, "--model", str(path)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        if command[0] != "export" or "numbers" not in words:  # it compares, and says that all differs
+            assert words in str(ended.value)
+        assert str(ended.value).startswith("error: ")
+        assert len(str(ended.value).splitlines()) == 2
+    assert not list(tmp_path.glob("exports/*"))
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp949", "utf-8"])
+def test_other_programs_can_read_json_whatever_the_encoding(model: Path, tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "공🐶é.jpg"
+    path.write_bytes(ball())
+    command = [sys.executable, "-m", "frostline.cli", "predict", "--model", str(model), str(path)]
+    environment = os.environ | {"PYTHONIOENCODING": encoding}
+    plain, as_json = (
+        subprocess.run([*command, *more], env=environment, capture_output=True, check=True).stdout.decode(encoding)
+        for more in ([], ["--json"])
+    )
+    assert json.loads(as_json)["path"] == str(path)
+    assert ": ball 0." in plain
+    assert ("\\U0001f436" in plain) == (encoding != "utf-8")
 
 
 def test_the_processes_that_decode_import_no_tensorflow() -> None:

@@ -1,7 +1,10 @@
+import sys
+
 import pytest
 
 from frostline.runtime.errors import FrostlineError
 from frostline.sweep.plan import compose_trial, is_search, plan
+from frostline.sweep.run import run
 
 
 def test_a_grid_is_every_combination(project):
@@ -65,3 +68,21 @@ def test_a_mistake_is_named_in_two_lines(project, overrides, words):
     assert len(message.splitlines()) <= 2
     for word in words:
         assert word in message
+
+
+@pytest.mark.parametrize(
+    ("swept", "twice"),
+    [
+        (["seed=3,3"], "settings: seed=3."),
+        (["seed=1,3,'3'"], "settings: seed=3 and seed='3'."),
+        (["finetune.learning_rate=1e-4,0.0001", "seed=1"], "settings: finetune.learning_rate=0.0001 seed=1."),
+        (["seed=range(1,4),2"], "not a list of"),
+        (["model.cut_layer=mixed5,'mixed5'"], "settings: model.cut_layer=mixed5 and model.cut_layer='mixed5'."),
+    ],
+)
+def test_a_value_that_stands_there_twice_is_no_second_seed(project, monkeypatch, swept, twice):
+    monkeypatch.setattr(sys, "argv", ["sweep"])
+    with pytest.raises(FrostlineError) as raised:
+        run(["-m", *swept])
+    assert twice in str(raised.value)
+    assert len(str(raised.value).splitlines()) <= 2

@@ -97,8 +97,11 @@ def test_the_tables_hold_every_point_and_every_setting(tmp_path):
     assert (tmp_path / "trials.csv").read_bytes() == before
 
 
-@pytest.mark.parametrize("data", [["data=kaggle"], ["data=folder", "data.path=../own"]])
+@pytest.mark.parametrize("data", [["data=kaggle"], ["data=folder", "data.path=own"]])
 def test_the_recipe_composes_to_the_trial(project, data):
+    for picture in (project / "own/cat/1.jpg", project / "own/dog/1.jpg"):
+        picture.parent.mkdir(parents=True)
+        picture.touch()
     config = compose_conf(
         [*data, "weights=imagenet", "model.cut_layer=mixed5", "finetune.learning_rate=1e-5", "seed=3"]
     )

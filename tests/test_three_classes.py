@@ -73,7 +73,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Iterator
     shares = {"train": 0.6, "validation": 0.2, "test": 0.2}
     summary = preprocess(folder / "archive.zip", folder / "data", size=SIZE, seed=1, shares=shares, max_rejected=0)
     data = load_dataset(folder / "data")
-    overrides = ["data=folder", "data.path=images", f"preprocess.image_size={SIZE}", "model.dense_units=32"]
+    overrides = [
+        "data=folder",
+        "data.path=images",
+        "data.depends_on=images",
+        f"preprocess.image_size={SIZE}",
+        "model.dense_units=32",
+    ]
     overrides += ["model.cut_layer=mixed2", "transfer.epochs=8", "transfer.learning_rate=2e-4", "precision=float32"]
     settings = compose_conf(overrides, Path(__file__).parents[1] / "conf")
     files = {phase: folder / f"{phase}.keras" for phase in ("transfer", "finetune")}

@@ -79,6 +79,22 @@ def test_one_epoch_is_one_pass_of_keras_own_training_in_that_order(examples):
     )
 
 
+@pytest.mark.parametrize("spoil", ["features", "validation", "rate"])
+def test_a_loss_that_is_no_number_ends_the_training_and_is_not_gone_on_from(examples, tmp_path, spoil):
+    training, validation = (Examples([part.features[0].copy()], part.labels) for part in examples)
+    if spoil != "rate":
+        (training if spoil == "features" else validation).features[0][7] = np.nan
+    seen, checkpoint = [], tmp_path / "checkpoint"
+    rate = 1e38 if spoil == "rate" else 0.01
+    for _ in range(2):  # nor by the next run
+        with pytest.raises(
+            FrostlineError, match=r"transfer: the loss is no number any more .*nan.* after epoch 1\.\nA lower"
+        ):
+            run(make_model(), (training, validation), learning_rate=rate, on_epoch=seen.append, checkpoint=checkpoint)
+    assert seen == []
+    assert not checkpoint.exists()
+
+
 def test_epochs_are_reported_as_they_come(examples):
     seen = []
     history = run(make_model(), examples, on_epoch=seen.append)

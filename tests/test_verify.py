@@ -128,6 +128,21 @@ def test_a_difference_is_said_at_the_stage_that_makes_it(pipeline):
     assert [line.split(" differ")[0] for line in train.outputs["model.h5"]] == ["kernel: 5 of 6 values"]
 
 
+def test_pictures_beside_the_project_are_found_from_the_copy(pipeline, tmp_path):
+    (pipeline / "own").rename(tmp_path / "own pictures")
+    (pipeline / ".frostline").rmdir()
+    for name in ("dvc.yaml", "src/train.py"):
+        text = (pipeline / name).read_text()
+        (pipeline / name).write_text(
+            text.replace("- own\n", "- ../own pictures\n").replace('"own/', '"../own pictures/')
+        )
+    dvc("repro")
+    draw, train = verify()
+    assert dict(train.outputs) == {"model.h5": []}
+    assert (draw.error, train.error, train.changed) == ("", "", [])
+    assert not list(tmp_path.glob("frostline-verify-*"))
+
+
 def test_a_clone_without_the_cache_makes_what_it_needs(pipeline):
     for folder in (".dvc/cache", "data"):
         shutil.rmtree(pipeline / folder)

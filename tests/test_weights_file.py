@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 import pytest
 
 from frostline.runtime.errors import FrostlineError
@@ -102,6 +103,15 @@ def test_the_new_layout_of_keras(keras: Any, tmp_path: Path) -> None:
     path = tmp_path / "model.weights.h5"
     model.save_weights(path)
     assert "model.save('inception_v3_notop.h5')" in refusal(path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_no_numbers(layers: Layers, tmp_path: Path, value: float) -> None:
+    path = write(tmp_path / "w.h5", layers)
+    last = [name for name, shapes in layers.items() if shapes][-1]
+    with h5py.File(path, "a") as file:
+        file[last][f"{last}/w0:0"][0] = value
+    assert f"values of /{last}/{last}/w0:0 are no numbers" in refusal(path)
 
 
 def test_other_hdf5_files(keras: Any, tmp_path: Path) -> None:

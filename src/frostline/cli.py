@@ -15,6 +15,7 @@ from rich.table import Table
 
 from frostline.common.files import read_json
 from frostline.config.paths import CLASSIFIER, EVALUATION, METRICS, REPORT
+from frostline.runtime import own_process
 from frostline.runtime.errors import FrostlineError, check_installed, in_one_line
 from frostline.runtime.logs import show_as_asked
 
@@ -22,6 +23,7 @@ from frostline.runtime.logs import show_as_asked
 
 
 def main() -> None:
+    own_process.begin()
     arguments = _parser().parse_args(show_as_asked(sys.argv[1:]))
     try:
         sys.exit(arguments.run(arguments))
@@ -157,7 +159,8 @@ def _predict(arguments: argparse.Namespace) -> int:
     for prediction in predictions:
         failed += prediction.error is not None
         if arguments.json:
-            print(json.dumps(prediction.as_row() | {"probabilities": prediction.probabilities}, ensure_ascii=False))
+            row = prediction.as_row() | {"probabilities": prediction.probabilities}
+            print(json.dumps(row, ensure_ascii=sys.stdout.encoding.lower() != "utf-8"))
         elif arguments.csv:
             writer.writerow(prediction.as_row())
         elif prediction.error is None:
@@ -179,11 +182,11 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from frostline.models.saving import load_metadata, load_model
+    from frostline.models.saving import load_trained
     from frostline.serving.export import check_images, default_path, export
 
     path = arguments.model
-    model, metadata = load_model(path), load_metadata(path)
+    model, metadata = load_trained(path)
     images = check_images(arguments.places, model.input_shape[1])
     output = arguments.output or default_path(path, arguments.to)
     difference = export(model, metadata, arguments.to, output, images)

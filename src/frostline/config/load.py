@@ -232,6 +232,13 @@ def _suggest(key: str, known: Sequence[str]) -> str:
 
 def _check(config: Config, where: str) -> None:
     _check_backbone(config, where)
+    for name, section in (("data", config.data), ("weights", config.weights)):
+        path = getattr(section, "path", section.depends_on)
+        if section.depends_on != path:
+            raise FrostlineError(
+                f"{where}: {name}.path is {path!r}, but DVC watches {name}.depends_on, which is "
+                f"{section.depends_on!r}.\nGive both the same value."
+            )
     shares = config.preprocess
     total = shares.train + shares.validation + shares.test
     if abs(total - 1) > 1e-6:
@@ -259,5 +266,15 @@ def _one_line(error: Exception) -> str:
     return textwrap.shorten(str(error).split("\n    full_key")[0], 300)
 
 
-if __name__ == "__main__":  # `make params`: write conf/'s composition where `dvc repro` reads it
-    sys.stdout.write(composition(sys.argv[1:]))
+def main() -> None:
+    """`make params`: write conf/'s composition where `dvc repro` reads it."""
+    try:
+        compose_conf(sys.argv[1:])
+        text = composition(sys.argv[1:])
+    except FrostlineError as error:
+        sys.exit(f"error: {error}")
+    sys.stdout.buffer.write(text.encode())  # whatever the terminal's encoding
+
+
+if __name__ == "__main__":
+    main()

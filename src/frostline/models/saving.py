@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,7 @@ def load_model(path: Path) -> keras.Model:
         raise FrostlineError(f"{path} not found.\nTrain it first: dvc repro")
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+    except Exception as error:  # Keras raises errors of many kinds on what is no model, or one of another program
         if isinstance(error, OSError) and error.errno:  # the disk, and not the file
             raise
         reason = " ".join(str(error).split())[:200]
@@ -102,5 +103,28 @@ def load_metadata(path: Path) -> Metadata:
             content = json.loads(archive.read(_METADATA))
         classes = list(content["classes"])
         return Metadata(classes, content.get("threshold", 0.5) if len(classes) == 2 else None)
-    except KeyError as error:
+    except FileNotFoundError as error:
+        raise FrostlineError(f"{path} not found.\nTrain it first: dvc repro") from error
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error) as error:
+        raise FrostlineError(f"{path} is not a .keras file.\nGive a model that Frostline has trained.") from error
+    except (KeyError, TypeError, ValueError) as error:
         raise FrostlineError(f"{path} does not name its classes.\nGive a model that Frostline has trained.") from error
+
+
+def load_trained(path: Path) -> tuple[keras.Model, Metadata]:
+    """Load a model that classifies images, as `save_model` or `save_with_threshold` wrote it, and its metadata.
+
+    The model takes images (N, size, size, 3) and gives P(second class), (N, 1), or that of each of more classes.
+
+    Raises FrostlineError for a file that is no model, and for a model of another kind.
+    """
+    metadata = load_metadata(path)
+    model, count = load_model(path), len(metadata.classes)
+    takes, gives = (getattr(model, name, None) for name in ("input_shape", "output_shape"))
+    fits = isinstance(takes, tuple) and len(takes) == 4 and takes[1] and takes[1:] == (takes[1], takes[1], 3)
+    if not fits or count < 2 or gives != (None, 1 if count == 2 else count):
+        raise FrostlineError(
+            f"{path} is no classifier of images of one size in {count} classes: it takes {takes} and gives {gives}.\n"
+            "Give a model that Frostline has trained."
+        )
+    return model, metadata

@@ -14,7 +14,6 @@ from typing import Any
 import psutil  # type: ignore[import-untyped]  # comes with DVC, without types
 
 from frostline.common.files import locked
-from frostline.common.layout import walk
 from frostline.config.local import check_no_edits, read_local, set_local, write_params
 from frostline.config.paths import CLASSIFIER, EVALUATION, REPORT
 from frostline.runtime.errors import FrostlineError
@@ -74,7 +73,6 @@ def _alone(drop_edits: bool = False) -> Iterator[None]:
 def _choices(folder: Path | None, weights: str | None, recipe: str | None, kept: Mapping[str, Any]) -> dict[str, str]:
     choices: dict[str, str] = {}
     if folder is not None:
-        _check_folder(folder)
         place = folder.expanduser().absolute()
         choices |= {"data": "folder", "data.path": str(place)}
         if str(place) != kept.get("data.path"):
@@ -120,17 +118,6 @@ def check_idle() -> None:
 
 def _entries(kind: Any) -> list[dict[str, Any]]:
     return kind if isinstance(kind, list) else [kind]
-
-
-def _check_folder(folder: Path) -> None:
-    """DVC would wait for ever at a pipe, and say of what is missing only that it is."""
-    if not folder.exists():
-        raise FrostlineError(f"{folder}: no such folder.\nGive the folder that holds one folder of pictures per class.")
-    if folder.is_dir():
-        for _, files, _ in walk(folder):
-            for file in files:
-                if not file.is_file():
-                    raise FrostlineError(f"{file} is a broken link or a special file.\nRemove it from there.")
 
 
 def _summary() -> str:

@@ -2,6 +2,8 @@
 
 TensorFlow's C++ code writes notices to the process' stderr while it is imported, before TF_CPP_MIN_LOG_LEVEL applies.
 They are held back here, and shown only where the import fails.
+
+Neither ~/.keras nor the environment has a say in what is computed: results would depend on whose account runs them.
 """
 
 import gc
@@ -29,6 +31,14 @@ def _hidden(*modules: str) -> Iterator[None]:
             del sys.modules[name]
 
 
+_CONFIGURE = ("KERAS_", "TF_", "XLA_", "ONEDNN_", "DNNL_", "NVIDIA_TF32_")
+"""Variables by which these libraries compute otherwise: with other kernels, other precision, another backend."""
+_KEPT = ("TF_CONFIG", "TF_CPP_", "TF_NUM_", "TF_FORCE_GPU_ALLOW_GROWTH", "TF_GPU_ALLOCATOR")
+"""The cluster, messages, the numbers of threads (which names of kept results hold), memory."""
+
+for _name in [name for name in os.environ if name.startswith(_CONFIGURE) and not name.startswith(_KEPT)]:
+    del os.environ[_name]
+os.environ["KERAS_HOME"] = os.devnull  # no folder: keras.json is neither read nor written
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # By default TensorFlow takes nearly all memory of every GPU, and the next process finds none.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")

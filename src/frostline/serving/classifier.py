@@ -9,7 +9,7 @@ import numpy as np
 
 from frostline.metrics.predicted import predicted_classes
 from frostline.models.inference import predictor
-from frostline.models.saving import load_metadata, load_model
+from frostline.models.saving import load_trained
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras
 
@@ -61,7 +61,7 @@ def load_classifier(path: Path, threshold: float | None = None) -> Classifier:
     Raises:
         FrostlineError: something is wrong with the file, or more than two classes get a threshold.
     """
-    model, metadata = load_model(path), load_metadata(path)
+    model, metadata = load_trained(path)
     if threshold is None:
         threshold = metadata.threshold
     elif len(metadata.classes) > 2:
@@ -74,5 +74,6 @@ def load_classifier(path: Path, threshold: float | None = None) -> Classifier:
     def probabilities(images: np.ndarray) -> np.ndarray:
         return forward([images])
 
-    probabilities(np.zeros((1, size, size, 3), np.uint8))
+    if not np.isfinite(probabilities(np.zeros((1, size, size, 3), np.uint8))).all():
+        raise FrostlineError(f"{path} has weights that are no numbers (NaN or infinity).\nTrain it again.")
     return Classifier(model, metadata.classes, threshold, size, probabilities)

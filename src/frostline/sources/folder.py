@@ -5,6 +5,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from frostline.common.files import replacing, zip_entry
@@ -14,6 +15,18 @@ from frostline.runtime.errors import FrostlineError
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What lies in a folder."""
+
+    images: list[Path]
+    """And the zip files that stand for folders."""
+    others: list[Path]
+    folders: list[Path]
+    notes: list[str]
+    """Of links, for people."""
+
+
 def pack_folder(folder: Path, path: Path) -> None:
     """Pack the images below `folder` into the zip file `path`, stored and sorted; a zip file is copied as it is.
 
@@ -21,56 +34,60 @@ def pack_folder(folder: Path, path: Path) -> None:
     is for preprocessing to decide; a folder without any image is a member, too. Clutter and files of other kinds are
     left out (see `common.layout`), but zip files that lie at the top where no image lies in a folder. Links are
     followed, but not in circles. Bytes of a name that are not UTF-8 are written as backslash escapes, and a
-    backslash as two. Says on stderr what is left out and which folders are links.
+    backslash as two. Says what is left out and which folders are links.
 
-    Raises FrostlineError if there is no image, and at links that lead nowhere, pipes and the like.
+    Raises FrostlineError as `check_folder` does.
     """
+    check_folder(folder)
     if folder.is_file():
-        _copy_archive(folder, path)
+        with replacing(path) as temporary:
+            shutil.copyfile(folder, temporary)
         return
-    if not folder.is_dir():
-        raise FrostlineError(f"{folder}: no such folder.\nGive the folder of your images, or a zip file of it.")
-    files, folders = _below(folder)
-    chosen = [file for file in files if may_be_image(file.name)]
-    if all(image.parent == folder for image in chosen):
-        chosen += [file for file in files if file.suffix.lower() == ".zip" and file.parent == folder]
-    _check(chosen, folder)
-    _say_left_out(sorted(set(files) - set(chosen)))
-    filled = {parent for file in chosen for parent in file.parents}
-    members = {_member_name(file.relative_to(folder)): file for file in chosen}
-    members |= {f"{_member_name(at.relative_to(folder))}/": at for at in folders if at not in filled}
+    found = _find(folder)
+    for line in (*found.notes, *_left_out(found.others)):
+        _log.info(line.encode(errors="backslashreplace").decode())
+    filled = {parent for file in found.images for parent in file.parents}
+    members = {_member_name(file.relative_to(folder)): file for file in found.images}
+    members |= {f"{_member_name(at.relative_to(folder))}/": at for at in found.folders if at not in filled}
     with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         archive.comment = PACKED
         for name in sorted(members):
             _add(archive, name, members[name])
 
 
-def _below(folder: Path) -> tuple[list[Path], list[Path]]:
-    """The files and the folders below `folder`."""
-    files, folders = [], []
-    for current, inside, passed in walk(folder):
-        files += inside
-        folders.append(current)
-        if current.is_symlink() and current != folder:
-            _say(f"{current} is a link: `dvc repro` does not notice changes behind it; `dvc repro -f fetch-data` does.")
-        for link in passed:
-            _say(f"{link} is left out: it leads to {link.resolve()}, where files are packed already.")
-    return files, folders
-
-
-def _check(chosen: Sequence[Path], folder: Path) -> None:
-    if not chosen:
+def check_folder(folder: Path) -> None:
+    """Raise FrostlineError where `pack_folder` would: it is neither a folder with images in it nor a zip file, or has
+    links that lead nowhere, pipes and the like in an image's place."""
+    if folder.is_file():
+        if not zipfile.is_zipfile(folder):
+            raise FrostlineError(f"{folder} is neither a folder nor a zip file.\nUnpack it, and give the folder.")
+        return
+    if not folder.is_dir():
+        raise FrostlineError(f"{folder}: no such folder.\nGive the folder of your images, or a zip file of it.")
+    images = _find(folder).images
+    if not images:
         raise FrostlineError(f"{folder}: no image files in it.\nGive the folder that your images are in.")
-    for file in chosen:
+    for file in images:
         if not file.is_file():
             raise FrostlineError(f"{file} is a broken link or a special file.\nRemove it from there.")
 
 
-def _copy_archive(source: Path, path: Path) -> None:
-    if not zipfile.is_zipfile(source):
-        raise FrostlineError(f"{source} is neither a folder nor a zip file.\nUnpack it, and give the folder.")
-    with replacing(path) as temporary:
-        shutil.copyfile(source, temporary)
+def _find(folder: Path) -> _Found:
+    files, folders, notes = [], [], []
+    for current, inside, passed in walk(folder):
+        files += inside
+        folders.append(current)
+        if current.is_symlink() and current != folder:
+            notes.append(
+                f"{current} is a link: `dvc repro` does not notice changes behind it; `dvc repro -f fetch-data` does."
+            )
+        notes += [
+            f"{link} is left out: it leads to {link.resolve()}, where files are packed already." for link in passed
+        ]
+    images = [file for file in files if may_be_image(file.name)]
+    if all(image.parent == folder for image in images):
+        images += [file for file in files if file.suffix.lower() == ".zip" and file.parent == folder]
+    return _Found(images, sorted(set(files) - set(images)), folders, notes)
 
 
 def _add(archive: zipfile.ZipFile, name: str, file: Path) -> None:
@@ -83,14 +100,11 @@ def _add(archive: zipfile.ZipFile, name: str, file: Path) -> None:
         shutil.copyfileobj(source, target, 1 << 20)
 
 
-def _say_left_out(others: Sequence[Path]) -> None:
-    if others:
-        first = ", ".join(str(file) for file in others[:3]) + " …" * (len(others) > 3)
-        _say(f"left out, no image by its ending: {len(others):,} file{'s' * (len(others) > 1)} ({first})")
-
-
-def _say(line: str) -> None:
-    _log.info(line.encode(errors="backslashreplace").decode())
+def _left_out(others: Sequence[Path]) -> list[str]:
+    if not others:
+        return []
+    first = ", ".join(str(file) for file in others[:3]) + " …" * (len(others) > 3)
+    return [f"left out, no image by its ending: {len(others):,} file{'s' * (len(others) > 1)} ({first})"]
 
 
 def _member_name(relative: Path) -> str:

@@ -75,7 +75,11 @@ def _fetch(competition: str, archive: Path) -> None:
 def _authenticated_client(competition: str) -> Any:
     for name in ("VERBOSE", "VERBOSE_OUTPUT"):  # would make the client print requests with their credentials
         os.environ.pop(name, None)
-    import kaggle  # on import it creates its settings folder and authenticates, passing over failure
+    try:
+        import kaggle  # on import it creates its settings folder and authenticates, passing over failure
+    except OSError:  # in a HOME that cannot be written; credentials may come by the environment
+        os.environ["KAGGLE_CONFIG_DIR"] = str(paths.DOWNLOADS)
+        import kaggle
 
     _warn_of_readable_credentials(Path(kaggle.api.config))
     try:
@@ -105,10 +109,9 @@ def _warn_of_readable_credentials(legacy_key: Path) -> None:
         try:
             mode = file.stat().st_mode if file.is_file() else 0
         except OSError as error:
-            if error.errno != errno.ENAMETOOLONG:
-                raise
-            # the client would fail on it too, with an error that names the token
-            raise FrostlineError(f"KAGGLE_API_TOKEN is too long for a token.\n{_HOW_TO_SIGN_IN}.") from None
+            if error.errno == errno.ENAMETOOLONG:  # the client would fail on it too, with an error that names the token
+                raise FrostlineError(f"KAGGLE_API_TOKEN is too long for a token.\n{_HOW_TO_SIGN_IN}.") from None
+            continue  # a HOME that may not be read: the client says what it lacks
         if mode & (stat.S_IRGRP | stat.S_IROTH):
             _log.warning("other users can read %s; run `chmod 600 %s`.", file, file)
 

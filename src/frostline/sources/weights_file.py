@@ -1,9 +1,11 @@
 """Tell whether a file holds the weights of the backbone without its top; InceptionV3's quickly, without TensorFlow."""
 
+import itertools
 import math
 from pathlib import Path
 
 import h5py
+import numpy as np
 
 from frostline.models.architectures import NETWORKS
 from frostline.runtime.errors import FrostlineError
@@ -26,8 +28,8 @@ def check_weights_file(path: Path, backbone: str = "inception_v3") -> None:
 
     Its layout is the one that Keras' ``legacy_h5_format.load_weights_from_hdf5_group`` reads, which matches
     layers by their order and not by their names: ``layer_names`` at the root or under ``model_weights``, and
-    ``weight_names`` in each layer's group. Checked are the order, number and shapes of the weights, not their
-    values.
+    ``weight_names`` in each layer's group. Checked are the order, number and shapes of the weights, and that
+    their values are numbers.
     """
     wanted = f"Needed: a weights file of keras.applications.{NETWORKS[backbone].constructor} with include_top=False."
     if not path.is_file():
@@ -67,7 +69,7 @@ def _kind(start: bytes) -> str:
 
 
 def _layers(path: Path, file: h5py.File, backbone: str, wanted: str) -> list[Shapes]:
-    """Return the shapes of the weights of each layer that has any, in order."""
+    """Return the shapes of the weights of each layer that has any, in order; their values must be numbers."""
     root = file
     if "layer_names" not in root.attrs and "model_weights" in root:
         root = root["model_weights"]
@@ -79,8 +81,11 @@ def _layers(path: Path, file: h5py.File, backbone: str, wanted: str) -> list[Sha
             )
         raise FrostlineError(f"{path}: an HDF5 file, but not of Keras (no layer_names).\n{wanted}")
     groups = [root[_text(name)] for name in root.attrs["layer_names"]]
-    shapes = [[group[_text(name)].shape for name in group.attrs["weight_names"]] for group in groups]
-    return [layer for layer in shapes if layer]
+    weights = [[group[_text(name)] for name in group.attrs["weight_names"]] for group in groups]
+    for weight in itertools.chain(*weights):
+        if not np.isfinite(weight[()]).all():
+            raise FrostlineError(f"{path}: values of {weight.name} are no numbers (NaN or infinity).\nGet it again.")
+    return [[weight.shape for weight in layer] for layer in weights if layer]
 
 
 def _text(name: bytes | str) -> str:

@@ -2,10 +2,12 @@
 
 import sys
 
+from frostline.runtime import own_process
 from frostline.runtime.interrupts import end_when_interrupted
 
 if __name__ == "__main__":
     end_when_interrupted()
+    own_process.begin()
     from frostline.runtime.logs import show_as_asked
     from frostline.stages.run import run_stage  # only now, as both take a while
 

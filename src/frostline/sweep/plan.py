@@ -82,8 +82,10 @@ def plan(overrides: Sequence[str]) -> Plan:
             raise FrostlineError(f"{override.input_line}: only a search takes an interval; add hydra/sweeper=optuna.")
     try:
         assignments = [_assignments(override) for override in swept]
-    except HydraException as error:  # glob, which has no meaning here
-        raise FrostlineError(f"not a list of values: {' '.join(str(error).split())}") from error
+    except (HydraException, OmegaConfBaseException) as error:  # glob, which has no meaning here; a range in a list
+        raise FrostlineError(
+            f"not a list of values: {' '.join(str(error).split())}.\nList them: model=resnet50,xception seed=1,2,3"
+        ) from error
     text = json.dumps([is_search(settings), *sorted(item.input_line or "" for item in swept)])
     if is_search(settings):
         check_installed("hydra/sweeper=optuna", "sweeps", "optuna")

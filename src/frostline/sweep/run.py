@@ -140,6 +140,8 @@ def run(arguments: list[str]) -> None:
         return
     asked = plan([argument for argument in arguments if argument not in flags])
     configs = [compose_trial(trial) for trial in asked.trials]
+    if not is_search(asked.hydra):
+        _check_that_none_is_twice(asked.trials, configs)
 
     from frostline.sweep import trials as sweep_trials
 
@@ -161,6 +163,16 @@ def run(arguments: list[str]) -> None:
     with table.watching(folder, asked.total):
         trial_command(memory)()
     _finish(folder, shared, memory, pipeline)
+
+
+def _check_that_none_is_twice(trials: Sequence[Sequence[str]], configs: Sequence[Config]) -> None:
+    """`seed=3,3` would count as two seeds, and so would 1e-4,0.0001 as two rates: what is swept is read first."""
+    seen: dict[str, Sequence[str]] = {}
+    for trial, config in zip(trials, configs, strict=True):
+        before = seen.setdefault(repr(config), trial)
+        if before is not trial:
+            both = " and ".join(dict.fromkeys([" ".join(before), " ".join(trial)]))
+            raise FrostlineError(f"two trials have the same settings: {both}.\nGive each value once.")
 
 
 def _forget(asked: Plan, configs: Sequence[Config], shared: "Shared", group: str) -> None:

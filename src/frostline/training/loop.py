@@ -103,7 +103,8 @@ def train(
     `on_device`: each epoch is one call (see `device_epoch`), where the task prepares nothing and no strategy is given;
     figures may differ from the others' by rounding.
 
-    Raises FrostlineError for a checkpoint that is damaged, or of a training that has ended.
+    Raises FrostlineError for a checkpoint that is damaged, or of a training that has ended, and where a loss is no
+    number (NaN or infinity): from there on, neither are the weights.
     """
     checkpoint, strategy = session.checkpoint, session.strategy
     keras.utils.set_random_seed(seed32(task.seed, task.phase))
@@ -130,6 +131,11 @@ def train(
             loss_sum, hits = run_epoch(number, advance)
         copy_values(state.trained, model)
         figures = loss_sum / count, hits / count, *score(task.validation.labels, forward(task.validation.features))
+        if not all(map(math.isfinite, figures)):
+            raise FrostlineError(
+                f"{task.phase}: the loss is no number any more ({figures[0]:g}, in validation {figures[2]:g}) "
+                f"after epoch {number}.\nA lower {task.phase}.learning_rate may help."
+            )
         history.append(dict(zip(EPOCH_COLUMNS, (number, *figures), strict=True)))
         if options.patience:
             kept = _best_so_far(history, strategy)

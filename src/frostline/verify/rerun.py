@@ -54,7 +54,8 @@ def verify(stages: Sequence[str] = (), project: Path = Path()) -> Iterator[Verif
             raise FrostlineError(f"dvc.lock has no stage {stage!r}; valid: {', '.join(lock)}.")
     with tempfile.TemporaryDirectory(prefix="frostline-verify-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        copy, locked = folder / "project", folder / "locked"
+        # As deep as the project: "../pictures" stays in this folder, where it can be linked.
+        copy, locked = folder.joinpath("copy", *project.resolve().parts[1:]), folder / "locked"
         _copy_project(project, copy, lock)
         for stage in lock:
             if not stages or stage in stages:
@@ -82,7 +83,7 @@ def _copy_project(project: Path, copy: Path, lock: Mapping[str, Any]) -> None:
             shutil.copy(source, target)
     cache = Config(dvc_dir=str(project / ".dvc"))["cache"].get("dir") or project.resolve() / ".dvc/cache"
     (copy / ".dvc/config.local").write_text(
-        f"[core]\nno_scm = true\nautostage = false\nanalytics = false\nsite_cache_dir = {copy.parent / 'state'}\n"
+        f"[core]\nno_scm = true\nautostage = false\nanalytics = false\nsite_cache_dir = {copy.parent / '.dvc-state'}\n"
         f"[cache]\ndir = {cache}\ntype = 'reflink,hardlink,symlink,copy'\n",
         encoding="utf-8",
     )
@@ -95,8 +96,6 @@ def _copy_project(project: Path, copy: Path, lock: Mapping[str, Any]) -> None:
             shutil.copy(here, copy / path)
     for path in {dep["path"] for stage in lock.values() for dep in stage.get("deps", ())} - outputs.keys():
         if not (copy / path).exists() and (project / path).exists():  # the user's own images or weights
-            if ".." in Path(path).parts:
-                raise FrostlineError(f"{path} lies outside the project; give its absolute path to verify.")
             (copy / path).parent.mkdir(parents=True, exist_ok=True)
             (copy / path).symlink_to((project / path).resolve())
 

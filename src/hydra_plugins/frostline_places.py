@@ -1,0 +1,72 @@
+"""The resolvers `own_folder` and `own_file` of conf/: a place that the user names, checked while conf/ is composed.
+
+DVC watches it: `dvc exp run -S` would fail on it before any stage could say what is wrong, or wait for a pipe for good.
+Hydra imports what lies in this package before it composes, and DVC composes by Hydra (.dvc/config says where it lies).
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
+
+from frostline.runtime.errors import FrostlineError
+from frostline.sources.folder import check_folder
+
+_ELSEWHERE = {"--queue", "--temp"}
+"""With these, DVC runs in a copy of the project."""
+
+
+def own_folder(_parent_: DictConfig) -> str:
+    """The `path` beside it, as it is, where it is a folder of images, one folder per class."""
+    path, place = _path_and_place("data.path", _parent_)
+    try:
+        check_folder(place)
+        _check_what_dvc_reads(place)
+    except (FrostlineError, OSError) as error:
+        raise _error("data.path", " ".join(str(error).split())) from None  # DVC would print both
+    return path
+
+
+def _check_what_dvc_reads(folder: Path) -> None:
+    """All files in `folder`, hidden ones, too: it waits for a pipe, and fails on a name that is not UTF-8."""
+    for below, _, files in os.walk(folder):
+        for file in map(Path(below).joinpath, files):
+            if not file.is_file():
+                raise FrostlineError(f"{file} is a broken link or a special file. Remove it from there.")
+            try:
+                os.fsencode(file).decode()
+            except UnicodeDecodeError:
+                raise FrostlineError(f"{str(file)!a}: the name is not UTF-8. Rename it.") from None
+
+
+def own_file(_parent_: DictConfig) -> str:
+    """The `path` beside it, as it is, where it is a file."""
+    path, place = _path_and_place("weights.path", _parent_)
+    if not place.is_file():
+        raise _error("weights.path", f"{place}: there is no such file.")
+    return path
+
+
+def _path_and_place(key: str, section: DictConfig) -> tuple[str, Path]:
+    """The path of `section`, and where it is, taken from the project's folder."""
+    if OmegaConf.is_missing(section, "path"):
+        raise InterpolationResolutionError(f"{key} has no value; give it one, e.g. {key}=...")
+    path = section.path
+    if not isinstance(path, str) or not path:
+        raise _error(key, f"{path!r} is no text. A name that reads as something else is written {key}=./NAME")
+    here = Path.cwd()
+    project = next((folder for folder in (here, *here.parents) if (folder / "conf/config.yaml").is_file()), here)
+    place = Path(os.path.normpath(project / path))
+    if not Path(path).is_absolute() and not place.is_relative_to(project) and _ELSEWHERE & set(sys.argv):
+        raise _error(key, f"with --queue and --temp DVC runs in a copy elsewhere. Give the absolute path: {place}")
+    return path, place
+
+
+def _error(key: str, text: str) -> InterpolationResolutionError:
+    return InterpolationResolutionError(f"{key}: {text}")
+
+
+OmegaConf.register_new_resolver("own_folder", own_folder, replace=True)
+OmegaConf.register_new_resolver("own_file", own_file, replace=True)
