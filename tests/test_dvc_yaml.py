@@ -58,7 +58,7 @@ def test_a_fetch_stage_depends_on_the_code_of_the_chosen_source(stage, section, 
     deps, sources = STAGES[stage]["deps"], {}
     for option in map(Path, tracked_names(f"conf/{section}")):
         content = yaml.safe_load(tracked_text(str(option)))
-        named = {content[key] for key in keys} - {"${.path}"}
+        named = {content[key] for key in keys}
         sources[option.stem] = files_of(content["depends_on"] if path == "${.depends_on}" else path for path in named)
     assert [dep for dep in deps if dep.startswith("${")] == [f"${{{section}.{key}}}" for key in keys]
     common, every = files_of(deps), set().union(*sources.values())

@@ -56,8 +56,8 @@ def test_so_is_the_file_of_weights(project):
         ("../gone", "gone: no such folder"),
         ("'~/pictures'", "~/pictures: no such folder"),
         ("https://example.com/pictures", "no such folder"),
-        ("params.yaml", "params.yaml: no such folder"),
-        ("conf/transfer", "conf/transfer needs two class folders, has none"),
+        ("params.yaml", "params.yaml is neither a folder nor a zip file"),
+        ("conf/transfer", "conf/transfer: no image files in it"),
     ],
 )
 def test_a_folder_that_is_none_is_one_line(project, value, words):

@@ -99,7 +99,7 @@ def test_a_terminal_of_any_encoding_gets_its_lines(project, encoding):
             archive.writestr(f"{('고양이', '🐶')[number % 2]}/{number}.png", picture.getvalue())
     (project / "data/raw").mkdir(parents=True)
     (project / "archive.zip").rename(project / "data/raw/archive.zip")
-    command = [sys.executable, "-m", "frostline.stages.preprocess"]
+    command = [sys.executable, "-m", "frostline.stages", "preprocess"]
     environment = os.environ | {"PYTHONIOENCODING": encoding}
     done = subprocess.run(command, env=environment, capture_output=True)
     assert done.returncode == 0, done.stderr
