@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from frostline.common.files import replacing
-from frostline.data.formats import ImageTooLargeError, NotAImageError, Picture, UnreadableImageError
 from frostline.data.formats.bmp import is_bmp, open_bmp
 from frostline.data.formats.gif import open_gif
 from frostline.data.formats.jpeg import open_jpeg
+from frostline.data.formats.picture import ImageTooLargeError, NotAImageError, Picture, UnreadableImageError
 from frostline.data.formats.png import open_png
 from frostline.data.formats.tiff import SIGNATURES as TIFF_SIGNATURES
 from frostline.data.formats.tiff import open_tiff

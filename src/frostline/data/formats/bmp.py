@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from frostline.data.formats import Picture, UnreadableImageError, check_size
+from frostline.data.formats.picture import Picture, UnreadableImageError, check_size
 
 _PLAIN, _RLE8, _RLE4, _BITFIELDS, _ALPHA_BITFIELDS = 0, 1, 2, 3, 6
 _CORE, _INFO, _V2, _V3, _OS2 = 12, 40, 52, 56, 64  # lengths of headers

@@ -4,7 +4,7 @@ import io
 
 from PIL import Image
 
-from frostline.data.formats import Picture, UnreadableImageError, check_size
+from frostline.data.formats.picture import Picture, UnreadableImageError, check_size
 
 _EXTENSION, _GRAPHIC_CONTROL, _FRAME, _TRAILER = b"!", 0xF9, b",", b";"
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
-from frostline.data.formats import Picture, UnreadableImageError, check_size
+from frostline.data.formats.picture import Picture, UnreadableImageError, check_size
 
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
 _SOS, _DRI, _APP0, _APP1, _APP14, _JPEG_LS = 0xDA, 0xDD, 0xE0, 0xE1, 0xEE, 0xF7

@@ -7,7 +7,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from frostline.data.formats import Picture, UnreadableImageError, check_size
+from frostline.data.formats.picture import Picture, UnreadableImageError, check_size
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import PREFIXES, ImageFileDirectory_v2
 
-from frostline.data.formats import PIXELS_LIMIT, Picture, UnreadableImageError, check_size
 from frostline.data.formats.jpeg import open_jpeg
+from frostline.data.formats.picture import PIXELS_LIMIT, Picture, UnreadableImageError, check_size
 from frostline.runtime.stderr import silent_stderr
 
 SIGNATURES = tuple(PREFIXES)

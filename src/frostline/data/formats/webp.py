@@ -4,7 +4,7 @@ import io
 
 from PIL import Image
 
-from frostline.data.formats import Picture, UnreadableImageError, check_size
+from frostline.data.formats.picture import Picture, UnreadableImageError, check_size
 
 _PIXELS = (b"VP8X", b"ANIM", b"ANMF", b"ALPH", b"VP8 ", b"VP8L")
 _METADATA, _ALPHA, _ANIMATION = 0x2C, 0x10, 0x02  # flags in VP8X: profile, EXIF and XMP; the others
