@@ -137,6 +137,7 @@ def train(
                 f"after epoch {number}.\nA lower {task.phase}.learning_rate may help."
             )
         history.append(dict(zip(EPOCH_COLUMNS, (number, *figures), strict=True)))
+        _log.info("%s: epoch %d: loss %.4f accuracy %.3f, validation %.4f %.3f", task.phase, number, *figures)
         if options.patience:
             kept = _best_so_far(history, strategy)
             if kept == number:
