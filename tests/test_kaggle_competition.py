@@ -34,7 +34,9 @@ COMMAND = """
 import sys
 from pathlib import Path
 from frostline.runtime.errors import FrostlineError
+from frostline.runtime.logs import show
 from frostline.sources.kaggle import download_competition
+show()
 try:
     download_competition(sys.argv[1], Path("data/raw/archive.zip"))
 except FrostlineError as error:
