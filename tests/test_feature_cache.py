@@ -33,7 +33,8 @@ def test_what_was_left_unfinished_is_pruned_in_its_turn(cache):
 
 
 def test_a_second_process_says_that_it_waits(cache):
-    code = f"import pathlib; from frostline.features.cache import prune; prune(0, pathlib.Path({str(cache)!r}))"
+    code = "import pathlib; from frostline.runtime.logs import show; show(); "
+    code += f"from frostline.features.cache import prune; prune(0, pathlib.Path({str(cache)!r}))"
     with feature_cache.lock(cache):
         process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
         assert process.stderr.readline() == "another process computes features; waiting for it.\n"
