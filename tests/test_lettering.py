@@ -16,6 +16,8 @@ from frostline.fonts import lettering
 from frostline.report import charts, style
 from results import epochs, predictions, predictions_of_many
 
+pytestmark = pytest.mark.slow
+
 NAMES = {
     "Korean": ("고양이", "강아지"),
     "Korean of macOS": tuple(unicodedata.normalize("NFD", name) for name in ("고양이", "강아지")),

@@ -16,6 +16,8 @@ from frostline.metrics.bootstrap import Pair, by_phase
 from frostline.report import charts, style
 from results import epochs, of, predictions, predictions_of_many
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("cat", "dog")
 
 

@@ -13,6 +13,8 @@ from frostline.metrics.bootstrap import Pair, by_phase
 from frostline.metrics.comparison import evaluate
 from results import of, predictions, predictions_of_many, report_settings, write_example_report
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = ('<script>alert("1")</script>', "고양이 & 'x'")
 
 

@@ -10,6 +10,8 @@ from frostline.models.saving import Metadata, load_metadata, load_model, save_mo
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras
 
+pytestmark = pytest.mark.slow
+
 _SAVE = """
 import sys, time
 from pathlib import Path

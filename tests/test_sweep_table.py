@@ -34,9 +34,11 @@ import sys, time
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from test_sweep_table import finish
+from frostline.runtime.logs import show
 from frostline.runtime.progress import track
 from frostline.sweep.table import watching
 
+show()
 folder = Path(sys.argv[1])
 with watching(folder, total=2):
     with track("transfer 1/1", total=2, unit="images") as advance:

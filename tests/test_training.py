@@ -13,6 +13,8 @@ from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.training import fast_layers, loop
 from frostline.training.loop import EPOCH_COLUMNS, Examples, Session, Task, kept_epoch, train, with_kept_last
 
+pytestmark = pytest.mark.slow
+
 
 def make_model(seed=1, dropout=0.1):
     init = keras.initializers.GlorotUniform(seed=seed)
