@@ -40,7 +40,8 @@ def resolved_names(archive: zipfile.ZipFile, encoding: Encoding) -> tuple[list[s
     names = [info.filename for info in archive.infolist()]
     silent = {}
     for index, info in enumerate(archive.infolist()):
-        raw = b"" if info.flag_bits & _UTF8_FLAG else info.filename.encode("cp437")
+        # As it stands there: from Python 3.13 on, `filename` may be the second name.
+        raw = b"" if info.flag_bits & _UTF8_FLAG else info.orig_filename.partition("\0")[0].encode("cp437")
         if not raw.isascii():
             said = _unicode_path(info, raw)
             names[index] = said or names[index]
