@@ -55,8 +55,10 @@ def compose_conf(overrides: Sequence[str] = (), folder: Path = Path("conf")) -> 
 
 def composition(overrides: Sequence[str] = (), folder: Path = Path("conf")) -> str:
     """The text of params.yaml: `folder`/config.yaml composed with Hydra `overrides`; errors as in load_params."""
+    composed = _compose(folder.resolve(), "config", overrides)
+    parse(composed, f"{folder}/")
     with _warnings_in_one_line():
-        return OmegaConf.to_yaml(_compose(folder.resolve(), "config", overrides), resolve=True)
+        return OmegaConf.to_yaml(composed, resolve=True)
 
 
 def _load(path: Path) -> DictConfig:
@@ -269,7 +271,6 @@ def _one_line(error: Exception) -> str:
 def main() -> None:
     """`make params`: write conf/'s composition where `dvc repro` reads it."""
     try:
-        compose_conf(sys.argv[1:])
         text = composition(sys.argv[1:])
     except FrostlineError as error:
         sys.exit(f"error: {error}")

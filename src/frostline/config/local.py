@@ -70,8 +70,8 @@ def edits_of_params(conf: Path = CONF) -> dict[str, Any]:
     """What params.yaml says otherwise than conf/'s composition does: edits by hand, and what `-S` once set."""
     if not PARAMS.is_file():
         return {}
-    there, composed = asdict(load_params()), asdict(compose_conf(folder=conf))
-    return {key: value for key, value in _flat(there).items() if _flat(composed).get(key) != value}
+    there, composed = _flat(asdict(load_params())), _flat(asdict(compose_conf(folder=conf)))
+    return {key: value for key, value in there.items() if composed.get(key) != value}
 
 
 def check_no_edits(conf: Path = CONF) -> None:

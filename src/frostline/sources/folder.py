@@ -16,7 +16,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Found:
+class Found:
     """What lies in a folder."""
 
     images: list[Path]
@@ -38,12 +38,11 @@ def pack_folder(folder: Path, path: Path) -> None:
 
     Raises FrostlineError as `check_folder` does.
     """
-    check_folder(folder)
-    if folder.is_file():
+    found = check_folder(folder)
+    if found is None:
         with replacing(path) as temporary:
             shutil.copyfile(folder, temporary)
         return
-    found = _find(folder)
     for line in (*found.notes, *_left_out(found.others)):
         _log.info(line.encode(errors="backslashreplace").decode())
     filled = {parent for file in found.images for parent in file.parents}
@@ -55,24 +54,28 @@ def pack_folder(folder: Path, path: Path) -> None:
             _add(archive, name, members[name])
 
 
-def check_folder(folder: Path) -> None:
-    """Raise FrostlineError where `pack_folder` would: it is neither a folder with images in it nor a zip file, or has
-    links that lead nowhere, pipes and the like in an image's place."""
+def check_folder(folder: Path) -> Found | None:
+    """What lies in `folder`; None for a zip file.
+
+    Raises FrostlineError where it is neither a folder with images in it nor a zip file, or has links that lead nowhere,
+    pipes and the like in an image's place.
+    """
     if folder.is_file():
         if not zipfile.is_zipfile(folder):
             raise FrostlineError(f"{folder} is neither a folder nor a zip file.\nUnpack it, and give the folder.")
-        return
+        return None
     if not folder.is_dir():
         raise FrostlineError(f"{folder}: no such folder.\nGive the folder of your images, or a zip file of it.")
-    images = _find(folder).images
-    if not images:
+    found = _find(folder)
+    if not found.images:
         raise FrostlineError(f"{folder}: no image files in it.\nGive the folder that your images are in.")
-    for file in images:
+    for file in found.images:
         if not file.is_file():
             raise FrostlineError(f"{file} is a broken link or a special file.\nRemove it from there.")
+    return found
 
 
-def _find(folder: Path) -> _Found:
+def _find(folder: Path) -> Found:
     files, folders, notes = [], [], []
     for current, inside, passed in walk(folder):
         files += inside
@@ -87,7 +90,7 @@ def _find(folder: Path) -> _Found:
     images = [file for file in files if may_be_image(file.name)]
     if all(image.parent == folder for image in images):
         images += [file for file in files if file.suffix.lower() == ".zip" and file.parent == folder]
-    return _Found(images, sorted(set(files) - set(images)), folders, notes)
+    return Found(images, sorted(set(files) - set(images)), folders, notes)
 
 
 def _add(archive: zipfile.ZipFile, name: str, file: Path) -> None:
