@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from frostline.common.files import sha256_of
+from frostline.common.phase_names import PhaseName
 from frostline.config.paths import EVALUATION
 from frostline.tracking.champion import Contest, challenge
 from frostline.tracking.logged_model import send_model
@@ -36,7 +37,7 @@ class Candidate:
     model: Path
     trained: Path
     """The phase's own file, whose digest its run has as a tag, too."""
-    phase: str
+    phase: PhaseName
     threshold: float | None
     """That of `model`; None for more than two classes."""
     note: str

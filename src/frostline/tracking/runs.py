@@ -148,18 +148,18 @@ class Run:
         self.outbox.put("description", send)
 
 
-def phase_run(phase: str, pipeline: Pipeline) -> AbstractContextManager[Run]:
-    """A child run for `phase` below its pipeline's parent run; it ends FINISHED, FAILED or, if interrupted, KILLED.
+def phase_run(name: str, pipeline: Pipeline) -> AbstractContextManager[Run]:
+    """A child run below its pipeline's parent run; it ends FINISHED, FAILED or, if interrupted, KILLED.
 
-    Where its process is killed, or the store is away at its end, the next one that opens a pipeline in this folder
-    closes it as KILLED.
+    `name`: a phase, "evaluate" or a trial. Where its process is killed, or the store is away at its end, the next one
+    that opens a pipeline in this folder closes it as KILLED.
 
     Raises FrostlineError, before anything is trained, where the store cannot be used.
     """
 
     def begin(tags: Mapping[str, str]) -> list[str]:
-        parent = _parent(phase, pipeline, tags)
-        return [_create(phase, pipeline, parent, tags), parent]
+        parent = _parent(name, pipeline, tags)
+        return [_create(name, pipeline, parent, tags), parent]
 
     return _running(pipeline, begin)
 
@@ -219,9 +219,9 @@ def _system_metrics(run_id: str) -> Iterator[None]:
 
 
 def find_or_restore(
-    phase: str, pipeline: Pipeline, model: Path, history: Sequence[Mapping[str, float]], asked_by: Run | None = None
+    name: str, pipeline: Pipeline, model: Path, history: Sequence[Mapping[str, float]], asked_by: Run | None = None
 ) -> Callable[[], str]:
-    """Return a function that gives the id of the newest run of `phase` that made the file `model`.
+    """Return a function that gives the id of the newest run of the phase `name` that made the file `model`.
 
     Where this store has none (DVC restored the stage from its cache, or the store was away), one is logged from the
     stage's `history` and marked as restored; it is closed with the run `asked_by` where the process is killed. The
@@ -232,30 +232,30 @@ def find_or_restore(
     @functools.cache
     def run_id() -> str:
         digest = sha256_of(model)
-        for run in _search(pipeline, {PHASE: phase, MODEL: digest}, "status = 'FINISHED'"):
+        for run in _search(pipeline, {PHASE: name, MODEL: digest}, "status = 'FINISHED'"):
             return str(run.info.run_id)
-        return _restore(phase, pipeline, _parent(phase, pipeline, tags), history, {**tags, MODEL: digest})
+        return _restore(name, pipeline, _parent(name, pipeline, tags), history, {**tags, MODEL: digest})
 
     return run_id
 
 
-def restore_phase(phase: str, pipeline: Pipeline, history: Sequence[Mapping[str, float]]) -> None:
-    """Log `phase` from its `history`, marked as restored, unless it has finished below the newest parent run."""
+def restore_phase(name: str, pipeline: Pipeline, history: Sequence[Mapping[str, float]]) -> None:
+    """Log the trial `name` from its `history`, marked as restored, unless it finished below the newest parent run."""
     with store_is_needed():
         parent = _newest_parent(pipeline, {})
-        if not _search(pipeline, {_PARENT: parent, PHASE: phase}, "status = 'FINISHED'"):
-            _restore(phase, pipeline, parent, history, {})
+        if not _search(pipeline, {_PARENT: parent, PHASE: name}, "status = 'FINISHED'"):
+            _restore(name, pipeline, parent, history, {})
 
 
 def _restore(
-    phase: str,
+    name: str,
     pipeline: Pipeline,
     parent: str,
     history: Sequence[Mapping[str, float]],
     tags: Mapping[str, str],
 ) -> str:
     client = mlflow.MlflowClient()
-    run_id = _create(phase, pipeline, parent, {**tags, RESTORED: "true"})
+    run_id = _create(name, pipeline, parent, {**tags, RESTORED: "true"})
     for epoch in history:
         client.log_batch(run_id, metrics=_metrics_of(epoch))
     client.set_terminated(run_id)
@@ -268,11 +268,11 @@ def _metrics_of(figures: Mapping[str, float]) -> list[mlflow.entities.Metric]:
     return [mlflow.entities.Metric(name, float(value), now, step) for name, value in figures.items() if name != "epoch"]
 
 
-def _create(phase: str, pipeline: Pipeline, parent: str | None, tags: Mapping[str, str]) -> str:
+def _create(name: str, pipeline: Pipeline, parent: str | None, tags: Mapping[str, str]) -> str:
     """Create a run with the pipeline's parameters and tags; it has no process behind it until it is started."""
     client = mlflow.MlflowClient()
     all_tags = {
-        PHASE: phase,
+        PHASE: name,
         PIPELINE: pipeline.key,
         "frostline.experiment": pipeline.name,
         "frostline.data": pipeline.data_digest,
@@ -280,21 +280,21 @@ def _create(phase: str, pipeline: Pipeline, parent: str | None, tags: Mapping[st
         **({_PARENT: parent} if parent else {}),
         **tags,
     }
-    name = pipeline.name if parent is None else f"{phase} {pipeline.name}"
-    run = client.create_run(pipeline.experiment_id, tags=all_tags, run_name=name)
+    shown = pipeline.name if parent is None else f"{name} {pipeline.name}"
+    run = client.create_run(pipeline.experiment_id, tags=all_tags, run_name=shown)
     params = [mlflow.entities.Param(key, str(value)) for key, value in pipeline.settings.items()]
     client.log_batch(run.info.run_id, params=params)
     return str(run.info.run_id)
 
 
-def _parent(phase: str, pipeline: Pipeline, tags: Mapping[str, str]) -> str:
-    """The newest parent run of this pipeline, unless it has finished `phase` before: then this is a new pipeline.
+def _parent(name: str, pipeline: Pipeline, tags: Mapping[str, str]) -> str:
+    """The newest parent run of this pipeline, unless it has finished `name` before: then this is a new pipeline.
 
     `tags`: of a new one.
     """
     for parent in _search(pipeline, {PIPELINE: pipeline.key, PHASE: "pipeline"})[:1]:
         parent_id = str(parent.info.run_id)
-        if not _search(pipeline, {_PARENT: parent_id, PHASE: phase}, "status = 'FINISHED'"):
+        if not _search(pipeline, {_PARENT: parent_id, PHASE: name}, "status = 'FINISHED'"):
             return parent_id
     return _create("pipeline", pipeline, None, tags)
 

@@ -1,6 +1,7 @@
 """What is trained in place of a model on a CPU: a copy that computes the same in less time, and gives its weights back.
 
-Two kinds of layers are replaced. A step's time beside the convolutions is theirs: memory traffic, for the most part.
+One kind of layer is replaced: the head's wide one. A step's time beside the convolutions is its: memory traffic, for
+the most part.
 """
 
 from typing import Any
@@ -52,47 +53,19 @@ class WideDense(keras.layers.Layer):  # type: ignore[misc]  # Keras has no types
         dense.bias.assign(self.bias.value)
 
 
-class FusedBatchNorm(keras.layers.BatchNormalization):  # type: ignore[misc]  # Keras has no types
-    """Batch norm over the last axis of (N, height, width, channels), in one operation forward and one back.
-
-    Keras makes some ten operations of it, each of which reads and writes the whole tensor.
-    """
-
-    def call(self, inputs: tf.Tensor, training: bool = False, mask: None = None) -> tf.Tensor:
-        if not training:
-            return super().call(inputs, training=False)
-        channels = inputs.shape[-1]
-        normed = tf.raw_ops.FusedBatchNormV3(
-            x=inputs,
-            scale=tf.cast(self.gamma, tf.float32) if self.scale else tf.ones(channels),
-            offset=tf.cast(self.beta, tf.float32) if self.center else tf.zeros(channels),
-            mean=[],
-            variance=[],
-            epsilon=self.epsilon,
-            is_training=True,
-        )
-        count = tf.cast(tf.size(inputs) // channels, tf.float32)
-        biased = normed.batch_variance * ((count - 1) / count)  # the operation's is not, Keras' is
-        for moving, value in ((self.moving_mean, normed.batch_mean), (self.moving_variance, biased)):
-            moving.assign(moving * self.momentum + value * (1 - self.momentum))
-        return normed.y
-
-
 def with_fast_layers(model: keras.Model) -> keras.Model:
-    """What to train in place of `model`: a copy with the layers above where they help, else `model` itself.
+    """What to train in place of `model`: a copy with `WideDense` where it helps, else `model` itself.
 
     GPUs have no need of it.
     """
     wide = {layer.name for layer in model.layers if _is_wide(layer)}
-    normed = {layer.name for layer in model.layers if _is_fused(layer)}
-    if not wide | normed or on_gpu():
+    if not wide or on_gpu():
         return model
 
     def copy(layer: keras.layers.Layer) -> keras.layers.Layer:
         if layer.name in wide:
             return WideDense(layer.units, layer.activation, layer.name, layer.dtype_policy)
-        kind = FusedBatchNorm if layer.name in normed else type(layer)
-        return kind.from_config(layer.get_config())
+        return type(layer).from_config(layer.get_config())
 
     copied = keras.models.clone_model(model, clone_function=copy)
     copy_values(model, copied)
@@ -103,12 +76,6 @@ def _is_wide(layer: keras.layers.Layer) -> bool:
     if not isinstance(layer, keras.layers.Dense) or not layer.trainable or not layer.use_bias:
         return False
     return len(layer.kernel.shape) == len(layer.input.shape) == 2 and layer.kernel.shape[0] * layer.units > BLOCK
-
-
-def _is_fused(layer: keras.layers.Layer) -> bool:
-    if not isinstance(layer, keras.layers.BatchNormalization) or not layer.trainable:
-        return False
-    return len(layer.input.shape) == 4 and layer.axis in (3, -1)
 
 
 def copy_values(source: keras.Model, target: keras.Model) -> None:
