@@ -234,6 +234,9 @@ def _suggest(key: str, known: Sequence[str]) -> str:
 
 def _check(config: Config, where: str) -> None:
     _check_backbone(config, where)
+    if config.fold is not None and config.fold >= config.folds:
+        valid = f"0 to {config.folds - 1}, as folds is {config.folds}; or null"
+        raise FrostlineError(f"{where}: fold is {config.fold}; valid: {valid}.")
     for name, section in (("data", config.data), ("weights", config.weights)):
         path = getattr(section, "path", section.depends_on)
         if section.depends_on != path:

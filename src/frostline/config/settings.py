@@ -27,6 +27,7 @@ class Rule:
 Count = Annotated[int, Rule(lambda v: v >= 1, "a whole number, 1 or more")]
 Seed = Annotated[int, Rule(lambda v: v >= 0, "a whole number, 0 or more")]
 Positive = Annotated[float, Rule(lambda v: 0 < v < math.inf, "a number above 0")]
+Folds = Annotated[int, Rule(lambda v: v >= 3, "a whole number, 3 or more")]
 Share = Annotated[float, Rule(lambda v: 0 < v < 1, "a share between 0 and 1")]
 Md5 = Annotated[str, Rule(lambda v: bool(re.fullmatch(r"[0-9a-fA-F]{32}", v)), "32 hexadecimal digits")]
 Sha256 = Annotated[str, Rule(lambda v: bool(re.fullmatch(r"[0-9a-fA-F]{64}", v)), "64 hexadecimal digits")]
@@ -248,6 +249,13 @@ class Config:
     """Of the run, in MLflow and the report."""
     seed: Seed
     """From which every source of randomness derives a seed of its own; data and weights have theirs."""
+    fold: Annotated[int, Rule(lambda v: v >= 0, "a whole number, 0 or more, below folds")] | None
+    """Which of `folds` parts of all labelled images is the test set, the next one being the validation set; null: the
+    prepared splits."""
+    folds: Folds
+    """How many parts that are; an image's part depends on its content alone."""
+    train_share: Annotated[float, Rule(lambda v: 0 < v <= 1, "a share above 0, up to 1")]
+    """Of the training images of each class that is trained on."""
     augment: Literal["none", "flip", "full"]
     """Of training images. flip: mirrored ones too, with cached features; full: mirror, crop and colour, uncached."""
     precision: Precision
@@ -273,7 +281,7 @@ class Config:
     tracking: Tracking
 
 
-_LEARNING = ("seed", "augment", "precision", "deterministic", "distribution", "feeding")
+_LEARNING = ("seed", "fold", "folds", "train_share", "augment", "precision", "deterministic", "distribution", "feeding")
 
 DEPENDS_ON = {
     "fetch-data": ("data",),

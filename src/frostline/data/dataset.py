@@ -1,7 +1,8 @@
 """The prepared data set in data/processed: images, labels and the manifest that explains every row."""
 
 import csv
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.common.files import read_json, sha256_of
+from frostline.data.rows import Rows
 from frostline.runtime.errors import FrostlineError
 
 UNLABELLED = "unlabelled"
@@ -26,6 +28,10 @@ def labels_file(split: str) -> str:
     return f"{split}_labels.npy"
 
 
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Splits are train, validation, test and, where there are such images, unlabelled."""
@@ -34,27 +40,49 @@ class Dataset:
     classes: tuple[str, ...]
     """Sorted; a label is an index into it."""
     digest: str
-    """SHA-256 of the manifest, and so of every pixel, label and split."""
+    """Of every pixel, label and split: SHA-256 of the manifest, or of that and of what was chosen of it."""
     paths: dict[str, list[str]]
-    """Per split, the manifest's paths in row order; use `names`."""
+    """Per stored split, the manifest's paths in row order; use `names`."""
+    stored_digest: str
+    """SHA-256 of the manifest: of the images as they lie in `folder`."""
+    rows: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Where the labelled images are split otherwise than they are stored (see `folds`), by split which of all stored
+    ones, (N,) int, counted through the stored splits in the order of SPLITS."""
 
     def has(self, split: str) -> bool:
         return split in self.paths
 
     def names(self, split: str) -> list[str]:
         """Return the paths in the archive, in the order of the rows of `images` and `labels`."""
-        return self.paths[split]
+        if split not in self.rows:
+            return self.paths[split]
+        names = [name for stored in SPLITS for name in self.paths[stored]]
+        return [names[row] for row in self.rows[split]]
+
+    def stored_in(self, split: str) -> tuple[str, ...]:
+        """The first of the stored splits, so many that they hold the images of `split`."""
+        if split not in self.rows:
+            return (split,)
+        ends = np.cumsum([len(self.paths[stored]) for stored in SPLITS])
+        return SPLITS[: int(np.searchsorted(ends, self.rows[split].max(), side="right")) + 1]
+
+    def pick(self, split: str, stored: Sequence[np.ndarray]) -> np.ndarray:
+        """Return what stands for the images of `split`, (N, …), in one array for each of the splits `stored_in`."""
+        return Rows(stored, self.rows[split]) if split in self.rows else stored[0]  # type: ignore[return-value]
 
     def images(self, split: str) -> NDArray[np.uint8]:
         """Return the images as (N, size, size, 3) uint8 RGB, memory-mapped read-only."""
-        path = self.folder / images_file(split)
-        array: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
+        return self.pick(split, [self.stored_images(stored) for stored in self.stored_in(split)])
+
+    def stored_images(self, split: str) -> NDArray[np.uint8]:
+        """As `images`, of a split as it is stored."""
+        array: NDArray[np.uint8] = np.load(self.folder / images_file(split), mmap_mode="r", allow_pickle=False)
         return array
 
     def labels(self, split: str) -> NDArray[np.unsignedinteger]:
         """Return the class indices as (N,) uint8, or wider past 256 classes; there are none for the unlabelled."""
-        array: NDArray[np.unsignedinteger] = np.load(self.folder / labels_file(split), allow_pickle=False)
-        return array
+        stored = [np.load(self.folder / labels_file(part), allow_pickle=False) for part in self.stored_in(split)]
+        return np.asarray(self.pick(split, stored))
 
 
 def load_dataset(folder: Path) -> Dataset:
@@ -69,7 +97,8 @@ def load_dataset(folder: Path) -> Dataset:
             for row in csv.DictReader(file):
                 if row["split"]:
                     paths.setdefault(row["split"], []).append(row["path"])
-        dataset = Dataset(folder, classes, sha256_of(folder / MANIFEST_FILE), paths)
+        digest = sha256_of(folder / MANIFEST_FILE)
+        dataset = Dataset(folder, classes, digest, paths, digest)
         for split in (*SPLITS, *([UNLABELLED] if dataset.has(UNLABELLED) else [])):
             rows = len(dataset.names(split))
             arrays = [dataset.images(split), *([dataset.labels(split)] if split in SPLITS else [])]
@@ -86,7 +115,3 @@ def _what(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return f"{Path(error.filename).name} is missing"
     return f"nothing for {error}" if isinstance(error, KeyError) else str(error)
-
-
-Split = Literal["train", "validation", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)

@@ -10,8 +10,8 @@ from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras
 
 
-def build_backbone(image_size: int, weights: Path, name: str = "inception_v3") -> keras.Model:
-    """Build the network `name` (see NETWORKS) without its top and load `weights`.
+def build_backbone(image_size: int, weights: Path | None, name: str = "inception_v3") -> keras.Model:
+    """Build the network `name` (see NETWORKS) without its top and load `weights`, unless they are None.
 
     Takes images (N, image_size, image_size, 3), RGB from 0 to 255: what turns them into the network's own range
     are the model's first layers, so that a saved model asks nothing of its user.
@@ -23,15 +23,20 @@ def build_backbone(image_size: int, weights: Path, name: str = "inception_v3") -
     pixels = NETWORKS[name].pixels
     images = keras.Input((image_size, image_size, 3), name="images")
     network = plain_network(name, image_size, _in_range(images, pixels))
+    if weights is not None:
+        _load(network, weights, name)
+    if pixels == "caffe":
+        _take_red_first(network)
+    return _layer_by_layer(network)
+
+
+def _load(network: keras.Model, weights: Path, name: str) -> None:
     try:
         network.load_weights(weights)
     except (ValueError, KeyError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         wanted = f"{NETWORKS[name].constructor} without its top"
         raise FrostlineError(f"{weights} does not fit {wanted}: {reason}") from error
-    if pixels == "caffe":
-        _take_red_first(network)
-    return _layer_by_layer(network)
 
 
 def plain_network(name: str, image_size: int, images: Any = None) -> keras.Model:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from frostline.common.files import check_writable, write_csv, write_json
 from frostline.common.phase_names import PhaseName
-from frostline.config.paths import CURVES, MODELS, PROCESSED, TRAINING
+from frostline.config.paths import CURVES, MODELS, TRAINING
 from frostline.config.settings import Config
-from frostline.data.dataset import Dataset, load_dataset
+from frostline.data.dataset import Dataset
 from frostline.features.cache import prune
 from frostline.models.saving import save_model
 from frostline.runtime.quiet_tensorflow import keras, tf
@@ -15,7 +15,7 @@ from frostline.tracking import runs
 from frostline.tracking.logged_model import log_model
 from frostline.training import distribution, precision
 from frostline.training.loop import EPOCH_COLUMNS, Epoch, Session, kept_epoch, with_kept_last
-from frostline.training.phases import checkpoint_path
+from frostline.training.phases import checkpoint_path, load_images
 
 Build = Callable[[Dataset], keras.Model]
 Train = Callable[[keras.Model, Dataset, Config, Session], list[Epoch]]
@@ -30,7 +30,7 @@ def run_phase(phase: PhaseName, config: Config, start: Path, build: Build, train
     if distribution.is_chief(strategy):
         _train_and_log(phase, config, start, build, train, strategy)
     else:
-        data = load_dataset(PROCESSED)
+        data = load_images(config)
         checkpoint = checkpoint_path(phase, config, data, start, strategy)
         train(build(data), data, config, Session(checkpoint=checkpoint, strategy=strategy))
     distribution.wait_for_all(strategy)
@@ -46,7 +46,7 @@ def _train_and_log(
 ) -> None:
     for output in (MODELS[phase], CURVES[phase], TRAINING[phase]):
         check_writable(output)
-    data = load_dataset(PROCESSED)
+    data = load_images(config)
     checkpoint = checkpoint_path(phase, config, data, start, strategy)
     patience = getattr(config, phase).patience
     with runs.phase_run(phase, runs.open_pipeline(config, data.digest)) as run:

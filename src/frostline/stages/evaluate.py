@@ -3,18 +3,19 @@
 from collections.abc import Mapping, Sequence
 
 from frostline.common.files import read_csv
-from frostline.config.paths import CLASSIFIER, CURVES, EVALUATION, MODELS, PROCESSED, REPORT
+from frostline.config.paths import CLASSIFIER, CURVES, EVALUATION, MODELS, REPORT
 from frostline.config.settings import Config
-from frostline.data.dataset import Dataset, load_dataset
+from frostline.data.dataset import Dataset
 from frostline.evaluation.evaluate import Assessment, Chosen, assess, write_assessment
 from frostline.models.saving import load_model
 from frostline.tracking import runs
 from frostline.tracking.registry import Candidate, register
 from frostline.training.loop import Epoch, with_kept_last
+from frostline.training.phases import load_images
 
 
 def main(config: Config) -> None:
-    data = load_dataset(PROCESSED)
+    data = load_images(config)
     pipeline = runs.open_pipeline(config, data.digest)
     with runs.phase_run("evaluate", pipeline) as run:
         models = {phase: load_model(path) for phase, path in MODELS.items()}

@@ -19,6 +19,7 @@ from frostline.runtime.errors import FrostlineError, check_installed
 
 CONF = Path("conf")
 _PREPARED = ("data", "weights", "preprocess")
+_AXES_DEPEND_ON = ("hydra", "study", "folds", "model")
 _ENGINES = {"RayLauncher": "ray", "LocalLauncher": "submitit", "SlurmLauncher": "submitit"}
 """What our launchers need, module and extra alike."""
 
@@ -55,6 +56,12 @@ class Plan:
     hydra: Any
     """Hydra's own settings: sweeper, launcher, folders."""
 
+    @property
+    def study(self) -> str | None:
+        """The option of conf/study, if there is one."""
+        chosen = self.hydra.runtime.choices.get("study")
+        return str(chosen) if chosen else None
+
 
 def plan(overrides: Sequence[str]) -> Plan:
     """Work out the trials of a sweep.
@@ -63,9 +70,15 @@ def plan(overrides: Sequence[str]) -> Plan:
     """
     try:
         parsed = parse_overrides(overrides)
-        settings = _hydras_settings([item.input_line or "" for item in parsed if _is_hydras(item)])
+        settings = _hydras_settings(
+            [
+                item.input_line or ""
+                for item in parsed
+                if _section(item) in _AXES_DEPEND_ON and not item.is_sweep_override()
+            ]
+        )
         params = [f"{key}={value}" for key, value in (settings.sweeper.get("params") or {}).items()]
-        asked = [*parse_overrides(params), *(item for item in parsed if not _is_hydras(item))]
+        asked = [*parse_overrides(params), *(item for item in parsed if _section(item) != "hydra")]
     except (HydraException, OmegaConfBaseException) as error:
         raise FrostlineError(f"not a list of overrides: {' '.join(str(error).split())}") from error
     engine = _ENGINES.get(str(settings.launcher._target_).rpartition(".")[2])
@@ -73,7 +86,9 @@ def plan(overrides: Sequence[str]) -> Plan:
         check_installed("this launcher", "sweeps", engine)
     swept = list({item.get_key_element(): item for item in asked}.values())  # the last one for a key counts
     for override in swept:
-        if override.key_or_group.split(".")[0] in _PREPARED:
+        if _section(override) == "study" and override.is_sweep_override():
+            raise FrostlineError(f"{override.input_line}: one study at a time.")
+        if _section(override) in _PREPARED:
             raise FrostlineError(
                 f"{override.input_line}: a sweep runs on the data that is prepared in {PROCESSED}.\n"
                 f"Change it first: dvc exp run -S {override.key_or_group}=..."
@@ -99,8 +114,8 @@ def _hydras_settings(overrides: list[str]) -> Any:
         return hydra.compose("config", overrides=overrides, return_hydra_config=True).hydra
 
 
-def _is_hydras(override: Override) -> bool:
-    return override.key_or_group.split(".")[0].split("/")[0] == "hydra"
+def _section(override: Override) -> str:
+    return override.key_or_group.split(".")[0].split("/")[0]
 
 
 def _each_value_once(assignments: Sequence[Sequence[str]]) -> list[list[str]]:

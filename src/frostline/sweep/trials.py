@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+import pandas as pd
 
-from frostline.common.files import digest_of, locked, read_json, sha256_of, write_json
+from frostline.common.files import digest_of, locked, read_json, replacing, sha256_of, write_json
 from frostline.common.phase_names import PhaseName
 from frostline.config.paths import BACKBONE_WEIGHTS, PROCESSED, WORK
 from frostline.config.settings import Config
 from frostline.data.dataset import Dataset, load_dataset
+from frostline.data.folds import choose_images
 from frostline.features import extract
 from frostline.metrics.log_loss import score
 from frostline.models import backbone, frost_line
@@ -36,7 +38,8 @@ _log = logging.getLogger(__name__)
 TRANSFERS = WORK / "transfer"
 """A folder per transfer phase: its model and its epochs."""
 TRIALS = WORK / "trials"
-"""A file per trial: its epochs; and, for winners, one with the figures of the test set."""
+"""A file per trial: its epochs; for winners one with the figures of the test set, for folds one with what both phases'
+models say of theirs."""
 
 Pass = tuple[str, str, bool]
 """Over the images: in which precision, of which split, whether mirrored."""
@@ -49,6 +52,10 @@ class Shared:
     data: Dataset
     digest: str
     """Of the data, the weights, the code, the libraries and the kinds of devices."""
+
+    def images(self, settings: Config) -> Dataset:
+        """The data set, split as `settings` say."""
+        return choose_images(self.data, settings.fold, settings.folds, settings.train_share)
 
 
 @dataclass(frozen=True)
@@ -106,6 +113,14 @@ def stored(settings: Config, shared: Shared) -> Result | None:
     return Result(**read_json(path)) if path.is_file() else None
 
 
+def out_of_fold(settings: Config, shared: Shared) -> pd.DataFrame:
+    """What both phases' models of a trial that was `run` with a fold say of its test images: a row for each of both.
+
+    Columns: image (its path), class, phase, and P(name) for each class, float64.
+    """
+    return pd.read_parquet(TRIALS / f"{trial_key(settings, shared)}.parquet")
+
+
 def forget(settings: Config, shared: Shared) -> None:
     """Delete the trial's result and its transfer phase, so that both are run again."""
     for path in TRIALS.glob(f"{trial_key(settings, shared)}.*"):
@@ -118,12 +133,27 @@ def run(settings: Config, shared: Shared, memory: Memory, on_epoch: OnEpoch) -> 
 
     What `on_epoch` raises ends the trial, and nothing is kept of the phase that it ended.
     """
-    key, (model, result) = trial_key(settings, shared), _train(settings, shared, memory, on_epoch)
+    key, (model, result, said) = trial_key(settings, shared), _train(settings, shared, memory, on_epoch)
+    if said:
+        with replacing(TRIALS / f"{key}.parquet") as temporary:
+            _as_table(said, shared.images(settings)).to_parquet(temporary, index=False)
     write_json(TRIALS / f"{key}.json", asdict(result))
     loss = result.kept(settings)["finetune"]["validation/loss"]
     if loss < memory.best_loss:
         memory.best_key, memory.best_loss, memory.best_values = key, loss, values_of(model)
     return result
+
+
+def _as_table(said: Mapping[PhaseName, np.ndarray], data: Dataset) -> pd.DataFrame:
+    """As `out_of_fold`; `said`: by phase, (N, classes) float64 for the test images of `data`."""
+    actual = [data.classes[label] for label in data.labels("test")]
+    columns = [f"P({name})" for name in data.classes]
+    tables = [pd.DataFrame(probabilities, columns=columns) for probabilities in said.values()]
+    for phase, table in zip(said, tables, strict=True):
+        table.insert(0, "phase", phase)
+        table.insert(0, "class", actual)
+        table.insert(0, "image", data.names("test"))
+    return pd.concat(tables, ignore_index=True)
 
 
 def score_on_test(settings: Config, shared: Shared, memory: Memory) -> dict[str, float]:
@@ -138,15 +168,28 @@ def score_on_test(settings: Config, shared: Shared, memory: Memory) -> dict[str,
         if memory.best_key == key:
             model = _set(_model_at(_transfer_model(settings, shared), memory), memory.best_values)
         else:
-            model, _ = _train(settings, shared, memory, on_epoch=lambda epoch: None)
-        labels = shared.data.labels("test")
-        loss, accuracy = score(labels, phases.predict(model, shared.data, "test", settings))
+            model, _, _ = _train(settings, shared, memory, on_epoch=lambda epoch: None)
+        data = shared.images(settings)
+        labels = data.labels("test")
+        loss, accuracy = score(labels, phases.predict(model, data, "test", settings))
         write_json(path, {"loss": loss, "accuracy": accuracy, "images": len(labels)})
     return cast(dict[str, float], read_json(path))
 
 
-def _train(settings: Config, shared: Shared, memory: Memory, on_epoch: OnEpoch) -> tuple[keras.Model, Result]:
+Trained = tuple[keras.Model, Result, dict[PhaseName, np.ndarray]]
+"""The final model; and, of a fold, by phase what its model says of the test images, (N, classes) float64."""
+
+
+def _train(settings: Config, shared: Shared, memory: Memory, on_epoch: OnEpoch) -> Trained:
     gc.collect()  # the last trial's graphs
+    said: dict[PhaseName, np.ndarray] = {}
+    computed_in = precision.resolve(settings.precision)  # as while training: the features are there
+    data = shared.images(settings)
+
+    def predict_fold(phase: PhaseName) -> None:
+        if settings.fold is not None:
+            said[phase] = phases.predictor_of(model, settings, computed_in)(data, "test")
+
     start = _transfer_model(settings, shared)
     first = _transfer_once(settings, shared, memory, on_epoch)
 
@@ -154,8 +197,11 @@ def _train(settings: Config, shared: Shared, memory: Memory, on_epoch: OnEpoch) 
         on_epoch({**epoch, "epoch": epoch["epoch"] + len(first)})
 
     model = _model_at(start, memory)
+    predict_fold("transfer")
     with _session("finetune", settings, shared, start, after_transfer) as session:
-        return model, Result(first, phases.finetune(model, shared.data, settings, session))
+        second = phases.finetune(model, data, settings, session)
+    predict_fold("finetune")
+    return model, Result(first, second), said
 
 
 def _transfer_model(settings: Config, shared: Shared) -> Path:
@@ -194,7 +240,7 @@ def _transfer_once(settings: Config, shared: Shared, memory: Memory, on_epoch: O
             memory.keep(None, None)  # not in memory beside a new one
             with _session("transfer", settings, shared, BACKBONE_WEIGHTS, on_epoch) as session:
                 model = phases.build_classifier(shared.data, BACKBONE_WEIGHTS, settings)
-                history = phases.transfer(model, shared.data, settings, session)
+                history = phases.transfer(model, shared.images(settings), settings, session)
                 save_model(model, model_path, shared.data.classes)
                 write_json(history_path, history)  # last: it says that the model is there
             for variable in model.variables:
@@ -209,7 +255,7 @@ def _transfer_once(settings: Config, shared: Shared, memory: Memory, on_epoch: O
 def _session(phase: PhaseName, settings: Config, shared: Shared, start: Path, on_epoch: OnEpoch) -> Iterator[Session]:
     """How `phase` runs; its checkpoint is no longer needed when it ended or was given up."""
     strategy = distribution.strategy_of(settings.distribution)
-    path = phases.checkpoint_path(phase, settings, shared.data, start, strategy)
+    path = phases.checkpoint_path(phase, settings, shared.images(settings), start, strategy)
     try:
         yield Session(on_epoch, path, strategy)
     except PrunedError:
@@ -229,7 +275,7 @@ def extract_features(trials: Sequence[Config], data: Dataset) -> None:
     # All trials have one backbone: its weights lie in one file.
     first = trials[0]
     base = backbone.build_backbone(first.preprocess.image_size, BACKBONE_WEIGHTS, first.model.backbone)
-    wanted = _wanted_layers(base, trials)
+    wanted = _wanted_layers(base, trials, data)
     order = [layer.name for layer in base.layers]
     needed, limit = 0, min(trial.feature_cache_gib for trial in trials)
     for (_, split, _), layers in wanted.items():
@@ -251,7 +297,7 @@ def extract_features(trials: Sequence[Config], data: Dataset) -> None:
         phases.split_features(extractors[key], data, split, mirrored)
 
 
-def _wanted_layers(base: keras.Model, trials: Sequence[Config]) -> dict[Pass, set[str]]:
+def _wanted_layers(base: keras.Model, trials: Sequence[Config], data: Dataset) -> dict[Pass, set[str]]:
     # To give a convolution's output beside those of layers above it, `inference_copy` could not fold the batch norm
     # into it, and these would be rounded differently from those of a trial that runs alone.
     folded = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
@@ -271,9 +317,11 @@ def _wanted_layers(base: keras.Model, trials: Sequence[Config]) -> dict[Pass, se
     wanted: dict[Pass, set[str]] = defaultdict(set)
     for trial in trials:
         layers = layers_of(trial.model.cut_layer, trial.finetune.thaw_from)
-        views = [("validation", False)]
+        views = [("validation", False), *([("test", False)] if trial.fold is not None else [])]
         views += [("train", False)] if trial.augment != "full" else []
         views += [("train", True)] if trial.augment == "flip" else []
+        images = choose_images(data, trial.fold, trial.folds, trial.train_share)
         for split, mirrored in views if layers else []:
-            wanted[(precision.resolve(trial.precision), split, mirrored)] |= layers
+            for stored in images.stored_in(split):
+                wanted[(precision.resolve(trial.precision), stored, mirrored)] |= layers
     return wanted

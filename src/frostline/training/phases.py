@@ -10,9 +10,10 @@ import numpy as np
 from frostline.common.files import digest_of, sha256_of
 from frostline.common.phase_names import PhaseName
 from frostline.common.seeds import derive_seed
-from frostline.config.paths import CHECKPOINTS
+from frostline.config.paths import CHECKPOINTS, PROCESSED
 from frostline.config.settings import Config, settings_of
-from frostline.data.dataset import Dataset
+from frostline.data.dataset import Dataset, load_dataset
+from frostline.data.folds import choose_images
 from frostline.features.extract import Extractor
 from frostline.models import backbone, frost_line, graph
 from frostline.models.head import add_head
@@ -23,6 +24,11 @@ from frostline.runtime.quiet_tensorflow import keras, on_gpu, tf
 from frostline.training import distribution, loop, precision
 from frostline.training.augmentation import build_augmentation
 from frostline.training.loop import ALONE, Epoch, Examples, Session, Task
+
+
+def load_images(settings: Config) -> Dataset:
+    """The prepared images, split as `settings` say (see `choose_images`); raises FrostlineError as `load_dataset`."""
+    return choose_images(load_dataset(PROCESSED), settings.fold, settings.folds, settings.train_share)
 
 
 def build_classifier(data: Dataset, weights: Path, settings: Config) -> keras.Model:
@@ -154,15 +160,16 @@ def _augmented_features(model: keras.Model, layers: Sequence[str]) -> Callable[[
     return prepare
 
 
-def predictor_of(model: keras.Model, settings: Config) -> Callable[..., np.ndarray]:
+def predictor_of(model: keras.Model, settings: Config, computed_in: str = "float32") -> Callable[..., np.ndarray]:
     """Return what predicts a split through the feature cache: (data, split, mirrored=False) → (N, classes) float64.
 
-    Both phases' models are the same below the frost line, so the second one finds its features computed. In float32
-    whatever the phases were trained in, as the saved model computes. `mirrored`: of the mirror images.
+    Both phases' models are the same below the frost line, so the second one finds its features computed. In float32,
+    unless asked otherwise, whatever the phases were trained in, as the saved model computes. `mirrored`: of the mirror
+    images.
     """
     choose_determinism(settings)
     layers = frost_line.frontier(model, _frost_line(model, settings))
-    extractor, forward = extractor_of(model, layers, settings, "float32"), predictor(graph.part(model, layers))
+    extractor, forward = extractor_of(model, layers, settings, computed_in), predictor(graph.part(model, layers))
 
     def predict_split(data: Dataset, split: str, mirrored: bool = False) -> np.ndarray:
         return forward(split_features(extractor, data, split, mirrored))
@@ -182,7 +189,12 @@ def extractor_of(model: keras.Model, layers: Sequence[str], settings: Config, co
 
 def split_features(extractor: Extractor, data: Dataset, split: str, mirrored: bool = False) -> list[np.ndarray]:
     """The features of the images of `split`, or of their mirror images: one array (N, …) per layer."""
-    images, digest = data.images(split), f"{data.digest}/{split}"
+    stored = [_stored_features(extractor, data, part, mirrored) for part in data.stored_in(split)]
+    return [data.pick(split, arrays) for arrays in zip(*stored, strict=True)]
+
+
+def _stored_features(extractor: Extractor, data: Dataset, split: str, mirrored: bool) -> list[np.ndarray]:
+    images, digest = data.stored_images(split), f"{data.stored_digest}/{split}"
     if mirrored:
         images, digest = images[:, :, ::-1], f"{digest}/mirrored"
     return extractor(images, digest)

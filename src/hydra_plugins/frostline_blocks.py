@@ -1,0 +1,22 @@
+"""The resolver `block_ends` of conf/study: where a backbone can be cut. Hydra imports what lies in this package."""
+
+import functools
+
+from omegaconf import OmegaConf
+
+
+@functools.cache
+def block_ends(backbone: str) -> str:
+    """The layers of the network `backbone` that end a block, as a list for a sweep: ``mixed1,mixed2``.
+
+    Without the first one: below it there is no block to thaw.
+    """
+    from frostline.models import backbone as networks  # here: TensorFlow takes seconds
+    from frostline.models.architectures import NETWORKS
+    from frostline.models.graph import block_outputs
+
+    smallest = NETWORKS[backbone].smallest
+    return ",".join(block_outputs(networks.build_backbone(smallest, None, backbone))[1:])
+
+
+OmegaConf.register_new_resolver("block_ends", block_ends, replace=True)
