@@ -14,7 +14,7 @@ ORDER = (
     ("config",),
     ("features", "sources", "serving", "report"),
     ("training",),
-    ("evaluation",),
+    ("evaluation", "studies"),
     ("tracking",),
     ("project", "sweep", "stages"),
     ("cli",),

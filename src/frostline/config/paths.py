@@ -19,6 +19,8 @@ TRAINING = {"transfer": Path("reports/transfer.json"), "finetune": Path("reports
 METRICS = Path("reports/metrics.json")
 EVALUATION = Path("reports/evaluation")
 REPORT = Path("reports/report.html")
+STUDIES = Path("reports/studies")
+"""A folder per study."""
 
 ROOT = Path(os.environ.get("DVC_ROOT", ""))
 """The project's folder, to which DVC sets this variable. A queued experiment runs in a copy that is deleted afterwards;

@@ -3,10 +3,12 @@
     python -m frostline.sweep -m model.cut_layer=mixed5,mixed7 finetune.learning_rate=1e-5,1e-4
     python -m frostline.sweep -m hydra/sweeper=optuna
     python -m frostline.sweep -m hydra/launcher=ray seed=1,2,3,4
+    python -m frostline.sweep -m study=worth_it
 
 Settings come from conf/ and the command line; the sections data, weights and preprocess are those of params.yaml,
 since these made what lies in data/processed. Trials are chosen by validation loss; the test set is looked at once, at
-the end, for the chosen one. Trials that ran before are taken from disk; --force runs them again.
+the end, for the chosen one. Trials that ran before are taken from disk; --force runs them again. A study (conf/study/)
+is a sweep over folds of all labelled images, which ends in an answer instead of a ranking.
 """
 
 import math
@@ -44,6 +46,7 @@ from frostline.sweep.results import (
     recipe,
     write_tables,
 )
+from frostline.sweep.study import answer_study
 
 if TYPE_CHECKING:  # TensorFlow and MLflow are imported once per sweep, and not for a mistyped key
     from frostline.sweep.trials import Shared
@@ -162,7 +165,10 @@ def run(arguments: list[str]) -> None:
     sys.argv.append(f"hydra.sweep.dir={folder}")
     with table.watching(folder, asked.total):
         trial_command(memory)()
-    _finish(folder, shared, memory, pipeline)
+    if asked.study:
+        answer_study(asked.study, folder, shared, pipeline)
+    else:
+        _finish(folder, shared, memory, pipeline)
 
 
 def _check_that_none_is_twice(trials: Sequence[Sequence[str]], configs: Sequence[Config]) -> None:

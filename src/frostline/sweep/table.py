@@ -137,6 +137,11 @@ def _table(title: str, settings: Sequence[Setting], lost: Sequence[Record], tria
     return table
 
 
+def print_answer(sentence: str, page: Path) -> None:
+    """Print to stdout what a study answers, and where its page is."""
+    Console().print(sentence, f"Report: {page}", sep="\n", soft_wrap=True, highlight=False, markup=False)
+
+
 def print_summary(trials: Sequence[Record], test: Mapping[str, float] | None, folder: Path) -> None:
     """Print to stdout which trial won, and, apart from the ranking, how it does on the test set."""
     lines = [headline(trials)]

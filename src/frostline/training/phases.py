@@ -44,7 +44,7 @@ def build_classifier(data: Dataset, weights: Path, settings: Config) -> keras.Mo
         dense_units=settings.model.dense_units,
         dropout=settings.model.dropout,
         pooling=settings.model.pooling,
-        seed=derive_seed(settings.seed, "head"),
+        seed=derive_seed(_seed(settings), "head"),
         classes=len(data.classes),
     )
     frost_line.freeze(model, backbone=base)
@@ -95,6 +95,11 @@ def finetune(model: keras.Model, data: Dataset, settings: Config, session: Sessi
     return _train(model, layers, data, "finetune", settings, session)
 
 
+def _seed(settings: Config) -> int:
+    """Of a training: folds of one seed are trained apart, as the luck of one must not be that of all."""
+    return settings.seed if settings.fold is None else derive_seed(settings.seed, "fold", settings.fold)
+
+
 def _frost_line(model: keras.Model, settings: Config) -> str:
     return frost_line.resolve_thaw_from(model, settings.model.cut_layer, settings.finetune.thaw_from)
 
@@ -131,7 +136,7 @@ def _train(
     with precision.computing_in(part, computed_in):
         return loop.train(
             part,
-            Task(phase, settings.seed, training, validation, prepare),
+            Task(phase, _seed(settings), training, validation, prepare),
             settings.finetune if phase == "finetune" else settings.transfer,
             session,
             on_device=settings.feeding == "device" or (settings.feeding == "auto" and on_gpu()),

@@ -1,0 +1,58 @@
+"""How deep to cut the backbone: the lowest cut that is enough."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from frostline.common.phase_names import PHASES
+from frostline.metrics.cross_validation import shallowest_enough, within_chance
+from frostline.report.style import COLOURS, INK, plain
+from frostline.report.style import NAMES as PHASE_NAMES
+from frostline.studies.answer import NAMES, Answer, learned_nothing, listed
+from frostline.studies.collected import Collected
+from frostline.studies.ranking import COLUMNS, point_figures, row
+
+
+def depth(found: Collected) -> Answer:
+    """Answer from a study whose points are cuts, the lowest one first."""
+    losses = np.stack([point.losses[point.phase] for point in found.points])
+    ranking = within_chance(losses, found.folds)
+    enough = shallowest_enough(losses, found.folds)
+    best, taken = found.points[ranking.best], found.points[enough]
+    close = [point.label for point, within in zip(found.points, ranking.within, strict=True) if within]
+    if learned_nothing(found, best):
+        title, text = "No cut learned anything beyond guessing", "Check the labels and the weights, or add images."
+    else:
+        title = f"{taken.label} is enough"
+        higher = "it is the best" if taken is best else f"the best, {best.label}, is within one standard error of it"
+        text = (
+            f"Log loss {ranking.means[enough].mean:.4f} by {NAMES[taken.phase]}; {higher}. "
+            f"Within chance of the best: {listed(close)}."
+        )
+    return Answer(
+        title,
+        "indistinguishable" if learned_nothing(found, best) else "better",
+        text,
+        COLUMNS,
+        rows=[row(found, ranking, place) for place in range(len(found.points))],
+        draw=lambda figure: _draw(figure, found, enough),
+        chart="Log loss by cut layer after each phase, from the lowest cut to the highest; the dotted line is the cut"
+        " that is enough.",
+        figures={
+            "enough": dict(taken.values),
+            "best": dict(best.values),
+            "points": [point_figures(found, ranking, place) for place in range(len(found.points))],
+        },
+    )
+
+
+def _draw(figure: Figure, found: Collected, enough: int) -> None:
+    axes = figure.subplots()
+    places = np.arange(len(found.points))
+    for phase in PHASES:
+        means = [point.losses[phase].mean() for point in found.points]
+        axes.plot(places, means, "-o", color=COLOURS[phase], markersize=4, label=PHASE_NAMES[phase])
+    axes.axvline(enough, color=INK, linewidth=1, linestyle=":")
+    names = [plain(next(iter(point.values.values()), ""), 14) for point in found.points]
+    axes.set_xticks(places, names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_ylabel("Log loss")
+    axes.legend()

@@ -1,0 +1,104 @@
+"""A study's files: one self-contained page, its chart, its figures, and what every model says of every image."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from frostline.common.files import replacing, write_json, write_text
+from frostline.config.paths import STUDIES
+from frostline.fonts.lettering import isolated
+from frostline.report.style import drawing
+from frostline.studies.answer import Answer
+from frostline.studies.collected import Collected, Training, collect, out_of_fold
+from frostline.studies.depth import depth
+from frostline.studies.more_data import more_data
+from frostline.studies.ranking import ranked
+from frostline.studies.worth_it import worth_it
+
+QUESTIONS = {
+    "worth_it": "Was fine-tuning worth it?",
+    "depth": "How deep to cut the backbone?",
+    "more_data": "Would more images help?",
+    "recipes": "Which recipe is best?",
+}
+"""By option of conf/study."""
+_ANSWERS: dict[str, Callable[[Collected], Answer]] = {"worth_it": worth_it, "depth": depth, "more_data": more_data}
+"""The others rank their points."""
+_FEW_IMAGES = 30  # of a class: below it, percentiles and t intervals are known to be too narrow
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study that ran."""
+
+    name: str
+    """An option of conf/study."""
+    run: str
+    """The name of its run."""
+    settings: Sequence[tuple[str, str]]
+    """What all its trainings share, for those who read the page."""
+    command: str
+    """By which it can be run again."""
+
+
+def write_study(study: Study, trainings: Sequence[Training]) -> tuple[Answer, list[Path]]:
+    """Answer the study, write its files to reports/studies/<name> and return both.
+
+    These are report.html, chart.png and chart.svg, study.json and out_of_fold.parquet.
+
+    Raises FrostlineError where trainings are missing, or diverged.
+    """
+    found = collect(trainings)
+    answer = _ANSWERS.get(study.name, ranked)(found)
+    folder = STUDIES / study.name
+    with replacing(folder) as temporary:
+        temporary.mkdir(parents=True)
+        with drawing(temporary / "chart.png", 3.6) as figure:
+            answer.draw(figure)
+        write_json(temporary / "study.json", _as_json(study, answer, found))
+        out_of_fold(trainings).to_parquet(temporary / "out_of_fold.parquet", index=False)
+        write_text(temporary / "report.html", _page(study, answer, found, (temporary / "chart.svg").read_text("utf-8")))
+    return answer, sorted(folder.iterdir())
+
+
+def few_of_a_class(found: Collected) -> list[str]:
+    """The classes of which there are so few images that intervals are too narrow."""
+    return [name for label, name in enumerate(found.classes) if (found.labels == label).sum() < _FEW_IMAGES]
+
+
+def _as_json(study: Study, answer: Answer, found: Collected) -> dict[str, object]:
+    return {
+        "study": study.name,
+        "title": answer.title,
+        "text": answer.text,
+        "images": len(found.images),
+        "classes": list(found.classes),
+        "folds": len(set(found.folds.tolist())),
+        "seeds": found.seeds,
+        **answer.figures,
+    }
+
+
+def _page(study: Study, answer: Answer, found: Collected, chart: str) -> str:
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader("frostline.studies"), PackageLoader("frostline.report")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("study.html.jinja").render(
+        study=study,
+        answer=answer,
+        question=QUESTIONS.get(study.name, study.name),
+        chart=Markup(chart),  # noqa: S704  (our own drawing, whose text is escaped by matplotlib)
+        few=[isolated(name) for name in few_of_a_class(found)],
+        images=len(found.images),
+        classes=[isolated(name) for name in found.classes],
+        folds=len(set(found.folds.tolist())),
+        seeds=found.seeds,
+    )
