@@ -19,7 +19,8 @@ PYTHON3 = $(shell for name in python3 python3.13 python3.12 python3.11; do \
 UV = $(shell command -v uv || echo $(VENV)/bin/uv)
 EXTRAS := serve export sweeps server gpu dev
 
-install: $(VENV)/.installed-core    ## what `make demo` needs; all but gpu: `make install-dev`
+# GPU=1, also for demo and train: with CUDA's libraries, from the same lock file.
+install: $(VENV)/.installed-$(if $(filter-out 0,$(GPU)),gpu,core)    ## what `make demo` needs; GPU=1: to compute on a GPU; all else: `make install-dev`
 .PHONY: $(EXTRAS:%=install-%)
 $(EXTRAS:%=install-%): install-%: $(VENV)/.installed-%    ## what an extra of pyproject.toml needs, too
 

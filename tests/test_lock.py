@@ -66,3 +66,15 @@ def test_a_python_that_tensorflow_has_not_is_named_before_anything_is_installed(
     assert line.startswith("error: TensorFlow 2.21 needs Python 3.11, 3.12 or 3.13")
     assert said in line
     assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.parametrize("target", ["install", "demo", "train"])
+def test_gpu_1_installs_cudas_libraries_and_nothing_else_does(target):
+    def planned(*arguments):
+        # Without a date of its own, no package is taken for installed.
+        command = ["make", "--no-print-directory", "-n", "-W", "uv.lock", target, *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert "--extra gpu" in planned("GPU=1")
+    assert "--extra" not in planned()
+    assert "--extra" not in planned("GPU=0")

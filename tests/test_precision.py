@@ -5,10 +5,30 @@ from frostline.runtime.quiet_tensorflow import keras
 from frostline.training import precision
 
 
-@pytest.mark.parametrize(("flags", "expected"), [("fpu avx512_bf16", "bfloat16"), ("fpu avx512f", "float32")])
-def test_auto_asks_the_processor(monkeypatch, flags, expected):
-    monkeypatch.setattr(precision, "_cpu_flags", lambda: set(flags.split()))
-    assert precision.resolve("auto") == expected
+@pytest.mark.parametrize(
+    ("gpu", "flags", "expected", "why"),
+    [
+        (None, "fpu avx512_bf16", "bfloat16", "the processor has avx512_bf16"),
+        (None, "fpu avx512f", "float32", "the processor has neither amx_bf16 nor avx512_bf16"),
+        ({"device_name": "NVIDIA A100", "compute_capability": (8, 0)}, "fpu", "bfloat16", "compute capability 8.0"),
+        ({"device_name": "NVIDIA B200", "compute_capability": (10, 0)}, "fpu", "bfloat16", "compute capability 10.0"),
+        (
+            {"device_name": "T4", "compute_capability": (7, 5)},
+            "avx512_bf16",
+            "float32",
+            "7.5, bfloat16 needs 8.0",
+        ),
+        ({"device_name": "of which nothing is known"}, "avx512_bf16", "float32", "compute capability 0.0"),
+    ],
+)
+def test_auto_asks_the_hardware_that_computes(gpu, flags, expected, why):
+    chosen, said = precision.choose(gpu, set(flags.split()))
+    assert chosen == expected
+    assert why in said
+
+
+def test_auto_is_what_this_machine_has_and_else_what_is_set():
+    assert precision.resolve("auto") == precision.choose_here()[0]
     assert precision.resolve("float32") == "float32"
     assert precision.resolve("bfloat16") == "bfloat16"
 

@@ -1,4 +1,4 @@
-"""The command `frostline`: train, set, predict, serve, export, compare, verify, cache."""
+"""The command `frostline`: train, set, doctor, predict, serve, export, compare, verify, cache."""
 
 import argparse
 import csv
@@ -58,6 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     keep.add_argument("--drop-edits", action="store_true", help="also where params.yaml was edited: that is lost")
     keep.set_defaults(run=_set)
 
+    doctor = commands.add_parser("doctor", help="what a run here would use, and why not more")
+    doctor.add_argument("--json", action="store_true", help="one JSON object, for programs")
+    doctor.set_defaults(run=_doctor)
+
     predict = commands.add_parser("predict", help="class and probability of images")
     predict.add_argument("places", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER")
     _add_model(predict)
@@ -90,6 +94,11 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("stages", nargs="*", metavar="STAGE", help="a stage of dvc.lock (default: all)")
     verify.set_defaults(run=_verify)
 
+    _add_cache(commands)
+    return parser
+
+
+def _add_cache(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     cache = commands.add_parser("cache", help="the feature cache")
     actions = cache.add_subparsers(required=True, metavar="ACTION")
     listing = actions.add_parser("ls", help="list entries, least recently used first")
@@ -97,7 +106,6 @@ def _parser() -> argparse.ArgumentParser:
     prune = actions.add_parser("prune", help="delete least recently used entries")
     prune.add_argument("--keep-gib", type=float, default=0, help="GiB that may stay (default: 0, delete all)")
     prune.set_defaults(run=_cache_prune)
-    return parser
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
@@ -130,6 +138,15 @@ def _set(arguments: argparse.Namespace) -> int:
     for key, value in sorted(keep(_settings(arguments.settings), arguments.unset, arguments.drop_edits).items()):
         print(f"{key}={'null' if value is None else value}")
     return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    """Exit status 0: the pipeline can run here, 1: something that it needs is missing."""
+    from frostline.project.doctor import as_json, as_text, can_run, examine
+
+    found = examine()
+    print(as_json(found) if arguments.json else as_text(found))
+    return 0 if can_run(found) else 1
 
 
 def _settings(texts: Sequence[str]) -> dict[str, str]:

@@ -11,12 +11,16 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
+from frostline.runtime import hardware
 from frostline.runtime.stderr import stderr_into
 
-__all__ = ["keras", "on_gpu", "tf"]
+__all__ = ["keras", "on_gpu", "tf", "warn_of_unused_gpu"]
+
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -42,6 +46,7 @@ os.environ["KERAS_HOME"] = os.devnull  # no folder: keras.json is neither read n
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # By default TensorFlow takes nearly all memory of every GPU, and the next process finds none.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+hardware.preload_cusolver()
 gc.disable()  # collecting while nothing becomes garbage: a quarter of the import's time
 with tempfile.TemporaryFile() as _held_back:
     try:
@@ -69,3 +74,14 @@ keras.config.disable_interactive_logging()  # progress is Frostline's own (see p
 def on_gpu() -> bool:
     """Whether this process computes on a GPU: it does if TensorFlow sees any."""
     return bool(tf.config.list_physical_devices("GPU"))
+
+
+def warn_of_unused_gpu(nodes: Sequence[Path] = hardware.GPU_NODES) -> None:
+    """Say in one line why this process computes on the CPU although the machine has a GPU (one of `nodes` exists).
+
+    Nothing is said where CUDA_VISIBLE_DEVICES hides it: that is a wish.
+    """
+    if hardware.has_gpu(nodes) and not hardware.gpus_hidden() and not on_gpu():
+        _log.warning(
+            "this machine has a GPU that TensorFlow cannot use %s; computing on the CPU", hardware.why_no_gpu()
+        )

@@ -10,6 +10,7 @@ import stat
 import sys
 import zipfile
 import zlib
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,23 @@ def download_competition(competition: str, path: Path) -> None:
         _check_archive(archive)
         with replacing(path) as temporary:
             shutil.move(archive, temporary)  # a rename, unless the two lie on different file systems
+
+
+def place_of_credentials(environment: Mapping[str, str], home: Path) -> str | None:
+    """Where Kaggle's client finds credentials: the name of a variable or a file, never what is in it; None: nowhere.
+
+    Whether they are valid only Kaggle knows.
+    """
+    if environment.get("KAGGLE_API_TOKEN"):
+        return "KAGGLE_API_TOKEN"
+    if environment.get("KAGGLE_USERNAME") and environment.get("KAGGLE_KEY"):
+        return "KAGGLE_USERNAME and KAGGLE_KEY"
+    folder = home / ".kaggle"
+    other = Path(environment.get("XDG_CONFIG_HOME") or home / ".config", "kaggle")
+    legacy = Path(environment.get("KAGGLE_CONFIG_DIR") or (folder if folder.exists() else other))
+    names = ("access_token", "access_token.txt", "credentials.json")
+    files = (*(folder / name for name in names), legacy / "kaggle.json")
+    return next((str(file) for file in files if file.is_file()), None)
 
 
 def _fetch(competition: str, archive: Path) -> None:

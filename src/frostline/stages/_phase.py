@@ -10,7 +10,7 @@ from frostline.config.settings import Config
 from frostline.data.dataset import Dataset
 from frostline.features.cache import prune
 from frostline.models.saving import save_model
-from frostline.runtime.quiet_tensorflow import keras, tf
+from frostline.runtime.quiet_tensorflow import keras, tf, warn_of_unused_gpu
 from frostline.tracking import runs
 from frostline.tracking.logged_model import log_model
 from frostline.training import distribution, precision
@@ -27,6 +27,7 @@ def run_phase(phase: PhaseName, config: Config, start: Path, build: Build, train
     Of several processes (see `distribution`) only the chief leaves anything; the others end when its outputs are there.
     """
     strategy = distribution.strategy_of(config.distribution)
+    warn_of_unused_gpu()
     if distribution.is_chief(strategy):
         _train_and_log(phase, config, start, build, train, strategy)
     else:

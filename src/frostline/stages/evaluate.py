@@ -8,6 +8,7 @@ from frostline.config.settings import Config
 from frostline.data.dataset import Dataset
 from frostline.evaluation.evaluate import Assessment, Chosen, assess, write_assessment
 from frostline.models.saving import load_model
+from frostline.runtime.quiet_tensorflow import warn_of_unused_gpu
 from frostline.tracking import runs
 from frostline.tracking.registry import Candidate, register
 from frostline.training.loop import Epoch, with_kept_last
@@ -15,6 +16,7 @@ from frostline.training.phases import load_images
 
 
 def main(config: Config) -> None:
+    warn_of_unused_gpu()
     data = load_images(config)
     pipeline = runs.open_pipeline(config, data.digest)
     with runs.phase_run("evaluate", pipeline) as run:

@@ -146,8 +146,10 @@ def run(arguments: list[str]) -> None:
     if not is_search(asked.hydra):
         _check_that_none_is_twice(asked.trials, configs)
 
+    from frostline.runtime.quiet_tensorflow import warn_of_unused_gpu
     from frostline.sweep import trials as sweep_trials
 
+    warn_of_unused_gpu()
     shared, memory = sweep_trials.open_shared(), Memory()
     keys = sorted(sweep_trials.trial_key(config, shared) for config in configs)
     group = digest_of([asked.text, keys])[:16]

@@ -90,21 +90,7 @@ def connect(uri: str, experiment: str) -> str:
     A relative SQLite path is taken from the project's folder. Raises whatever MLflow, its drivers and SQLite raise:
     to be called within `store_is_needed`.
     """
-    path = None
-    if uri.startswith("sqlite:///"):
-        name, mark, query = uri.removeprefix("sqlite:///").partition("?")
-        path = (ROOT / name).resolve()
-        # A "?" begins the query of an address, a "%" an escape: where a folder above has one, the path from here does
-        # without it.
-        place = os.path.relpath(path) if re.search("[?%]", str(path)) else path
-        uri = f"sqlite:///{place}{mark}{query}"
-    elif "://" not in uri and uri != "databricks":
-        without = hide_credentials(f"http://{re.sub('^https?:/*', '', uri)}")
-        raise FrostlineError(
-            f"MLflow's store has an address without a scheme.\nWrite {without} for a server, sqlite:///PATH for a file."
-        )
-    mlflow.set_tracking_uri(uri)
-    artifacts = None
+    path, artifacts = _choose(uri), None
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         artifacts = (path.parent / "artifacts").as_uri()
@@ -123,6 +109,39 @@ def connect(uri: str, experiment: str) -> str:
             f"mlflow experiments restore --experiment-id {found.experiment_id}"
         )
     return str(mlflow.set_experiment(experiment).experiment_id)
+
+
+def answers(uri: str) -> bool:
+    """Whether the store at `uri` answers; False for an SQLite file that is not there yet: a run makes it.
+
+    Makes nothing. Raises as `connect` does.
+    """
+    path = _choose(uri)
+    if path and not path.exists():
+        return False
+    if path:
+        wait_for_lock(path)
+    mlflow.search_experiments(max_results=1)
+    return True
+
+
+def _choose(uri: str) -> Path | None:
+    """Let MLflow use the store at `uri`; return its file, if it is one."""
+    path = None
+    if uri.startswith("sqlite:///"):
+        name, mark, query = uri.removeprefix("sqlite:///").partition("?")
+        path = (ROOT / name).resolve()
+        # A "?" begins the query of an address, a "%" an escape: where a folder above has one, the path from here does
+        # without it.
+        place = os.path.relpath(path) if re.search("[?%]", str(path)) else path
+        uri = f"sqlite:///{place}{mark}{query}"
+    elif "://" not in uri and uri != "databricks":
+        without = hide_credentials(f"http://{re.sub('^https?:/*', '', uri)}")
+        raise FrostlineError(
+            f"MLflow's store has an address without a scheme.\nWrite {without} for a server, sqlite:///PATH for a file."
+        )
+    mlflow.set_tracking_uri(uri)
+    return path
 
 
 @contextmanager

@@ -1,37 +1,45 @@
 """What the backbone and the head compute in while training: float32, or bfloat16 where the hardware multiplies it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
 from frostline.config.settings import Precision
-from frostline.runtime.quiet_tensorflow import keras, on_gpu, tf
+from frostline.runtime.hardware import cpu_flags
+from frostline.runtime.quiet_tensorflow import keras, tf
 
 AUTO = "auto"
 _CPU_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 """Without one of these, oneDNN emulates bfloat16, slower than float32."""
+_CAPABILITY = (8, 0)
 
 
 def resolve(precision: Precision) -> Precision:
-    """Return `precision`; for "auto" "bfloat16" where this machine's GPU or processor has instructions for it.
+    """Return `precision`; for "auto" what `choose` says of this machine."""
+    return choose_here()[0] if precision == AUTO else precision
 
-    A GPU has them from compute capability 8.0 on (Ampere).
+
+def choose_here() -> tuple[Precision, str]:
+    """What "auto" is on this machine, and why."""
+    gpus = tf.config.list_physical_devices("GPU")
+    return choose(tf.config.experimental.get_device_details(gpus[0]) if gpus else None, cpu_flags())
+
+
+def choose(gpu: Mapping[str, Any] | None, flags: Set[str]) -> tuple[Precision, str]:
+    """What "auto" is, "bfloat16" where the hardware multiplies it, else "float32"; and why.
+
+    Args:
+        gpu: TensorFlow's details of the GPU that computes; None: the processor does. A GPU has instructions for it
+            from compute capability 8.0 on (Ampere).
+        flags: the processor's.
     """
-    if precision != AUTO:
-        return precision
-    if on_gpu():
-        gpus = tf.config.list_physical_devices("GPU")
-        capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
-        return "bfloat16" if capability >= (8, 0) else "float32"
-    return "bfloat16" if _CPU_FLAGS & _cpu_flags() else "float32"
-
-
-def _cpu_flags() -> set[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return set()
-    return {flag for line in lines if line.startswith("flags") for flag in line.partition(":")[2].split()}
+    if gpu is not None:
+        capability = gpu.get("compute_capability", (0, 0))
+        found = f"the GPU has compute capability {'.'.join(map(str, capability))}"
+        return ("bfloat16", found) if capability >= _CAPABILITY else ("float32", f"{found}, bfloat16 needs 8.0")
+    if usable := _CPU_FLAGS & flags:
+        return "bfloat16", f"the processor has {' and '.join(sorted(usable))}"
+    return "float32", f"the processor has neither {' nor '.join(sorted(_CPU_FLAGS))}"
 
 
 @contextmanager
