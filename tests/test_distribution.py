@@ -96,7 +96,7 @@ def stop_and_go_on(distributions, folder, processed, weights):
         settings = compose_conf([*small, "finetune.thaw_from=mixed0", f"distribution={name}"], conf)
         model = phases.build_classifier(data, weights, settings)
         strategy = distribution.strategy_of(name)
-        checkpoint = phases.checkpoint_path("transfer", settings, data, weights, strategy)
+        checkpoint = phases.checkpoint_path("transfer", settings, data, "start", strategy)
         on_epoch = stop if name != distributions[-1] else lambda epoch: None
         with suppress(StoppedError):
             phases.transfer(model, data, settings, Session(on_epoch, checkpoint, strategy))

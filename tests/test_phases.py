@@ -174,19 +174,22 @@ def test_flip_trains_on_both_views_from_the_cache(settings, prepared, weights, t
     assert first[0]["train/loss"] != transferred.history[0]["train/loss"]
 
 
-def test_a_checkpoint_is_named_by_what_the_phase_depends_on_and_nothing_else(settings, prepared, weights, monkeypatch):
-    def name(phase="transfer", **changed):
-        return phases.checkpoint_path(phase, dataclasses.replace(settings, **changed), prepared, weights)
+def test_a_checkpoint_is_named_by_what_the_phase_depends_on_and_nothing_else(settings, prepared, monkeypatch):
+    def name(phase="transfer", start="a", **changed):
+        return phases.checkpoint_path(phase, dataclasses.replace(settings, **changed), prepared, start)
 
     for same in (
-        name(workers="ray", feature_cache_gib=1.0),
+        name(workers="ray", feature_cache_gib=1.0, checkpoint_every=5.0),
         name(finetune=dataclasses.replace(settings.finetune, epochs=9)),
         name(model=dataclasses.replace(settings.model, image_size=299)),
     ):
         assert same == name()
     others = [
         name("finetune"),
+        name(start="b"),
         name(seed=1),
+        name(fold=1),
+        name(train_share=0.5),
         name(deterministic=False),
         name(model=dataclasses.replace(settings.model, dropout=0.5)),
         name(transfer=dataclasses.replace(settings.transfer, epochs=9)),

@@ -20,7 +20,13 @@ from tracked import write_tracked
 
 pytestmark = pytest.mark.slow
 
-TINY = ("preprocess.image_size=75", "model.dense_units=8", "transfer.epochs=1", "finetune.epochs=2")
+TINY = (
+    "preprocess.image_size=75",
+    "model.dense_units=8",
+    "transfer.epochs=1",
+    "finetune.epochs=2",
+    "checkpoint_every=0",
+)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +75,8 @@ def test_a_key_holds_what_the_result_depends_on_and_nothing_else(shared, monkeyp
         compose("finetune.batch_size=16"),
         compose("transfer.learning_rate=0.1"),
         compose("augment=flip"),
+        compose("fold=1"),
+        compose("train_share=0.5"),
         compose("distribution=mirrored"),
     ):
         assert trials.trial_key(other, shared) != key
@@ -179,3 +187,33 @@ def test_what_the_cache_cannot_hold_is_left_to_the_trials(shared, capsys):
     trials.extract_features([config], shared.data)
     assert "each trial computes its own" in capsys.readouterr().err
     assert len(entries()) == before
+
+
+def test_folds_and_seeds_in_a_row_end_in_the_bytes_of_one_alone_and_say_what_they_think_of_their_images(shared, folder):
+    memory = Memory(frozenset())
+    small = ("model.cut_layer=mixed1", "finetune.thaw_from=mixed0", "folds=3")
+    configs = [compose(*small, f"fold={fold}", f"seed={seed}") for fold, seed in ((0, 1), (0, 2), (1, 2))]
+    results = [trials.run(config, shared, memory, nothing) for config in configs]
+    assert len({json.dumps(asdict(result)) for result in results}) == 3
+    said = [trials.out_of_fold(config, shared) for config in configs]
+    for config, table in zip(configs, said, strict=True):
+        data = shared.images(config)
+        for _, of_phase in table.groupby("phase"):
+            assert of_phase["image"].tolist() == data.names("test")
+            assert of_phase["class"].tolist() == [data.classes[label] for label in data.labels("test")]
+        assert table.filter(like="P(").sum(axis=1).to_numpy() == pytest.approx(1)
+    assert not list((folder / trials.TRANSFERS).glob(f"{trials._transfer_key(configs[0], shared)}/model.keras"))
+
+    trials.forget(configs[1], shared)
+    assert trials.run(configs[1], shared, Memory(), nothing) == results[1]
+    again = trials.out_of_fold(configs[1], shared)
+    assert again.equals(said[1])
+
+
+def test_a_phase_that_several_trials_go_on_from_is_kept(shared, folder):
+    configs = [compose("model.cut_layer=mixed1", "fold=0", f"finetune.learning_rate={rate}") for rate in (1e-5, 1e-4)]
+    several = trials.several_go_on_from(configs, shared)
+    assert len(several) == 1
+    assert not trials.several_go_on_from([configs[0], compose("fold=1")], shared)
+    trials.run(configs[0], shared, Memory(several), nothing)
+    assert (folder / trials.TRANSFERS / next(iter(several)) / "model.keras").is_file()

@@ -125,6 +125,11 @@ def test_training_goes_on_from_its_last_epoch_to_the_same_weights(examples, tmp_
         np.testing.assert_array_equal(left, right)
 
 
+def test_no_checkpoint_is_written_before_its_time(examples, tmp_path):
+    run(make_model(), examples, checkpoint=tmp_path / "checkpoint", checkpoint_every=3600)
+    assert not (tmp_path / "checkpoint").exists()
+
+
 def test_cosine_is_keras_own_training_by_its_schedule(examples):
     model, reference, constant = (make_model(dropout=0) for _ in range(3))
     run(model, examples, epochs=1, schedule="cosine")

@@ -269,6 +269,9 @@ class Config:
     memory, and an epoch is one call; auto: device on a GPU. Figures may differ by rounding."""
     workers: Literal["local", "ray"]
     """Of decoding and features, to the same bytes. ray: a Ray cluster."""
+    checkpoint_every: Annotated[float, Rule(lambda v: 0 <= v < math.inf, "a number of seconds, 0 or more")]
+    """Seconds of training that a kill may cost: a phase writes a checkpoint after the first epoch that ends so long
+    after the last one. Results do not depend on it."""
     feature_cache_gib: Annotated[float, Rule(lambda v: 0 <= v < math.inf, "a number of GiB, 0 or more")]
     """Least recently used features beyond this are deleted after each phase."""
     data: SampleData | FilteredData | KaggleData | FolderData

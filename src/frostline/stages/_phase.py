@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from frostline.common.files import check_writable, write_csv, write_json
+from frostline.common.files import check_writable, sha256_of, write_csv, write_json
 from frostline.common.phase_names import PhaseName
 from frostline.config.paths import CURVES, MODELS, TRAINING
 from frostline.config.settings import Config
@@ -32,7 +32,7 @@ def run_phase(phase: PhaseName, config: Config, start: Path, build: Build, train
         _train_and_log(phase, config, start, build, train, strategy)
     else:
         data = load_images(config)
-        checkpoint = checkpoint_path(phase, config, data, start, strategy)
+        checkpoint = checkpoint_path(phase, config, data, sha256_of(start), strategy)
         train(build(data), data, config, Session(checkpoint=checkpoint, strategy=strategy))
     distribution.wait_for_all(strategy)
 
@@ -48,13 +48,13 @@ def _train_and_log(
     for output in (MODELS[phase], CURVES[phase], TRAINING[phase]):
         check_writable(output)
     data = load_images(config)
-    checkpoint = checkpoint_path(phase, config, data, start, strategy)
+    checkpoint = checkpoint_path(phase, config, data, sha256_of(start), strategy)
     patience = getattr(config, phase).patience
     with runs.phase_run(phase, runs.open_pipeline(config, data.digest)) as run:
         run.log_data(config.data.source, config.data.depends_on, data.digest, context="training")
         run.tag_computing(precision.resolve(config.precision))
         model = build(data)
-        history = train(model, data, config, Session(run.log_epoch, checkpoint, strategy))
+        history = train(model, data, config, Session(run.log_epoch, checkpoint, strategy, config.checkpoint_every))
         for epoch in with_kept_last(history, patience)[len(history) :]:  # the others were logged as they came
             run.log_epoch(epoch)
         save_model(model, MODELS[phase], data.classes)

@@ -150,7 +150,8 @@ def run(arguments: list[str]) -> None:
     from frostline.sweep import trials as sweep_trials
 
     warn_of_unused_gpu()
-    shared, memory = sweep_trials.open_shared(), Memory()
+    shared = sweep_trials.open_shared()
+    memory = Memory(None if is_search(asked.hydra) else sweep_trials.several_go_on_from(configs, shared))
     keys = sorted(sweep_trials.trial_key(config, shared) for config in configs)
     group = digest_of([asked.text, keys])[:16]
     if force:

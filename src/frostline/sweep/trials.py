@@ -5,7 +5,7 @@ import gc
 import logging
 import os
 import shutil
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -29,7 +29,7 @@ from frostline.models.saving import load_model, save_model
 from frostline.runtime.code_digest import code_digest
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras, tf
-from frostline.sweep.memory import Memory, values_of
+from frostline.sweep.memory import Memory, set_values, values_of
 from frostline.training import distribution, phases, precision
 from frostline.training.loop import Epoch, OnEpoch, Session, kept_epoch, with_kept_last
 
@@ -95,6 +95,12 @@ def open_shared() -> Shared:
         [device.device_type for device in tf.config.list_physical_devices()],
     ]
     return Shared(data, digest_of(facts))
+
+
+def several_go_on_from(trials: Sequence[Config], shared: Shared) -> frozenset[str]:
+    """The keys of the transfer phases that more than one of `trials` goes on from (see Memory)."""
+    counts = Counter(_transfer_key(trial, shared) for trial in trials)
+    return frozenset(key for key, count in counts.items() if count > 1)
 
 
 def _transfer_key(settings: Config, shared: Shared) -> str:
@@ -166,7 +172,7 @@ def score_on_test(settings: Config, shared: Shared, memory: Memory) -> dict[str,
     path = TRIALS / f"{key}.test.json"
     if not path.is_file():
         if memory.best_key == key:
-            model = _set(_model_at(_transfer_model(settings, shared), memory), memory.best_values)
+            model = set_values(_model_at(_transfer_model(settings, shared), memory), memory.best_values)
         else:
             model, _, _ = _train(settings, shared, memory, on_epoch=lambda epoch: None)
         data = shared.images(settings)
@@ -198,7 +204,7 @@ def _train(settings: Config, shared: Shared, memory: Memory, on_epoch: OnEpoch) 
 
     model = _model_at(start, memory)
     predict_fold("transfer")
-    with _session("finetune", settings, shared, start, after_transfer) as session:
+    with _session("finetune", settings, shared, after_transfer) as session:
         second = phases.finetune(model, data, settings, session)
     predict_fold("finetune")
     return model, Result(first, second), said
@@ -215,13 +221,7 @@ def _model_at(path: Path, memory: Memory) -> keras.Model:
         memory.keep(None, None)
         keras.utils.clear_session()
         memory.keep(path, load_model(path))
-    return _set(memory.model, memory.values)
-
-
-def _set(model: keras.Model, values: Sequence[np.ndarray]) -> keras.Model:
-    for variable, value in zip(model.variables, values, strict=True):
-        variable.assign(value)
-    return model
+    return set_values(memory.model, memory.values)
 
 
 def _transfer_once(settings: Config, shared: Shared, memory: Memory, on_epoch: OnEpoch) -> list[Epoch]:
@@ -229,35 +229,46 @@ def _transfer_once(settings: Config, shared: Shared, memory: Memory, on_epoch: O
 
     It is kept for later sweeps. Returns its epochs.
     """
-    model_path = _transfer_model(settings, shared)
+    key, model_path = _transfer_key(settings, shared), _transfer_model(settings, shared)
     history_path = model_path.with_name("history.json")
     model_path.parent.mkdir(parents=True, exist_ok=True)
     with locked(model_path.with_name("lock"), "another process trains the same head; waiting for it."):
         if history_path.is_file():
-            for epoch in read_json(history_path):
+            history = cast(list[Epoch], read_json(history_path))
+            for epoch in history:
                 on_epoch(epoch)
         else:
-            memory.keep(None, None)  # not in memory beside a new one
-            with _session("transfer", settings, shared, BACKBONE_WEIGHTS, on_epoch) as session:
-                model = phases.build_classifier(shared.data, BACKBONE_WEIGHTS, settings)
+            with _session("transfer", settings, shared, on_epoch) as session:
+                model = _untrained(settings, shared, memory)
                 history = phases.transfer(model, shared.images(settings), settings, session)
-                save_model(model, model_path, shared.data.classes)
-                write_json(history_path, history)  # last: it says that the model is there
+                if settings.fold is None or memory.several_go_on_from is None or key in memory.several_go_on_from:
+                    save_model(model, model_path, shared.data.classes)
+                    write_json(history_path, history)  # last: it says that the model is there
             for variable in model.variables:
                 if variable.path.endswith("seed_generator_state"):  # a file does not say how often dropout has drawn
                     variable.assign([variable[0], 0])
             memory.keep(model_path, model)
     os.utime(model_path.parent)  # used now: the longest unused are pruned
-    return cast(list[Epoch], read_json(history_path))
+    return history
+
+
+def _untrained(settings: Config, shared: Shared, memory: Memory) -> keras.Model:
+    """What `build_classifier` gives: trials in a row that differ in their seeds and images only build it once."""
+    built = digest_of([asdict(settings.model), settings.preprocess.image_size, shared.digest])
+    build = functools.partial(phases.build_classifier, shared.data, BACKBONE_WEIGHTS, settings)
+    model = memory.untrained_model(built, build)
+    phases.renew_head(model, shared.data, settings)
+    return model
 
 
 @contextmanager
-def _session(phase: PhaseName, settings: Config, shared: Shared, start: Path, on_epoch: OnEpoch) -> Iterator[Session]:
+def _session(phase: PhaseName, settings: Config, shared: Shared, on_epoch: OnEpoch) -> Iterator[Session]:
     """How `phase` runs; its checkpoint is no longer needed when it ended or was given up."""
     strategy = distribution.strategy_of(settings.distribution)
+    start = shared.digest if phase == "transfer" else _transfer_key(settings, shared)
     path = phases.checkpoint_path(phase, settings, shared.images(settings), start, strategy)
     try:
-        yield Session(on_epoch, path, strategy)
+        yield Session(on_epoch, path, strategy, settings.checkpoint_every)
     except PrunedError:
         path.unlink(missing_ok=True)
         raise

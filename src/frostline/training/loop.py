@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -82,9 +83,11 @@ class Session:
     on_epoch: OnEpoch = lambda epoch: None
     """Gets each epoch's figures, those of a checkpoint's epochs again."""
     checkpoint: Path | None = None
-    """A file that is written after each epoch; where it exists, training goes on from it, to the same weights."""
+    """A file that is written after epochs; where it exists, training goes on from it, to the same weights."""
     strategy: tf.distribute.Strategy | None = None
     """See `distribution`. Only the chief writes the checkpoint, and the other processes take over its state."""
+    checkpoint_every: float = 0
+    """Seconds since the last one, or the beginning, after which it is written."""
 
 
 ALONE = Session()
@@ -124,7 +127,7 @@ def train(
     for epoch in history:
         session.on_epoch(epoch)
     run_epoch, forward = _epochs(task, options.batch_size, state, strategy, on_device), predictor(model)
-    number = done
+    number, saved = done, time.monotonic()
     while not is_last(number):
         number += 1
         with track(f"{task.phase} {number}/{options.epochs}", total=count, unit="images") as advance:
@@ -142,8 +145,10 @@ def train(
             kept = _best_so_far(history, strategy)
             if kept == number:
                 _assign(state.best, state.trained.variables)
-        if checkpoint and distribution.is_chief(strategy):
+        late = time.monotonic() - saved >= session.checkpoint_every
+        if checkpoint and late and distribution.is_chief(strategy):
             checkpoints.save(checkpoint, state.outcome if is_last(number) else state.variables, history)
+            saved = time.monotonic()
         session.on_epoch(history[-1])
     if options.patience:
         _log.info("%s: epoch %d of %d is kept", task.phase, kept, len(history))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from frostline.common.files import digest_of, sha256_of
+from frostline.common.files import digest_of
 from frostline.common.phase_names import PhaseName
 from frostline.common.seeds import derive_seed
 from frostline.config.paths import CHECKPOINTS, PROCESSED
@@ -38,7 +38,29 @@ def build_classifier(data: Dataset, weights: Path, settings: Config) -> keras.Mo
     """
     base = backbone.build_backbone(settings.preprocess.image_size, weights, settings.model.backbone)
     _frost_line(base, settings)  # what is wrong there is said at once, and names layers above the cut, too
-    model = add_head(
+    model = _with_head(base, data, settings)
+    frost_line.freeze(model, backbone=base)
+    return model
+
+
+def renew_head(model: keras.Model, data: Dataset, settings: Config) -> None:
+    """Give the head of `model` the values that `build_classifier` would give it, and freeze all below it again.
+
+    For another training of the same classifier, whose seed may be another one: to build it anew takes seconds.
+    """
+    cut = settings.model.cut_layer
+    stub = keras.Input(model.get_layer(cut).output.shape[1:], name=cut)
+    head = _with_head(keras.Model(stub, stub), data, settings)
+    names = {layer.name for layer in head.layers[1:]}
+    for layer in head.layers[1:]:
+        for variable, value in zip(model.get_layer(layer.name).variables, layer.variables, strict=True):
+            variable.assign(value.value.read_value())
+    for layer in model.layers:
+        layer.trainable = layer.name in names
+
+
+def _with_head(base: keras.Model, data: Dataset, settings: Config) -> keras.Model:
+    return add_head(
         base,
         settings.model.cut_layer,
         dense_units=settings.model.dense_units,
@@ -47,8 +69,6 @@ def build_classifier(data: Dataset, weights: Path, settings: Config) -> keras.Mo
         seed=derive_seed(_seed(settings), "head"),
         classes=len(data.classes),
     )
-    frost_line.freeze(model, backbone=base)
-    return model
 
 
 def transfer(model: keras.Model, data: Dataset, settings: Config, session: Session = ALONE) -> list[Epoch]:
@@ -66,9 +86,9 @@ def settings_that_matter(phase: PhaseName, settings: Config) -> dict[str, Any]:
 
 
 def checkpoint_path(
-    phase: PhaseName, settings: Config, data: Dataset, start: Path, strategy: tf.distribute.Strategy | None = None
+    phase: PhaseName, settings: Config, data: Dataset, start: str, strategy: tf.distribute.Strategy | None = None
 ) -> Path:
-    """Where `phase` keeps its checkpoint, starting from the weights in the file `start`.
+    """Where `phase` keeps its checkpoint; `start`: a digest of the weights that it starts from.
 
     The name holds a digest of all that the result depends on, so that a checkpoint is never taken for another phase's,
     nor for one of other devices: how what is trained lies in its variables depends on them.
@@ -76,7 +96,7 @@ def checkpoint_path(
     facts = [
         settings_that_matter(phase, settings),
         data.digest,
-        sha256_of(start),
+        start,
         code_digest(__name__),
         tf.__version__,
         keras.__version__,
