@@ -133,7 +133,7 @@ def test_points_within_chance_of_the_best() -> None:
     assert found.differences[found.best].high == 0
     np.testing.assert_allclose([each.mean for each in found.means], losses.mean(axis=(1, 2)))
     alone = found.means[3].high - found.means[3].low
-    assert alone > 3 * (found.differences[3].high - found.differences[3].low)  # how hard the images are cancels
+    assert alone > 2 * (found.differences[3].high - found.differences[3].low)  # how hard the images are cancels
 
 
 def test_the_truly_best_point_is_kept_whichever_is_chosen() -> None:
