@@ -59,6 +59,7 @@ def test_what_a_run_has_at_all_sizes_does_not_hide_the_curve() -> None:
     assert spread(drops) < spread(levels) / 1.5
 
 
+@pytest.mark.slow
 def test_forecasts_cover_about_what_they_promise() -> None:
     rng, covered = np.random.default_rng(5), []
     for study in range(60):

@@ -2,9 +2,11 @@
 
 A study trains once per seed and fold. A training's luck (its head, its order, its dropout) shifts the losses of all
 images of its fold, so S x N losses hold much less than S x N facts. An interval here covers which images were labelled
-and the luck of training. Which images train the models matters little beside both, as the models of stable learners
-hardly differ by it (Bayle, Bayle, Janson & Mackey 2020, "Cross-validation confidence intervals for test error", whose
-interval is the share of the images alone); `benchmarks/study_intervals.py` draws that, too, and measures the coverage.
+and the luck of training. What the choice of the training images adds is left out: it cannot be estimated from one data
+set (Bengio & Grandvalet 2004, "No unbiased estimator of the variance of k-fold cross-validation"), and is small where
+learning is stable (Bayle, Bayle, Janson & Mackey 2020, "Cross-validation confidence intervals for test error"). Nadeau
+& Bengio's (2003) correction would more than double the variance of the images, too: 98% to 99% instead of 95%.
+`benchmarks/study_intervals.py` trains real classifiers, draws that choice, too, and measures the coverage.
 
 Throughout, `folds` (N,) int says which fold each image is in, and trainings of one seed in several folds are
 independent: their seeds must differ.

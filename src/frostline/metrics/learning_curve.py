@@ -14,12 +14,13 @@ _STEPS = 49  # of the grid over levels and over drops
 _REACH = 4  # standard errors that the grid goes beyond what was measured
 _OWN_NOISE = 0.05  # of the level: noise of one run as assumed before any was seen, worth _OWN_DEGREES runs
 _OWN_DEGREES = 2
+_LEAST = 0.02  # of the measured loss at the largest size: where the grid's levels begin
 _NEGLIGIBLE = 1e-5  # of the highest weight: curves below it are dropped
 
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """Power laws a + b * n^-c that fit the measured losses, M of them, the best one first."""
+    """Power laws a + b * n^-c that fit the measured losses, M of them, the most probable one first."""
 
     a: np.ndarray
     """(M,) float64, at least 0: the loss that no number of images gets below."""
@@ -47,9 +48,10 @@ def fit_learning_curve(sizes: np.ndarray, losses: np.ndarray) -> LearningCurve:
     """Fit a + b * n^-c to the mean loss at each size, and keep all curves that could be the true one.
 
     Three or four sizes never settle three parameters: a best curve with a bootstrap around it would be too sure of its
-    exponent. So a grid of curves is weighted by how well each fits (Bayes' rule): even before the data over the level
-    at the largest size, the drop from the smallest one, and the logarithm of c. Runs are noisy: their means' covariance
-    is estimated, what a run has at all sizes apart, and the fit is by Student's t for it.
+    exponent. So a grid of curves is weighted by how well each fits, by Bayes' rule. Before the data all are as probable
+    that differ in the logarithms of c and of the loss at the largest size, or in the share of that loss that stays for
+    good. Runs are noisy: their means' covariance is estimated, what a run has at all sizes apart, and the fit is by
+    Student's t for it.
 
     Args:
         sizes: (K,) numbers of training images, rising, K at least 2.
@@ -70,21 +72,23 @@ def fit_learning_curve(sizes: np.ndarray, losses: np.ndarray) -> LearningCurve:
             "A log loss of the learning curve is no number: training diverged.\nLower the learning rate and run again."
         )
     means, covariance = losses.mean(axis=1), _covariance_of_means(losses)
-    if not means.any():  # nothing is left to learn
+    if means[-1] <= 0:  # nothing is left to learn
         return LearningCurve(np.zeros(1), np.zeros(1), np.ones(1), np.ones(1))
 
     reach = _REACH * float(covariance.diagonal().max()) ** 0.5
-    levels = np.linspace(max(0.0, means[-1] - reach), means[-1] + reach, _STEPS)
+    levels = np.linspace(max(_LEAST * means[-1], means[-1] - reach), means[-1] + reach, _STEPS)
     drops = np.linspace(0, max(0.0, means[0] - means[-1]) + reach, _STEPS)
     level, drop, c = (axis.ravel() for axis in np.meshgrid(levels, drops, _EXPONENTS, indexing="ij"))
     b = drop / (sizes[0] ** -c - sizes[-1] ** -c)
     a = level - b * sizes[-1] ** -c
-    a, b, c = a[a >= 0], b[a >= 0], c[a >= 0]
+    before = -np.log(level * ((sizes[-1] / sizes[0]) ** c - 1))  # the grid is even over drops, not over shares
+    a, b, c, before = (each[a >= 0] for each in (a, b, c, before))
 
     off = a + b * sizes[:, None] ** -c - means[:, None]
     distance = np.sum(off * np.linalg.solve(covariance, off), axis=0)
-    degrees = losses.shape[1] - 1 + _OWN_DEGREES
-    fit = -(degrees + len(sizes)) / 2 * np.log1p(distance / degrees)
+    degrees = max(_OWN_DEGREES, losses.shape[1] - 1)
+    # More sizes than the three parameters say more of the shape, but not of the error that all sizes share.
+    fit = before - (degrees + min(3, len(sizes))) / 2 * np.log1p(distance / degrees)
     order = np.argsort(-fit, kind="stable")
     weights = np.exp(fit[order] - fit[order[0]])
     kept = order[weights > _NEGLIGIBLE]
