@@ -29,9 +29,9 @@ from sklearn.preprocessing import StandardScaler
 from frostline.common.files import write_json
 from frostline.common.seeds import generator
 from frostline.metrics.bootstrap import Pair, bootstrap_intervals
-from frostline.metrics.cross_validation import mean_difference, shallowest_enough, within_chance
-from frostline.metrics.learning_curve import fit_learning_curve
 from frostline.metrics.log_loss import log_losses
+from frostline.studies.cross_validation import mean_difference, shallowest_enough, within_chance
+from frostline.studies.learning_curve import fit_learning_curve
 
 FOLDS = 5
 TEST = 0.15  # of the images: the single split that a study is compared with

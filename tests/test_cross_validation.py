@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from frostline.metrics.cross_validation import mean_difference, shallowest_enough, within_chance
 from frostline.runtime.errors import FrostlineError
+from frostline.studies.cross_validation import mean_difference, shallowest_enough, within_chance
 
 
 def folds_of(images, count=5):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from frostline.metrics.learning_curve import fit_learning_curve, what_more_images_give
 from frostline.runtime.errors import FrostlineError
+from frostline.studies.learning_curve import fit_learning_curve, what_more_images_give
 
 SIZES = np.array([100, 200, 400, 800])
 

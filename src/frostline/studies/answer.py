@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from frostline.common.phase_names import PHASES, PhaseName
-from frostline.metrics.cross_validation import Estimate, mean_difference
 from frostline.metrics.formatting import decimals, rounded, signed
 from frostline.metrics.log_loss import log_losses
 from frostline.studies.collected import Collected, Point
+from frostline.studies.cross_validation import Estimate, mean_difference
 
 Tone = Literal["better", "worse", "indistinguishable"]
 NAMES: dict[PhaseName, str] = {"transfer": "the transfer model", "finetune": "the fine-tuned model"}

@@ -4,11 +4,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from frostline.common.phase_names import PHASES
-from frostline.metrics.cross_validation import shallowest_enough, within_chance
 from frostline.report.style import COLOURS, INK, plain
 from frostline.report.style import NAMES as PHASE_NAMES
 from frostline.studies.answer import NAMES, Answer, learned_nothing, listed
 from frostline.studies.collected import Collected
+from frostline.studies.cross_validation import shallowest_enough, within_chance
 from frostline.studies.ranking import COLUMNS, point_figures, row
 
 

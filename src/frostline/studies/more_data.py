@@ -5,11 +5,11 @@ from matplotlib.figure import Figure
 
 from frostline.common.phase_names import PHASES
 from frostline.metrics.formatting import rounded
-from frostline.metrics.learning_curve import LearningCurve, fit_learning_curve, what_more_images_give
 from frostline.report.style import COLOURS
 from frostline.report.style import NAMES as PHASE_NAMES
 from frostline.studies.answer import Answer, Tone, learned_nothing, phase_figures
 from frostline.studies.collected import Collected, Point
+from frostline.studies.learning_curve import LearningCurve, fit_learning_curve, what_more_images_give
 
 _AHEAD = (2, 4)
 """Times today's training images that are looked ahead: further, three or four sizes say little."""

@@ -3,7 +3,6 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from frostline.metrics.cross_validation import Ranking, within_chance
 from frostline.metrics.formatting import rounded
 from frostline.report.style import COLOURS, plain
 from frostline.report.style import NAMES as PHASE_NAMES
@@ -18,6 +17,7 @@ from frostline.studies.answer import (
     phase_figures,
 )
 from frostline.studies.collected import Collected, Point
+from frostline.studies.cross_validation import Ranking, within_chance
 
 COLUMNS = ["", "Log loss ↓", "Accuracy ↑", "Taken", "Log loss beside the best"]
 

@@ -4,7 +4,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from frostline.common.phase_names import PHASES
-from frostline.metrics.cross_validation import mean_difference
 from frostline.report.style import COLOURS
 from frostline.report.style import NAMES as PHASE_NAMES
 from frostline.studies.answer import (
@@ -19,6 +18,7 @@ from frostline.studies.answer import (
     phase_figures,
 )
 from frostline.studies.collected import Collected
+from frostline.studies.cross_validation import mean_difference
 
 
 def worth_it(found: Collected) -> Answer:
