@@ -1,6 +1,6 @@
 """What a study answers, ready to be shown: a verdict, a table, a chart and the same as plain figures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -36,7 +36,10 @@ class Answer:
     """What the chart shows, in a sentence."""
     figures: dict[str, Any]
     """The same as plain numbers, for study.json."""
+    take: Mapping[str, str] | None = None
+    """The values of the point to take, where the study chooses one."""
     notes: list[str] = field(default_factory=list)
+    """What to keep in mind."""
 
     @property
     def sentence(self) -> str:

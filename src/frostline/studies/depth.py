@@ -37,6 +37,7 @@ def depth(found: Collected) -> Answer:
         draw=lambda figure: _draw(figure, found, enough),
         chart="Log loss by cut layer after each phase, from the lowest cut to the highest; the dotted line is the cut"
         " that is enough.",
+        take=taken.values,
         figures={
             "enough": dict(taken.values),
             "best": dict(best.values),

@@ -1,7 +1,7 @@
 """A study's files: one self-contained page, its chart, its figures, and what every model says of every image."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -23,10 +23,12 @@ QUESTIONS = {
     "depth": "How deep to cut the backbone?",
     "more_data": "Would more images help?",
     "recipes": "Which recipe is best?",
+    "folds": "Which setting is best?",
 }
-"""By option of conf/study."""
+"""By option of conf/study; and of any other sweep over folds."""
 _ANSWERS: dict[str, Callable[[Collected], Answer]] = {"worth_it": worth_it, "depth": depth, "more_data": more_data}
 """The others rank their points."""
+_NAMED = 6  # classes, at most
 _FEW_IMAGES = 30  # of a class: below it, percentiles and t intervals are known to be too narrow
 
 
@@ -35,7 +37,7 @@ class Study:
     """A study that ran."""
 
     name: str
-    """An option of conf/study."""
+    """One of QUESTIONS."""
     run: str
     """The name of its run."""
     settings: Sequence[tuple[str, str]]
@@ -52,7 +54,9 @@ def write_study(study: Study, trainings: Sequence[Training]) -> tuple[Answer, li
     Raises FrostlineError where trainings are missing, or diverged.
     """
     found = collect(trainings)
-    answer = _ANSWERS.get(study.name, ranked)(found)
+    judge = _ANSWERS.get(study.name, ranked if len(found.points) > 1 else worth_it)
+    answer = judge(found)
+    answer = replace(answer, notes=[*answer.notes, *_few_images(found)])
     folder = STUDIES / study.name
     with replacing(folder) as temporary:
         temporary.mkdir(parents=True)
@@ -64,9 +68,12 @@ def write_study(study: Study, trainings: Sequence[Training]) -> tuple[Answer, li
     return answer, sorted(folder.iterdir())
 
 
-def few_of_a_class(found: Collected) -> list[str]:
-    """The classes of which there are so few images that intervals are too narrow."""
-    return [name for label, name in enumerate(found.classes) if (found.labels == label).sum() < _FEW_IMAGES]
+def _few_images(found: Collected) -> list[str]:
+    few = [isolated(name) for label, name in enumerate(found.classes) if (found.labels == label).sum() < _FEW_IMAGES]
+    if not few:
+        return []
+    names = ", ".join(few[:_NAMED]) + (f" and {len(few) - _NAMED} more classes" if len(few) > _NAMED else "")
+    return [f"Under {_FEW_IMAGES} images of {names}: with so few, intervals are too narrow; do not rely on them."]
 
 
 def _as_json(study: Study, answer: Answer, found: Collected) -> dict[str, object]:
@@ -94,11 +101,10 @@ def _page(study: Study, answer: Answer, found: Collected, chart: str) -> str:
     return environment.get_template("study.html.jinja").render(
         study=study,
         answer=answer,
-        question=QUESTIONS.get(study.name, study.name),
+        question=QUESTIONS[study.name],
         chart=Markup(chart),  # noqa: S704  (our own drawing, whose text is escaped by matplotlib)
-        few=[isolated(name) for name in few_of_a_class(found)],
         images=len(found.images),
-        classes=[isolated(name) for name in found.classes],
+        classes=len(found.classes),
         folds=len(set(found.folds.tolist())),
         seeds=found.seeds,
     )

@@ -52,6 +52,7 @@ def ranked(found: Collected) -> Answer:
         rows=[row(found, ranking, place) for place in order],
         draw=lambda figure: _draw(figure, found, ranking, order),
         chart="Log loss above the best one's, with 95% intervals; those within chance of it are filled.",
+        take=best.values,
         figures={"best": dict(best.values), "points": [point_figures(found, ranking, place) for place in order]},
     )
 

@@ -24,16 +24,17 @@ Record = Mapping[str, Any]
 
 _SWEEP = "sweep.json"
 
-_SEED = "seed"
+LUCK = ("fold", "seed")
+"""Settings of which a result's luck consists: a setting is judged by all of its trainings."""
 _IN_TABLE = 20  # settings in the description: more are in the CSV
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One combination of the swept settings; its trials differ in their seed only."""
+    """One combination of the swept settings; its trials differ in their seed and fold only."""
 
     values: dict[str, str]
-    """Of the swept settings, the seed left out."""
+    """Of the swept settings, seed and fold left out."""
     trials: list[Record]
     """Those that finished."""
     unfinished: int
@@ -43,12 +44,12 @@ class Setting:
         return label(self.values)
 
     def mean(self, phase: str = "finetune", figure: str = "loss") -> float:
-        """Mean over the seeds of a validation figure after `phase`."""
+        """Mean over seeds and folds of a validation figure after `phase`."""
         return mean(_figure(trial, phase, figure) for trial in self.trials)
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation over the seeds (n - 1) of the validation loss after fine-tuning; None for one seed."""
+        """Standard deviation over them (n - 1) of the validation loss after fine-tuning; None for one training."""
         losses = [_figure(trial, "finetune", "loss") for trial in self.trials]
         return stdev(losses) if len(losses) > 1 else None
 
@@ -109,7 +110,7 @@ def rank(trials: Sequence[Record]) -> list[Setting]:
 
     Settings of which a seed failed come last: a mean over the lucky ones would flatter them.
     """
-    keys = [key for key in swept_keys(trials) if key != _SEED]
+    keys = [key for key in swept_keys(trials) if key not in LUCK]
     groups: dict[tuple[str, ...], list[Record]] = {}
     for trial in trials:
         values = values_of(trial)
@@ -225,7 +226,8 @@ def headline(trials: Sequence[Record]) -> str:
     if not settings:
         return f"None of {counted} finished."
     best = settings[0]
-    over = f", mean of {len(best.trials)} seeds" if len(best.trials) > 1 else ""
+    each = "trainings" if "fold" in values_of(best.trials[0]) else "seeds"
+    over = f", mean of {len(best.trials)} {each}" if len(best.trials) > 1 else ""
     return f"Best of {counted}: {best.label}, validation loss {loss_text(best)}{over}."
 
 

@@ -141,7 +141,8 @@ def run(arguments: list[str]) -> None:
     if flags - {"-m", "--multirun"}:  # --help, --cfg …
         trial_command(Memory())()
         return
-    asked = plan([argument for argument in arguments if argument not in flags])
+    overrides = [argument for argument in arguments if argument not in flags]
+    asked = plan(overrides)
     configs = [compose_trial(trial) for trial in asked.trials]
     if not is_search(asked.hydra):
         _check_that_none_is_twice(asked.trials, configs)
@@ -168,8 +169,8 @@ def run(arguments: list[str]) -> None:
     sys.argv.append(f"hydra.sweep.dir={folder}")
     with table.watching(folder, asked.total):
         trial_command(memory)()
-    if asked.study:
-        answer_study(asked.study, folder, shared, pipeline)
+    if all(config.fold is not None for config in configs):
+        answer_study(asked.study or "folds", overrides, folder, shared, pipeline)
     else:
         _finish(folder, shared, memory, pipeline)
 

@@ -1,25 +1,38 @@
 """The end of a sweep that is a study: from its trials to its answer."""
 
+import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from frostline.config.settings import Config
+from frostline.common.files import write_text
 from frostline.runtime.errors import FrostlineError
 from frostline.sweep import table
 from frostline.sweep.plan import compose_trial
-from frostline.sweep.results import Record, read_trials, reason, swept_keys, values_of, write_tables
+from frostline.sweep.results import (
+    LUCK,
+    REBUILD,
+    RECIPE,
+    Record,
+    read_trials,
+    reason,
+    recipe,
+    swept_keys,
+    values_of,
+    write_tables,
+)
 
 if TYPE_CHECKING:
     from frostline.studies.collected import Training
     from frostline.sweep.trials import Shared
     from frostline.tracking.runs import Pipeline
 
-_AXES = ("fold", "seed")
 
+def answer_study(name: str, overrides: Sequence[str], folder: Path, shared: "Shared", pipeline: "Pipeline") -> None:
+    """Answer the study `name`, which `overrides` asked for and whose trials are in `folder`.
 
-def answer_study(name: str, folder: Path, shared: "Shared", pipeline: "Pipeline") -> None:
-    """Answer the study `name`, whose trials are in `folder`; leave its files, log them on the sweep's run, say it.
+    Leaves its files, logs them on the sweep's run, and says it.
 
     Raises FrostlineError where a trial did not finish.
     """
@@ -39,10 +52,15 @@ def answer_study(name: str, folder: Path, shared: "Shared", pipeline: "Pipeline"
         name,
         pipeline.name,
         sorted((key, str(value)) for key, value in pipeline.settings.items()),
-        f"python -m frostline.sweep -m study={name}",
+        shlex.join(["python", "-m", "frostline.sweep", "-m", *overrides]),
     )
-    answer, files = write_study(study, _trainings(trials, shared))
-    table.print_answer(answer.sentence, next(file for file in files if file.suffix == ".html"))
+    trainings = _trainings(trials, shared)
+    answer, files = write_study(study, trainings)
+    if answer.take is not None:
+        taken = next(trial for trial, training in zip(trials, trainings, strict=True) if training.values == answer.take)
+        config = replace(compose_trial(taken["overrides"]), fold=None, train_share=1.0)
+        write_text(RECIPE, recipe(config, f"{answer.title}.\nRebuild it: {REBUILD}"))
+    table.print_answer(answer, next(file for file in files if file.suffix == ".html"))
     with runs.sweep_run(pipeline) as parent:
         parent.log_files(*files, *tables)
         parent.describe(f"**{answer.title}.** {answer.text}\n", {})
@@ -52,24 +70,19 @@ def _trainings(trials: Sequence[Record], shared: "Shared") -> list["Training"]:
     from frostline.studies.collected import Training
     from frostline.sweep.trials import out_of_fold
 
-    keys = [key for key in swept_keys(trials) if key not in _AXES]
+    keys = [key for key in swept_keys(trials) if key not in LUCK]
     found = []
     for trial in trials:
         config, values = compose_trial(trial["overrides"]), values_of(trial)
+        assert config.fold is not None  # as `run` has seen
         found.append(
             Training(
                 values={key: values.get(key, "") for key in keys},
                 seed=config.seed,
-                fold=_fold(config),
+                fold=config.fold,
                 train_images=len(shared.images(config).names("train")),
                 validation={phase: trial[phase]["validation/loss"] for phase in ("transfer", "finetune")},
                 said=out_of_fold(config, shared),
             )
         )
     return found
-
-
-def _fold(config: Config) -> int:
-    if config.fold is None:
-        raise FrostlineError("A study needs folds.\nLeave fold out: it is one of the study's axes.")
-    return config.fold

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import Console
@@ -27,6 +28,9 @@ from frostline.sweep.results import (
     test_line,
     values_of,
 )
+
+if TYPE_CHECKING:
+    from frostline.studies.answer import Answer
 
 _POLL = 0.5  # seconds
 _SHOWN = 10  # rows of the live table
@@ -137,9 +141,12 @@ def _table(title: str, settings: Sequence[Setting], lost: Sequence[Record], tria
     return table
 
 
-def print_answer(sentence: str, page: Path) -> None:
-    """Print to stdout what a study answers, and where its page is."""
-    Console().print(sentence, f"Report: {page}", sep="\n", soft_wrap=True, highlight=False, markup=False)
+def print_answer(answer: "Answer", page: Path) -> None:
+    """Print to stdout what a study answers, what to do next, and where its page is."""
+    lines = [answer.sentence, *answer.notes]
+    if answer.take is not None:
+        lines.append(f"Train it on the prepared splits, with a model to use: {REBUILD}")
+    Console().print(*lines, f"Report: {page}", sep="\n", soft_wrap=True, highlight=False, markup=False)
 
 
 def print_summary(trials: Sequence[Record], test: Mapping[str, float] | None, folder: Path) -> None:

@@ -1,0 +1,179 @@
+"""What studies answer: from what every model says of images that it never saw, to a sentence, a table and a page."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from frostline.runtime.errors import FrostlineError
+from frostline.studies.collected import Training, collect, out_of_fold
+from frostline.studies.page import Study, write_study
+
+CLASSES = ("고양이", "dog")
+FOLDS = 5
+
+
+def said(fold, losses, seed, images=200, shares=(0.5, 0.5)):
+    """What both phases' models say of the images of `fold`, right with the given mean log losses by phase."""
+    rng = np.random.default_rng(0)
+    labels = (rng.random(images) >= shares[0]).astype(int)
+    difficulty, rows = rng.gamma(1, 1, images), np.flatnonzero(np.arange(images) % FOLDS == fold)
+    tables = []
+    for phase, loss in losses.items():
+        luck = np.random.default_rng([seed, fold, round(loss * 1e6)])
+        own = np.exp(-np.maximum(loss * difficulty[rows] * luck.uniform(0.9, 1.1, len(rows)), 1e-6))
+        second = np.where(labels[rows] == 1, own, 1 - own)
+        table = pd.DataFrame({"image": [f"{row}.png" for row in rows], "class": [CLASSES[n] for n in labels[rows]]})
+        tables.append(table.assign(phase=phase, **{f"P({CLASSES[0]})": 1 - second, f"P({CLASSES[1]})": second}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def trainings(points, seeds=(1, 2), **options):
+    """Of each point, its values, mean log losses by phase, and training images."""
+    return [
+        Training(values, seed, fold, count, dict(losses), said(fold, losses, seed, **options))
+        for values, losses, count in points
+        for seed in seeds
+        for fold in range(FOLDS)
+    ]
+
+
+def losses(transfer, finetune):
+    return {"transfer": transfer, "finetune": finetune}
+
+
+@pytest.fixture
+def answered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def answer(name, *points, **options):
+        study = Study(name, "my run", [("augment", "flip")], f"python -m frostline.sweep -m study={name}")
+        return write_study(study, trainings(points, **options))
+
+    return answer
+
+
+def test_out_of_fold_losses_stand_by_seed_and_image(tmp_path):
+    found = collect(trainings([({}, losses(0.5, 0.3), 120)], seeds=(3, 1)))
+    (point,) = found.points
+    assert found.seeds == [1, 3]
+    assert (len(found.images), point.losses["transfer"].shape) == (200, (2, 200))
+    assert [image for image, fold in zip(found.images, found.folds, strict=True) if fold == 2][:2] == ["2.png", "7.png"]
+    for place, seed in enumerate(found.seeds):
+        for fold in range(FOLDS):
+            table = said(fold, losses(0.5, 0.3), seed)
+            table = table[table["phase"] == "finetune"]
+            actual = np.where(table["class"] == CLASSES[1], table[f"P({CLASSES[1]})"], table[f"P({CLASSES[0]})"])
+            here = [found.images.index(image) for image in table["image"]]
+            np.testing.assert_allclose(point.losses["finetune"][place, here], -np.log(actual), rtol=1e-6)
+    np.testing.assert_allclose(found.shares.sum(axis=1), 1)
+    table = out_of_fold(trainings([({"a": "1"}, losses(0.5, 0.3), 120)], seeds=(1,)))
+    assert len(table) == 2 * 200
+    assert set(table["trial"]) == {"a=1"}
+
+
+def test_a_fold_that_was_not_trained_with_every_seed_is_no_answer():
+    with pytest.raises(FrostlineError, match=r"not every fold was trained with every seed\.\nRun the study again"):
+        collect(trainings([({}, losses(0.5, 0.3), 120)])[:-1])
+
+
+@pytest.mark.parametrize(
+    ("phases", "title", "advice"),
+    [
+        (losses(0.5, 0.3), "Fine-tuning was worth it", "Take the fine-tuned model"),
+        (losses(0.3, 0.5), "Fine-tuning made it worse", "Take the transfer model"),
+        (losses(0.4, 0.4005), "Too close to call", "the transfer model"),
+        (losses(1.2, 1.0), "Neither phase learned anything beyond guessing", "Check the labels"),
+    ],
+)
+def test_was_it_worth_it(answered, phases, title, advice):
+    answer, files = answered("worth_it", ({}, phases, 120))
+    assert answer.title == title
+    assert advice in answer.text
+    assert [path.name for path in files] == [
+        "chart.png",
+        "chart.svg",
+        "out_of_fold.parquet",
+        "report.html",
+        "study.json",
+    ]
+
+
+def test_on_unequal_classes_a_model_that_knows_the_shares_only_has_learned_nothing(answered):
+    """90% of the images are of one class; accuracy is 0.9 and log loss low without a single right idea."""
+    answer, _ = answered("worth_it", ({}, losses(0.5, 0.45), 120), shares=(0.95, 0.05))
+    assert answer.title == "Neither phase learned anything beyond guessing"
+
+
+def test_recipes_within_chance_of_the_best_are_named(answered):
+    points = [
+        ({"experiment": name}, losses(0.6, loss), 120) for name, loss in zip("abc", (0.3, 0.301, 0.5), strict=True)
+    ]
+    answer, _ = answered("recipes", *points)
+    assert answer.title == "2 of 3 are within chance of the best"
+    assert "experiment=c" not in answer.text
+    assert answer.take == {"experiment": "a"}
+    assert [row[0] for row in answer.rows] == ["experiment=a", "experiment=b", "experiment=c"]
+    alone, _ = answered("recipes", points[0], points[2])
+    assert alone.title == "Best: experiment=a"
+    assert alone.tone == "better"
+
+
+def test_the_phase_of_a_point_is_chosen_by_its_validation_loss_not_by_the_images_that_judge_it(answered):
+    point = ({"experiment": "a"}, losses(0.3, 0.4), 120)
+    parts = trainings([point, ({"experiment": "b"}, losses(0.6, 0.6), 120)])
+    parts = [
+        Training(part.values, part.seed, part.fold, 120, losses(0.9, 0.1), part.said) for part in parts
+    ]  # by validation, fine-tuning is better
+    found = collect(parts)
+    assert [each.phase for each in found.points] == ["finetune", "finetune"]
+
+
+def test_the_lowest_cut_that_is_enough_is_taken(answered):
+    cuts = [("mixed1", 0.6), ("mixed2", 0.4), ("mixed3", 0.3), ("mixed4", 0.3001), ("mixed5", 0.299)]
+    points = [({"model.cut_layer": name}, losses(0.7, loss), 120) for name, loss in cuts]
+    answer, _ = answered("depth", *points)
+    assert answer.title == "model.cut_layer=mixed3 is enough"
+    assert answer.take == {"model.cut_layer": "mixed3"}
+    assert [row[0] for row in answer.rows] == [f"model.cut_layer={name}" for name, _ in cuts]
+
+
+@pytest.mark.parametrize(
+    ("curve", "title"),
+    [
+        ((0.66, 0.45, 0.3, 0.2), "More images would help"),
+        ((0.3, 0.3, 0.3, 0.3), "More images would hardly help"),
+        ((1.5, 1.4, 1.4, 1.3), "Too little was learned to tell"),
+    ],
+)
+def test_would_more_images_help(answered, curve, title):
+    counts = (15, 30, 60, 120)
+    points = [({"train_share": str(n / 120)}, losses(0.7, loss), n) for n, loss in zip(counts, curve, strict=True)]
+    answer, _ = answered("more_data", *points[::-1])
+    assert answer.title == title
+    assert "120 more images would" in answer.text
+    assert "360 more images would" in answer.text
+    forecast = answer.figures["forecast"]
+    assert [each["train_images"] for each in forecast] == [240, 480]
+    assert forecast[0]["median"] >= forecast[1]["median"]
+    assert [each["train_images"] for each in answer.figures["points"]] == list(counts)
+
+
+def test_the_page_loads_nothing_names_all_and_is_the_same_twice(answered):
+    answer, files = answered("worth_it", ({}, losses(0.5, 0.3), 120), images=60)
+    page = next(path for path in files if path.suffix == ".html").read_text()
+    assert "Was fine-tuning worth it?" in page
+    assert "Under 30 images of" in page
+    assert "고양이" in page
+    assert not re.search(r"(src|href)=\"(?!data:|#)", page)
+    assert "<svg" in page
+    for row in answer.rows:
+        assert row[0].replace("'", "&#39;") in page
+    figures = json.loads(next(path for path in files if path.suffix == ".json").read_text())
+    assert figures["title"] == answer.title
+    assert figures["difference"]["high"] < 0
+    before = {path.name: path.read_bytes() for path in files}
+    _, again = answered("worth_it", ({}, losses(0.5, 0.3), 120), images=60)
+    assert {path.name: path.read_bytes() for path in again} == before
