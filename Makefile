@@ -1,5 +1,5 @@
 # Everything people do here, each one command.
-.PHONY: check demo train install browser postgresql test chaos fuzz lint audit format params ui server bench fonts lock clean
+.PHONY: check demo train install browser postgresql test chaos fuzz lint audit format params study ui server bench fonts lock clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -77,6 +77,9 @@ format: install-dev
 
 params: install          ## write conf/'s composition to params.yaml; ARGS="data=kaggle weights=imagenet" overrides
 	$(PYTHON) -m frostline.config.load $(ARGS) > .params.tmp && mv .params.tmp params.yaml
+
+study: install           ## answers from many trainings: make study STUDY=worth_it, depth, more_data or recipes
+	$(RUN) python -m frostline.sweep -m study=$(or $(STUDY),worth_it) $(ARGS)
 
 ui: install              ## browse the runs at http://127.0.0.1:5000
 	$(RUN) MLFLOW_DISABLE_TELEMETRY=true mlflow ui --host 127.0.0.1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlruns/mlflow.db}"
