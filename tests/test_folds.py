@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from frostline.data.dataset import SPLITS
-from frostline.data.folds import assign_folds, choose_images
 from frostline.data.rows import Rows
+from frostline.training.folds import assign_folds, choose_images
 
 
 def paths_of(data, split):

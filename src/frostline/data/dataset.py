@@ -46,8 +46,8 @@ class Dataset:
     stored_digest: str
     """SHA-256 of the manifest: of the images as they lie in `folder`."""
     rows: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """Where the labelled images are split otherwise than they are stored (see `folds`), by split which of all stored
-    ones, (N,) int, counted through the stored splits in the order of SPLITS."""
+    """Where the labelled images are split otherwise than they are stored (as by `choose_images`), by split which of all
+    stored ones, (N,) int, counted through the stored splits in the order of SPLITS."""
 
     def has(self, split: str) -> bool:
         return split in self.paths

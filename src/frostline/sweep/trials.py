@@ -21,7 +21,6 @@ from frostline.common.phase_names import PhaseName
 from frostline.config.paths import BACKBONE_WEIGHTS, PROCESSED, WORK
 from frostline.config.settings import Config
 from frostline.data.dataset import Dataset, load_dataset
-from frostline.data.folds import choose_images
 from frostline.features import extract
 from frostline.metrics.log_loss import score
 from frostline.models import backbone, frost_line
@@ -31,6 +30,7 @@ from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.sweep.memory import Memory, set_values, values_of
 from frostline.training import distribution, phases, precision
+from frostline.training.folds import choose_images
 from frostline.training.loop import Epoch, OnEpoch, Session, kept_epoch, with_kept_last
 
 _log = logging.getLogger(__name__)

@@ -13,7 +13,6 @@ from frostline.common.seeds import derive_seed
 from frostline.config.paths import CHECKPOINTS, PROCESSED
 from frostline.config.settings import Config, settings_of
 from frostline.data.dataset import Dataset, load_dataset
-from frostline.data.folds import choose_images
 from frostline.features.extract import Extractor
 from frostline.models import backbone, frost_line, graph
 from frostline.models.head import add_head
@@ -23,6 +22,7 @@ from frostline.runtime.process_pool import threads
 from frostline.runtime.quiet_tensorflow import keras, on_gpu, tf
 from frostline.training import distribution, loop, precision
 from frostline.training.augmentation import build_augmentation
+from frostline.training.folds import choose_images
 from frostline.training.loop import ALONE, Epoch, Examples, Session, Task
 
 
