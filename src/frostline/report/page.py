@@ -14,6 +14,7 @@ from PIL import Image
 
 from frostline.common.data_urls import data_url
 from frostline.common.files import write_text
+from frostline.config.flat import flatten
 from frostline.config.settings import Config, Submission, settings_of
 from frostline.data.dataset import SPLITS
 from frostline.explain.heat_map import heat_png, where
@@ -413,24 +414,20 @@ def _data(report: Report) -> dict[str, Any]:
 
 
 def _reproduction(report: Report) -> dict[str, Any]:
+    settings = flatten(settings_of(report.settings, "evaluate"))
     return {
         "digests": {"Prepared data": report.data["digest"], **report.digests},
         "software": {name: version(package) for package, name in _SOFTWARE.items()},
-        "settings": list(_flat(settings_of(report.settings, "evaluate"))),
+        "settings": [(key, _shown(value)) for key, value in settings.items()],
     }
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield (dotted key, value); of an absolute path only the last part: the page names no machine."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, str) and PurePosixPath(value).is_absolute():
-            yield prefix + key, f"…/{PurePosixPath(value).name}"
-        elif isinstance(value, str) and PureWindowsPath(value).is_absolute():
-            yield prefix + key, f"…/{PureWindowsPath(value).name}"
-        else:
-            yield prefix + key, str(value)
+def _shown(value: Any) -> str:
+    """A setting's value; of an absolute path only the last part: the page names no machine."""
+    for kind in (PurePosixPath, PureWindowsPath):
+        if isinstance(value, str) and kind(value).is_absolute():
+            return f"…/{kind(value).name}"
+    return str(value)
 
 
 def _svg(path: Path, alt: str) -> Markup:
