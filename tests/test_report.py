@@ -10,8 +10,7 @@ import pytest
 from sklearn import metrics
 
 from frostline.metrics.bootstrap import Pair, by_phase
-from frostline.metrics.comparison import evaluate
-from results import of, predictions, predictions_of_many, report_settings, write_example_report
+from results import judged, of, predictions, predictions_of_many, report_settings, write_example_report
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +55,7 @@ class Page(HTMLParser):
 
 def test_the_page_says_the_verdict_and_stands_alone(html: str) -> None:
     page = Page(html)
-    verdict = evaluate(predictions(86), threshold=0.5, bins=15, resamples=200, seed=42).verdict
+    verdict = judged(predictions(86)).verdict
     assert verdict.title in page.text
     assert verdict.choice in page.text
     assert verdict.detail in page.text
@@ -134,7 +133,7 @@ def test_one_class_and_no_mistakes_still_make_a_page(tmp_path: Path) -> None:
     sure = of(np.zeros(2))
     html = write_example_report(tmp_path, pair=Pair(np.zeros(2, np.uint8), sure, sure))
     page = Page(html)
-    for text in ("Too close to call", "Only 2 test images", "every test image is predicted"):
+    for text in ("Too close to call", "Few test images: 0 of dog, 2 of cat.", "every test image is predicted"):
         assert text in page.text
     assert "ROC AUC" not in page.text
     assert not re.search(r"\bnan\b", page.text, re.IGNORECASE)
@@ -176,7 +175,7 @@ def test_many_classes_have_a_table_each_instead_of_the_explorer(tmp_path: Path) 
     assert "of the other class" not in page.text
 
 
-def test_the_most_confused_pairs_are_those_of_the_winner_either_way(tmp_path: Path) -> None:
+def test_the_most_confused_pairs_are_those_of_the_chosen_model_either_way(tmp_path: Path) -> None:
     labels = np.array([0, 0, 0, 1, 1, 2, 2, 3], np.uint8)
     predicted = {"transfer": [1, 0, 0, 1, 0, 2, 1, 3], "finetune": [1, 1, 0, 0, 1, 2, 1, 3]}
     transfer, finetune = (np.eye(4)[found] * 0.6 + 0.1 for found in predicted.values())
