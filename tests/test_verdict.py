@@ -40,7 +40,7 @@ def test_worth_it() -> None:
     assert (verdict.outcome, verdict.chosen, verdict.disputed) == ("better", "finetune", False)
     assert verdict.headline == (
         "Fine-tuning was worth it. Take the fine-tuned model: on the test images, too, it is better, by more than "
-        "chance; of 90 answers, fine-tuning set 14 right and 5 wrong. "
+        "chance; of 90 answers, fine-tuning set 14 right and got 5 wrong. "
         "Log loss 0.071 → 0.052 (difference −0.019, 95% CI −0.027 to −0.010); accuracy 0.950 → 0.950; "
         "14 of 19 changed answers for the better (McNemar p = 0.06). "
         "The fine-tuned model's log loss is 0.052; guessing has 0.693, with accuracy 0.500."
@@ -52,7 +52,7 @@ def test_worse() -> None:
     assert (verdict.outcome, verdict.chosen, verdict.disputed) == ("worse", "transfer", False)
     assert verdict.headline.startswith(  # as many decimals as the interval's end needs
         "Fine-tuning made it worse. Take the transfer model: on the test images, too, it is better, by more than "
-        "chance; of 90 answers, fine-tuning set 0 right and 1 wrong. "
+        "chance; of 90 answers, fine-tuning set 0 right and got 1 wrong. "
         "Log loss 0.07100 → 0.09000 (difference +0.01900, 95% CI +0.00004 to +0.04000); accuracy 0.950 → 0.950; "
         "0 of 1 changed answer for the better (McNemar p < 0.001)."
     )
@@ -63,7 +63,7 @@ def test_too_close_to_call() -> None:
     assert (ahead.outcome, ahead.chosen) == ("indistinguishable", "finetune")
     assert ahead.headline.startswith(
         "Too close to call. Take the fine-tuned model: it did better on the validation images. "
-        "On the test images the difference could be chance; of 90 answers, fine-tuning set 1 right and 1 wrong. "
+        "On the test images the difference could be chance; of 90 answers, fine-tuning set 1 right and got 1 wrong. "
         "Log loss 0.071 → 0.070"
     )
 
@@ -74,7 +74,8 @@ def test_a_tie_goes_to_the_simpler_model() -> None:
     assert (tie.outcome, tie.chosen) == ("indistinguishable", "transfer")
     assert tie.choice == (
         "Take the transfer model: both did the same on the validation images, and it is the simpler one. "
-        "On the test images the difference could be chance; fine-tuning set none of 90 answers right or wrong."
+        "On the test images the difference could be chance; "
+        "fine-tuning set none of 90 answers right and got none wrong."
     )
     assert "(difference 0.000, 95% CI 0.000 to 0.000)" in tie.detail
     assert "no answer changed" in tie.detail

@@ -275,8 +275,8 @@ def _answers(found: Evaluation) -> str:
     """What fine-tuning changes, in answers."""
     better, worse = found.mcnemar.n_better, found.mcnemar.n_worse
     if not better + worse:
-        return f"fine-tuning set none of {found.images:,} answers right or wrong"
-    return f"of {found.images:,} answers, fine-tuning set {better:,} right and {worse:,} wrong"
+        return f"fine-tuning set none of {found.images:,} answers right and got none wrong"
+    return f"of {found.images:,} answers, fine-tuning set {better:,} right and got {worse:,} wrong"
 
 
 def _detail(found: Evaluation) -> str:

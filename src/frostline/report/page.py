@@ -215,7 +215,7 @@ def _summary_rows(evaluation: Evaluation, classes: Sequence[str]) -> Iterator[di
         yield {
             "name": name,
             "better": better,
-            "guessing": f"{guessing[figure]:.{digits}f}" if figure in guessing else "",
+            "guessing": f"{guessing[figure]:.{digits}f}" if figure in ("log_loss", "accuracy") else "",
             **{phase: (f"{evaluation.figures[phase][figure]:.{digits}f}", text) for phase, text in below.items()},
             "difference": (
                 signed(difference, digits),
