@@ -179,6 +179,6 @@ def _report(found: Assessment, trained: Trained) -> Report:
 
 def _in_words(choice: Choice, classes: int) -> str:
     used = [f"threshold {choice.threshold}"] if classes == 2 else []
-    used += [f"temperature {choice.temperature:.3g}"] if choice.temperature != 1 else []
+    used += [f"temperature {choice.temperature:.4g}"] if choice.temperature != 1 else []
     with_these = f" with {' and '.join(used)}" if used else ""
     return f"the {CALLED[choice.phase]}, chosen by validation loss{with_these}"

@@ -109,7 +109,7 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
     low, high = np.log(_TEMPERATURES)
     best = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-4})
-    return float(np.exp(best.x))
+    return float(f"{np.exp(best.x):.4g}")  # as exact as the search, and as it is told
 
 
 def clipped(probabilities: np.ndarray, clip: float) -> np.ndarray:

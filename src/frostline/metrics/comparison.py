@@ -252,7 +252,7 @@ def _in_words(found: Evaluation, outcome: Outcome, chosen: Phase, other: Phase) 
     if outcome == "nothing_learned" and found.guessing.beaten_by(other):
         return "The chosen model learned nothing beyond guessing", (
             f"The {this} was chosen: {why}. On the test images it is {guess}; the {that} is better. Rely on neither: "
-            "validation and test images disagree, so there are too few of them."
+            "validation and test images disagree, and more of both would settle it."
         )
     if outcome == "nothing_learned":
         return "Neither phase learned anything beyond guessing", (
@@ -288,7 +288,7 @@ def _detail(found: Evaluation) -> str:
     changes = f"{found.mcnemar.n_better} of {changed} changed answer{'s' * (changed > 1)} for the better"
     changes += f" (McNemar {p_text(found.mcnemar.p_value)})"
     temperature = found.choice.temperature
-    calibrated = f", {used:.{digits}f} calibrated (temperature {temperature:.3g})" if temperature != 1 else ""
+    calibrated = f", {used:.{digits}f} calibrated (temperature {temperature:.4g})" if temperature != 1 else ""
     return (
         f"Log loss {before:.{digits}f} → {after:.{digits}f} (difference {signed(after - before, digits)}, "
         f"95% CI {signed(difference.low, digits)} to {signed(difference.high, digits)}); "

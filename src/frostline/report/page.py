@@ -373,7 +373,7 @@ def _effect_rows(report: Report) -> Iterator[dict[str, str]]:
         calibration = effect.calibration
         name = {
             "flip": "Mean with the mirrored image",
-            "temperature": f"Temperature {calibration.temperature:.3g}"
+            "temperature": f"Temperature {calibration.temperature:.4g}"
             + (", in use" if settings.calibrate == "temperature" else ""),
             "clip": f"Clipped to {calibration.clip:.2g} from 0 and 1",
             "submission": f"As in submission.csv ({', '.join(['as in use', *parts])})",

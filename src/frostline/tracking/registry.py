@@ -56,7 +56,7 @@ def register(
     """
     digest, name = sha256_of(new.trained), re.sub(r"[/:'\"]", "-", name)
     threshold = new.choice.threshold if len(classes) == 2 else None
-    used = {_THRESHOLD: str(threshold), _TEMPERATURE: f"{new.choice.temperature:.6g}"}
+    used = {_THRESHOLD: str(threshold), _TEMPERATURE: str(new.choice.temperature)}
     identity = {MODEL: digest, **used}
 
     def send() -> None:
