@@ -193,7 +193,7 @@ def test_in_mlflows_frame_script_and_links_work(address: str, open_page: Callabl
     frame = page.frame_locator("iframe")
     frame.locator("#threshold").wait_for()
     assert frame.locator("tr[data-figure=accuracy] td").all_inner_texts() == [
-        expected(0.5)[phase]["accuracy"] for phase in ("transfer", "finetune")
+        expected(0.5)[phase]["accuracy"] for phase in ("validation", "transfer", "finetune")
     ]
     frame.locator(".contents a", has_text="Data").click()
     assert 0 <= frame.locator("#data").evaluate("heading => heading.getBoundingClientRect().top") < 100
