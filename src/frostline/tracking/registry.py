@@ -104,7 +104,7 @@ def _contest(champion: "ModelVersion", classes: Sequence[str], resamples: int, s
     with tempfile.TemporaryDirectory() as folder:
         try:
             for name in FILES.values():
-                client.download_artifacts(champion.tags[_EVALUATION_RUN], f"{EVALUATION.name}/{name}", folder)
-            return challenge(Path(folder) / EVALUATION.name, EVALUATION, classes, resamples=resamples, seed=seed)
+                path = client.download_artifacts(champion.tags[_EVALUATION_RUN], f"{EVALUATION.name}/{name}", folder)
+            return challenge(Path(path).parent, EVALUATION, classes, resamples=resamples, seed=seed)
         except (mlflow.exceptions.MlflowException, OSError, KeyError):
             return Contest(False, "The champion's predictions are not in the store any more, or of an older form.")
