@@ -10,11 +10,12 @@ from scipy.special import softmax
 from frostline.common.files import write_csv
 from frostline.config.load import compose_conf
 from frostline.config.settings import Config
-from frostline.evaluation.predictions import prediction_column
+from frostline.evaluation.predictions import IN_USE, prediction_column
 from frostline.metrics.bootstrap import Pair, by_phase
 from frostline.metrics.calibration import Views, calibration_effects
+from frostline.metrics.choice import Choice
 from frostline.metrics.classification import smallest_margins, top_losses
-from frostline.metrics.comparison import changed_predictions, evaluate
+from frostline.metrics.comparison import Evaluation, changed_predictions, evaluate
 from frostline.report import charts
 from frostline.report.page import Gallery, Heat, Report, ShownImage, write_report
 
@@ -45,6 +46,19 @@ def predictions_of_many(count: int, classes: int, seed: int = 0) -> Pair:
     return Pair(labels, transfer, finetune)
 
 
+def chosen(phase: str = "finetune", temperature: float = 1.0, threshold: float = 0.5) -> Choice:
+    """`phase`, chosen on validation images; both phases have the same temperature."""
+    losses = {"transfer": 0.2, "finetune": 0.1 if phase == "finetune" else 0.3}
+    return Choice(losses, dict.fromkeys(losses, temperature), threshold)
+
+
+def judged(pair: Pair, choice: Choice | None = None, shares: Any = None, seed: int = 42, **how: Any) -> Evaluation:
+    """The evaluation of `pair`; fine-tuning was chosen, and training images were of all classes alike, if not said."""
+    classes = pair.baseline.shape[1]
+    shares = np.full(classes, 1 / classes) if shares is None else np.asarray(shares)
+    return evaluate(pair, choice or chosen(), shares, **{"bins": 15, "resamples": 200, "seed": seed, **how})
+
+
 def epochs(count: int) -> list[dict[str, str]]:
     """As csv.DictReader reads reports/curves/*.csv: text."""
     keys = ("train/loss", "train/accuracy", "validation/loss", "validation/accuracy")
@@ -66,10 +80,10 @@ def noisy_of_many(count: int, classes: int, noise: float, seed: int = 0) -> tupl
 
 
 def write_answers(path: Path, labels: np.ndarray, probabilities: np.ndarray, names: list[str] | None = None) -> Path:
-    """predictions.csv of the fine-tuned model."""
+    """predictions.csv of the model in use."""
     classes = [f"c{number}" for number in range(probabilities.shape[1])]
     scored = [1] if len(classes) == 2 else range(len(classes))
-    columns = {prediction_column("finetune", classes[n], len(classes)): probabilities[:, n] for n in scored}
+    columns = {prediction_column(IN_USE, classes[n], len(classes)): probabilities[:, n] for n in scored}
     rows = [
         {"path": names[row] if names else f"{row}.jpg", "class": classes[label]}
         | {name: f"{values[row]:.6f}" for name, values in columns.items()}
@@ -94,12 +108,14 @@ def write_example_report(
     pair: Pair | None = None,
     patience: str = "null",
     across: int = 0,
+    choice: Choice | None = None,
+    shares: Any = None,
 ) -> str:
-    pair = pair or predictions(86)
-    evaluation, labels = evaluate(pair, threshold=0.5, bins=15, resamples=200, seed=42), pair.labels
+    pair, choice = pair or predictions(86), choice or chosen()
+    evaluation, labels = judged(pair, choice, shares), pair.labels
     curves = {"transfer": epochs(2), "finetune": epochs(2)}
-    drawn = charts.write_figures(folder, pair, curves=curves, threshold=0.5, bins=15, classes=classes)
-    winner = by_phase(pair)[evaluation.verdict.winner]
+    drawn = charts.write_figures(folder, pair, curves=curves, choice=choice, bins=15, classes=classes)
+    in_use = choice.in_use(pair)
 
     def gallery(rows: np.ndarray) -> Gallery:
         pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -109,16 +125,20 @@ def write_example_report(
         ]
         return Gallery(len(rows), shown)
 
-    better, worse = changed_predictions(pair, 0.5)
-    views = Views(labels, winner)
-    chosen = {"flip": False, "temperature": False, "clip": True}
+    better, worse = changed_predictions(choice.calibrated(pair), choice.threshold)
+    views = Views(labels, by_phase(pair)[choice.phase])
+    submission = {"flip": False, "temperature": True, "clip": True}
+    counts = dict(zip(classes, np.bincount(labels, minlength=len(classes)).tolist(), strict=True))
+    train = dict.fromkeys(classes, 1234)
+    if shares is not None:
+        train = {name: round(1234 * share) for name, share in zip(classes, shares, strict=True)}
     write_report(
         folder / "report.html",
         Report(
             settings=report_settings(weights, patience),
             data={
                 "classes": list(classes),
-                "counts": {split: dict.fromkeys(classes, 1234) for split in ("test", "train", "validation")},
+                "counts": {"test": counts, "train": train, "validation": dict.fromkeys(classes, 1234)},
                 "unlabelled": 7,
                 "rejected": {"empty file": 1, "not a <image>": 3},
                 "duplicates": {"groups": 1, "images": 2} | ({"groups_across_splits": across} if across else {}),
@@ -126,13 +146,15 @@ def write_example_report(
                 "digest": "d" * 64,
             },
             curves=curves,
-            pair=pair,
+            pairs={"validation": pair, "test": pair},
             evaluation=evaluation,
-            effects=calibration_effects(views, views, chosen=chosen, threshold=0.5, bins=15, resamples=200, seed=42),
+            effects=calibration_effects(
+                views, views, submission=submission, threshold=0.5, bins=15, resamples=200, seed=42
+            ),
             figures={name: path.with_suffix(".svg") for name, path in drawn.items()},
             galleries={
-                "top_losses": gallery(top_losses(labels, winner, 0.5)),
-                "smallest_margins": gallery(smallest_margins(labels, winner, 0.5)),
+                "top_losses": gallery(top_losses(labels, in_use, 0.5)),
+                "smallest_margins": gallery(smallest_margins(labels, in_use, 0.5)),
                 "set_right": gallery(better),
                 "got_wrong": gallery(worse),
                 "label_issues": gallery(worse[:1]),

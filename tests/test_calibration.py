@@ -10,9 +10,9 @@ from frostline.metrics.calibration import (
     fit_calibration,
     fit_clip,
     fit_temperature,
-    with_temperature,
 )
 from frostline.metrics.log_loss import log_losses
+from frostline.metrics.temperature import with_temperature
 from results import noisy, noisy_of_many, of
 
 
@@ -46,6 +46,17 @@ def test_probabilities_of_0_and_1_stay_numbers() -> None:
     for temperature in (0.05, 3, 20):
         assert np.all(np.isfinite(with_temperature(sure, temperature)))
     assert 0.05 <= fit_temperature(np.array([0, 1, 1]), sure) <= 20
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_a_model_without_a_mistake_is_not_made_surer_without_end(classes: int) -> None:
+    """A twentieth of the temperature would make one mistake among other images cost all that there is."""
+    labels = np.arange(60) % classes
+    right = np.eye(classes)[labels] * 0.9 + 0.1 / classes
+    assert 0.5 < fit_temperature(labels, right) < 1.5
+    perfect = fit_temperature(labels, np.eye(classes)[labels])
+    scaled = with_temperature(np.eye(classes)[labels], perfect)
+    assert scaled.max() == pytest.approx(1 - 0.5 / 60.5, abs=2e-3)
 
 
 def test_clipping_supposes_half_a_mistake_that_was_not_seen() -> None:
@@ -87,9 +98,9 @@ def test_parts_are_fitted_in_the_order_in_which_they_are_applied() -> None:
 
 def test_effects_are_fitted_on_validation_and_measured_on_test() -> None:
     validation, test = Views(*noisy(500, 5.0, seed=1)), Views(*noisy(500, 5.0, seed=2))
-    chosen = {"flip": False, "temperature": True, "clip": False}
-    found = calibration_effects(validation, test, chosen=chosen, threshold=0.5, bins=10, resamples=300, seed=1)
-    assert [effect.name for effect in found] == ["temperature", "clip", "chosen"]
+    parts = {"flip": False, "temperature": True, "clip": False}
+    found = calibration_effects(validation, test, submission=parts, threshold=0.5, bins=10, resamples=300, seed=1)
+    assert [effect.name for effect in found] == ["temperature", "clip", "submission"]
     temperature, _, together = found
     assert temperature.calibration.temperature == pytest.approx(fit_temperature(validation.labels, validation.plain))
     after = with_temperature(test.plain, temperature.calibration.temperature)
@@ -107,7 +118,7 @@ def test_effects_draw_only_the_interval_that_they_tell(monkeypatch: pytest.Monke
     monkeypatch.setattr("frostline.metrics.bootstrap._mean_roc_aucs", unread)
     views = Views(*noisy(60, 3.0))
     assert (
-        len(calibration_effects(views, views, chosen={"clip": True}, threshold=0.5, bins=10, resamples=100, seed=1))
+        len(calibration_effects(views, views, submission={"clip": True}, threshold=0.5, bins=10, resamples=100, seed=1))
         == 3
     )
 
@@ -120,11 +131,11 @@ def test_flip_is_measured_where_mirrored_images_were_computed() -> None:
     found = calibration_effects(
         views,
         views,
-        chosen={"flip": True, "temperature": False, "clip": False},
+        submission={"flip": True, "temperature": False, "clip": False},
         threshold=0.5,
         bins=10,
         resamples=200,
         seed=1,
     )
-    assert [effect.name for effect in found] == ["flip", "temperature", "clip", "chosen"]
+    assert [effect.name for effect in found] == ["flip", "temperature", "clip", "submission"]
     assert found[0].log_loss == pytest.approx(loss(labels, (plain + mirrored) / 2))

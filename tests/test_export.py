@@ -11,10 +11,11 @@ import pytest
 
 from frostline.data.dataset import Dataset
 from frostline.data.images import decode_image
-from frostline.models.saving import Metadata, load_model
+from frostline.models.saving import Metadata, load_model, load_trained, save_for_use
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.serving import export as exporting
+from frostline.serving.classifier import load_classifier
 from frostline.serving.export import FORMATS, TOLERANCE, check_images, default_path, export
 from served import CLASSES, SIZE, ball, field, write_model
 
@@ -48,6 +49,25 @@ def test_the_exported_model_answers_what_the_original_does(tmp_path: Path, name:
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
     batch = np.concatenate([images()] * 3).astype(np.float32)  # more than one at once
     np.testing.assert_allclose(FORMATS[name].read(path)(batch), model(batch), atol=TOLERANCE)
+
+
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+@pytest.mark.parametrize("name", INSTALLED)
+@pytest.mark.parametrize("temperature", [0.4, 3.0])
+@pytest.mark.parametrize("classes", [CLASSES, ("a", "b", "ball")])
+def test_what_it_gives_is_calibrated(tmp_path: Path, name: str, temperature: float, classes: tuple[str, ...]) -> None:
+    write_model(tmp_path / "raw.keras", classes)
+    use = tmp_path / "model.keras"
+    save_for_use(tmp_path / "raw.keras", use, threshold=0.5 if len(classes) == 2 else None, temperature=temperature)
+    path = tmp_path / f"model{FORMATS[name].suffix}"
+    assert export(*load_trained(use), name, path, images()) <= TOLERANCE
+    given = FORMATS[name].read(path)(images().astype(np.float32))
+    expected = load_classifier(use).probabilities(images())
+    np.testing.assert_allclose(given, expected[:, -given.shape[1] :], atol=TOLERANCE)
+    assert (
+        np.abs(given - load_classifier(tmp_path / "raw.keras").probabilities(images())[:, -given.shape[1] :]).max()
+        > 0.001
+    )
 
 
 @pytest.mark.parametrize("name", INSTALLED)
@@ -96,7 +116,7 @@ def test_an_export_replaces_an_earlier_one(tmp_path: Path) -> None:
 def test_an_answer_that_is_no_number_is_a_difference() -> None:
     inputs = keras.Input((SIZE, SIZE, 3))
     model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs))
-    gone = exporting.largest_difference(model, lambda batch: np.full((len(batch), 3), np.nan), images())
+    gone = exporting.largest_difference(model, 1, lambda batch: np.full((len(batch), 3), np.nan), images())
     assert not gone <= TOLERANCE
 
 

@@ -11,6 +11,7 @@ from frostline.models.backbone import build_backbone
 from frostline.models.head import add_head
 from frostline.report.galleries import label_issues_gallery, prediction_galleries
 from frostline.runtime.quiet_tensorflow import keras
+from results import chosen
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +32,7 @@ def test_each_kind_of_prediction_with_what_it_rests_on(prepared: Dataset, models
     pair.baseline[0] = 1 - right[0]  # set right by fine-tuning
     pair.candidate[1] = 1 - right[1]  # got wrong by it: its only mistake
     pair.candidate[2] = np.eye(2)[labels[2]] * 0.1 + 0.45  # its smallest margin
-    found = prediction_galleries(prepared, models, pair, "finetune", 0.5, most=3)
+    found = prediction_galleries(prepared, models, pair, chosen(), most=3)
     assert {name: gallery.total for name, gallery in found.items()} == {
         "top_losses": 1,
         "smallest_margins": len(labels) - 1,
@@ -54,6 +55,21 @@ def test_each_kind_of_prediction_with_what_it_rests_on(prepared: Dataset, models
         assert heat.explained == prepared.classes[predicted[phase]]
         alone = grad_cam(models[phase], set_right.pixels[None], np.array([predicted[phase]]))[0]
         np.testing.assert_allclose(heat.map, alone, atol=1e-3)
+
+
+def test_what_the_model_in_use_says_stands_below_where_it_is_calibrated(
+    prepared: Dataset, models: dict[str, keras.Model]
+) -> None:
+    labels = prepared.labels("test")
+    wrong = np.eye(2)[labels] * 0.6 + 0.2
+    wrong[3] = wrong[3, ::-1]
+    pair, choice = Pair(labels, wrong[:, ::-1], wrong), chosen("finetune", temperature=2.0)
+    found = prediction_galleries(prepared, models, pair, choice, most=3)["top_losses"].shown
+    assert len(found) == 1, "those of the model in use, not of the other"
+    second = prepared.classes[1]
+    assert found[0].facts[2] == f"in use: P({second}) {choice.in_use(pair)[3, 1]:.3f}"
+    as_it_is = prediction_galleries(prepared, models, pair, chosen(), most=3)["top_losses"].shown
+    assert len(as_it_is[0].facts) == 2
 
 
 def test_label_issues_of_several_splits_keep_their_names(prepared: Dataset, models: dict[str, keras.Model]) -> None:
@@ -85,6 +101,6 @@ def test_numbers_beside_a_name_from_right_to_left_keep_their_order(
         f"P(\u2068{arabic.classes[1 - label]}\u2069) 0.900",
     ]
     pair = Pair(prepared.labels("test"), wrong, wrong)
-    found = prediction_galleries(arabic, models, pair, "finetune", 0.5, most=3)["top_losses"].shown[0]
+    found = prediction_galleries(arabic, models, pair, chosen(), most=3)["top_losses"].shown[0]
     assert found.facts[0] == f"is \u2068{arabic.classes[label]}\u2069"
     assert found.facts[1].startswith("P(\u2068كلب\u2069) 0.")

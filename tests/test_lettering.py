@@ -14,7 +14,7 @@ from PIL import Image
 from frostline.data.images import contact_sheet
 from frostline.fonts import lettering
 from frostline.report import charts, style
-from results import epochs, predictions, predictions_of_many
+from results import chosen, epochs, predictions, predictions_of_many
 
 pytestmark = pytest.mark.slow
 
@@ -83,7 +83,7 @@ def test_names_of_many_scripts_are_drawn_in_one_chart(tmp_path: Path) -> None:
     classes = [names[0] for names in NAMES.values()]
     pair = predictions_of_many(20 * len(classes), len(classes))
     curves = {"transfer": epochs(1), "finetune": epochs(1)}
-    charts.write_figures(tmp_path, pair, curves=curves, threshold=0.5, bins=5, classes=classes)
+    charts.write_figures(tmp_path, pair, curves=curves, choice=chosen(), bins=5, classes=classes)
     text = "".join(ElementTree.parse(tmp_path / "confusion.svg").getroot().itertext())
     assert [name for name in classes if unicodedata.normalize("NFC", name) not in text] == []
 

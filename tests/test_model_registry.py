@@ -10,9 +10,10 @@ import pytest
 from frostline.config.load import compose_conf
 from frostline.config.paths import EVALUATION
 from frostline.tracking import runs
+from frostline.tracking.champion import FILES
 from frostline.tracking.logged_model import logged_models
 from frostline.tracking.registry import Candidate, register
-from results import noisy, write_answers
+from results import chosen, noisy, write_answers
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +30,12 @@ def pipeline(project: Path, monkeypatch: pytest.MonkeyPatch) -> runs.Pipeline:
 
 
 def evaluate(
-    pipeline: runs.Pipeline, content: bytes, probabilities: np.ndarray, threshold: float = 0.5, **options: Any
+    pipeline: runs.Pipeline,
+    content: bytes,
+    probabilities: np.ndarray,
+    threshold: float = 0.5,
+    temperature: float = 1.0,
+    **options: Any,
 ) -> str:
     """What the stage does for a fine-tuned model: its predictions are logged, then it is; return the run's id."""
     trained, model = Path("finetune.keras"), Path("model.keras")
@@ -37,9 +43,10 @@ def evaluate(
     model.write_bytes(content + str(threshold).encode())
     with runs.phase_run("evaluate", pipeline) as run:
         EVALUATION.mkdir(parents=True, exist_ok=True)
-        write_answers(EVALUATION / "predictions.csv", LABELS, probabilities, **options)
+        for name in FILES.values():
+            write_answers(EVALUATION / name, LABELS, probabilities, **options)
         run.log_files(EVALUATION)
-        new = Candidate(model, trained, "finetune", threshold, "**verdict**")
+        new = Candidate(model, trained, chosen("finetune", temperature, threshold), "**verdict**")
         register(run, NAME, new, ["c0", "c1"], example=PIXELS, resamples=300, seed=1)
     return run.id
 
@@ -59,12 +66,12 @@ def test_the_champion_changes_only_for_a_better_model_on_the_same_images(pipelin
     evaluate(pipeline, b"other images", GOOD, names=[f"other{n}" for n in range(200)])
     aliases, reasons = state()
     assert aliases == {"champion": "1", "challenger": "2"}
-    assert reasons["2"] == "The champion was tested on other images: not comparable."
+    assert reasons["2"] == "The champion has other validation images: not comparable."
 
     evaluate(pipeline, b"better", GOOD)
     aliases, reasons = state()
     assert aliases == {"champion": "3", "challenger": "2"}
-    assert reasons["3"].startswith("Better than the champion on the same 200 test images")
+    assert reasons["3"].startswith("Better than the champion on the same 200 validation images")
 
     evaluate(pipeline, b"worse", BAD)
     aliases, reasons = state()
@@ -80,17 +87,19 @@ def test_a_model_is_registered_once_and_can_be_loaded_from_there(pipeline: runs.
     assert (folder / "data" / "model.keras").read_bytes() == b"a model0.5"
 
 
-def test_the_champion_with_another_threshold_is_the_champion(pipeline: runs.Pipeline) -> None:
+def test_the_champion_with_another_threshold_or_temperature_is_the_champion(pipeline: runs.Pipeline) -> None:
     """As the report decides by it; the log loss, which the paired test compares, is the same."""
     evaluate(pipeline, b"a model", GOOD)
     evaluate(pipeline, b"a model", GOOD, threshold=0.3)
     aliases, reasons = state()
     assert aliases == {"champion": "2"}
-    assert reasons["2"] == "The champion's weights, with another threshold."
+    assert reasons["2"] == "The champion's weights, used with another threshold or temperature."
     folder = Path(mlflow.artifacts.download_artifacts(f"models:/{NAME}@champion"))
     assert (folder / "data" / "model.keras").read_bytes() == b"a model0.3"
     evaluate(pipeline, b"a model", GOOD)
     assert state()[0] == {"champion": "1"}
+    evaluate(pipeline, b"a model", GOOD, temperature=1.5)
+    assert state()[0] == {"champion": "3"}
 
 
 def test_a_challenger_that_is_better_now_becomes_champion_and_challenger_no_more(pipeline: runs.Pipeline) -> None:
@@ -108,4 +117,4 @@ def test_a_champion_whose_predictions_are_gone_stays(pipeline: runs.Pipeline) ->
     evaluate(pipeline, b"second", GOOD)
     aliases, reasons = state()
     assert aliases == {"champion": "1", "challenger": "2"}
-    assert "not comparable" in reasons["2"]
+    assert "not in the store any more" in reasons["2"]

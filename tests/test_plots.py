@@ -14,7 +14,7 @@ from sklearn import metrics
 
 from frostline.metrics.bootstrap import Pair, by_phase
 from frostline.report import charts, style
-from results import epochs, of, predictions, predictions_of_many
+from results import chosen, epochs, of, predictions, predictions_of_many
 
 pytestmark = pytest.mark.slow
 
@@ -24,8 +24,8 @@ CLASSES = ("cat", "dog")
 def write_all(folder: Path) -> None:
     pair = predictions(86)
     curves = {"transfer": epochs(2), "finetune": epochs(3)}
-    charts.write_figures(folder, pair, curves=curves, threshold=0.5, bins=15, classes=CLASSES)
-    charts.write_dvc_plots(folder, pair.labels, pair.baseline, threshold=0.5, bins=15, classes=CLASSES)
+    charts.write_figures(folder, pair, curves=curves, choice=chosen(), bins=15, classes=CLASSES)
+    charts.write_dvc_plots(folder, pair.labels, pair.baseline, pair.baseline.argmax(axis=1), bins=15, classes=CLASSES)
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -73,7 +73,7 @@ def test_dvc_curves_enclose_scikit_learns_areas_with_few_points(tmp_path: Path) 
     pair = predictions(20_000)
     labels = pair.labels
     for probabilities in by_phase(pair).values():
-        charts.write_dvc_plots(tmp_path, labels, probabilities, threshold=0.5, bins=15, classes=CLASSES)
+        charts.write_dvc_plots(tmp_path, labels, probabilities, probabilities.argmax(axis=1), bins=15, classes=CLASSES)
         for table, x, y, expected in (
             (rows(tmp_path / "roc.csv"), "fpr", "tpr", metrics.roc_auc_score(labels, probabilities[:, 1])),
             (
@@ -92,7 +92,7 @@ def test_dvc_curves_enclose_scikit_learns_areas_with_few_points(tmp_path: Path) 
 def test_dvc_confusion_has_one_row_per_image(tmp_path: Path) -> None:
     labels, probabilities = np.array([0, 1, 1]), of([0.2, 0.7, 0.4])
     cat, dog = classes = ("고양이", 'a "dog", <b>')
-    charts.write_dvc_plots(tmp_path, labels, probabilities, threshold=0.5, bins=2, classes=classes)
+    charts.write_dvc_plots(tmp_path, labels, probabilities, probabilities.argmax(axis=1), bins=2, classes=classes)
     found = [tuple(row.values()) for row in rows(tmp_path / "confusion.csv")]
     assert found == [(cat, cat), (dog, dog), (dog, cat)]
     assert rows(tmp_path / "reliability.csv")[0] == {"predicted": "0.3", "observed": "0.5", "count": "2"}
@@ -102,10 +102,10 @@ def test_one_class_only_leaves_out_the_undefined_curves(tmp_path: Path) -> None:
     labels, probabilities = np.zeros(2, np.uint8), of([0.0, 1.0])
     curves = {"transfer": epochs(1), "finetune": epochs(1)}
     pair = Pair(labels, probabilities, probabilities)
-    found = charts.write_figures(tmp_path, pair, curves=curves, threshold=0.5, bins=15, classes=CLASSES)
+    found = charts.write_figures(tmp_path, pair, curves=curves, choice=chosen(), bins=15, classes=CLASSES)
     assert set(found) == {"learning_curves", "reliability", "confusion"}
     assert all(path.is_file() for path in found.values())
-    charts.write_dvc_plots(tmp_path, labels, probabilities, threshold=0.5, bins=15, classes=CLASSES)
+    charts.write_dvc_plots(tmp_path, labels, probabilities, probabilities.argmax(axis=1), bins=15, classes=CLASSES)
     assert rows(tmp_path / "roc.csv") == []
     assert len(rows(tmp_path / "confusion.csv")) == 2
 
@@ -151,9 +151,9 @@ def write_many(folder: Path, count: int, classes: int) -> None:
     pair = predictions_of_many(count, classes)
     names = [f"class {number}" for number in range(classes)]
     curves = {"transfer": epochs(2), "finetune": epochs(3)}
-    drawn = charts.write_figures(folder, pair, curves=curves, threshold=0.5, bins=15, classes=names)
+    drawn = charts.write_figures(folder, pair, curves=curves, choice=chosen(), bins=15, classes=names)
     assert set(drawn) == {"learning_curves", "roc", "precision_recall", "reliability", "confusion"}
-    charts.write_dvc_plots(folder, pair.labels, pair.baseline, threshold=0.5, bins=15, classes=names)
+    charts.write_dvc_plots(folder, pair.labels, pair.baseline, pair.baseline.argmax(axis=1), bins=15, classes=names)
 
 
 def test_every_class_has_its_curve_and_both_areas(tmp_path: Path) -> None:

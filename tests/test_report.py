@@ -10,8 +10,7 @@ import pytest
 from sklearn import metrics
 
 from frostline.metrics.bootstrap import Pair, by_phase
-from frostline.metrics.comparison import evaluate
-from results import of, predictions, predictions_of_many, report_settings, write_example_report
+from results import chosen, judged, of, predictions, predictions_of_many, report_settings, write_example_report
 
 pytestmark = pytest.mark.slow
 
@@ -56,7 +55,7 @@ class Page(HTMLParser):
 
 def test_the_page_says_the_verdict_and_stands_alone(html: str) -> None:
     page = Page(html)
-    verdict = evaluate(predictions(86), threshold=0.5, bins=15, resamples=200, seed=42).verdict
+    verdict = judged(predictions(86)).verdict
     assert verdict.title in page.text
     assert verdict.choice in page.text
     assert verdict.detail in page.text
@@ -115,7 +114,7 @@ def test_names_are_escaped(tmp_path: Path) -> None:
 def test_names_from_right_to_left_do_not_turn_what_is_beside_them(tmp_path: Path) -> None:
     page = Page(write_example_report(tmp_path, classes=("قطة", "كلب")))
     assert "tell \u2068قطة\u2069 from \u2068كلب\u2069" in page.text
-    assert "if P(\u2068كلب\u2069) is above" in page.text
+    assert "if its calibrated P(\u2068كلب\u2069) is above" in page.text
     assert "P(كلب)" not in page.text
 
 
@@ -134,10 +133,43 @@ def test_one_class_and_no_mistakes_still_make_a_page(tmp_path: Path) -> None:
     sure = of(np.zeros(2))
     html = write_example_report(tmp_path, pair=Pair(np.zeros(2, np.uint8), sure, sure))
     page = Page(html)
-    for text in ("Too close to call", "Only 2 test images", "every test image is predicted"):
+    for text in ("Too close to call", "Few test images: 0 of dog, 2 of cat.", "every test image is predicted"):
         assert text in page.text
     assert "ROC AUC" not in page.text
     assert not re.search(r"\bnan\b", page.text, re.IGNORECASE)
+
+
+def test_a_page_of_a_model_that_learned_nothing_is_not_green(tmp_path: Path, html: str) -> None:
+    """300 images of one class, 30 of the other, and models that know no more than that."""
+    labels, rng = np.repeat([0, 1], [300, 30]).astype(np.uint8), np.random.default_rng(0)
+    transfer, finetune = (of(rng.uniform(0.05, high, 330)) for high in (0.3, 0.15))
+    nothing = write_example_report(tmp_path, pair=Pair(labels, transfer, finetune), shares=[10 / 11, 1 / 11])
+    page = Page(nothing)
+    assert '<h2 id="verdict">Neither phase learned anything beyond guessing</h2>' in nothing
+    assert '<body style="--accent: var(--caution)">' in nothing
+    assert '<body style="--accent: var(--better)">' in html
+    assert "Unequal classes: 1,122 training images of cat, 112 of dog." in page.text
+    assert "Lowest recall\u00a0↑\n0.000 of dog\n0.000 of dog\n0.000" in page.text
+    assert "Balanced accuracy\u00a0↑\n0.500" in page.text
+    guessing = metrics.log_loss(labels, np.full(330, 1 / 11))
+    assert f"guessing {guessing:.3f}" in page.text
+
+
+def test_where_the_test_images_disagree_the_page_says_so_in_a_colour_of_its_own(tmp_path: Path) -> None:
+    html = write_example_report(tmp_path, pair=predictions(300), choice=chosen("transfer"))
+    assert "Fine-tuning did better on the test images, but was not chosen" in html
+    assert '<body style="--accent: var(--caution)">' in html
+    assert re.search(r'Transfer</span> <span class="mark">chosen</span>', html)
+    assert "Top losses of the transfer model" in html
+
+
+def test_raw_and_calibrated_figures_stand_side_by_side(tmp_path: Path) -> None:
+    pair, choice = predictions(86), chosen(temperature=1.6)
+    page = Page(write_example_report(tmp_path, pair=pair, choice=choice))
+    phases = [*by_phase(pair).values(), choice.in_use(pair), np.full((86, 2), 0.5)]
+    losses = "".join(f"{metrics.log_loss(pair.labels, probabilities):.4f}" for probabilities in phases)
+    assert f"punishes confident mistakes{losses}" in page.text
+    assert "In use: the fine-tuned model, with temperature 1.6" in page.text
 
 
 def test_the_same_bytes_in_another_process(tmp_path: Path, html: str) -> None:
@@ -176,7 +208,7 @@ def test_many_classes_have_a_table_each_instead_of_the_explorer(tmp_path: Path) 
     assert "of the other class" not in page.text
 
 
-def test_the_most_confused_pairs_are_those_of_the_winner_either_way(tmp_path: Path) -> None:
+def test_the_most_confused_pairs_are_those_of_the_chosen_model_either_way(tmp_path: Path) -> None:
     labels = np.array([0, 0, 0, 1, 1, 2, 2, 3], np.uint8)
     predicted = {"transfer": [1, 0, 0, 1, 0, 2, 1, 3], "finetune": [1, 1, 0, 0, 1, 2, 1, 3]}
     transfer, finetune = (np.eye(4)[found] * 0.6 + 0.1 for found in predicted.values())

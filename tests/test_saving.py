@@ -6,7 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from frostline.models.saving import Metadata, load_metadata, load_model, save_model, save_with_threshold
+from frostline.models.saving import Metadata, load_metadata, load_model, save_for_use, save_model
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras
 
@@ -46,19 +46,19 @@ def test_what_is_loaded_is_what_was_saved_here_and_in_plain_keras(tmp_path):
     x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
     for loaded in (load_model(path), keras.models.load_model(path)):
         np.testing.assert_array_equal(loaded(x), model(x))
-    assert load_metadata(path) == Metadata(["cat", "dog"], 0.5)
+    assert load_metadata(path) == Metadata(["cat", "dog"], 0.5, 1)
 
 
 @pytest.mark.parametrize(("classes", "threshold"), [(["cat", "dog"], 0.3), (["a", "b", "c"], None)])
-def test_a_copy_has_the_threshold_and_is_the_same_model_else(tmp_path, classes, threshold):
+def test_a_copy_has_threshold_and_temperature_and_is_the_same_model_else(tmp_path, classes, threshold):
     inputs = keras.Input((4,))
     model = keras.Model(inputs, keras.layers.Dense(1 if len(classes) == 2 else 3)(inputs))
     source, copies = tmp_path / "finetune.keras", [tmp_path / f"{number}.keras" for number in range(2)]
     save_model(model, source, classes)
     for path in copies:
-        save_with_threshold(source, path, threshold)
+        save_for_use(source, path, threshold=threshold, temperature=1.7)
     assert len({path.read_bytes() for path in copies}) == 1
-    assert load_metadata(copies[0]) == Metadata(classes, threshold)
+    assert load_metadata(copies[0]) == Metadata(classes, threshold, 1.7)
     x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
     for loaded in (load_model(copies[0]), keras.models.load_model(copies[0])):
         np.testing.assert_array_equal(loaded(x), model(x))
@@ -73,7 +73,7 @@ def test_a_copy_that_breaks_off_leaves_what_was_there(tmp_path):
     (tmp_path / "broken.keras").write_bytes(b"not a model")
     (tmp_path / "classifier.keras").write_bytes(b"before")
     with pytest.raises(zipfile.BadZipFile):
-        save_with_threshold(tmp_path / "broken.keras", tmp_path / "classifier.keras", 0.3)
+        save_for_use(tmp_path / "broken.keras", tmp_path / "classifier.keras", threshold=0.3, temperature=1)
     assert (tmp_path / "classifier.keras").read_bytes() == b"before"
     assert len(list(tmp_path.iterdir())) == 2
 

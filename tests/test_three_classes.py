@@ -14,11 +14,11 @@ from frostline.config.load import compose_conf
 from frostline.config.settings import Config
 from frostline.data.dataset import UNLABELLED, Dataset, load_dataset
 from frostline.data.preprocess import Summary, preprocess
-from frostline.evaluation.predictions import write_predictions
+from frostline.evaluation.predictions import in_use_of, write_predictions
 from frostline.metrics.bootstrap import Pair, by_phase
 from frostline.metrics.calibration import Views, calibration_effects
-from frostline.metrics.comparison import evaluate
 from frostline.metrics.log_loss import score
+from frostline.metrics.temperature import with_temperature
 from frostline.models.saving import Metadata, load_metadata, load_model, save_model
 from frostline.report import charts
 from frostline.report.galleries import label_issues_gallery, prediction_galleries
@@ -28,6 +28,7 @@ from frostline.serving.predict import predict_files
 from frostline.sources.folder import pack_folder
 from frostline.training import phases
 from frostline.training.loop import Epoch
+from results import chosen, judged
 from small import SIZE
 
 pytestmark = pytest.mark.slow
@@ -137,13 +138,13 @@ def test_the_head_learns_all_classes(trained: Trained, pair: Pair) -> None:
 
 def test_the_evaluation_makes_all_that_two_classes_have(trained: Trained, pair: Pair, tmp_path: Path) -> None:
     data, labels = trained.data, trained.data.labels("test")
-    result = evaluate(pair, threshold=0.5, bins=15, resamples=200, seed=42)
+    result = judged(pair)
     assert result.figures["finetune"]["accuracy"] == np.mean(pair.candidate.argmax(axis=1) == labels)
     assert result.confusion["finetune"].sum(axis=1).tolist() == [8, 8, 8]
-    drawing: dict[str, Any] = {"threshold": 0.5, "bins": 15, "classes": data.classes}
+    drawing: dict[str, Any] = {"choice": chosen(), "bins": 15, "classes": data.classes}
     drawn = charts.write_figures(tmp_path, pair, curves=trained.curves, **drawing)
     held_out = {"test": pair.candidate}
-    galleries = prediction_galleries(data, trained.models, pair, "finetune", 0.5, 8)
+    galleries = prediction_galleries(data, trained.models, pair, chosen(), 8)
     galleries["label_issues"] = label_issues_gallery(data, trained.models, held_out, 8)
     mistakes = int(np.sum(pair.candidate.argmax(axis=1) != labels))
     assert galleries["top_losses"].total == mistakes
@@ -156,15 +157,17 @@ def test_the_evaluation_makes_all_that_two_classes_have(trained: Trained, pair: 
         seen = f"P({name}) {before.max():.3f} → {change}{after.max():.3f}"
         assert [fact.replace("\u00a0", " ") for fact in image.facts] == [f"is {CLASSES[labels[row]]}", seen]
         assert [heat.explained for heat in image.heat.values()] == [name, other]
-    seen = Views(labels, by_phase(pair)[result.verdict.winner])
-    found = calibration_effects(seen, seen, chosen={"temperature": True}, threshold=0.5, bins=10, resamples=200, seed=1)
+    seen = Views(labels, pair.candidate)
+    found = calibration_effects(
+        seen, seen, submission={"temperature": True}, threshold=0.5, bins=10, resamples=200, seed=1
+    )
     write_report(
         tmp_path / "report.html",
         Report(
             settings=trained.settings,
             data=dataclasses.asdict(trained.summary),
             curves=trained.curves,
-            pair=pair,
+            pairs={"validation": pair, "test": pair},
             evaluation=result,
             effects=found,
             figures={name: path.with_suffix(".svg") for name, path in drawn.items()},
@@ -178,11 +181,12 @@ def test_the_evaluation_makes_all_that_two_classes_have(trained: Trained, pair: 
 
 
 def test_predictions_have_a_column_per_phase_and_class(trained: Trained, pair: Pair, tmp_path: Path) -> None:
-    write_predictions(tmp_path / "predictions.csv", trained.data, pair, 0.3)
+    write_predictions(tmp_path / "predictions.csv", trained.data, "test", pair, chosen(temperature=2.0))
     with (tmp_path / "predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    columns = [f"{phase}/{name}" for phase in ("transfer", "finetune") for name in CLASSES]
-    assert list(rows[0]) == ["path", "class", *columns, "transfer_predicted", "finetune_predicted"]
+    columns = [f"{phase}/{name}" for phase in ("transfer", "finetune", "in_use") for name in CLASSES]
+    predicted = ["transfer_predicted", "finetune_predicted"]
+    assert list(rows[0]) == ["path", "class", *columns, *predicted]
     for phase, probabilities in by_phase(pair).items():
         assert [row[f"{phase}_predicted"] for row in rows] == [
             CLASSES[number] for number in probabilities.argmax(axis=1)
@@ -190,6 +194,7 @@ def test_predictions_have_a_column_per_phase_and_class(trained: Trained, pair: P
     assert [row["path"] for row in rows] == trained.data.names("test")
     found = np.array([[float(row[f"finetune/{name}"]) for name in CLASSES] for row in rows])
     np.testing.assert_allclose(found, pair.candidate, atol=1e-6)
+    np.testing.assert_allclose(in_use_of(rows, CLASSES), with_temperature(pair.candidate, 2), atol=1e-6)
     assert not trained.data.has(UNLABELLED)
 
 

@@ -1,4 +1,4 @@
-"""A threshold of 0.3 and images of P = 0.38: whatever a model is used through gives the report's answer."""
+"""A threshold of 0.4 and images of P = 0.38, calibrated 0.44: whatever uses a model gives the report's answer."""
 
 import csv
 import importlib.util
@@ -21,11 +21,11 @@ from PIL import Image
 from frostline.config.load import compose_conf
 from frostline.data.dataset import Dataset, load_dataset
 from frostline.data.preprocess import preprocess
-from frostline.evaluation.predictions import write_predictions
+from frostline.evaluation.predictions import in_use_of, write_predictions
 from frostline.metrics.bootstrap import Pair
-from frostline.metrics.comparison import evaluate
+from frostline.metrics.log_loss import log_losses
 from frostline.metrics.predicted import predicted_classes
-from frostline.models.saving import load_metadata, load_model, save_with_threshold
+from frostline.models.saving import load_metadata, load_model, save_for_use
 from frostline.runtime.errors import FrostlineError
 from frostline.serving.classifier import load_classifier
 from frostline.serving.export import FORMATS, export
@@ -34,6 +34,7 @@ from frostline.serving.server import application
 from frostline.sources.folder import pack_folder
 from frostline.tracking import runs
 from frostline.tracking.logged_model import log_model
+from results import chosen, judged
 from served import SIZE, serving, write_model
 
 pytestmark = pytest.mark.slow
@@ -42,7 +43,9 @@ CLASSES = ("a field", "ball")
 """Sorted, as a data set's are."""
 BLUE = (100, 100, 103)
 """The colour of what the model takes for a ball with P = 0.38."""
-DOUBTFUL = pytest.approx(0.3845, abs=1e-3)
+DOUBTFUL = pytest.approx(0.4415, abs=1e-3)
+"""The same, calibrated."""
+CHOICE = chosen(temperature=2.0, threshold=0.4)
 
 
 def png(colour: tuple[int, int, int]) -> bytes:
@@ -53,11 +56,13 @@ def png(colour: tuple[int, int, int]) -> bytes:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """models/classifier.keras with the threshold, the phase's model, an image, and the settings."""
+    """models/classifier.keras with threshold and temperature, the phase's model, an image, and the settings."""
     folder, project = tmp_path_factory.mktemp("threshold"), Path(__file__).parents[1]
     (folder / "models").mkdir()
     write_model(folder / "models" / "finetune.keras", CLASSES)
-    save_with_threshold(folder / "models" / "finetune.keras", folder / "models" / "classifier.keras", 0.3)
+    save_for_use(
+        folder / "models" / "finetune.keras", folder / "models" / "classifier.keras", threshold=0.4, temperature=2.0
+    )
     (folder / "doubtful.png").write_bytes(png(BLUE))
     shutil.copytree(project / "conf", folder / "conf")
     shutil.copy(project / "params.yaml", folder)
@@ -89,16 +94,22 @@ def frostline(*arguments: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_the_report_and_its_predictions(model: Path, data: Dataset, tmp_path: Path) -> None:
-    labels, probabilities = data.labels("test"), load_classifier(model).probabilities(data.images("test"))
-    assert probabilities[labels == 1, 1] == pytest.approx(0.3845, abs=1e-3)
-    pair = Pair(labels, probabilities, probabilities)
-    found = evaluate(pair, threshold=0.3, bins=15, resamples=100, seed=1)
+    labels, used = data.labels("test"), load_classifier(model).probabilities(data.images("test"))
+    raw = load_classifier(model.with_stem("finetune")).probabilities(data.images("test"))
+    assert raw[labels == 1, 1] == pytest.approx(0.3845, abs=1e-3)
+    pair = Pair(labels, raw, raw)
+    np.testing.assert_allclose(CHOICE.in_use(pair), used, atol=1e-6)
+    found = judged(pair, CHOICE)
+    assert found.in_use["accuracy"] == found.figures["finetune"]["accuracy"] == 1
     assert found.confusion["finetune"].tolist() == [[4, 0], [0, 4]]
-    write_predictions(tmp_path / "predictions.csv", data, pair, 0.3)
+    assert found.figures["finetune"]["log_loss"] == pytest.approx(np.mean(log_losses(labels, raw)))
+    assert found.in_use["log_loss"] == pytest.approx(np.mean(log_losses(labels, used)))
+    write_predictions(tmp_path / "predictions.csv", data, "test", pair, CHOICE)
     with (tmp_path / "predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0])[-2:] == ["transfer_predicted", "finetune_predicted"]
+    assert list(rows[0])[-4:] == ["finetune", "in_use", "transfer_predicted", "finetune_predicted"]
     assert all(row["finetune_predicted"] == row["transfer_predicted"] == row["class"] for row in rows)
+    np.testing.assert_allclose(in_use_of(rows, CLASSES), used, atol=1e-6)
 
 
 def test_frostline_predict(model: Path) -> None:
@@ -115,14 +126,16 @@ def test_frostline_predict(model: Path) -> None:
         ("classifier", None, "ball"),
         ("classifier", 0.5, "a field"),
         ("finetune", None, "a field"),
+        ("finetune", 0.4, "a field"),
         ("finetune", 0.3, "ball"),
     ],
 )
-def test_a_phases_own_model_has_one_half_and_a_given_threshold_wins(
+def test_a_phases_own_model_has_one_half_and_is_not_calibrated_and_a_given_threshold_wins(
     model: Path, name: str, given: float | None, predicted: str
 ) -> None:
     (row,) = predict_files(model.with_stem(name), [Path("doubtful.png")], given)
-    probability = 0.3845 if predicted == "ball" else 0.6155
+    ball = 0.4415 if name == "classifier" else 0.3845
+    probability = ball if predicted == "ball" else 1 - ball
     assert (row.label, row.probability) == (predicted, pytest.approx(probability, abs=1e-3))
 
 
@@ -137,7 +150,7 @@ def test_frostline_serve_its_heat_and_its_page(address: str, model: Path) -> Non
         f"{address}/invocations?explain=true", data=png(BLUE), headers={"Content-Type": "image/png"}
     ).json()["predictions"]
     assert (answer["class"], answer["probability"]) == ("ball", DOUBTFUL)
-    assert "An image is taken for ball where its probability is above 0.3." in requests.get(address).text
+    assert "An image is taken for ball where its probability is above 0.4." in requests.get(address).text
     with serving(application(load_classifier(model, 0.5))) as other:
         (half,) = requests.post(
             f"{other}/invocations?explain=true", data=png(BLUE), headers={"Content-Type": "image/png"}
@@ -183,8 +196,9 @@ def test_an_exported_model_says_what_to_decide_by(model: Path, tmp_path: Path, n
     path, images = tmp_path / f"exported{form.suffix}", np.full((1, SIZE, SIZE, 3), BLUE, np.uint8)
     export(load_model(model), load_metadata(model), name, path, images)
     facts = facts_of(path)
-    assert facts == {"classes": list(CLASSES), "threshold": 0.3}
+    assert facts == {"classes": list(CLASSES), "threshold": 0.4, "applied_temperature": 2.0}
     second = form.read(path)(images.astype(np.float32))
+    assert second == DOUBTFUL
     (predicted,) = predicted_classes(np.concatenate([1 - second, second], axis=1), facts["threshold"])
     assert facts["classes"][predicted] == "ball"
 

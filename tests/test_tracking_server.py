@@ -12,7 +12,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 import mlflow
@@ -143,7 +142,7 @@ def test_eight_writers_at_once_lose_nothing(project: Path, server: Server, monke
             found = {point.step: point.value for point in history}
             assert len(history) == EPOCHS
             assert found == {epoch: number + epoch / 32 + n / 1024 for epoch in range(1, EPOCHS + 1)}
-        settings = tracking.flatten(asdict(compose_conf([f"seed={number}"])))
+        settings = tracking.params_of(compose_conf([f"seed={number}"]))
         assert run.data.params == {name: str(value) for name, value in settings.items()}
         assert run.data.tags[MODEL] == hashlib.sha256(artifact).hexdigest()
         assert run.info.artifact_uri.startswith("mlflow-artifacts:"), "they go through the server"

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -210,10 +211,11 @@ def _export(arguments: argparse.Namespace) -> int:
     count = f"{len(images)} image{'s' * (len(images) != 1)}"
     print(f"{output}: differs from {path} by at most {difference:.1e} on {count}")
     size, classes = model.input_shape[1], metadata.classes
+    calibrated = "" if metadata.temperature == 1 else f", calibrated (temperature {metadata.temperature:.4g})"
     if model.output_shape[1] == 1:
-        given = f"P({classes[1]}), (N, 1): {classes[1]} is predicted above {metadata.threshold}"
+        given = f"P({classes[1]}), (N, 1){calibrated}: {classes[1]} is predicted above {metadata.threshold}"
     else:
-        given = f"P of each class, (N, {len(classes)})"
+        given = f"P of each class, (N, {len(classes)}){calibrated}"
     print(f"takes (N, {size}, {size}, 3) float32, RGB from 0 to 255; gives {given}")
     return 0
 
@@ -231,6 +233,10 @@ def _compare(arguments: argparse.Namespace) -> int:
             table.add_row(name, *cells)
     console = Console()
     console.print(table)
+    for part, what in (("in_use", f"In use, {metrics['verdict']['chosen']}"), ("guessing", "Guessing by class shares")):
+        told = ", ".join(f"{name} {metrics[part][name]:.3f}" for name in ("log_loss", "accuracy"))
+        console.print(f"{what}: {told}", highlight=False)
+    console.print()
     console.print((EVALUATION / "verdict.md").read_text(encoding="utf-8").strip().replace("**", ""), highlight=False)
     console.print(f"\nReport: {REPORT}   Predictions: {EVALUATION}/predictions.csv\nRuns:   make ui", highlight=False)
     return 0
@@ -239,10 +245,10 @@ def _compare(arguments: argparse.Namespace) -> int:
 _COMPARED = (("transfer", ""), ("finetune", ""), ("difference", "+"))
 
 
-def _with_interval(figures: dict[str, float], name: str, sign: str) -> str:
+def _with_interval(figures: dict[str, Any], name: str, sign: str) -> str:
     value = f"{figures[name]:{sign}.3f}"
     if f"{name}_low" not in figures:
-        return f"{value}            "
+        return f"{value} {figures.get(f'{name}_class', ''):<{11 if sign else 9}}"  # as wide as an interval
     return f"{value} {figures[f'{name}_low']:{sign}.2f}…{figures[f'{name}_high']:{sign}.2f}"
 
 

@@ -17,9 +17,9 @@ import pytest
 from frostline.common.files import write_csv
 from frostline.config.load import compose_conf
 from frostline.config.paths import CURVES, EVALUATION, MODELS, REPORT
-from frostline.metrics.comparison import Evaluation, evaluate
+from frostline.metrics.comparison import Evaluation
 from frostline.tracking import runs as tracking
-from results import CONF, predictions, write_example_report
+from results import CONF, judged, predictions, write_example_report
 from servers import is_healthy, wait_until
 
 pytestmark = pytest.mark.browser
@@ -44,7 +44,7 @@ KNOWN = (
 @functools.cache
 def result() -> Evaluation:
     """The evaluation that `results.write_example_report` makes a report of."""
-    return evaluate(predictions(86), threshold=0.5, bins=15, resamples=200, seed=42)
+    return judged(predictions(86))
 
 
 def fill(digest: str = "5" * 64) -> None:
@@ -69,7 +69,7 @@ def fill(digest: str = "5" * 64) -> None:
             phases_run = tracking.find_or_restore(phase, pipeline, MODELS[phase], [], asked_by=run)
             run.log_metrics({f"test/{name}": value for name, value in figures.items()}, on=phases_run)
         run.log_files(REPORT, EVALUATION)
-        test = {f"test/{name}": value for name, value in result().figures[verdict.winner].items()}
+        test = {f"test/{name}": value for name, value in result().figures[verdict.chosen].items()}
         run.describe(f"**{verdict.title}.** {verdict.choice} {verdict.detail}", test)
 
 

@@ -50,7 +50,8 @@ def expected(threshold: float) -> dict[str, dict[str, str]]:
     """What the explorer must show, by phase and figure, from the package's own figures."""
     pair = predictions(86)
     found = {}
-    for phase, probabilities in by_phase(pair).items():
+    columns = {**by_phase(pair), "validation": pair.candidate}  # the chosen one's of the same images
+    for phase, probabilities in columns.items():
         (tn, fp), (fn, tp) = confusion_matrix(pair.labels, probabilities, threshold)
         values = figures(pair.labels, probabilities, threshold, bins=15)
         found[phase] = {
@@ -65,7 +66,9 @@ def expected(threshold: float) -> dict[str, dict[str, str]]:
 
 def all_shown(page: Any) -> dict[str, dict[str, str]]:
     names = ("accuracy", "precision", "recall", "f1", "tn", "fp", "fn", "tp")
-    return {phase: {name: shown(page, name, phase) for name in names} for phase in ("transfer", "finetune")}
+    return {
+        phase: {name: shown(page, name, phase) for name in names} for phase in ("transfer", "finetune", "validation")
+    }
 
 
 def test_the_verdict_is_in_view_and_nothing_is_cut_off(
@@ -190,7 +193,7 @@ def test_in_mlflows_frame_script_and_links_work(address: str, open_page: Callabl
     frame = page.frame_locator("iframe")
     frame.locator("#threshold").wait_for()
     assert frame.locator("tr[data-figure=accuracy] td").all_inner_texts() == [
-        expected(0.5)[phase]["accuracy"] for phase in ("transfer", "finetune")
+        expected(0.5)[phase]["accuracy"] for phase in ("validation", "transfer", "finetune")
     ]
     frame.locator(".contents a", has_text="Data").click()
     assert 0 <= frame.locator("#data").evaluate("heading => heading.getBoundingClientRect().top") < 100

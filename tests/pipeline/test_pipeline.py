@@ -31,7 +31,7 @@ def test_every_output_is_there(clone):
     outs = [out["path"] for stage in lock["stages"].values() for out in stage["outs"]]
     assert all((clone.root / out).exists() for out in outs)
     assert list(lock["stages"]) == STAGES
-    assert clone.json("reports/metrics.json")["verdict"]["winner"] in ("transfer", "finetune")
+    assert clone.json("reports/metrics.json")["verdict"]["chosen"] in ("transfer", "finetune")
     rows = list(csv.DictReader((clone.root / "reports/evaluation/submission.csv").open()))
     assert [row["id"] for row in rows] == [str(n) for n in range(1, 7)]
     assert all(0 <= float(row["label"]) <= 1 for row in rows)
@@ -70,12 +70,13 @@ def test_mlflow_holds_the_parent_and_its_runs(clone):
         for phase in ("transfer", "finetune")
     ]
     assert names[0] == names[1]
-    winner = metrics["verdict"]["winner"]
-    assert runs["pipeline"].data.metrics["test/log_loss"] == pytest.approx(metrics[winner]["log_loss"], rel=1e-4)
+    chosen = metrics["verdict"]["chosen"]
+    assert runs["pipeline"].data.metrics["test/log_loss"] == pytest.approx(metrics[chosen]["log_loss"], rel=1e-4)
+    assert runs["pipeline"].data.metrics["in_use/log_loss"] == pytest.approx(metrics["in_use"]["log_loss"], rel=1e-4)
     champion = clone.client().get_model_version_by_alias("frostline-sample", "champion")
     assert champion.run_id == runs["evaluate"].info.run_id
     assert champion.description.startswith("**")
-    chosen = champion.tags["frostline.phase"]
+    assert champion.tags["frostline.phase"] == chosen
     assert champion.tags["frostline.model"] == runs[chosen].data.tags["frostline.model"]
     losses = {phase: runs[phase].data.metrics["validation/loss"] for phase in ("transfer", "finetune")}
     assert losses[chosen] == min(losses.values())
@@ -83,7 +84,9 @@ def test_mlflow_holds_the_parent_and_its_runs(clone):
         [runs["evaluate"].info.experiment_id], f"source_run_id = '{champion.run_id}'"
     )
     assert champion.source == f"models:/{logged.model_id}"
-    assert "log loss" in runs["pipeline"].data.tags["mlflow.note.content"]
+    note = runs["pipeline"].data.tags["mlflow.note.content"]
+    assert "log loss" in note
+    assert "Few test images: 8 of cat, 8 of dog." in note
 
 
 def test_the_logged_model_is_served_by_pyfunc(clone, monkeypatch):
@@ -127,6 +130,8 @@ def test_predict_and_compare(clone):
     table = clone.python("-m", "frostline.cli", "compare")
     assert "log_loss" in table
     assert "transfer" in table
+    assert "Guessing by class shares: log_loss 0.69" in table
+    assert "Few test images: 8 of cat, 8 of dog." in " ".join(table.split())
     images = clone.root / "images"
     shutil.rmtree(images, ignore_errors=True)
     images.mkdir()
@@ -189,7 +194,7 @@ def test_a_threshold_runs_only_evaluate_and_all_that_predicts_follows_it(clone):
     before = clone.client().get_model_version_by_alias("frostline-sample", "champion")
     phase = before.tags["frostline.phase"]
     # In the widest gap between two images, so that rounding moves none across; not the one that has 0.5
-    values = np.sort([float(row[phase]) for row in predictions()])
+    values = np.sort([float(row["in_use"]) for row in predictions()])
     gaps = [(high - low, (low + high) / 2) for low, high in itertools.pairwise(values) if not low <= 0.5 < high]
     threshold = round(float(max(gaps)[1]), 4)
     params = yaml.safe_load((clone.root / "params.yaml").read_text())
@@ -199,8 +204,8 @@ def test_a_threshold_runs_only_evaluate_and_all_that_predicts_follows_it(clone):
 
     rows = predictions()
     predicted = [row[f"{phase}_predicted"] for row in rows]
-    assert predicted == [("cat", "dog")[float(row[phase]) > threshold] for row in rows]
-    assert predicted != [("cat", "dog")[float(row[phase]) > 0.5] for row in rows]
+    assert predicted == [("cat", "dog")[float(row["in_use"]) > threshold] for row in rows]
+    assert predicted != [("cat", "dog")[float(row["in_use"]) > 0.5] for row in rows]
     assert str(threshold) in (clone.root / "reports/report.html").read_text()
 
     images = clone.root / "test images"
@@ -210,14 +215,20 @@ def test_a_threshold_runs_only_evaluate_and_all_that_predicts_follows_it(clone):
             images.mkdir(exist_ok=True)
             (images / f"{number:02}.jpg").write_bytes(inner.read(row["path"]))
     lines = clone.python("-m", "frostline.cli", "predict", "--json", str(images)).splitlines()
-    assert [json.loads(line)["class"] for line in lines if line.startswith("{")] == predicted
+    said = [json.loads(line) for line in lines if line.startswith("{")]
+    assert [one["class"] for one in said] == predicted
+    in_use = [float(row["in_use"]) for row in rows]
+    np.testing.assert_allclose([one["probabilities"]["dog"] for one in said], in_use, atol=2e-3)
+    assert clone.json("reports/metrics.json")["in_use"]["temperature"] != 1
 
     champion = clone.client().get_model_version_by_alias("frostline-sample", "champion")
     assert champion.tags["frostline.threshold"] == str(threshold)
     assert int(champion.version) == int(before.version) + 1
     mlflow.set_tracking_uri(f"sqlite:///{clone.root}/mlruns/mlflow.db")
     served = mlflow.pyfunc.load_model("models:/frostline-sample@champion")
-    assert list(served.predict(np.load(clone.root / "data/processed/test.npy"))["class"]) == predicted
+    answers = served.predict(np.load(clone.root / "data/processed/test.npy"))
+    assert list(answers["class"]) == predicted
+    np.testing.assert_allclose([one["dog"] for one in answers["probabilities"]], in_use, atol=2e-3)
 
 
 def test_an_edit_of_params_yaml_reaches_the_stage_and_mlflow(clone):

@@ -14,6 +14,7 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 
 from frostline.common.files import write_text
+from frostline.config.flat import flatten
 from frostline.config.load import compose_conf, composition, load_params
 from frostline.config.paths import PARAMS
 from frostline.runtime.errors import FrostlineError
@@ -34,8 +35,8 @@ def read_local(conf: Path = CONF) -> dict[str, Any]:
             group = key.removeprefix(_OVERRIDE)
             own = _read(conf / group / f"{_OWN}.yaml") if option == _OWN else {}
             found[group] = own.pop("defaults")[0] if own else option
-            found |= _flat(own, f"{group}.")
-    return found | _flat(content)
+            found |= flatten(own, f"{group}.")
+    return found | flatten(content)
 
 
 def set_local(changes: Mapping[str, str], unset: Sequence[str] = (), conf: Path = CONF) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def edits_of_params(conf: Path = CONF) -> dict[str, Any]:
     """What params.yaml says otherwise than conf/'s composition does: edits by hand, and what `-S` once set."""
     if not PARAMS.is_file():
         return {}
-    there, composed = _flat(asdict(load_params())), _flat(asdict(compose_conf(folder=conf)))
+    there, composed = flatten(asdict(load_params())), flatten(asdict(compose_conf(folder=conf)))
     return {key: value for key, value in there.items() if composed.get(key) != value}
 
 
@@ -135,13 +136,6 @@ def _read(file: Path) -> dict[str, Any]:
 
 def _yaml(content: Mapping[str, Any]) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(dict(content)))  # it quotes what OmegaConf would take for a number
-
-
-def _flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ PROCESSED = Path("data/processed")
 BACKBONE_WEIGHTS = Path("models/backbone.h5")
 MODELS = {"transfer": Path("models/transfer.keras"), "finetune": Path("models/finetune.keras")}
 CLASSIFIER = Path("models/classifier.keras")
-"""The better phase's model with the threshold of the evaluation: what predict, serve and export take."""
+"""The model of the phase that was chosen on the validation images, with its threshold and temperature: what predict,
+serve and export take."""
 
 DATA_SUMMARY = Path("reports/data.json")
 CONTACT_SHEET = Path("reports/contact_sheet.png")

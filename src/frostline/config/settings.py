@@ -206,12 +206,10 @@ class Finetune(Phase):
 
 @dataclass
 class Submission:
-    """What is done to the winner's probabilities in submission.csv; the report shows what each changes."""
+    """What else is done to the probabilities in submission.csv; the report shows what each changes."""
 
     flip: bool
-    """Mean with those of the mirrored image; takes twice the time."""
-    temperature: bool
-    """Calibrated on the validation images."""
+    """Mean with those of the mirrored image, before they are calibrated; takes twice the time."""
     clip: bool
     """Kept away from 0 and 1 as far as the validation images and half a mistake more advise."""
 
@@ -219,7 +217,11 @@ class Submission:
 @dataclass
 class Evaluate:
     threshold: Share
-    """Probability above which the second of two classes is predicted; of more classes, the most probable one is."""
+    """Calibrated probability above which the second of two classes is predicted; of more classes, the most probable one
+    is."""
+    calibrate: Literal["temperature", "none"]
+    """What is done to the probabilities wherever the chosen model is used. temperature: calibrated on the validation
+    images; none: as the model gives them."""
     bootstrap: Annotated[int, Rule(lambda v: v >= 100, "a whole number, 100 or more")]
     """Resamples behind each 95% interval."""
     calibration_bins: Count

@@ -1,4 +1,4 @@
-"""Both phases' models on the same test set: what they say, how good that is, and the files that show it."""
+"""Both phases' models: which one the validation images choose, what the test images say of it, and what shows that."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,12 +9,14 @@ import numpy as np
 from frostline.common.files import read_json, replacing, sha256_of, write_json, write_text
 from frostline.config.paths import BACKBONE_WEIGHTS, CLASSIFIER, DATA_SUMMARY, EVALUATION, METRICS, MODELS, REPORT
 from frostline.config.settings import Config
-from frostline.data.dataset import UNLABELLED, Dataset
+from frostline.data.dataset import SPLITS, UNLABELLED, Dataset
 from frostline.evaluation.predictions import write_predictions, write_submission
 from frostline.metrics.bootstrap import Pair, by_phase
-from frostline.metrics.calibration import CalibrationEffect, Views, calibration_effects
-from frostline.metrics.comparison import Evaluation, Phase, evaluate
-from frostline.models.saving import save_with_threshold
+from frostline.metrics.calibration import CalibrationEffect, Views, calibration_effects, fit_temperature
+from frostline.metrics.cautions import cautions
+from frostline.metrics.choice import Choice
+from frostline.metrics.comparison import CALLED, Evaluation, evaluate
+from frostline.models.saving import save_for_use
 from frostline.report import charts
 from frostline.report.galleries import label_issues_gallery, prediction_galleries
 from frostline.report.page import Report, write_report
@@ -29,165 +31,159 @@ _SHOWN = 8
 
 
 @dataclass(frozen=True)
-class Assessment:
-    """What the test set says of both phases' models."""
+class Trained:
+    """What the stages before this one made, and the settings of the run."""
 
-    pair: Pair
-    """Both phases on the test set; see `evaluate`."""
-    held_out: dict[str, np.ndarray]
-    """By split, the winner's probabilities, (N, classes) float64, for the validation and the test set."""
+    models: Mapping[str, keras.Model]
+    """By phase."""
+    curves: Mapping[str, Sequence[Epoch]]
+    """By phase, its epochs."""
+    data: Dataset
+    """The prepared images."""
+    config: Config
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What the validation images choose of what was trained, and what the test images say of it."""
+
+    pairs: Mapping[str, Pair]
+    """By split, validation and test, both phases' probabilities, as they were trained."""
     evaluation: Evaluation
-    effects: list[CalibrationEffect]
-    """Of each way to calibrate the winner's probabilities, and last of those that submission.csv takes."""
+    cautions: Sequence[str]
+    """What to keep in mind of the data (`metrics.cautions`)."""
+    effects: Sequence[CalibrationEffect]
+    """Of each way to calibrate the chosen model's probabilities, and last of those that submission.csv takes."""
     predict: Predict
-    """The winner's."""
+    """The chosen model's."""
 
     @property
-    def winner(self) -> Phase:
-        """The phase whose model to take."""
-        return self.evaluation.verdict.winner
+    def choice(self) -> Choice:
+        return self.evaluation.choice
 
     @property
     def note(self) -> str:
-        """The verdict as Markdown."""
+        """The verdict as Markdown, and below it, a line each, the cautions."""
         verdict = self.evaluation.verdict
-        return f"**{verdict.title}.** {verdict.choice} {verdict.detail}"
+        lines = [f"**{verdict.title}.** {verdict.choice} {verdict.detail}", *self.cautions]
+        return "\n\n".join(lines)
 
 
-def assess(models: Mapping[str, keras.Model], data: Dataset, config: Config) -> Assessment:
-    """Compare both phases on the test set, and measure what calibrating the better one's probabilities changes.
+def assess(trained: Trained) -> Assessment:
+    """Choose a phase, its temperature and what submission.csv takes on the validation images; judge it on the test set.
 
-    Args:
-        models: by phase, "transfer" and "finetune".
-        data: the prepared images.
-        config: of the run; `evaluate` says how to judge.
-
-    Raises:
-        FrostlineError: the test set is empty, or a model that diverged predicts no probabilities.
+    Raises FrostlineError where the test set is empty, or a model that diverged predicts no probabilities.
     """
-    settings = config.evaluate
-    how: dict[str, Any] = {
-        "threshold": settings.threshold,
+    data, config, settings = trained.data, trained.config, trained.config.evaluate
+    predictors = {phase: predictor_of(model, config) for phase, model in trained.models.items()}
+    pairs = {
+        split: Pair(
+            data.labels(split),
+            baseline=predictors["transfer"](data, split),
+            candidate=predictors["finetune"](data, split),
+        )
+        for split in ("validation", "test")
+    }
+    choice = choose(trained, pairs["validation"])
+    drawing: dict[str, Any] = {
         "bins": settings.calibration_bins,
         "resamples": settings.bootstrap,
         "seed": config.seed,
     }
-    predictors = {phase: predictor_of(model, config) for phase, model in models.items()}
-    pair = Pair(
-        data.labels("test"),
-        baseline=predictors["transfer"](data, "test"),
-        candidate=predictors["finetune"](data, "test"),
-    )
-    evaluation = evaluate(pair, **how)
-    winner = evaluation.verdict.winner
-    predict = predictors[winner]
-    held_out = {"validation": predict(data, "validation"), "test": by_phase(pair)[winner]}
+    count = len(data.classes)
+    shares = np.bincount(data.labels("train"), minlength=count) / len(data.labels("train"))
+    evaluation = evaluate(pairs["test"], choice, shares, **drawing)
+    predict = predictors[choice.phase]
     validation, test = (
-        Views(data.labels(split), probabilities, _mirrored(predict, data, split, config))
-        for split, probabilities in held_out.items()
+        Views(pair.labels, by_phase(pair)[choice.phase], _mirrored(predict, data, split, config))
+        for split, pair in pairs.items()
     )
-    effects = calibration_effects(validation, test, chosen=asdict(settings.submission), **how)
-    return Assessment(pair, held_out, evaluation, effects, predict)
+    submission = {**asdict(settings.submission), "temperature": settings.calibrate == "temperature"}
+    effects = calibration_effects(validation, test, submission=submission, threshold=choice.threshold, **drawing)
+    said = cautions({split: _counts(data)[split] for split in ("train", "test")})
+    return Assessment(pairs, evaluation, said, effects, predict)
+
+
+def choose(trained: Trained, validation: Pair) -> Choice:
+    """Choose the phase whose model has the lower validation loss, and each one's temperature; see `Choice`.
+
+    Not by the test set, which then would judge its own choice. `validation`: both phases' probabilities.
+    """
+    settings = trained.config.evaluate
+    losses = {
+        phase: float(kept_epoch(epochs, getattr(trained.config, phase).patience)["validation/loss"])
+        for phase, epochs in trained.curves.items()
+    }
+    temperatures = {
+        phase: fit_temperature(validation.labels, p) if settings.calibrate == "temperature" else 1.0
+        for phase, p in by_phase(validation).items()
+    }
+    return Choice(losses, temperatures, settings.threshold)
 
 
 def _mirrored(predict: Predict, data: Dataset, split: str, config: Config) -> np.ndarray | None:
     return predict(data, split, mirrored=True) if config.evaluate.submission.flip else None
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """The phase whose model becomes models/classifier.keras, and its threshold (see `predicted_classes`)."""
-
-    phase: Phase
-    threshold: float | None
-
-
-def choose(data: Dataset, curves: Mapping[str, Sequence[Epoch]], config: Config) -> Chosen:
-    """Choose the phase whose model has the lower validation loss; a tie goes to transfer, the simpler model.
-
-    Not by the test set, which then would judge its own choice. `curves`: by phase, its epochs.
-    """
-    before, after = (
-        kept_epoch(curves[phase], getattr(config, phase).patience)["validation/loss"]
-        for phase in ("transfer", "finetune")
-    )
-    threshold = config.evaluate.threshold if len(data.classes) == 2 else None
-    return Chosen("finetune" if after < before else "transfer", threshold)
-
-
-def write_assessment(
-    found: Assessment,
-    models: Mapping[str, keras.Model],
-    data: Dataset,
-    curves: Mapping[str, Sequence[Epoch]],
-    config: Config,
-) -> Chosen:
+def write_assessment(found: Assessment, trained: Trained) -> None:
     """Write the stage's outputs: classifier.keras, reports/evaluation, metrics.json and report.html.
 
-    Args:
-        found: what `assess` found of the `models`.
-        models: by phase.
-        data: the prepared images.
-        curves: by phase, its epochs.
-        config: of the run.
-
-    Returns:
-        What classifier.keras is.
+    `found`: what `assess` found of what was `trained`.
     """
-    chosen = choose(data, curves, config)
-    save_with_threshold(MODELS[chosen.phase], CLASSIFIER, chosen.threshold)
-    pair, threshold = found.pair, config.evaluate.threshold
-    drawing: dict[str, Any] = {
-        "threshold": threshold,
-        "bins": config.evaluate.calibration_bins,
-        "classes": data.classes,
-    }
+    data, choice, test = trained.data, found.choice, found.pairs["test"]
+    threshold = choice.threshold if len(data.classes) == 2 else None
+    save_for_use(MODELS[choice.phase], CLASSIFIER, threshold=threshold, temperature=choice.temperature)
+    drawing: dict[str, Any] = {"bins": trained.config.evaluate.calibration_bins, "classes": data.classes}
+    predicted = choice.predicted(test)
     with replacing(EVALUATION) as folder:
         folder.mkdir()
-        for phase, probabilities in by_phase(pair).items():
-            charts.write_dvc_plots(folder / phase, pair.labels, probabilities, **drawing)
-        charts.write_figures(folder, pair, curves=curves, **drawing)
-        write_predictions(folder / "predictions.csv", data, pair, threshold)
+        for phase, probabilities in by_phase(test).items():
+            charts.write_dvc_plots(folder / phase, test.labels, probabilities, predicted[phase], **drawing)
+        charts.write_figures(folder, test, curves=trained.curves, choice=choice, **drawing)
+        write_predictions(folder / "predictions.csv", data, "test", test, choice)
+        write_predictions(folder / "validation_predictions.csv", data, "validation", found.pairs["validation"], choice)
         if data.has(UNLABELLED) and len(data.classes) == 2:
-            asked, mirrored = found.predict(data, UNLABELLED), _mirrored(found.predict, data, UNLABELLED, config)
+            asked = found.predict(data, UNLABELLED)
+            mirrored = _mirrored(found.predict, data, UNLABELLED, trained.config)
             write_submission(folder / "submission.csv", data, found.effects[-1].calibration.apply(asked, mirrored))
         write_text(folder / "verdict.md", f"{found.note}\n")
-    write_json(METRICS, found.evaluation.as_metrics() | {"submission": found.effects[-1].as_metrics()})
-    write_report(REPORT, _report(found, chosen, models, data, curves, config))
-    return chosen
+    submission = {"submission": found.effects[-1].as_metrics()}
+    write_json(METRICS, found.evaluation.as_metrics(data.classes) | submission)
+    write_report(REPORT, _report(found, trained))
 
 
-def _report(
-    found: Assessment,
-    chosen: Chosen,
-    models: Mapping[str, keras.Model],
-    data: Dataset,
-    curves: Mapping[str, Sequence[Epoch]],
-    config: Config,
-) -> Report:
-    pair, winner = found.pair, found.winner
+def _report(found: Assessment, trained: Trained) -> Report:
+    data, choice = trained.data, found.choice
+    held_out = {split: choice.in_use(pair) for split, pair in found.pairs.items()}
     return Report(
-        settings=config,
-        data=read_json(DATA_SUMMARY),
-        curves=curves,
-        pair=pair,
+        settings=trained.config,
+        data={**read_json(DATA_SUMMARY), "counts": _counts(data)},
+        curves=trained.curves,
+        pairs=found.pairs,
         evaluation=found.evaluation,
         effects=found.effects,
         figures={path.stem: path for path in EVALUATION.glob("*.svg")},
         galleries={
-            **prediction_galleries(data, models, pair, winner, config.evaluate.threshold, _SHOWN),
-            "label_issues": label_issues_gallery(data, models, found.held_out, _SHOWN),
+            **prediction_galleries(data, trained.models, found.pairs["test"], choice, _SHOWN),
+            "label_issues": label_issues_gallery(data, trained.models, held_out, _SHOWN),
         },
         digests={
             "Backbone's weights": sha256_of(BACKBONE_WEIGHTS),
             "Transfer model": sha256_of(MODELS["transfer"]),
             "Fine-tuned model": sha256_of(MODELS["finetune"]),
-            f"{CLASSIFIER}, {_in_words(chosen)}": sha256_of(CLASSIFIER),
+            f"{CLASSIFIER}, {_in_words(choice, len(data.classes))}": sha256_of(CLASSIFIER),
         },
     )
 
 
-def _in_words(chosen: Chosen) -> str:
-    phase = {"transfer": "transfer model", "finetune": "fine-tuned model"}[chosen.phase]
-    by = "" if chosen.threshold is None else f" with threshold {chosen.threshold}"
-    return f"the {phase}, chosen by validation loss{by}"
+def _counts(data: Dataset) -> dict[str, dict[str, int]]:
+    """Images by split and class: those of a fold are others than preprocess counted."""
+    counts = {split: np.bincount(data.labels(split), minlength=len(data.classes)).tolist() for split in SPLITS}
+    return {split: dict(zip(data.classes, numbers, strict=True)) for split, numbers in counts.items()}
+
+
+def _in_words(choice: Choice, classes: int) -> str:
+    used = [f"threshold {choice.threshold}"] if classes == 2 else []
+    used += [f"temperature {choice.temperature:.4g}"] if choice.temperature != 1 else []
+    with_these = f" with {' and '.join(used)}" if used else ""
+    return f"the {CALLED[choice.phase]}, chosen by validation loss{with_these}"

@@ -1,4 +1,4 @@
-"""Predictions as files: those of both phases for the test images, and the winner's for Kaggle's."""
+"""Predictions as files: those of both phases and of the model in use, and these for Kaggle's images."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,48 +8,57 @@ import numpy as np
 from frostline.common.files import write_csv
 from frostline.data.dataset import UNLABELLED, Dataset
 from frostline.metrics.bootstrap import Pair, by_phase
+from frostline.metrics.choice import Choice
 from frostline.metrics.classification import scored_classes
-from frostline.metrics.predicted import predicted_classes
+
+IN_USE = "in_use"
+"""Of the chosen model, as whoever uses it gets it."""
 
 
-def prediction_column(phase: str, name: str, classes: int) -> str:
-    """The column of predictions.csv with the probabilities of the class `name`; of two, only the second has one."""
-    return phase if classes == 2 else f"{phase}/{name}"
+def prediction_column(model: str, name: str, classes: int) -> str:
+    """The column of predictions.csv with a model's probabilities of the class `name`; of two, only the second has one.
+
+    `model`: a phase or IN_USE.
+    """
+    return model if classes == 2 else f"{model}/{name}"
 
 
-def write_predictions(path: Path, data: Dataset, pair: Pair, threshold: float) -> None:
-    """Write predictions.csv: one row per test image.
+def write_predictions(path: Path, data: Dataset, split: str, pair: Pair, choice: Choice) -> None:
+    """Write predictions.csv: one row per image of `split`.
 
-    Its columns are the path, the class, both phases' probabilities and, last, the class that each phase predicts, in
-    "transfer_predicted" and "finetune_predicted". Of two classes, "transfer" and "finetune" are the probability of the
-    second; of more there is a column for each, as "transfer/cat".
+    Its columns are the path, the class, the probabilities of both phases as they were trained and of the chosen one in
+    use (calibrated), and, last, the class that each phase predicts, in "transfer_predicted" and "finetune_predicted".
+    Of two classes, "transfer", "finetune" and "in_use" are the probability of the second; of more there is a column
+    for each, as "transfer/cat".
 
     Args:
         path: the file, written whole or not at all.
         data: the prepared images.
-        pair: both phases' probabilities for the test images.
-        threshold: for two classes, from 0 to 1; see `predicted_classes`.
+        split: "validation" or "test".
+        pair: both phases' probabilities for its images.
+        choice: which phase is in use, and how.
     """
     columns: dict[str, Iterable[str]] = {
-        "path": data.names("test"),
+        "path": data.names(split),
         "class": [data.classes[label] for label in pair.labels],
     }
-    for phase, probabilities in by_phase(pair).items():
+    models = {**by_phase(pair), IN_USE: choice.in_use(pair)}
+    for model, probabilities in models.items():
         for number in scored_classes(probabilities):
-            name = prediction_column(phase, data.classes[number], len(data.classes))
+            name = prediction_column(model, data.classes[number], len(data.classes))
             columns[name] = [f"{value:.6f}" for value in probabilities[:, number]]
-    for phase, probabilities in by_phase(pair).items():
-        columns[f"{phase}_predicted"] = [data.classes[number] for number in predicted_classes(probabilities, threshold)]
+    for phase, predicted in choice.predicted(pair).items():
+        columns[f"{phase}_predicted"] = [data.classes[number] for number in predicted]
     rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
     write_csv(path, tuple(columns), rows)
 
 
-def probabilities_of(rows: Sequence[Mapping[str, str]], phase: str, classes: Sequence[str]) -> np.ndarray:
-    """The probabilities, (N, classes) float64, of `phase` in rows of predictions.csv."""
+def in_use_of(rows: Sequence[Mapping[str, str]], classes: Sequence[str]) -> np.ndarray:
+    """The probabilities, (N, classes) float64, of the model in use in rows of predictions.csv, or KeyError."""
     if len(classes) == 2:
-        second = np.array([float(row[phase]) for row in rows])
+        second = np.array([float(row[IN_USE]) for row in rows])
         return np.stack([1 - second, second], axis=1)
-    columns = [prediction_column(phase, name, len(classes)) for name in classes]
+    columns = [prediction_column(IN_USE, name, len(classes)) for name in classes]
     return np.array([[float(row[column]) for column in columns] for row in rows])
 
 

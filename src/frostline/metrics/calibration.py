@@ -14,6 +14,7 @@ from frostline.metrics.bootstrap import Interval, Pair, bootstrap_intervals
 from frostline.metrics.classification import figures
 from frostline.metrics.formatting import rounded
 from frostline.metrics.log_loss import CLIP, log_losses
+from frostline.metrics.temperature import with_temperature
 
 _TEMPERATURES = (0.05, 20.0)
 _CLIPS = np.geomspace(CLIP, 0.2, 200)
@@ -95,28 +96,20 @@ def fit_calibration(
     return found
 
 
-def with_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """Probabilities (N, classes) whose logits are divided by `temperature`: above 1 less confident, below 1 more.
-
-    Guo et al. 2017, "On calibration of modern neural networks", section 4.2. The most probable class stays the same.
-    """
-    if temperature == 1:
-        return probabilities
-    logits = np.log(np.clip(probabilities, CLIP, 1)) / temperature
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    scaled: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
-    return scaled
-
-
 def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """The temperature from 0.05 to 20 with the least log loss of `probabilities` (N, classes) for `labels` (N,)."""
+    """The temperature from 0.05 to 20 with the least log loss of `probabilities` (N, classes) for `labels` (N,), and
+    half a mistake more, for the reason that `fit_clip` gives: else a model without mistakes would be made surer.
+    """
 
     def loss(logarithm: float) -> float:
-        return float(np.mean(log_losses(labels, with_temperature(probabilities, float(np.exp(logarithm))))))
+        scaled = with_temperature(probabilities, float(np.exp(logarithm)))
+        actual = scaled[np.arange(len(labels)), labels]
+        mistake = -np.mean(np.log(np.clip(1 - actual, CLIP, 1)))
+        return float(np.sum(log_losses(labels, scaled)) + mistake / 2)
 
     low, high = np.log(_TEMPERATURES)
     best = minimize_scalar(loss, bounds=(low, high), method="bounded", options={"xatol": 1e-4})
-    return float(np.exp(best.x))
+    return float(f"{np.exp(best.x):.4g}")  # as exact as the search, and as it is told
 
 
 def clipped(probabilities: np.ndarray, clip: float) -> np.ndarray:
@@ -143,18 +136,18 @@ def calibration_effects(
     validation: Views,
     test: Views,
     *,
-    chosen: Mapping[str, bool],
+    submission: Mapping[str, bool],
     threshold: float,
     bins: int,
     resamples: int,
     seed: int,
 ) -> list[CalibrationEffect]:
-    """What each part of a calibration changes on the `test` set alone, and last what the `chosen` ones change together.
+    """What each part of a calibration changes on the `test` set alone, and last those of `submission` together.
 
     Args:
         validation: what the parts are fitted on.
         test: what their worth is measured on. Without mirrored probabilities the part flip is left out.
-        chosen: "flip", "temperature" and "clip": whether it is chosen, as `fit_calibration` takes them.
+        submission: "flip", "temperature" and "clip": whether submission.csv has it, as `fit_calibration` takes them.
         threshold: for two classes; see `predicted_classes`.
         bins: of the expected calibration error.
         resamples: of the bootstrap.
@@ -163,7 +156,7 @@ def calibration_effects(
     asked: list[tuple[str, Mapping[str, bool]]] = [("temperature", {"temperature": True}), ("clip", {"clip": True})]
     if test.mirrored is not None:
         asked.insert(0, ("flip", {"flip": True}))
-    asked.append(("chosen", chosen))
+    asked.append(("submission", submission))
     before, found = float(np.mean(log_losses(test.labels, test.plain))), []
     for name, parts in asked:
         calibration = fit_calibration(validation, **parts)

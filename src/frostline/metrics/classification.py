@@ -12,10 +12,14 @@ from frostline.metrics.log_loss import log_losses
 from frostline.metrics.predicted import predicted_classes
 
 
-def figures(labels: np.ndarray, probabilities: np.ndarray, threshold: float, bins: int) -> dict[str, float]:
-    """Return log_loss, accuracy, roc_auc, average_precision, f1, brier and ece, by name.
+def figures(
+    labels: np.ndarray, probabilities: np.ndarray, threshold: float, bins: int, calibrated: np.ndarray | None = None
+) -> dict[str, float]:
+    """Return log_loss, accuracy, balanced_accuracy, lowest_recall, roc_auc, average_precision, f1, brier and ece.
 
     - log_loss clips probabilities to [1e-7, 1 - 1e-7], as Keras does.
+    - balanced_accuracy is the mean of the `recalls` (Brodersen et al. 2010, "The balanced accuracy and its posterior
+      distribution"), lowest_recall the least of them.
     - roc_auc, average_precision and f1 are those of the second of two classes; of more, the mean of each class' against
       the rest (macro average). They are absent where `class_figures` has them for no class.
     - brier is the mean of `squared_errors`.
@@ -27,13 +31,18 @@ def figures(labels: np.ndarray, probabilities: np.ndarray, threshold: float, bin
         probabilities: (N, classes) float64.
         threshold: for two classes, from 0 to 1; see `predicted_classes`.
         bins: of equal width over [0, 1], for the calibration error.
+        calibrated: as `probabilities`, where classes are predicted by others than are judged; None: by the same.
     """
-    predicted = predicted_classes(probabilities, threshold)
+    decided_by = probabilities if calibrated is None else calibrated
+    predicted = predicted_classes(decided_by, threshold)
     found = {
         "log_loss": float(np.mean(log_losses(labels, probabilities))),
         "accuracy": float(np.mean(predicted == labels)),
     }
-    by_class = class_figures(labels, probabilities, threshold)
+    by_actual = recalls(confusion_matrix(labels, decided_by, threshold))
+    found["balanced_accuracy"] = float(np.nanmean(by_actual))
+    found["lowest_recall"] = float(np.nanmin(by_actual))
+    by_class = class_figures(labels, probabilities, predicted)
     for name in ("roc_auc", "average_precision", "f1"):
         values = [each[name] for each in by_class.values() if name in each]
         if values:
@@ -44,13 +53,13 @@ def figures(labels: np.ndarray, probabilities: np.ndarray, threshold: float, bin
     return found
 
 
-def class_figures(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> dict[int, dict[str, float]]:
+def class_figures(labels: np.ndarray, probabilities: np.ndarray, predicted: np.ndarray) -> dict[int, dict[str, float]]:
     """Return roc_auc, average_precision and f1 of each of the `scored_classes` against the rest.
 
     The first two are absent where `labels` holds no other class or not this one, f1 where no image is of the class or
-    predicted to be.
+    `predicted` (N,) to be.
     """
-    predicted, ranked = predicted_classes(probabilities, threshold), ranked_classes(labels, probabilities)
+    ranked = ranked_classes(labels, probabilities)
     found: dict[int, dict[str, float]] = {}
     for number in scored_classes(probabilities):
         actual, scores = labels == number, probabilities[:, number]
@@ -126,6 +135,17 @@ def confusion_matrix(labels: np.ndarray, probabilities: np.ndarray, threshold: f
     count = probabilities.shape[1]
     pairs = count * np.asarray(labels, np.int64) + predicted_classes(probabilities, threshold)
     return np.bincount(pairs, minlength=count**2).reshape(count, count)
+
+
+def recalls(counts: np.ndarray) -> np.ndarray:
+    """The share of each class' images that is predicted to be of it, (classes,); NaN for a class without images.
+
+    `counts`: a `confusion_matrix`.
+    """
+    images = counts.sum(axis=1)
+    found = np.full(len(counts), np.nan)
+    np.divide(counts.diagonal(), images, out=found, where=images > 0)
+    return found
 
 
 def threshold_counts(labels: np.ndarray, probabilities: np.ndarray, thresholds: Sequence[float]) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""Both phases on the same test set: which is better, by how much, and whether that could be chance."""
+"""Both phases on the same test set: what it says of the model that was chosen before, on the validation images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -9,13 +10,16 @@ from scipy.stats import binomtest
 
 from frostline.common.phase_names import PhaseName
 from frostline.metrics.bootstrap import Interval, Intervals, Pair, bootstrap_intervals, by_phase
-from frostline.metrics.classification import actual_probabilities, confusion_matrix, figures
+from frostline.metrics.choice import Choice
+from frostline.metrics.classification import actual_probabilities, confusion_matrix, figures, recalls
 from frostline.metrics.formatting import decimals, p_text, rounded, signed
 from frostline.metrics.predicted import predicted_classes
 from frostline.runtime.errors import FrostlineError
 
 Phase = PhaseName
-Outcome = Literal["better", "worse", "indistinguishable"]
+Outcome = Literal["better", "worse", "indistinguishable", "nothing_learned"]
+CALLED: Mapping[Phase, str] = {"transfer": "transfer model", "finetune": "fine-tuned model"}
+"""What the phases' models are called in sentences."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +37,22 @@ class McNemar:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`outcome` of fine-tuning, the `winner` by test log loss, and both in words.
+    """What the test images say of the model that was `chosen` on the validation images.
 
-    `title` answers in one clause, `choice` says which model to take and why, `detail` gives the numbers.
+    `outcome` is that of fine-tuning; nothing_learned: the chosen model is not better than guessing. `title` says it in
+    one clause, `choice` which model to take and how sure that is, `detail` gives the numbers.
     """
 
     outcome: Outcome
-    winner: Phase
+    chosen: Phase
     title: str
     choice: str
     detail: str
+
+    @property
+    def disputed(self) -> bool:
+        """Whether the other model is better on the test images, beyond chance."""
+        return (self.outcome, self.chosen) in (("better", "transfer"), ("worse", "finetune"))
 
     @property
     def headline(self) -> str:
@@ -50,34 +60,73 @@ class Verdict:
 
 
 @dataclass(frozen=True)
+class Guessing:
+    """What always guessing the class shares of the training images comes to on the test images."""
+
+    figures: dict[str, float]
+    """As `figures` has them; the most frequent class of the training images is predicted."""
+    intervals: dict[str, Interval]
+    """By phase, of the difference in log loss: the phase's calibrated model - guessing."""
+
+    def beaten_by(self, phase: str) -> bool:
+        return self.intervals[phase].high < 0
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """All that the test set says; `figures` and `confusion` by phase, `difference` is finetune - transfer."""
+    """All that the test set says; `figures` and `confusion` by phase, `difference` is finetune - transfer.
+
+    The phases' probabilities are judged as they were trained; the classes that they predict are those by the threshold
+    on calibrated ones. `in_use` are the figures of the chosen phase, whose probabilities are calibrated, too.
+    """
 
     images: int
-    threshold: float
-    """For two classes: the second is predicted where its probability is above it."""
+    choice: Choice
     figures: dict[str, dict[str, float]]
     confusion: dict[str, np.ndarray]
     difference: dict[str, float]
     intervals: Intervals
     """By "transfer", "finetune" and "difference"."""
     mcnemar: McNemar
-    verdict: Verdict
+    in_use: dict[str, float]
+    guessing: Guessing
 
-    def as_metrics(self) -> dict[str, dict[str, Any]]:
-        """Return plain numbers, six significant digits, nested as reports/metrics.json is.
+    @cached_property
+    def verdict(self) -> Verdict:
+        """Judged by log loss alone; the other figures are context."""
+        return judge(self)
+
+    def lowest_recall_class(self, phase: str) -> int:
+        """The class that has the figure lowest_recall, the first of several."""
+        return int(np.nanargmin(recalls(self.confusion[phase])))
+
+    def as_metrics(self, classes: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return plain numbers, six significant digits, nested as reports/metrics.json is; `classes`: their names.
 
         The ends of a 95% interval are ``<figure>_low`` and ``<figure>_high``.
         """
-        parts: dict[str, dict[str, Any]] = {}
-        for name, values in (*self.figures.items(), ("difference", self.difference)):
-            parts[name] = {figure: rounded(value) for figure, value in values.items()}
-            for figure, interval in self.intervals[name].items():
-                parts[name][f"{figure}_low"] = rounded(interval.low)
-                parts[name][f"{figure}_high"] = rounded(interval.high)
+        parts: dict[str, dict[str, Any]] = {
+            **{phase: {**values} for phase, values in self.figures.items()},
+            "difference": {**self.difference},
+            "in_use": {"temperature": self.choice.temperature, **self.in_use},
+            "guessing": {**self.guessing.figures},
+        }
+        for name, intervals in self.intervals.items():
+            for figure, interval in intervals.items():
+                parts[name] |= {f"{figure}_low": interval.low, f"{figure}_high": interval.high}
+        over_guessing = self.guessing.intervals[self.choice.phase]
+        parts["in_use"] |= {
+            "log_loss_over_guessing": self.in_use["log_loss"] - self.guessing.figures["log_loss"],
+            "log_loss_over_guessing_low": over_guessing.low,
+            "log_loss_over_guessing_high": over_guessing.high,
+        }
+        parts = {name: {key: rounded(value) for key, value in values.items()} for name, values in parts.items()}
+        for phase in self.confusion:
+            parts[phase]["lowest_recall_class"] = classes[self.lowest_recall_class(phase)]
         parts["verdict"] = {
             "outcome": self.verdict.outcome,
-            "winner": self.verdict.winner,
+            "chosen": self.verdict.chosen,
+            "disputed": self.verdict.disputed,
             "decisions_better": self.mcnemar.n_better,
             "decisions_worse": self.mcnemar.n_worse,
             "mcnemar_p": rounded(self.mcnemar.p_value),
@@ -86,12 +135,13 @@ class Evaluation:
         return parts
 
 
-def evaluate(pair: Pair, *, threshold: float, bins: int, resamples: int, seed: int) -> Evaluation:
-    """Compare the phases: of the `pair`, transfer is the baseline and finetune the candidate.
+def evaluate(pair: Pair, choice: Choice, shares: np.ndarray, *, bins: int, resamples: int, seed: int) -> Evaluation:
+    """Compare the phases, and the chosen model with guessing.
 
     Args:
-        pair: both phases' probabilities for the test images.
-        threshold: for two classes, from 0 to 1; see `predicted_classes`.
+        pair: both phases' probabilities for the test images: transfer is the baseline, finetune the candidate.
+        choice: what was chosen on the validation images.
+        shares: of the classes in the training images, (classes,) float64.
         bins: of the calibration error.
         resamples: of the bootstrap, behind each interval.
         seed: of the run.
@@ -100,25 +150,41 @@ def evaluate(pair: Pair, *, threshold: float, bins: int, resamples: int, seed: i
         FrostlineError: the test set is empty, or probabilities are not numbers from 0 to 1.
     """
     _check(pair)
-    labels, phases = pair.labels, by_phase(pair)
-    values = {phase: figures(labels, p, threshold, bins) for phase, p in phases.items()}
+    labels, threshold, calibrated = pair.labels, choice.threshold, choice.calibrated(pair)
+    decided_by = by_phase(calibrated)
+    values = {phase: figures(labels, p, threshold, bins, decided_by[phase]) for phase, p in by_phase(pair).items()}
     before, after = values["transfer"], values["finetune"]
     found = bootstrap_intervals(pair, threshold=threshold, resamples=resamples, seed=seed)
-    changes = mcnemar(pair, threshold)
+    decided = bootstrap_intervals(calibrated, ["accuracy"], threshold=threshold, resamples=resamples, seed=seed)
+    found = {part: intervals | decided[part] for part, intervals in found.items()}
     return Evaluation(
         images=len(labels),
-        threshold=threshold,
+        choice=choice,
         figures=values,
-        confusion={phase: confusion_matrix(labels, p, threshold) for phase, p in phases.items()},
+        confusion={phase: confusion_matrix(labels, p, threshold) for phase, p in decided_by.items()},
         difference={name: after[name] - before[name] for name in before if name in after},
         intervals={
             "transfer": found["baseline"],
             "finetune": found["candidate"],
             "difference": found["difference"],
         },
-        mcnemar=changes,
-        verdict=verdict(before, after, found["difference"]["log_loss"], changes),
+        mcnemar=mcnemar(calibrated, threshold),
+        in_use=figures(labels, decided_by[choice.phase], threshold, bins),
+        guessing=_guessing(calibrated, shares, bins, resamples, seed),
     )
+
+
+def _guessing(calibrated: Pair, shares: np.ndarray, bins: int, resamples: int, seed: int) -> Guessing:
+    labels = calibrated.labels
+    guess = np.tile(shares, (len(labels), 1))
+
+    def difference(probabilities: np.ndarray) -> Interval:
+        pair = Pair(labels, guess, probabilities)
+        found = bootstrap_intervals(pair, ["log_loss"], ["difference"], threshold=0.5, resamples=resamples, seed=seed)
+        return found["difference"]["log_loss"]
+
+    intervals = {phase: difference(probabilities) for phase, probabilities in by_phase(calibrated).items()}
+    return Guessing(figures(labels, guess, 0.5, bins), intervals)
 
 
 def _check(pair: Pair) -> None:
@@ -155,41 +221,79 @@ def changed_predictions(pair: Pair, threshold: float) -> tuple[np.ndarray, np.nd
     return order[(after & ~before)[order]], order[(before & ~after)[order]]
 
 
-def verdict(
-    transfer: Mapping[str, float], finetune: Mapping[str, float], difference: Interval, mcnemar: McNemar
-) -> Verdict:
-    """Judge fine-tuning by the phases' `figures` and the 95% interval of the log-loss `difference`.
+def judge(found: Evaluation) -> Verdict:
+    """Say what the test images say of the choice, and of fine-tuning.
 
-    Better or worse where the interval excludes 0, else indistinguishable: the difference could be chance. The winner
-    has the lower test log loss; a tie goes to transfer, the simpler model.
+    Better or worse where the 95% interval of the difference in log loss excludes 0, else indistinguishable: the
+    difference could be chance. Nothing was learned where the chosen model, calibrated, is not better than guessing by
+    such an interval.
     """
-    before, after = transfer["log_loss"], finetune["log_loss"]
+    chosen, difference = found.choice.phase, found.intervals["difference"]["log_loss"]
     outcome: Outcome = "indistinguishable"
-    if difference.excludes_zero():
+    if not found.guessing.beaten_by(chosen):
+        outcome = "nothing_learned"
+    elif difference.excludes_zero():
         outcome = "better" if difference.high < 0 else "worse"
-    title = {
-        "better": "Fine-tuning was worth it",
-        "worse": "Fine-tuning made it worse",
-        "indistinguishable": "Too close to call",
-    }[outcome]
+    other: Phase = "transfer" if chosen == "finetune" else "finetune"
+    title, choice = _in_words(found, outcome, chosen, other)
+    return Verdict(outcome, chosen, title, choice, _detail(found))
 
+
+def _in_words(found: Evaluation, outcome: Outcome, chosen: Phase, other: Phase) -> tuple[str, str]:
+    """The title, and which model to take and how sure that is, for somebody without statistics."""
+    this, that, answers = CALLED[chosen], CALLED[other], _answers(found)
+    tie = found.choice.losses[chosen] == found.choice.losses[other]
+    why = (
+        "both did the same on the validation images, and it is the simpler one"
+        if tie
+        else "it did better on the validation images"
+    )
+    guess = "no better, beyond chance, than guessing by how frequent the classes are"
+    if outcome == "nothing_learned" and found.guessing.beaten_by(other):
+        return "The chosen model learned nothing beyond guessing", (
+            f"The {this} was chosen: {why}. On the test images it is {guess}; the {that} is better. Rely on neither: "
+            "validation and test images disagree, and more of both would settle it."
+        )
+    if outcome == "nothing_learned":
+        return "Neither phase learned anything beyond guessing", (
+            f"On the test images the {this}, chosen on the validation images, is {guess}: do not use it."
+        )
+    if outcome == "indistinguishable":
+        ahead = found.figures[other]["log_loss"] < found.figures[chosen]["log_loss"]
+        seen = f"the {that} is ahead, which could be chance" if ahead else "the difference could be chance"
+        return "Too close to call", f"Take the {this}: {why}. On the test images {seen}; {answers}."
+    if (outcome == "better") == (chosen == "finetune"):
+        title = "Fine-tuning was worth it" if outcome == "better" else "Fine-tuning made it worse"
+        return title, f"Take the {this}: on the test images, too, it is better, by more than chance; {answers}."
+    return f"Fine-tuning did {outcome} on the test images, but was {'not ' * (outcome == 'better')}chosen", (
+        f"The {this} was chosen: {why}. On the test images the {that} is better by more than chance; {answers}. "
+        "The choice stays: test images that choose can no longer judge. More validation images make it surer."
+    )
+
+
+def _answers(found: Evaluation) -> str:
+    """What fine-tuning changes, in answers."""
+    better, worse = found.mcnemar.n_better, found.mcnemar.n_worse
+    if not better + worse:
+        return f"fine-tuning set none of {found.images:,} answers right and got none wrong"
+    return f"of {found.images:,} answers, fine-tuning set {better:,} right and got {worse:,} wrong"
+
+
+def _detail(found: Evaluation) -> str:
+    transfer, finetune = found.figures["transfer"], found.figures["finetune"]
+    before, after, difference = transfer["log_loss"], finetune["log_loss"], found.intervals["difference"]["log_loss"]
+    guess, used = found.guessing.figures, found.in_use["log_loss"]
     digits = decimals(after - before, difference.low, difference.high)
-    n_changed = mcnemar.n_changed
-    changes = f"{mcnemar.n_better} of {n_changed} changed prediction{'s' * (n_changed > 1)} for the better"
-    changes += f" (McNemar {p_text(mcnemar.p_value)})"
-    detail = (
+    changed = found.mcnemar.n_changed
+    changes = f"{found.mcnemar.n_better} of {changed} changed answer{'s' * (changed > 1)} for the better"
+    changes += f" (McNemar {p_text(found.mcnemar.p_value)})"
+    temperature = found.choice.temperature
+    calibrated = f", {used:.{digits}f} calibrated (temperature {temperature:.4g})" if temperature != 1 else ""
+    return (
         f"Log loss {before:.{digits}f} → {after:.{digits}f} (difference {signed(after - before, digits)}, "
         f"95% CI {signed(difference.low, digits)} to {signed(difference.high, digits)}); "
         f"accuracy {transfer['accuracy']:.3f} → {finetune['accuracy']:.3f}; "
-        f"{changes if n_changed else 'no prediction changed'}."
+        f"{changes if changed else 'no answer changed'}. "
+        f"The {CALLED[found.choice.phase]}'s log loss is {found.figures[found.choice.phase]['log_loss']:.{digits}f}"
+        f"{calibrated}; guessing has {guess['log_loss']:.{digits}f}, with accuracy {guess['accuracy']:.3f}."
     )
-
-    winner: Phase = "finetune" if after < before else "transfer"
-    model = "the fine-tuned model" if winner == "finetune" else "the transfer model"
-    if after == before:
-        choice = f"Both models have the same test log loss: take {model}, the simpler one."
-    elif outcome == "indistinguishable":
-        choice = f"The difference could be chance: take {model}, whose test log loss is lower."
-    else:
-        choice = f"Take {model}: its test log loss is lower."
-    return Verdict(outcome, winner, title, choice, detail)

@@ -102,11 +102,11 @@ def predictor(model: keras.Model, batch_size: int = 64) -> Callable[[Sequence[np
         parts = [np.empty((0, model.output_shape[1]), np.float32)]
         for start in range(0, len(features[0]), batch_size):
             parts.append(forward(as_floats(read_rows(features, slice(start, start + batch_size)))).numpy())
-        return _by_class(np.concatenate(parts).astype(np.float64))
+        return by_class(np.concatenate(parts).astype(np.float64))
 
     return predict
 
 
-def _by_class(output: np.ndarray) -> np.ndarray:
+def by_class(output: np.ndarray) -> np.ndarray:
     """A model's `output`, the second class' probability (N, 1) or each class' (N, classes), as each class'."""
     return np.concatenate([1 - output, output], axis=1) if output.shape[1] == 1 else output

@@ -23,7 +23,9 @@ class Metadata:
     classes: list[str]
     """In the order of the labels."""
     threshold: float | None
-    """Of two classes, the second is predicted where its probability is above this; more have none."""
+    """Of two classes, the second is predicted where its calibrated probability is above this; more have none."""
+    temperature: float = 1.0
+    """That which calibrates the model's probabilities (`with_temperature`); 1 leaves them as they are."""
 
 
 def save_model(model: keras.Model, path: Path, classes: Sequence[str]) -> None:
@@ -51,11 +53,12 @@ def save_model(model: keras.Model, path: Path, classes: Sequence[str]) -> None:
             weights.unlink(missing_ok=True)
 
 
-def save_with_threshold(source: Path, path: Path, threshold: float | None) -> None:
-    """Copy the model file `source` to `path`, where its metadata has this `threshold` (see `Metadata`).
+def save_for_use(source: Path, path: Path, *, threshold: float | None, temperature: float) -> None:
+    """Copy the model file `source` to `path`, with this `threshold` and `temperature` in its metadata (see `Metadata`).
 
-    The model is not loaded; the same file and threshold give the same bytes.
+    The model is not loaded; the same file and numbers give the same bytes.
     """
+    use = {"threshold": threshold, "temperature": temperature}
     with (
         replacing(path) as temporary,
         zipfile.ZipFile(source) as old,
@@ -64,7 +67,7 @@ def save_with_threshold(source: Path, path: Path, threshold: float | None) -> No
         for name in old.namelist():
             entry = zip_entry(name)
             if name == _METADATA:
-                new.writestr(entry, json.dumps(json.loads(old.read(name)) | {"threshold": threshold}))
+                new.writestr(entry, json.dumps(json.loads(old.read(name)) | use))
                 continue
             entry.file_size = old.getinfo(name).file_size
             with old.open(name) as reader, new.open(entry, "w") as writer:
@@ -94,15 +97,16 @@ def load_model(path: Path) -> keras.Model:
 
 
 def load_metadata(path: Path) -> Metadata:
-    """The metadata of a model that `save_model` or `save_with_threshold` wrote; without a threshold it is 0.5.
+    """The metadata of a model that `save_model` or `save_for_use` wrote.
 
-    Raises FrostlineError for a file without names of classes.
+    Without a threshold it is 0.5, without a temperature 1. Raises FrostlineError for a file without names of classes.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             content = json.loads(archive.read(_METADATA))
         classes = list(content["classes"])
-        return Metadata(classes, content.get("threshold", 0.5) if len(classes) == 2 else None)
+        threshold = content.get("threshold", 0.5) if len(classes) == 2 else None
+        return Metadata(classes, threshold, float(content.get("temperature", 1)))
     except FileNotFoundError as error:
         raise FrostlineError(f"{path} not found.\nTrain it first: dvc repro") from error
     except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error) as error:
@@ -112,7 +116,7 @@ def load_metadata(path: Path) -> Metadata:
 
 
 def load_trained(path: Path) -> tuple[keras.Model, Metadata]:
-    """Load a model that classifies images, as `save_model` or `save_with_threshold` wrote it, and its metadata.
+    """Load a model that classifies images, as `save_model` or `save_for_use` wrote it, and its metadata.
 
     The model takes images (N, size, size, 3) and gives P(second class), (N, 1), or that of each of more classes.
 

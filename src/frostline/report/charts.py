@@ -18,8 +18,8 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from frostline.common.files import write_csv
 from frostline.fonts.lettering import width
 from frostline.metrics.bootstrap import Pair, by_phase
+from frostline.metrics.choice import Choice
 from frostline.metrics.classification import class_figures, confidences, confusion_matrix, ranked_classes, reliability
-from frostline.metrics.predicted import predicted_classes
 from frostline.report.style import CLASS_COLOURS, COLOURS, INK, NAMES, drawing, plain
 
 Epoch = Mapping[str, Any]
@@ -135,7 +135,7 @@ def class_curves(path: Path, pair: Pair, *, curve: Curve, classes: Sequence[str]
     Of many classes only the worst ones, by the areas in both phases. The labels must hold two classes at least.
     """
     labels, both = pair.labels, by_phase(pair)
-    figures = {phase: class_figures(labels, p, threshold=0.5) for phase, p in both.items()}
+    figures = {phase: class_figures(labels, p, p.argmax(axis=1)) for phase, p in both.items()}
     drawn = ranked = ranked_classes(labels, pair.baseline)
     areas = {phase: {number: found[number][curve.figure] for number in ranked} for phase, found in figures.items()}
     if len(ranked) > MOST_CURVES:
@@ -234,7 +234,7 @@ def write_figures(
     pair: Pair,
     *,
     curves: Mapping[str, Sequence[Epoch]],
-    threshold: float,
+    choice: Choice,
     bins: int,
     classes: Sequence[str],
 ) -> dict[str, Path]:
@@ -247,7 +247,7 @@ def write_figures(
         folder: made if needed.
         pair: both phases' probabilities for the test images.
         curves: by phase, each epoch's figures.
-        threshold: for two classes, from 0 to 1, of the confusion matrices.
+        choice: by which the confusion matrices' classes are predicted.
         bins: of the reliability diagram.
         classes: names, in the order of the labels.
     """
@@ -255,7 +255,9 @@ def write_figures(
     draw: dict[str, Callable[[Path], None]] = {
         "learning_curves": lambda path: learning_curves(path, curves["transfer"], curves["finetune"]),
         "reliability": lambda path: reliability_diagram(path, pair, bins=bins, classes=classes),
-        "confusion": lambda path: confusion_matrices(path, pair, threshold=threshold, classes=classes),
+        "confusion": lambda path: confusion_matrices(
+            path, choice.calibrated(pair), threshold=choice.threshold, classes=classes
+        ),
     }
     if ranked and len(classes) == 2:
         draw["roc"] = lambda path: roc(path, pair)
@@ -270,7 +272,13 @@ def write_figures(
 
 
 def write_dvc_plots(
-    folder: Path, labels: np.ndarray, probabilities: np.ndarray, *, threshold: float, bins: int, classes: Sequence[str]
+    folder: Path,
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    predicted: np.ndarray,
+    *,
+    bins: int,
+    classes: Sequence[str],
 ) -> None:
     """Write one phase's roc.csv, precision_recall.csv, reliability.csv and confusion.csv, the tables of `dvc plots`.
 
@@ -281,7 +289,7 @@ def write_dvc_plots(
         folder: made if needed.
         labels: (N,) class indices.
         probabilities: (N, classes).
-        threshold: for two classes, from 0 to 1; see `predicted_classes`.
+        predicted: (N,) class indices, of confusion.csv.
         bins: of reliability.csv.
         classes: names, in the order of the labels.
     """
@@ -296,8 +304,8 @@ def write_dvc_plots(
         write_csv(
             folder / f"{name}.csv", header, (dict(zip(header, row, strict=True)) for row in zip(*rounded, strict=True))
         )
-    pairs = zip(labels, predicted_classes(probabilities, threshold), strict=True)
-    predictions = ({"actual": classes[actual], "predicted": classes[predicted]} for actual, predicted in pairs)
+    pairs = zip(labels, predicted, strict=True)
+    predictions = ({"actual": classes[actual], "predicted": classes[number]} for actual, number in pairs)
     write_csv(folder / "confusion.csv", ("actual", "predicted"), predictions)
 
 

@@ -8,8 +8,9 @@ from frostline.data.dataset import Dataset
 from frostline.explain.grad_cam import grad_cam
 from frostline.fonts.lettering import isolated
 from frostline.metrics.bootstrap import Pair, by_phase
+from frostline.metrics.choice import Choice
 from frostline.metrics.classification import smallest_margins, top_losses
-from frostline.metrics.comparison import Phase, changed_predictions
+from frostline.metrics.comparison import changed_predictions
 from frostline.metrics.label_issues import find_label_issues
 from frostline.metrics.predicted import predicted_classes
 from frostline.report.page import Gallery, Heat, ShownImage
@@ -19,32 +20,36 @@ _ARROW = "\u00a0→\u00a0"  # no line break beside it
 
 
 def prediction_galleries(
-    data: Dataset, models: Mapping[str, keras.Model], pair: Pair, winner: Phase, threshold: float, most: int
+    data: Dataset, models: Mapping[str, keras.Model], pair: Pair, choice: Choice, most: int
 ) -> dict[str, Gallery]:
     """Test images to look at, of four kinds, each with the Grad-CAM map of the class that each phase predicts.
 
-    They are "top_losses" (predicted wrong) and "smallest_margins" (predicted right) of the `winner`, and "set_right"
-    and "got_wrong", the predictions that fine-tuning changes, the largest change first.
+    They are "top_losses" (predicted wrong) and "smallest_margins" (predicted right) of the chosen model in use, and
+    "set_right" and "got_wrong", the predictions that fine-tuning changes, the largest change first. What the model in
+    use says stands below what the phases say, where that is something else.
 
     Args:
         data: the prepared images.
         models: by phase.
         pair: both phases' probabilities for the test images.
-        winner: the phase whose predictions the first two kinds show.
-        threshold: for two classes, from 0 to 1; see `predicted_classes`.
+        choice: which phase is in use, and how.
         most: images shown of each kind, at most.
     """
-    labels, names, both = pair.labels, data.names("test"), by_phase(pair)
+    labels, names, threshold = pair.labels, data.names("test"), choice.threshold
+    calibrated, in_use = choice.calibrated(pair), choice.in_use(pair)
     classes = [isolated(name) for name in data.classes]
-    set_right, got_wrong = changed_predictions(pair, threshold)
+    set_right, got_wrong = changed_predictions(calibrated, threshold)
     rows = {
-        "top_losses": top_losses(labels, both[winner], threshold),
-        "smallest_margins": smallest_margins(labels, both[winner], threshold),
+        "top_losses": top_losses(labels, in_use, threshold),
+        "smallest_margins": smallest_margins(labels, in_use, threshold),
         "set_right": set_right,
         "got_wrong": got_wrong,
     }
     shown = np.unique(np.concatenate([found[:most] for found in rows.values()]))  # an image may be of several kinds
-    predicted = {phase: predicted_classes(probabilities[shown], threshold) for phase, probabilities in both.items()}
+    predicted = {
+        phase: predicted_classes(probabilities[shown], threshold)
+        for phase, probabilities in by_phase(calibrated).items()
+    }
     told = (
         dict.fromkeys(predicted, np.ones_like(shown)) if len(classes) == 2 else predicted
     )  # whose probability is told
@@ -54,6 +59,9 @@ def prediction_galleries(
         before, after = f"{pair.baseline[row, first]:.3f}", f"{pair.candidate[row, second]:.3f}"
         changed = f"P({classes[second]}) " if second != first else ""
         facts.append([f"is {classes[labels[row]]}", f"P({classes[first]}) {before}{_ARROW}{changed}{after}"])
+        if choice.temperature != 1:
+            used = told[choice.phase][place]
+            facts[-1].append(f"in use: P({classes[used]}) {in_use[row, used]:.3f}")
     images = _images([names[row] for row in shown], facts, data.images("test")[shown], models, predicted, classes)
     by_row = dict(zip(shown, images, strict=True))
     return {name: Gallery(len(found), [by_row[row] for row in found[:most]]) for name, found in rows.items()}

@@ -14,21 +14,22 @@ from PIL import Image
 
 from frostline.common.data_urls import data_url
 from frostline.common.files import write_text
-from frostline.config.settings import Config, Submission, settings_of
+from frostline.config.flat import flatten
+from frostline.config.settings import Config, settings_of
 from frostline.data.dataset import SPLITS
 from frostline.explain.heat_map import heat_png, where
 from frostline.fonts.lettering import isolated
-from frostline.metrics.bootstrap import INTERVAL_FIGURES, Interval, Pair, by_phase
+from frostline.metrics.bootstrap import Interval, Pair, by_phase
 from frostline.metrics.calibration import CalibrationEffect
+from frostline.metrics.cautions import cautions
 from frostline.metrics.classification import threshold_counts
-from frostline.metrics.comparison import Evaluation
+from frostline.metrics.comparison import CALLED, Evaluation
 from frostline.metrics.formatting import decimals, signed
 from frostline.models.architectures import NETWORKS
 from frostline.report.charts import CURVES, MOST_CURVES, WORST_CURVES
 from frostline.report.style import NAMES
 
 _SOFTWARE = {"tensorflow": "TensorFlow", "keras": "Keras", "numpy": "NumPy"}
-_FEW_IMAGES = 30  # below it, bootstrap percentiles are known to be too narrow (Efron & Tibshirani 1993, ch. 13)
 _FEW_CLASSES = 6
 """So many classes are named one by one."""
 _PAIRS = 10
@@ -38,6 +39,8 @@ _THRESHOLDS = (*_EDGE_THRESHOLDS, *(n / 100 for n in range(1, 100)), *(1 - t for
 _FIGURES = {  # name, the better direction, meaning for two classes and for more
     "log_loss": ("Log loss", "↓", *["mean of −ln P(actual class); punishes confident mistakes"] * 2),
     "accuracy": ("Accuracy", "↑", *["share of images predicted correctly"] * 2),
+    "balanced_accuracy": ("Balanced accuracy", "↑", *["mean over classes of the share predicted correctly"] * 2),
+    "lowest_recall": ("Lowest recall", "↑", *["share predicted correctly of the class with the least"] * 2),
     "roc_auc": (
         "ROC AUC",
         "↑",
@@ -69,6 +72,8 @@ _FIGURES = {  # name, the better direction, meaning for two classes and for more
         "mean gap between the predicted class' probability and the share of correct predictions",
     ),
 }
+_SUMMARY = ("log_loss", "accuracy", "balanced_accuracy", "lowest_recall", "roc_auc", "brier")
+"""The figures of the first table."""
 _CAPTIONS = {  # in the page's order: heading, caption
     "roc": ("ROC curves", "Up and left is better; the diagonal is guessing."),
     "precision_recall": ("Precision and recall", "Up and right is better."),
@@ -122,11 +127,12 @@ class Report:
     duplicates {groups: n, images: n}, ignored n, digest (SHA-256)."""
     curves: Mapping[str, Sequence[Mapping[str, float]]]
     """By phase, each epoch's figures, as EPOCH_COLUMNS name them."""
-    pair: Pair
-    """Both phases on the test set."""
+    pairs: Mapping[str, Pair]
+    """By split, validation and test, both phases' probabilities, as they were trained."""
     evaluation: Evaluation
+    """Of the test set."""
     effects: Sequence[CalibrationEffect]
-    """What calibrating the winner's probabilities changes (`calibration_effects`)."""
+    """What calibrating the chosen model's probabilities changes (`calibration_effects`)."""
     figures: Mapping[str, Path]
     """By name, the SVG files that `charts.write_figures` leaves."""
     galleries: Mapping[str, Gallery]
@@ -162,7 +168,7 @@ def write_report(path: Path, report: Report) -> None:
 
 
 def _verdict(report: Report) -> dict[str, Any]:
-    settings, evaluation = report.settings, report.evaluation
+    settings, evaluation, verdict = report.settings, report.evaluation, report.evaluation.verdict
     return {
         "name": settings.name,
         "backbone": NETWORKS[settings.model.backbone].constructor,
@@ -170,12 +176,18 @@ def _verdict(report: Report) -> dict[str, Any]:
         "task": _task(report.classes),
         "totals": {split: sum(report.data["counts"][split].values()) for split in SPLITS},
         "untrained": settings.weights.source == "random",
-        "few": evaluation.images < _FEW_IMAGES,
+        "cautions": cautions(_isolated_counts(report)),
         "evaluation": evaluation,
-        "verdict": evaluation.verdict,
-        "winner_mark": _winner_mark(evaluation),
-        "summary_rows": list(_summary_rows(evaluation)),
+        "verdict": verdict,
+        "accent": "caution" if verdict.disputed or verdict.outcome == "nothing_learned" else verdict.outcome,
+        "chosen_name": CALLED[verdict.chosen],
+        "summary_rows": list(_summary_rows(evaluation, report.classes)),
     }
+
+
+def _isolated_counts(report: Report) -> dict[str, dict[str, int]]:
+    """The images of each split and class, whose names are as they stand among other words."""
+    return {split: {isolated(name): n for name, n in counts.items()} for split, counts in report.data["counts"].items()}
 
 
 def _task(classes: Sequence[str]) -> str:
@@ -186,32 +198,30 @@ def _task(classes: Sequence[str]) -> str:
     return f"tell {len(classes)} classes apart"
 
 
-def _winner_mark(evaluation: Evaluation) -> str:
-    if evaluation.difference["log_loss"] == 0:
-        return "tie: simpler"
-    return "maybe ahead" if evaluation.verdict.outcome == "indistinguishable" else "winner"
-
-
-def _summary_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
-    """One row per figure that has intervals; each cell is (value, interval) as text."""
-    for figure in INTERVAL_FIGURES:
+def _summary_rows(evaluation: Evaluation, classes: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """One row per figure that has intervals, or is of single classes; each cell is (value, what stands below it)."""
+    guessing = evaluation.guessing.figures
+    for figure in _SUMMARY:
         if figure not in evaluation.difference:
             continue
-        difference, interval = evaluation.difference[figure], evaluation.intervals["difference"][figure]
-        digits = min(4, decimals(difference, interval.low, interval.high))
+        difference, interval = evaluation.difference[figure], evaluation.intervals["difference"].get(figure)
+        digits = min(4, decimals(difference, *((interval.low, interval.high) if interval else ())))
+        below = dict.fromkeys(evaluation.figures, "")
+        if figure == "lowest_recall":
+            below = {phase: f"of {classes[evaluation.lowest_recall_class(phase)]}" for phase in below}
+        elif interval:
+            below = {phase: _range(evaluation.intervals[phase][figure], digits) for phase in below}
         name, better, *_ = _FIGURES[figure]
         yield {
             "name": name,
             "better": better,
-            **{
-                phase: (f"{values[figure]:.{digits}f}", _range(evaluation.intervals[phase][figure], digits))
-                for phase, values in evaluation.figures.items()
-            },
+            "guessing": f"{guessing[figure]:.{digits}f}" if figure in ("log_loss", "accuracy") else "",
+            **{phase: (f"{evaluation.figures[phase][figure]:.{digits}f}", text) for phase, text in below.items()},
             "difference": (
                 signed(difference, digits),
-                f"{signed(interval.low, digits)} to {signed(interval.high, digits)}",
+                f"{signed(interval.low, digits)} to {signed(interval.high, digits)}" if interval else "",
             ),
-            "beyond_chance": interval.excludes_zero(),
+            "beyond_chance": interval is not None and interval.excludes_zero(),
         }
 
 
@@ -240,11 +250,11 @@ def _test_figures(report: Report) -> dict[str, Any]:
     classes, evaluation = report.classes, report.evaluation
     return {
         "charts": list(_charts(report)),
-        "explorer": _explorer(report.pair, evaluation.threshold) if len(classes) == 2 else None,
+        "explorer": _explorer(report) if len(classes) == 2 else None,
         "class_rows": list(_class_rows(evaluation.confusion, classes)),
         "confused_pairs": _confused_pairs(evaluation, classes),
         "figure_rows": list(_figure_rows(evaluation, classes)),
-        "effect_rows": list(_effect_rows(report.effects, report.settings.evaluate.submission, evaluation)),
+        "effect_rows": list(_effect_rows(report)),
     }
 
 
@@ -282,18 +292,23 @@ def _alt(chart: str, evaluation: Evaluation, classes: Sequence[str]) -> str:
     return f"Confusion matrices. {'; '.join(parts)}."
 
 
-def _explorer(pair: Pair, threshold: float) -> dict[str, Any]:
-    """What the page's script needs: each phase's [TN, FP, FN, TP] at each threshold, and the index of `threshold`.
+def _explorer(report: Report) -> dict[str, Any]:
+    """What the page's script needs: [TN, FP, FN, TP] at each threshold, and the index of the one in use.
 
-    The second class is the positive one.
+    Of calibrated probabilities: both phases' of the test images, and the chosen one's of the validation images, as the
+    place to choose a threshold at. The second class is the positive one.
     """
-    thresholds = sorted({*_THRESHOLDS, threshold})
+    choice = report.evaluation.choice
+    validation, test = report.pairs["validation"], report.pairs["test"]
+    thresholds = sorted({*_THRESHOLDS, choice.threshold})
+    counted = {"validation": (validation.labels, choice.in_use(validation))}
+    counted |= {phase: (test.labels, p) for phase, p in by_phase(choice.calibrated(test)).items()}
     return {
         "thresholds": thresholds,
-        "start": thresholds.index(threshold),
+        "start": thresholds.index(choice.threshold),
         "counts": {
-            phase: threshold_counts(pair.labels, probabilities, thresholds).reshape(-1, 4).tolist()
-            for phase, probabilities in by_phase(pair).items()
+            name: threshold_counts(labels, probabilities, thresholds).reshape(-1, 4).tolist()
+            for name, (labels, probabilities) in counted.items()
         },
     }
 
@@ -316,9 +331,9 @@ def _share(hits: int, images: np.ndarray) -> str:
 
 
 def _confused_pairs(evaluation: Evaluation, classes: Sequence[str]) -> list[dict[str, Any]]:
-    """The pairs of classes that the winner confuses most, either way around, with both phases' number of images."""
+    """The pairs of classes that the chosen model confuses most, either way around, with both phases' images."""
     either = {phase: np.triu(counts + counts.T, 1) for phase, counts in evaluation.confusion.items()}
-    worst = either[evaluation.verdict.winner]
+    worst = either[evaluation.choice.phase]
     order = np.argsort(-worst, axis=None, kind="stable")[:_PAIRS]
     pairs = [np.unravel_index(cell, worst.shape) for cell in order]
     return [
@@ -328,38 +343,40 @@ def _confused_pairs(evaluation: Evaluation, classes: Sequence[str]) -> list[dict
     ]
 
 
-def _figure_rows(evaluation: Evaluation, classes: Sequence[str]) -> Iterator[dict[str, str]]:
+def _figure_rows(evaluation: Evaluation, classes: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """One row per figure: those of the phases, of the chosen model in use, and of guessing, as text."""
+    columns = {**evaluation.figures, "in_use": evaluation.in_use, "guessing": evaluation.guessing.figures}
     for figure, (name, better, of_two, of_more) in _FIGURES.items():
-        values = {phase: found.get(figure) for phase, found in evaluation.figures.items()}
+        values = {column: found.get(figure) for column, found in columns.items()}
         if any(value is not None for value in values.values()):
             yield {
                 "name": name,
                 "better": better,
                 "meaning": of_two.format(first=classes[0], second=classes[1]) if len(classes) == 2 else of_more,
-                **{phase: "undefined" if value is None else f"{value:.4f}" for phase, value in values.items()},
+                "values": ["undefined" if value is None else f"{value:.4f}" for value in values.values()],
             }
 
 
-def _effect_rows(
-    effects: Sequence[CalibrationEffect], chosen: Submission, evaluation: Evaluation
-) -> Iterator[dict[str, str]]:
-    """One row for the winner's probabilities as they are, and one per way to calibrate them."""
-    names = [name for name, wanted in asdict(chosen).items() if wanted]
-    before = evaluation.figures[evaluation.verdict.winner]
+def _effect_rows(report: Report) -> Iterator[dict[str, str]]:
+    """One row for the chosen model's probabilities as it gives them, and one per way to calibrate them."""
+    settings, evaluation = report.settings.evaluate, report.evaluation
+    parts = [name for name, wanted in asdict(settings.submission).items() if wanted]
+    before = evaluation.figures[evaluation.choice.phase]
     yield {
-        "name": "As the model gives them",
+        "name": "As the model gives them" + (", in use" if settings.calibrate == "none" else ""),
         "log_loss": f"{before['log_loss']:.4f}",
         "difference": "",
         "interval": "",
         "ece": f"{before['ece']:.4f}",
     }
-    for effect in effects:
+    for effect in report.effects:
         calibration = effect.calibration
         name = {
             "flip": "Mean with the mirrored image",
-            "temperature": f"Temperature {calibration.temperature:.3g}",
+            "temperature": f"Temperature {calibration.temperature:.4g}"
+            + (", in use" if settings.calibrate == "temperature" else ""),
             "clip": f"Clipped to {calibration.clip:.2g} from 0 and 1",
-            "chosen": f"As in submission.csv ({', '.join(names) or 'no calibration'})",
+            "submission": f"As in submission.csv ({', '.join(['as in use', *parts])})",
         }[effect.name]
         digits = max(4, decimals(effect.difference, effect.interval.low, effect.interval.high))
         yield {
@@ -413,24 +430,20 @@ def _data(report: Report) -> dict[str, Any]:
 
 
 def _reproduction(report: Report) -> dict[str, Any]:
+    settings = flatten(settings_of(report.settings, "evaluate"))
     return {
         "digests": {"Prepared data": report.data["digest"], **report.digests},
         "software": {name: version(package) for package, name in _SOFTWARE.items()},
-        "settings": list(_flat(settings_of(report.settings, "evaluate"))),
+        "settings": [(key, _shown(value)) for key, value in settings.items()],
     }
 
 
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield (dotted key, value); of an absolute path only the last part: the page names no machine."""
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, str) and PurePosixPath(value).is_absolute():
-            yield prefix + key, f"…/{PurePosixPath(value).name}"
-        elif isinstance(value, str) and PureWindowsPath(value).is_absolute():
-            yield prefix + key, f"…/{PureWindowsPath(value).name}"
-        else:
-            yield prefix + key, str(value)
+def _shown(value: Any) -> str:
+    """A setting's value; of an absolute path only the last part: the page names no machine."""
+    for kind in (PurePosixPath, PureWindowsPath):
+        if isinstance(value, str) and kind(value).is_absolute():
+            return f"…/{kind(value).name}"
+    return str(value)
 
 
 def _svg(path: Path, alt: str) -> Markup:

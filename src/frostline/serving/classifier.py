@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from frostline.metrics.predicted import predicted_classes
+from frostline.metrics.temperature import with_temperature
 from frostline.models.inference import predictor
 from frostline.models.saving import load_trained
 from frostline.runtime.errors import FrostlineError
@@ -21,11 +22,12 @@ class Classifier:
     model: keras.Model
     classes: Sequence[str]
     threshold: float | None
-    """Of two classes, the probability above which the second is predicted; more have none."""
+    """Of two classes, the calibrated probability above which the second is predicted; more have none."""
     size: int
     """Side of the images it takes, in pixels."""
     probabilities: Callable[[np.ndarray], np.ndarray]
-    """Images (N, size, size, 3) uint8 → (N, classes) float64; several threads may call it at once."""
+    """Images (N, size, size, 3) uint8 → (N, classes) float64, calibrated by the file's temperature; several threads
+    may call it at once."""
 
     def predict(self, images: np.ndarray) -> list[dict[str, Any]]:
         """Say of each of `images`, (N, size, size, 3) uint8, what it is: see `answers`."""
@@ -72,7 +74,7 @@ def load_classifier(path: Path, threshold: float | None = None) -> Classifier:
     forward, size = predictor(model), model.input_shape[1]
 
     def probabilities(images: np.ndarray) -> np.ndarray:
-        return forward([images])
+        return with_temperature(forward([images]), metadata.temperature)
 
     if not np.isfinite(probabilities(np.zeros((1, size, size, 3), np.uint8))).all():
         raise FrostlineError(f"{path} has weights that are no numbers (NaN or infinity).\nTrain it again.")

@@ -4,7 +4,7 @@ import json
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from frostline.common.files import replacing, zip_entry
 from frostline.config.paths import PROCESSED
 from frostline.data.dataset import load_dataset
 from frostline.data.images import UnreadableImageError, read_image
+from frostline.metrics.log_loss import CLIP
+from frostline.metrics.temperature import with_temperature
+from frostline.models.inference import by_class
 from frostline.models.saving import Metadata
 from frostline.runtime.errors import FrostlineError, check_installed
 from frostline.runtime.quiet_tensorflow import keras, tf
@@ -41,19 +44,20 @@ def export(model: keras.Model, metadata: Metadata, name: str, path: Path, images
     """Write `model` to `path` in the format `name`, whole or not at all, and return how far it is from the original.
 
     The exported model takes RGB from 0 to 255 as (N, size, size, 3) float32, as the original does, and gives
-    probabilities. It carries `metadata`, the classes and their threshold: ONNX in its metadata_props (each value as
-    JSON), TFLite in frostline.json of the zip archive at its end, where that format keeps files, SavedModel in
-    assets.extra/frostline.json.
+    probabilities, calibrated: the temperature of `metadata` is part of its graph. It carries `facts_of` these: ONNX in
+    its metadata_props (each value as JSON), TFLite in frostline.json of the zip archive at its end, where that format
+    keeps files, SavedModel in assets.extra/frostline.json.
 
     Args:
         model: images → probabilities.
-        metadata: what the model's file says of its classes.
+        metadata: what the model's file says of its classes and of how it is used.
         name: one of FORMATS.
         path: the file to write; for "saved_model" a folder.
         images: to check the exported model on, (N, size, size, 3) uint8.
 
     Returns:
-        The largest absolute difference between the two models' outputs for `images`.
+        The largest absolute difference between the exported model's outputs for `images` and the calibrated ones of
+        the original.
 
     Raises:
         FrostlineError: that difference is above TOLERANCE, packages are not installed, or `path` is a folder with
@@ -68,7 +72,7 @@ def export(model: keras.Model, metadata: Metadata, name: str, path: Path, images
     with replacing(path) as temporary, warnings.catch_warnings(), silent_stderr():
         warnings.simplefilter("ignore")  # of tf2onnx about NumPy, of TensorFlow about LiteRT to come
         form.write(model, metadata, temporary)
-        difference = largest_difference(model, form.read(temporary), images)
+        difference = largest_difference(model, metadata.temperature, form.read(temporary), images)
         if not difference <= TOLERANCE:  # NaN, too
             raise FrostlineError(
                 f"{path} would differ from the model by up to {difference:.1e} (allowed: {TOLERANCE:.0e}).\n"
@@ -110,33 +114,57 @@ def _read(path: Path, size: int) -> np.ndarray:
         raise FrostlineError(f"{path} cannot be read: {error}.") from error
 
 
-def largest_difference(model: keras.Model, exported: Predict, images: np.ndarray) -> float:
-    """The largest absolute difference between the two models' outputs for `images`, (N, size, size, 3) uint8."""
+def largest_difference(model: keras.Model, temperature: float, exported: Predict, images: np.ndarray) -> float:
+    """The largest absolute difference between what is `exported` and `model` with `temperature`, as predict, serve and
+    the report calibrate it, for `images`, (N, size, size, 3) uint8."""
     largest = 0.0
     for start in range(0, len(images), _BATCH):
         batch = np.asarray(images[start : start + _BATCH], np.float32)
-        difference = np.abs(exported(batch) - model(batch, training=False).numpy()).max()
+        expected = with_temperature(by_class(model(batch, training=False).numpy().astype(np.float64)), temperature)
+        given = exported(batch)
+        difference = np.abs(given - expected[:, -given.shape[1] :]).max()  # of two classes, the second alone is given
         largest = float(np.maximum(largest, difference))  # NaN stays
     return largest
 
 
-def _forward(model: keras.Model) -> tf.Module:
-    """`model` in inference mode as a function, `serve`, of one tensor, with its weights."""
+def _forward(model: keras.Model, temperature: float) -> tf.Module:
+    """`model` in inference mode, calibrated, as a function, `serve`, of one tensor, with its weights."""
     (taken,) = model.inputs
     signature = [tf.TensorSpec(taken.shape, tf.float32, "images")]
     module = tf.Module()
     module.weights = [weight.value for weight in model.weights]
-    module.serve = tf.function(lambda images: model(images, training=False), input_signature=signature)
+    module.serve = tf.function(
+        lambda images: _calibrated(model(images, training=False), temperature), input_signature=signature
+    )
     return module
 
 
+def _calibrated(output: tf.Tensor, temperature: float) -> tf.Tensor:
+    """What `with_temperature` makes of a model's `output`: P(second), (N, 1), or P of each of more classes."""
+    if temperature == 1:
+        return output
+    logits = tf.math.log(tf.clip_by_value(output, CLIP, 1))
+    if output.shape[1] > 1:
+        return tf.nn.softmax(logits / temperature)
+    return tf.sigmoid((logits - tf.math.log(tf.clip_by_value(1 - output, CLIP, 1))) / temperature)
+
+
+def facts_of(metadata: Metadata) -> dict[str, Any]:
+    """What an exported model says of itself: classes, threshold, and the temperature that its outputs have already."""
+    return {
+        "classes": metadata.classes,
+        "threshold": metadata.threshold,
+        "applied_temperature": metadata.temperature,
+    }
+
+
 def _json(metadata: Metadata) -> str:
-    return json.dumps(asdict(metadata), ensure_ascii=False)
+    return json.dumps(facts_of(metadata), ensure_ascii=False)
 
 
 def _write_saved_model(model: keras.Model, metadata: Metadata, path: Path) -> None:
     """What Keras' own `export` writes has all weights twice."""
-    module = _forward(model)
+    module = _forward(model, metadata.temperature)
     tf.saved_model.save(module, str(path), signatures=module.serve)
     extra = path / "assets.extra"  # TensorFlow's name for files of one's own
     extra.mkdir()
@@ -150,7 +178,7 @@ def _read_saved_model(path: Path) -> Predict:
 
 def _write_tflite(model: keras.Model, metadata: Metadata, path: Path) -> None:
     """With TFLite's own operations only, which every runtime has; what Keras' own `export` writes may need others."""
-    module = _forward(model)
+    module = _forward(model, metadata.temperature)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([module.serve.get_concrete_function()], module)
     path.write_bytes(converter.convert())
     with zipfile.ZipFile(path, "a") as archive:
@@ -170,7 +198,7 @@ def _write_onnx(model: keras.Model, metadata: Metadata, path: Path) -> None:
 
     if not hasattr(np, "product"):  # tf2onnx 1.17 calls it, and NumPy 2 no longer has it
         np.product = np.prod  # type: ignore[attr-defined]
-    function = _forward(model).serve
+    function = _forward(model, metadata.temperature).serve
     tf.config.run_functions_eagerly(True)  # else Keras' grouped convolutions stay functions, which ONNX cannot hold
     try:
         written, weights = tf2onnx.convert.from_function(
@@ -188,7 +216,7 @@ def _write_onnx(model: keras.Model, metadata: Metadata, path: Path) -> None:
     for tensor in written.graph.input[1:]:
         written.graph.initializer.append(onnx.numpy_helper.from_array(held[tensor.name].numpy(), tensor.name))
     del written.graph.input[1:]
-    for key, value in asdict(metadata).items():
+    for key, value in facts_of(metadata).items():
         written.metadata_props.add(key=key, value=json.dumps(value, ensure_ascii=False))
     onnx.save(written, path)
 

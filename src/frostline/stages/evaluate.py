@@ -1,12 +1,11 @@
-"""Stage evaluate: both phases on the same test set; figures, report, predictions, submission."""
+"""Stage evaluate: the phase that validation chooses, judged on the test set; figures, report, predictions."""
 
 from collections.abc import Mapping, Sequence
 
 from frostline.common.files import read_csv
 from frostline.config.paths import CLASSIFIER, CURVES, EVALUATION, MODELS, REPORT
 from frostline.config.settings import Config
-from frostline.data.dataset import Dataset
-from frostline.evaluation.evaluate import Assessment, Chosen, assess, write_assessment
+from frostline.evaluation.evaluate import Assessment, Trained, assess, write_assessment
 from frostline.models.saving import load_model
 from frostline.runtime.quiet_tensorflow import warn_of_unused_gpu
 from frostline.tracking import runs
@@ -21,42 +20,39 @@ def main(config: Config) -> None:
     pipeline = runs.open_pipeline(config, data.digest)
     with runs.phase_run("evaluate", pipeline) as run:
         models = {phase: load_model(path) for phase, path in MODELS.items()}
-        curves = {phase: _numbers(read_csv(path)) for phase, path in CURVES.items()}
-        found = assess(models, data, config)
-        chosen = write_assessment(found, models, data, curves, config)
-        _log(run, pipeline, found, chosen, data, curves, config)
-    print(found.evaluation.verdict.headline)
+        trained = Trained(models, {phase: _numbers(read_csv(path)) for phase, path in CURVES.items()}, data, config)
+        found = assess(trained)
+        write_assessment(found, trained)
+        _log(run, pipeline, found, trained)
+    print(found.evaluation.verdict.headline, *found.cautions, sep="\n")
 
 
 def _numbers(rows: Sequence[Mapping[str, str]]) -> list[Epoch]:
     return [{name: float(value) for name, value in row.items()} for row in rows]
 
 
-def _log(
-    run: runs.Run,
-    pipeline: runs.Pipeline,
-    found: Assessment,
-    chosen: Chosen,
-    data: Dataset,
-    curves: Mapping[str, Sequence[Epoch]],
-    config: Config,
-) -> None:
+def _log(run: runs.Run, pipeline: runs.Pipeline, found: Assessment, trained: Trained) -> None:
     """Log what was found: the test figures on the runs of the phases, so that these compare; the rest on `run`, the
     model that is registered among it."""
-    figures = found.evaluation.figures
+    config, data, choice, figures = trained.config, trained.data, found.choice, found.evaluation.figures
     for phase, values in figures.items():
-        epochs = with_kept_last(curves[phase], getattr(config, phase).patience)  # where DVC has restored the stage
+        epochs = with_kept_last(trained.curves[phase], getattr(config, phase).patience)  # if DVC restored the stage
         phases_run = runs.find_or_restore(phase, pipeline, MODELS[phase], epochs, asked_by=run)
         run.log_metrics({f"test/{name}": value for name, value in values.items()}, on=phases_run)
     run.log_metrics({f"difference/{name}": value for name, value in found.evaluation.difference.items()})
     run.log_data(config.data.source, config.data.depends_on, data.digest, context="testing")
     run.log_files(REPORT, EVALUATION)
-    run.describe(found.note, {f"test/{name}": value for name, value in figures[found.winner].items()})
+    told = {
+        **{f"test/{name}": value for name, value in figures[choice.phase].items()},
+        **{f"in_use/{name}": value for name, value in found.evaluation.in_use.items()},
+        **{f"guessing/{name}": value for name, value in found.evaluation.guessing.figures.items()},
+    }
+    run.describe(found.note, told)
     if config.tracking.log_models:
         register(
             run,
             f"{config.tracking.experiment}-{config.data.source}",
-            Candidate(CLASSIFIER, MODELS[chosen.phase], chosen.phase, chosen.threshold, found.note),
+            Candidate(CLASSIFIER, MODELS[choice.phase], choice, found.note),
             data.classes,
             example=data.images("test")[0],
             resamples=config.evaluate.bootstrap,

@@ -15,7 +15,7 @@ import math
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -202,7 +202,7 @@ def _open_sweep(configs: Sequence[Config], shared: "Shared", group: str, new: bo
     from frostline.tracking import runs
 
     pipeline = runs.open_pipeline(configs[0], shared.data.digest, group)
-    flat = [runs.flatten(asdict(config)) for config in configs]
+    flat = [runs.params_of(config) for config in configs]
     common = {key: value for key, value in flat[0].items() if all(other[key] == value for other in flat)}
     pipeline = replace(pipeline, name=f"{pipeline.name} sweep", settings=common)
     with runs.sweep_run(pipeline, new=new):

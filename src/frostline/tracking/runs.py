@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.common.files import sha256_of
+from frostline.config.flat import flatten
 from frostline.config.settings import Config
 from frostline.runtime.process_pool import threads
 from frostline.runtime.urls import hide_credentials
@@ -43,7 +44,7 @@ class Pipeline:
     experiment_id: str
     name: str
     settings: Mapping[str, Any]
-    """Flattened parameters, without secrets (see `flatten`)."""
+    """Flattened parameters, without secrets (see `params_of`)."""
     data_digest: str
     key: str
     """The same for all runs below one parent."""
@@ -65,22 +66,16 @@ def open_pipeline(settings: Config, data_digest: str, group: str = "") -> Pipeli
         uri = os.environ.get("MLFLOW_TRACKING_URI") or settings.tracking.uri
         experiment_id = connect(uri, settings.tracking.experiment)
         close_what_was_killed()
-    flat = flatten(asdict(settings))
+    flat = params_of(settings)
     text = group or json.dumps([flat, data_digest], sort_keys=True)
     return Pipeline(experiment_id, settings.name, flat, data_digest, hashlib.sha256(text.encode()).hexdigest()[:16])
 
 
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return `settings` with dotted keys, without the section `tracking`, whose address may hold a password;
-    user names, passwords and query strings are cut out of every other address."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, Mapping):
-            if prefix or key != "tracking":
-                flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = hide_credentials(value) if isinstance(value, str) else value
-    return flat
+def params_of(settings: Config) -> dict[str, Any]:
+    """All settings by dotted key, as a run's parameters, but for the section `tracking`, whose address may hold a
+    password; user names, passwords and query strings are cut out of every other address."""
+    flat = flatten({key: value for key, value in asdict(settings).items() if key != "tracking"})
+    return {key: hide_credentials(value) if isinstance(value, str) else value for key, value in flat.items()}
 
 
 @dataclass(frozen=True)

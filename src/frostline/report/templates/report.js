@@ -17,7 +17,8 @@ if (document.getElementById("threshold")) {
     };
   }
 
-  const points = Object.entries(counts).map(([phase, rows]) => ({ phase, at: rows.map(figures) }));
+  const columns = Object.entries(counts).map(([phase, rows]) => ({ phase, at: rows.map(figures) }));
+  const points = columns.filter(({ phase }) => phase !== "validation"); // the curves are of the test images
   const charts = [
     makeChart("roc", (figure) => [figure.falsePositiveRate, figure.recall]),
     makeChart("precision_recall", (figure) => [figure.recall, figure.precision]),
@@ -76,7 +77,7 @@ if (document.getElementById("threshold")) {
     const threshold = String(Number(thresholds[index].toFixed(6)));
     slider.setAttribute("aria-valuetext", threshold);
     explorer.querySelector("output").value = threshold;
-    for (const { phase, at } of points) {
+    for (const { phase, at } of columns) {
       for (const row of explorer.querySelectorAll("tr[data-figure]")) {
         const name = row.dataset.figure;
         row.querySelector(`[data-phase=${phase}]`).textContent = text(name, at[index][name]);

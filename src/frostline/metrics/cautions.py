@@ -1,0 +1,36 @@
+"""What to keep in mind of data before their figures are trusted: few test images, unequal classes."""
+
+from collections.abc import Mapping, Sequence
+
+FEW_IMAGES = 30
+"""Images of a class below which bootstrap percentiles are known to be too narrow (Efron & Tibshirani 1993, ch. 13)."""
+_UNEQUAL = 2
+_NAMED = 3
+"""Classes named at most."""
+
+
+def cautions(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Return what is to be said of the data, a sentence or two each; nothing where there is nothing to say.
+
+    Args:
+        counts: by split ("train" and "test" are read) and name of a class, its labelled images.
+    """
+    found = []
+    test, train = counts["test"], counts["train"]
+    if few := sorted((name for name in test if test[name] < FEW_IMAGES), key=lambda name: test[name]):
+        found.append(
+            f"Few test images: {_listed([f'{test[name]:,} of {name}' for name in few])}. "
+            f"Under {FEW_IMAGES} of a class, figures are rough and their intervals too narrow: do not rely on them."
+        )
+    most, least = max(train, key=lambda name: train[name]), min(train, key=lambda name: train[name])
+    if train[most] > _UNEQUAL * train[least]:
+        found.append(
+            f"Unequal classes: {train[most]:,} training images of {most}, {train[least]:,} of {least}. "
+            "Accuracy flatters a model that neglects the small class: look at balanced accuracy and the lowest recall."
+        )
+    return found
+
+
+def _listed(parts: Sequence[str]) -> str:
+    more = len(parts) - _NAMED
+    return ", ".join(parts[:_NAMED]) + (f" and {more} more class{'es' * (more > 1)}" if more > 0 else "")
