@@ -17,7 +17,7 @@ train: install           ## your own pictures: make train PICTURES=FOLDER; ARGS=
 PYTHON3 = $(shell for name in python3 python3.13 python3.12 python3.11; do \
     "$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo "$$name" && break; done)
 UV = $(shell command -v uv || echo $(VENV)/bin/uv)
-EXTRAS := serve export sweeps server gpu dev
+EXTRAS := serve export sweeps server audit gpu dev
 
 install: $(VENV)/.installed-core    ## what `make demo` needs; all but gpu: `make install-dev`
 .PHONY: $(EXTRAS:%=install-%)
