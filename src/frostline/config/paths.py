@@ -19,6 +19,8 @@ TRAINING = {"transfer": Path("reports/transfer.json"), "finetune": Path("reports
 METRICS = Path("reports/metrics.json")
 EVALUATION = Path("reports/evaluation")
 REPORT = Path("reports/report.html")
+AUDIT, AUDIT_TABLE = Path("reports/audit.html"), Path("reports/audit.csv")
+CORRECTIONS = Path("corrections.csv")
 
 ROOT = Path(os.environ.get("DVC_ROOT", ""))
 """The project's folder, to which DVC sets this variable. A queued experiment runs in a copy that is deleted afterwards;
