@@ -107,5 +107,5 @@ def wrong_labels(images: Labelled, probabilities: np.ndarray) -> Iterator[Findin
         others[labels[at]] = -1
         probable = int(others.argmax())
         name = images.data.classes[probable]
-        fact = f"P({images.class_of(rows[at])}) {judged[at, labels[at]]:.3f}, P({name}) {judged[at, probable]:.3f}"
+        fact = f"P({name}) {judged[at, probable]:.3f}"
         yield Finding(WRONG_LABEL, int(rows[at]), 1 - float(quality[at]), name, fact)

@@ -46,7 +46,9 @@ def outliers(features: np.ndarray) -> Iterator[Finding]:
     Args:
         features: (N, n) float, of each image.
     """
-    nearest = NearestNeighbors(n_neighbors=min(_NEIGHBOURS, len(features) - 1), metric="cosine").fit(features)
+    if len(features) <= 2 * _NEIGHBOURS:  # too few to say what is usual
+        return
+    nearest = NearestNeighbors(n_neighbors=_NEIGHBOURS, metric="cosine").fit(features)
     distances, _ = nearest.kneighbors()
     score = modified_z(np.log(distances.mean(axis=1) + 1e-6))
     for row in np.flatnonzero(score > FAR):

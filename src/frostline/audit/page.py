@@ -15,6 +15,7 @@ from frostline.audit.findings import (
     BLURRED,
     IN_ONE_CLASS,
     KINDS,
+    LOOK,
     OUTLIER,
     TOO_BRIGHT,
     TOO_DARK,
@@ -119,8 +120,7 @@ def _item(found: Finding, images: Labelled) -> dict[str, Any]:
     return {
         "pictures": [{"name": images.names[row], "source": _jpeg(images.image(row))} for row in rows],
         "facts": facts,
-        "suggestion": isolated(found.suggestion),
-        "score": f"{found.score:.3f}",
+        "suggestion": "" if found.suggestion == LOOK else isolated(found.suggestion),
     }
 
 

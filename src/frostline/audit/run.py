@@ -81,7 +81,7 @@ def _duplicates(images: Labelled, pairs: list[Pair]) -> Iterator[Finding]:
             kind, fact = ACROSS_SPLITS, f"{images.class_of(found)}, {here} and {there}"
         else:
             kind, fact = IN_ONE_CLASS, f"{images.class_of(found)} ({here})"
-        fact += ", mirrored" * pair.mirrored
+        fact += f"{', mirrored' * pair.mirrored}; similarity {pair.similarity:.3f}"
         yield Finding(kind, found, pair.similarity, LOOK if kind == ACROSS_CLASSES else DROP, fact, other=kept)
 
 
