@@ -16,7 +16,7 @@ ORDER = (
     ("training",),
     ("evaluation", "studies"),
     ("tracking",),
-    ("project", "sweep", "stages"),
+    ("audit", "project", "sweep", "stages"),
     ("cli",),
 )
 """Packages of one line do not import each other."""

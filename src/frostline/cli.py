@@ -1,4 +1,4 @@
-"""The command `frostline`: train, set, doctor, predict, serve, export, compare, verify, cache."""
+"""The command `frostline`: train, set, audit, doctor, predict, serve, export, compare, verify, cache."""
 
 import argparse
 import csv
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from frostline.common.files import read_json
-from frostline.config.paths import CLASSIFIER, EVALUATION, METRICS, REPORT
+from frostline.config.paths import AUDIT, AUDIT_TABLE, CLASSIFIER, CORRECTIONS, EVALUATION, METRICS, REPORT
 from frostline.runtime import own_process
 from frostline.runtime.errors import FrostlineError, check_installed, in_one_line
 from frostline.runtime.logs import show_as_asked
@@ -58,6 +58,8 @@ def _parser() -> argparse.ArgumentParser:
     keep.add_argument("--unset", action="append", default=[], metavar="KEY", help="back to the default")
     keep.add_argument("--drop-edits", action="store_true", help="also where params.yaml was edited: that is lost")
     keep.set_defaults(run=_set)
+
+    _add_audit(commands.add_parser("audit", help="what is probably wrong in the pictures: labels, duplicates and more"))
 
     doctor = commands.add_parser("doctor", help="what a run here would use, and why not more")
     doctor.add_argument("--json", action="store_true", help="one JSON object, for programs")
@@ -109,6 +111,12 @@ def _add_cache(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     prune.set_defaults(run=_cache_prune)
 
 
+def _add_audit(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--probabilities", type=Path, metavar="FILE", help="out of fold (default: the newest study's)")
+    command.add_argument("--top", type=_count, default=50, metavar="N", help="of each on the page (default: 50)")
+    command.set_defaults(run=_audit)
+
+
 def _add_model(command: argparse.ArgumentParser) -> None:
     text = "a .keras file (default: %(default)s, which `dvc repro` makes)"
     command.add_argument("--model", type=Path, default=CLASSIFIER, help=text)
@@ -124,6 +132,12 @@ def _share(text: str) -> float:
         if 0 < float(text) < 1:
             return float(text)
     raise argparse.ArgumentTypeError(f"{text} is not a number between 0 and 1")
+
+
+def _count(text: str) -> int:
+    if text.isdecimal() and int(text) > 0:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
 
 
 def _train(arguments: argparse.Namespace) -> int:
@@ -156,6 +170,16 @@ def _settings(texts: Sequence[str]) -> dict[str, str]:
         if "=" not in text:
             raise FrostlineError(f"{text} is no setting; write KEY=VALUE.")
     return {text.partition("=")[0]: text.partition("=")[2] for text in texts}
+
+
+def _audit(arguments: argparse.Namespace) -> int:
+    check_installed("`frostline audit`", "audit", "cleanlab", "imagehash")
+    from frostline.audit.run import audit
+
+    for kind, count in audit(arguments.probabilities, arguments.top).items():
+        print(f"{kind}: {count:,}")
+    print(f"Page: {AUDIT}   Table: {AUDIT_TABLE}   What you decide: {CORRECTIONS}")
+    return 0
 
 
 def _predict(arguments: argparse.Namespace) -> int:

@@ -22,6 +22,8 @@ EVALUATION = Path("reports/evaluation")
 REPORT = Path("reports/report.html")
 STUDIES = Path("reports/studies")
 """A folder per study."""
+AUDIT, AUDIT_TABLE = Path("reports/audit.html"), Path("reports/audit.csv")
+CORRECTIONS = Path("corrections.csv")
 
 ROOT = Path(os.environ.get("DVC_ROOT", ""))
 """The project's folder, to which DVC sets this variable. A queued experiment runs in a copy that is deleted afterwards;

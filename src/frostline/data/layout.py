@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from frostline.data.dataset import SPLITS, Split
@@ -28,6 +29,8 @@ class Reading:
     """Of names that do not say theirs; see `zip_names`."""
     shown_as: str = ""
     """What the data set is called in errors; empty: as the archive is."""
+    corrections: Path | None = None
+    """A file of the user's with other classes for some images; see `corrections`."""
 
 
 AS_IT_SEEMS = Reading()

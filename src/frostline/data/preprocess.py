@@ -20,6 +20,7 @@ import numpy as np
 
 from frostline.common.files import replacing, sha256_of, write_csv, write_json
 from frostline.data.archive import Listing, Member, UnreadableMemberError, list_images, read_member
+from frostline.data.corrections import DROPPED, corrected
 from frostline.data.dataset import (
     CLASSES_FILE,
     MANIFEST_COLUMNS,
@@ -97,22 +98,25 @@ def preprocess(
     uint8 (wider past 256 classes), with splits train, validation and test by `assign_splits`, or given as `reading`
     says; ``unlabelled.npy`` if there are such images; ``classes.json``; and ``manifest.csv``, whose rows stand in the
     order of the arrays. What the archive's folders were taken for is said on stderr.
-    Images that cannot be read, and those whose pixels occur in several classes, are rejected: they are only in
-    the manifest, with the reason. The bytes do not depend on `processes`: how many decode here (default: on all
-    cores), or "ray" for all processors of a Ray cluster (see `ray_pool.mapped`, and its errors).
+    Images that cannot be read, those whose pixels occur in several classes, and those that the user drops (see
+    `corrected`) are rejected: they are only in the manifest, with the reason. The bytes do not depend on `processes`:
+    how many decode here (default: on all cores), or "ray" for all processors of a Ray cluster (see `ray_pool.mapped`,
+    and its errors).
 
     Raises FrostlineError if the archive is unusable, if there are not at least two classes, if a class has no
-    image left, or if more than the share `max_rejected` of the labelled images is rejected.
+    image left, or if more than the share `max_rejected` of the labelled images is rejected, not counting those that the
+    user drops; and as `corrected` does.
     """
     with replacing(folder) as temporary:
         temporary.mkdir()
         with tempfile.TemporaryDirectory(dir=temporary) as scratch:
             listing = list_images(archive, Path(scratch), reading)
             classes = _classes(listing, reading.shown_as or str(archive))
-            _say(_understood(listing, reading), *listing.notes)
+            members, told = corrected(listing.members, reading.corrections)
+            _say(_understood(listing, reading), *listing.notes, *filter(None, [told]))
             staging = Path(scratch) / "decoded"
             staging.mkdir()
-            entries = _decode_all(listing.members, staging, size, processes)
+            entries = _decode_all(members, staging, size, processes)
             _reject_contradictions(entries)
             _check_losses(entries, classes, max_rejected)
             _assign(entries, seed, shares, reading)
@@ -236,7 +240,9 @@ def _reject_contradictions(entries: Sequence[Entry]) -> None:
 
 def _check_losses(entries: Sequence[Entry], classes: Sequence[str], max_rejected: float) -> None:
     labelled = [entry for entry in entries if entry.label is not None]
-    rejected = [entry for entry in labelled if entry.verdict != OK]
+    lost = [entry for entry in labelled if entry.verdict not in (OK, DROPPED)]
+    dropped = [entry for entry in labelled if entry.verdict == DROPPED]
+    rejected = lost or dropped
     counts = Counter(entry.verdict for entry in rejected).most_common(5)
     reasons = ", ".join(f"{count} {reason}" for reason, count in counts)
     first = "First: " + "; ".join(f"{entry.path} ({entry.verdict})" for entry in rejected[:5])
@@ -244,9 +250,9 @@ def _check_losses(entries: Sequence[Entry], classes: Sequence[str], max_rejected
     for name in classes:
         if name not in kept:
             raise FrostlineError(f"No image of class {name!r} is usable; rejected: {reasons}.\n{first}")
-    if len(rejected) > max_rejected * len(labelled):
+    if len(lost) > max_rejected * (len(labelled) - len(dropped)):
         raise FrostlineError(
-            f"{len(rejected)} of {len(labelled)} labelled images are rejected ({reasons}): more than "
+            f"{len(lost)} of {len(labelled) - len(dropped)} labelled images are rejected ({reasons}): more than "
             f"preprocess.max_rejected={max_rejected:g} allows; mend or remove them, or raise it.\n{first}"
         )
 
