@@ -81,21 +81,20 @@ def _candidates(hashes: NDArray[np.uint64], others: NDArray[np.uint64], start: i
 
 def _compared(levels: list[NDArray[np.uint8]], first: Rows, second: Rows, mirrored: bool) -> Iterator[Pair]:
     """Those of the candidates that are near-duplicates."""
-    for at in range(0, len(first), _PAIRS):
-        left, right = first[at : at + _PAIRS], second[at : at + _PAIRS]
-        edges = np.zeros((2, len(left), 4), np.float32)
-        similarity = np.zeros(len(left), np.float32)
-        for images, (_, steps, least) in zip(levels, _LEVELS, strict=True):
-            if not len(left):
-                break
-            own, other = images[left].astype(np.float32), images[right].astype(np.float32)
+    edges = np.zeros((2, len(first), 4), np.float32)
+    similarity = np.zeros(len(first), np.float32)
+    for images, (_, steps, least) in zip(levels, _LEVELS, strict=True):
+        for at in range(0, len(first), _PAIRS):
+            part = slice(at, at + _PAIRS)
+            own, other = images[first[part]].astype(np.float32), images[second[part]].astype(np.float32)
             if mirrored:
                 other = other[:, :, ::-1]
-            similarity = np.maximum(_align(own, other, edges[0], steps), _align(other, own, edges[1], steps))
-            kept = similarity >= least
-            left, right, similarity, edges = left[kept], right[kept], similarity[kept], edges[:, kept]
-        for row, column, value in zip(left, right, similarity, strict=True):
-            yield Pair(int(row), int(column), min(float(value), 1.0), mirrored)
+            forth, back = edges[:, part]
+            similarity[part] = np.maximum(_align(own, other, forth, steps), _align(other, own, back, steps))
+        kept = similarity >= least
+        first, second, similarity, edges = first[kept], second[kept], similarity[kept], edges[:, kept]
+    for row, column, value in zip(first, second, similarity, strict=True):
+        yield Pair(int(row), int(column), min(float(value), 1.0), mirrored)
 
 
 def _align(target: Floats, moving: Floats, edges: Floats, steps: int) -> Floats:
