@@ -155,12 +155,10 @@ def measure_step(model: keras.Model, phase: PhaseName, start: str, computed_in: 
         arrivals.append(time.perf_counter())
         return lambda rows: inputs[rows]
 
+    options = Phase(epochs=1, learning_rate=1e-5, schedule="constant", patience=None, batch_size=BATCH)
     with precision.computing_in(part, computed_in):
-        loop.train(
-            part,
-            Task(phase, 1, examples, examples, prepare=lambda seed: note),
-            Phase(epochs=1, learning_rate=1e-5, schedule="constant", patience=None, batch_size=BATCH),
-        )
+        trainer = loop.trainer_of(part, options, len(values))
+        loop.train(trainer, Task(phase, 1, examples, examples, prepare=lambda seed: note), options)
     step = float(np.median(np.diff(arrivals)))
     return Work(f"{phase} step, batch {BATCH}", computed_in, step, *training_step(part))
 

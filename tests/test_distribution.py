@@ -23,7 +23,7 @@ from frostline.runtime.errors import FrostlineError
 from frostline.runtime.logs import show
 from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.training import distribution, phases
-from frostline.training.loop import Examples, Session, Task, train
+from frostline.training.loop import Examples, Session, Task, train, trainer_of
 from small import SIZE
 
 pytestmark = pytest.mark.slow
@@ -67,10 +67,11 @@ def run(strategy, epochs=3, checkpoint=None, rows=ROWS, rate=0.2, schedule="cons
             raise StoppedError
 
     model = make_model(rate)
+    options = Phase(epochs=epochs, learning_rate=0.01, schedule=schedule, patience=2, batch_size=32)
     history = train(
-        model,
+        trainer_of(model, options, rows, strategy),
         Task("finetune", 1, examples(rows, "training"), examples(40, "validation")),
-        Phase(epochs=epochs, learning_rate=0.01, schedule=schedule, patience=2, batch_size=32),
+        options,
         Session(on_epoch, checkpoint, strategy),
     )
     figures = [list(epoch.values()) for epoch in history]

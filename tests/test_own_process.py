@@ -21,7 +21,7 @@ from frostline.config.settings import Phase
 from frostline.models.saving import save_model
 from frostline.report.charts import learning_curves
 from frostline.runtime.quiet_tensorflow import keras
-from frostline.training.loop import Examples, Task, train
+from frostline.training.loop import Examples, Task, train, trainer_of
 
 images = np.random.default_rng(0).integers(256, size=(64, 8, 8, 3)).astype(np.float16)
 labels = (images.mean(axis=(1, 2, 3)) > 127).astype(np.uint8)
@@ -34,7 +34,7 @@ x = keras.layers.Dense(64, activation="relu", kernel_initializer=seeded(1))(kera
 model = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid", kernel_initializer=seeded(2))(x))
 examples = Examples([images[:48]], labels[:48]), Examples([images[48:]], labels[48:])
 phase = Phase(epochs=2, learning_rate=1e-3, schedule="constant", patience=None, batch_size=16)
-history = train(model, Task("transfer", 1, *examples), phase)
+history = train(trainer_of(model, phase, 48), Task("transfer", 1, *examples), phase)
 save_model(model, Path("made/model.keras"), ["개", "고양이"])
 learning_curves(Path("made/curves.png"), history, history)
 for path in sorted(Path("made").iterdir()):

@@ -13,7 +13,7 @@ from frostline.metrics.log_loss import score
 from frostline.models import backbone, frost_line
 from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.training import phases
-from frostline.training.loop import Examples, Task, train
+from frostline.training.loop import Examples, Task, train, trainer_of
 from small import SIZE
 
 pytestmark = pytest.mark.slow
@@ -88,9 +88,12 @@ def test_both_phases_from_cached_features_equal_training_from_pixels(
     plain = phases.add_head(base, "mixed7", dense_units=16, dropout=0.2, seed=phases.derive_seed(settings.seed, "head"))
     pixels = [from_pixels(plain, prepared, split) for split in ("train", "validation")]
     frost_line.freeze(plain, base)
-    expected_first = train(plain, Task("transfer", settings.seed, *pixels), settings.transfer)
+    count = len(prepared.names("train"))
+    trainer = trainer_of(plain, settings.transfer, count)
+    expected_first = train(trainer, Task("transfer", settings.seed, *pixels), settings.transfer)
     frost_line.thaw(plain, "mixed6")
-    expected_second = train(plain, Task("finetune", settings.seed, *pixels), settings.finetune)
+    trainer = trainer_of(plain, settings.finetune, count)
+    expected_second = train(trainer, Task("finetune", settings.seed, *pixels), settings.finetune)
 
     # Features are stored as float16: that may decide one image whose probability is near 0.5 the other way.
     one_image = {f"{split}/accuracy": 1.01 / len(prepared.labels(split)) for split in ("train", "validation")}

@@ -11,7 +11,16 @@ from frostline.models.inference import predictor
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.training import fast_layers, loop
-from frostline.training.loop import EPOCH_COLUMNS, Examples, Session, Task, kept_epoch, train, with_kept_last
+from frostline.training.loop import (
+    EPOCH_COLUMNS,
+    Examples,
+    Session,
+    Task,
+    kept_epoch,
+    train,
+    trainer_of,
+    with_kept_last,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +49,9 @@ def run(model, examples, **changes):
     settings |= {name: changes.pop(name) for name in settings if name in changes}
     task = Task("transfer", changes.pop("seed", 1), *examples, prepare=changes.pop("prepare", None))
     on_device = changes.pop("on_device", False)
-    return train(model, task, Phase(**settings), Session(**changes), on_device)
+    options = Phase(**settings)
+    trainer = trainer_of(model, options, len(task.training.labels))
+    return train(trainer, task, options, Session(**changes), on_device)
 
 
 def fit_in_that_order(model, loss, examples, rate=0.01):

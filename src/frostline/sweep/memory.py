@@ -20,7 +20,11 @@ class Memory:
     built: str = ""
     """what it was built as,"""
     untrained: list[np.ndarray] = field(default_factory=list)
-    """and its values then: those of the backbone's weights are needed again."""
+    """its values then: those of the backbone's weights are needed again,"""
+    trainers: dict[str, Any] = field(default_factory=dict)
+    """what trained it (see `Session.trainers`),"""
+    predictors: dict[str, Any] = field(default_factory=dict)
+    """and, by the frost line and the precision, what predicts with it through the feature cache."""
     start: Path | None = None
     """The file of the transfer phase's model that the last trial went on from,"""
     values: list[np.ndarray] = field(default_factory=list)
@@ -51,6 +55,7 @@ class Memory:
         """Keep `model`, which is in the file `start`; with None for both, let the last one go."""
         if model is not self.model:
             self.model, self.built, self.untrained = model, "", []
+            self.trainers, self.predictors = {}, {}
         self.start, self.values = start, values_of(model) if model else []
 
 

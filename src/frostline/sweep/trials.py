@@ -194,7 +194,10 @@ def _train(settings: Config, shared: Shared, memory: Memory, on_epoch: OnEpoch) 
 
     def predict_fold(phase: PhaseName) -> None:
         if settings.fold is not None:
-            said[phase] = phases.predictor_of(model, settings, computed_in)(data, "test")
+            key = f"{settings.finetune.thaw_from} {computed_in}"  # below another frost line other layers have learned
+            if key not in memory.predictors:
+                memory.predictors[key] = phases.predictor_of(model, settings, computed_in)
+            said[phase] = memory.predictors[key](data, "test")
 
     start = _transfer_model(settings, shared)
     first = _transfer_once(settings, shared, memory, on_epoch)
@@ -204,7 +207,7 @@ def _train(settings: Config, shared: Shared, memory: Memory, on_epoch: OnEpoch) 
 
     model = _model_at(start, memory)
     predict_fold("transfer")
-    with _session("finetune", settings, shared, after_transfer) as session:
+    with _session("finetune", settings, shared, memory, after_transfer) as session:
         second = phases.finetune(model, data, settings, session)
     predict_fold("finetune")
     return model, Result(first, second), said
@@ -238,7 +241,7 @@ def _transfer_once(settings: Config, shared: Shared, memory: Memory, on_epoch: O
             for epoch in history:
                 on_epoch(epoch)
         else:
-            with _session("transfer", settings, shared, on_epoch) as session:
+            with _session("transfer", settings, shared, memory, on_epoch) as session:
                 model = _untrained(settings, shared, memory)
                 history = phases.transfer(model, shared.images(settings), settings, session)
                 if settings.fold is None or memory.several_go_on_from is None or key in memory.several_go_on_from:
@@ -262,13 +265,15 @@ def _untrained(settings: Config, shared: Shared, memory: Memory) -> keras.Model:
 
 
 @contextmanager
-def _session(phase: PhaseName, settings: Config, shared: Shared, on_epoch: OnEpoch) -> Iterator[Session]:
+def _session(
+    phase: PhaseName, settings: Config, shared: Shared, memory: Memory, on_epoch: OnEpoch
+) -> Iterator[Session]:
     """How `phase` runs; its checkpoint is no longer needed when it ended or was given up."""
     strategy = distribution.strategy_of(settings.distribution)
     start = shared.digest if phase == "transfer" else _transfer_key(settings, shared)
     path = phases.checkpoint_path(phase, settings, shared.images(settings), start, strategy)
     try:
-        yield Session(on_epoch, path, strategy, settings.checkpoint_every)
+        yield Session(on_epoch, path, strategy, settings.checkpoint_every, memory.trainers)
     except PrunedError:
         path.unlink(missing_ok=True)
         raise

@@ -88,15 +88,70 @@ class Session:
     """See `distribution`. Only the chief writes the checkpoint, and the other processes take over its state."""
     checkpoint_every: float = 0
     """Seconds since the last one, or the beginning, after which it is written."""
+    trainers: dict[str, "Trainer"] | None = None
+    """Where given, what trains a model stays here, by what it was made of, for the next training of that model."""
 
 
 ALONE = Session()
 
 
+@dataclass(frozen=True)
+class Trainer:
+    """What trains `model`, for one training or several: what TensorFlow traces of it is traced once."""
+
+    model: keras.Model
+    trained: keras.Model
+    """What is trained in its place."""
+    optimizer: Any
+    best: list[Any]
+    """With patience, variables for the values of the best epoch."""
+    step: TensorStep
+    on_batch: Step
+    """`step`, traced."""
+    forward: Callable[[Sequence[np.ndarray]], np.ndarray]
+    """See `predictor`."""
+
+    @property
+    def outcome(self) -> list[Any]:
+        """What a checkpoint after the last epoch holds."""
+        return [*self.trained.variables, *self.best]
+
+    @property
+    def variables(self) -> list[Any]:
+        """What another checkpoint holds; the optimizer's last: after the last epoch nothing needs them."""
+        return [*self.outcome, *self.optimizer.variables]
+
+    def begin_again(self) -> None:
+        """Make ready to train `model` from the values that it has now."""
+        copy_values(self.model, self.trained)
+        for variable in self.optimizer.variables:
+            variable.assign(tf.zeros(variable.shape, variable.dtype))
+        if self.best:
+            _assign(self.best, self.trained.variables)
+
+
+def trainer_of(
+    model: keras.Model, options: Phase, count: int, strategy: tf.distribute.Strategy | None = None
+) -> Trainer:
+    """Return what trains `model` as `options` say, on `count` examples."""
+    with strategy.scope() if strategy else nullcontext():
+        trained = distribution.replica_of(model) if strategy else with_fast_layers(model)
+        rate = learning_rate(options, math.ceil(count / options.batch_size))
+        if strategy or on_gpu():
+            optimizer = keras.optimizers.Adam(rate, name="adam")
+            optimizer.build(trained.trainable_variables)
+        else:
+            optimizer = Adam(rate, trained.trainable_variables)
+        kept = trained.variables if options.patience else []
+        best = [keras.Variable(item.value.read_value(), trainable=False) for item in kept]
+    step = _tensor_step(trained, optimizer)
+    return Trainer(model, trained, optimizer, best, step, _batch_step(step, trained, strategy), predictor(model))
+
+
 def train(
-    model: keras.Model, task: Task, options: Phase, session: Session = ALONE, on_device: bool = False
+    trainer: Trainer, task: Task, options: Phase, session: Session = ALONE, on_device: bool = False
 ) -> list[Epoch]:
-    """Train `model`'s trainable weights with Adam on cross-entropy; return the figures of each epoch.
+    """Train the trainer's model with Adam on cross-entropy; return the figures of each epoch.
 
     Every epoch's order is a permutation seeded by (seed, phase, epoch). `train/…` figures are means over the
     epoch while the weights change, as in `keras.Model.fit`; `validation/…` figures are taken after it.
@@ -106,34 +161,36 @@ def train(
     `on_device`: each epoch is one call (see `device_epoch`), where the task prepares nothing and no strategy is given;
     figures may differ from the others' by rounding.
 
+    `trainer`: as `trainer_of` makes it with the same `options`, or after `begin_again`.
+
     Raises FrostlineError for a checkpoint that is damaged, or of a training that has ended, and where a loss is no
     number (NaN or infinity): from there on, neither are the weights.
     """
-    checkpoint, strategy = session.checkpoint, session.strategy
+    checkpoint, strategy, model = session.checkpoint, session.strategy, trainer.model
     keras.utils.set_random_seed(seed32(task.seed, task.phase))
     count = len(task.training.labels)
-    state = _build(model, options, math.ceil(count / options.batch_size), strategy)
-    history, restored = checkpoints.load(checkpoint, state.variables) if checkpoint else ([], 0)
-    done = distribution.take_from_chief(strategy, state.variables, len(history)) if strategy else len(history)
+    history, restored = checkpoints.load(checkpoint, trainer.variables) if checkpoint else ([], 0)
+    done = distribution.take_from_chief(strategy, trainer.variables, len(history)) if strategy else len(history)
     _log.debug("%s begins after epoch %d", task.phase, done)
-    copy_values(state.trained, model)
+    copy_values(trainer.trained, model)
     kept = _best_so_far(history, strategy) if options.patience else 0
 
     def is_last(number: int) -> bool:
         return number >= options.epochs or (options.patience is not None and number >= kept + options.patience)
 
-    if history and restored < len(state.variables) and not is_last(done):
+    if history and restored < len(trainer.variables) and not is_last(done):
         raise FrostlineError(f"{checkpoint} is of a training that has ended.\nDelete it; the phase then starts over.")
     for epoch in history:
         session.on_epoch(epoch)
-    run_epoch, forward = _epochs(task, options.batch_size, state, strategy, on_device), predictor(model)
+    run_epoch = _epochs(trainer, task, options.batch_size, on_device and not strategy)
     number, saved = done, time.monotonic()
     while not is_last(number):
         number += 1
         with track(f"{task.phase} {number}/{options.epochs}", total=count, unit="images") as advance:
             loss_sum, hits = run_epoch(number, advance)
-        copy_values(state.trained, model)
-        figures = loss_sum / count, hits / count, *score(task.validation.labels, forward(task.validation.features))
+        copy_values(trainer.trained, model)
+        said = trainer.forward(task.validation.features)
+        figures = loss_sum / count, hits / count, *score(task.validation.labels, said)
         if not all(map(math.isfinite, figures)):
             raise FrostlineError(
                 f"{task.phase}: the loss is no number any more ({figures[0]:g}, in validation {figures[2]:g}) "
@@ -144,66 +201,31 @@ def train(
         if options.patience:
             kept = _best_so_far(history, strategy)
             if kept == number:
-                _assign(state.best, state.trained.variables)
+                _assign(trainer.best, trainer.trained.variables)
         late = time.monotonic() - saved >= session.checkpoint_every
         if checkpoint and late and distribution.is_chief(strategy):
-            checkpoints.save(checkpoint, state.outcome if is_last(number) else state.variables, history)
+            checkpoints.save(checkpoint, trainer.outcome if is_last(number) else trainer.variables, history)
             saved = time.monotonic()
         session.on_epoch(history[-1])
     if options.patience:
         _log.info("%s: epoch %d of %d is kept", task.phase, kept, len(history))
-        _assign(state.trained.variables, state.best)
-        copy_values(state.trained, model)
+        _assign(trainer.trained.variables, trainer.best)
+        copy_values(trainer.trained, model)
     return history
 
 
-@dataclass(frozen=True)
-class _State:
-    """What is trained in place of a model, and what a checkpoint holds of it."""
-
-    trained: keras.Model
-    optimizer: Any
-    best: list[Any]
-    """With patience, variables for the values of the best epoch."""
-
-    @property
-    def outcome(self) -> list[Any]:
-        return [*self.trained.variables, *self.best]
-
-    @property
-    def variables(self) -> list[Any]:
-        """The optimizer's last: after the last epoch nothing needs them."""
-        return [*self.outcome, *self.optimizer.variables]
-
-
-def _build(model: keras.Model, options: Phase, steps: int, strategy: tf.distribute.Strategy | None) -> _State:
-    """`steps`: batches in an epoch."""
-    with strategy.scope() if strategy else nullcontext():
-        trained = distribution.replica_of(model) if strategy else with_fast_layers(model)
-        rate = learning_rate(options, steps)
-        if strategy or on_gpu():
-            optimizer = keras.optimizers.Adam(rate, name="adam")
-            optimizer.build(trained.trainable_variables)
-        else:
-            optimizer = Adam(rate, trained.trainable_variables)
-        kept = trained.variables if options.patience else []
-        best = [keras.Variable(item.value.read_value(), trainable=False) for item in kept]
-        return _State(trained, optimizer, best)
-
-
 def _epochs(
-    task: Task, batch_size: int, state: _State, strategy: tf.distribute.Strategy | None, on_device: bool
+    trainer: Trainer, task: Task, batch_size: int, on_device: bool
 ) -> Callable[[int, Callable[[int], None]], tuple[float, float]]:
     """Return what trains one epoch, given its number and whom to tell of rows done: → sum of losses, number of hits."""
-    step, count = _tensor_step(state.trained, state.optimizer), len(task.training.labels)
+    count = len(task.training.labels)
     whole = None
-    if on_device and not strategy and not task.prepare:
+    if on_device and not task.prepare:
         try:
             examples = task.training
-            whole = whole_epoch(step, examples.features, examples.mirrored, examples.labels, batch_size)
+            whole = whole_epoch(trainer.step, examples.features, examples.mirrored, examples.labels, batch_size)
         except tf.errors.ResourceExhaustedError:
             _log.info("the features do not fit the device's memory: they are read batch by batch")
-    on_batch = _batch_step(step, state.trained, strategy)
 
     def run(number: int, advance: Callable[[int], None]) -> tuple[float, float]:
         stream = (task.phase, number)
@@ -217,7 +239,7 @@ def _epochs(
         loss_sum = hits = 0.0
         for start in range(0, count, batch_size):
             rows = np.sort(order[start : start + batch_size])  # sorted: the memory map is read forwards
-            loss, correct = on_batch(_loading(task.training, rows, mirror, prepared), len(rows))
+            loss, correct = trainer.on_batch(_loading(task.training, rows, mirror, prepared), len(rows))
             loss_sum, hits = loss_sum + float(loss) * len(rows), hits + float(correct)
             advance(len(rows))
         return loss_sum, hits

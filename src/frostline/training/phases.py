@@ -1,7 +1,8 @@
 """The two-phase recipe: transfer trains a new head on the frozen backbone, finetune thaws the top of the backbone."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from frostline.common.files import digest_of
 from frostline.common.phase_names import PhaseName
 from frostline.common.seeds import derive_seed
 from frostline.config.paths import CHECKPOINTS, PROCESSED
-from frostline.config.settings import Config, settings_of
+from frostline.config.settings import Config, Phase, settings_of
 from frostline.data.dataset import Dataset, load_dataset
 from frostline.features.extract import Extractor
 from frostline.models import backbone, frost_line, graph
@@ -152,15 +153,34 @@ def _train(
     else:
         mirrored = features_of("train", mirrored=True) if settings.augment == "flip" else ()
         training = Examples(features_of("train"), data.labels("train"), mirrored)
-    part = graph.part(model, layers)
-    with precision.computing_in(part, computed_in):
+    options = settings.finetune if phase == "finetune" else settings.transfer
+    with _trainer(model, layers, options, len(training.labels), computed_in, session) as trainer:
         return loop.train(
-            part,
+            trainer,
             Task(phase, _seed(settings), training, validation, prepare),
-            settings.finetune if phase == "finetune" else settings.transfer,
+            options,
             session,
             on_device=settings.feeding == "device" or (settings.feeding == "auto" and on_gpu()),
         )
+
+
+@contextmanager
+def _trainer(
+    model: keras.Model, layers: Sequence[str], options: Phase, count: int, computed_in: str, session: Session
+) -> Iterator[loop.Trainer]:
+    """What trains the part of `model` above `layers` on `count` examples: kept from an earlier training, where one is.
+
+    Not on several devices or a GPU, whose optimizer is Keras' own.
+    """
+    kept = {} if session.trainers is None or session.strategy or on_gpu() else session.trainers
+    made_of = digest_of([list(layers), asdict(options), options.schedule == "constant" or count, computed_in])
+    part = kept[made_of].model if made_of in kept else graph.part(model, layers)
+    with precision.computing_in(part, computed_in):
+        if made_of in kept:
+            kept[made_of].begin_again()
+        else:
+            kept[made_of] = loop.trainer_of(part, options, count, session.strategy)
+        yield kept[made_of]
 
 
 def _augmented_features(model: keras.Model, layers: Sequence[str]) -> Callable[[int], loop.Prepare]:
