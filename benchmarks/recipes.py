@@ -65,7 +65,7 @@ def interval(differences: np.ndarray) -> tuple[float, float]:
     """
     rng, (seeds, images) = np.random.default_rng(0), differences.shape
     means = [
-        differences[np.ix_(rng.integers(seeds, size=seeds), rng.integers(images, size=images))].mean()
+        differences[rng.integers(seeds, size=(seeds, 1)), rng.integers(images, size=(images,))].mean()
         for _ in range(RESAMPLES)
     ]
     low, high = np.percentile(means, [2.5, 97.5])

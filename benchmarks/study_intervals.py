@@ -246,7 +246,7 @@ def ranking(studies: int) -> list[Row]:
                 own = 0.15 * rng.standard_t(4, size=(POINTS, 1, 300)) + 0.1 * rng.normal(size=luck.shape)
                 losses = hard + truths[:, None, None] + luck + own
                 found = within_chance(losses, folds)
-                kept.append(found.within[np.flatnonzero(truths == truths.min())[0]])
+                kept.append(found.within[np.flatnonzero(truths == np.min(truths))[0]])
                 size.append(found.within.sum())
                 rule.append(shallowest_enough(losses, folds))
                 lowest.append(found.best)

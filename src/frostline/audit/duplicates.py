@@ -144,7 +144,8 @@ def _unit(images: Floats) -> Floats:
     middle = slice(edge, images.shape[1] - edge)
     vectors = images[:, middle, middle].reshape(len(images), -1)
     vectors = vectors - vectors.mean(axis=1, keepdims=True)
-    unit: Floats = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-3)
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit: Floats = (vectors / np.maximum(lengths, 1e-3)).astype(np.float32, copy=False)
     return unit
 
 

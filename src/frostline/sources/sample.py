@@ -230,7 +230,7 @@ class _Coat:
 def _coat(rng: np.random.Generator) -> _Coat:
     first, other = rng.choice(len(_COATS), 2, replace=False)
     fur = _jitter(rng, _COATS[first])
-    second = _mix(fur, _jitter(rng, _COATS[other]), rng.choice([0.25, 0.9]))
+    second = _mix(fur, _jitter(rng, _COATS[other]), float(rng.choice([0.25, 0.9])))
     return _Coat(
         fur=fur,
         second=second,

@@ -363,4 +363,4 @@ def _palette(layout: _Layout) -> NDArray[np.uint8]:
     entries = np.array(layout.tags.every(_COLOR_MAP), np.uint32)
     if len(entries) != 3 << layout.bits:
         raise UnreadableImageError("damaged")
-    return (entries if entries.max() < 256 else entries >> 8).astype(np.uint8).reshape(3, -1).T.copy()
+    return (entries if np.max(entries) < 256 else entries >> 8).astype(np.uint8).reshape(3, -1).T.copy()
