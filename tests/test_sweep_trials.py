@@ -195,7 +195,7 @@ def test_folds_and_seeds_in_a_row_end_in_the_bytes_of_one_alone_and_say_what_the
     configs = [compose(*small, f"fold={fold}", f"seed={seed}") for fold, seed in ((0, 1), (0, 2), (1, 2))]
     results = [trials.run(config, shared, memory, nothing) for config in configs]
     assert len({json.dumps(asdict(result)) for result in results}) == 3
-    said = [trials.out_of_fold(config, shared) for config in configs]
+    said = [trials.held_out(trials.trial_key(config, shared)) for config in configs]
     for config, table in zip(configs, said, strict=True):
         data = shared.images(config)
         for _, of_phase in table.groupby("phase"):
@@ -206,7 +206,7 @@ def test_folds_and_seeds_in_a_row_end_in_the_bytes_of_one_alone_and_say_what_the
 
     trials.forget(configs[1], shared)
     assert trials.run(configs[1], shared, Memory(), nothing) == results[1]
-    again = trials.out_of_fold(configs[1], shared)
+    again = trials.held_out(trials.trial_key(configs[1], shared))
     assert again.equals(said[1])
 
 

@@ -14,8 +14,8 @@ from frostline.common.phase_names import PHASES
 from frostline.config.settings import Config
 
 RESULT = "trial.json"
-"""Left by each trial in its folder below the sweep's: trial, overrides, and then transfer and finetune (the figures of
-the epochs that they kept), or error, or pruned (why it was given up)."""
+"""Left by each trial in its folder below the sweep's: trial, overrides, and then key (see `trial_key`), transfer and
+finetune (the figures of the epochs that they kept), or error, or pruned (why it was given up)."""
 RECIPE = Path("conf/experiment/swept.yaml")
 """The best trial of the last sweep, where `experiment=swept` finds it."""
 REBUILD = "dvc exp run -S experiment=swept"
@@ -195,10 +195,10 @@ def recipe(config: Config, note: str) -> str:
     return f"# @package _global_\n{comment}" + yaml.safe_dump({"defaults": defaults, **content}, sort_keys=False)
 
 
-def describe(trials: Sequence[Record], test: Mapping[str, float] | None) -> str:
+def describe(trials: Sequence[Record], test: Mapping[str, float] | None, close: str = "") -> str:
     """The sweep in Markdown: the winner, the figures of the test set apart, the ranking, and what did not finish."""
     settings = rank(trials)
-    lines = [headline(trials)]
+    lines = [headline(trials), *([close] if close else [])]
     if settings and test:
         lines += ["", f"**Test set**, looked at once, for the chosen trial only: {test_line(test)}"]
         lines += ["", f"Rebuild it through the pipeline: `{REBUILD}`"]
@@ -228,7 +228,12 @@ def headline(trials: Sequence[Record]) -> str:
     best = settings[0]
     each = "trainings" if "fold" in values_of(best.trials[0]) else "seeds"
     over = f", mean of {len(best.trials)} {each}" if len(best.trials) > 1 else ""
-    return f"Best of {counted}: {best.label}, validation loss {loss_text(best)}{over}."
+    said = f"Best of {counted}: {best.label}, validation loss {loss_text(best)}{over}."
+    better_before = sum(setting.mean("transfer") < setting.mean() for setting in settings)
+    if better_before:
+        where = "all" if better_before == len(settings) else f"{better_before} of {len(settings)}"
+        said += f" In {where} settings fine-tuning made it worse: the transfer model alone was better."
+    return said
 
 
 def loss_text(setting: Setting) -> str:

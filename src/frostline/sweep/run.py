@@ -30,6 +30,7 @@ from frostline.config.settings import Config
 from frostline.features.cache import prune
 from frostline.runtime.errors import FrostlineError
 from frostline.sweep import table
+from frostline.sweep.closeness import close_to_best
 from frostline.sweep.memory import Memory
 from frostline.sweep.plan import CONF, Plan, compose_trial, is_search, plan, with_prepared_data
 from frostline.sweep.results import (
@@ -121,7 +122,7 @@ def run_trial(
                 tracked.log_epoch(epoch)
     for cache in (FEATURES, sweep_trials.TRANSFERS):
         prune(config.feature_cache_gib, cache)
-    return dict(result.kept(config))
+    return {"key": sweep_trials.trial_key(config, shared), **result.kept(config)}
 
 
 def _hopeless(this: Any) -> Hopeless | None:
@@ -217,6 +218,7 @@ def _finish(folder: Path, shared: "Shared", memory: Memory, pipeline: "Pipeline"
 
     trials = read_trials(folder)
     settings, files = rank(trials), write_tables(folder, trials)
+    close = close_to_best(settings)
     table.print_trials(trials)
     figures, test = {}, None
     if settings:
@@ -226,8 +228,8 @@ def _finish(folder: Path, shared: "Shared", memory: Memory, pipeline: "Pipeline"
             write_text(path, recipe(best, f"{headline(trials)}\nRebuild it: {REBUILD}"))
         test = sweep_trials.score_on_test(best, shared, memory)
         figures = {"validation/loss": settings[0].mean(), "test/loss": test["loss"], "test/accuracy": test["accuracy"]}
-    text = describe(trials, test)
-    table.print_summary(trials, test, folder)
+    text = describe(trials, test, close)
+    table.print_summary(trials, test, close, folder)
     with runs.sweep_run(pipeline) as parent:
         parent.log_files(*files)
         parent.describe(text, figures)

@@ -68,7 +68,7 @@ def answer_study(name: str, overrides: Sequence[str], folder: Path, shared: "Sha
 
 def _trainings(trials: Sequence[Record], shared: "Shared") -> list["Training"]:
     from frostline.studies.collected import Training
-    from frostline.sweep.trials import out_of_fold
+    from frostline.sweep.trials import held_out
 
     keys = [key for key in swept_keys(trials) if key not in LUCK]
     found = []
@@ -82,7 +82,7 @@ def _trainings(trials: Sequence[Record], shared: "Shared") -> list["Training"]:
                 fold=config.fold,
                 train_images=len(shared.images(config).names("train")),
                 validation={phase: trial[phase]["validation/loss"] for phase in ("transfer", "finetune")},
-                said=out_of_fold(config, shared),
+                said=held_out(trial["key"]),
             )
         )
     return found

@@ -149,9 +149,9 @@ def print_answer(answer: "Answer", page: Path) -> None:
     Console().print(*lines, f"Report: {page}", sep="\n", soft_wrap=True, highlight=False, markup=False)
 
 
-def print_summary(trials: Sequence[Record], test: Mapping[str, float] | None, folder: Path) -> None:
+def print_summary(trials: Sequence[Record], test: Mapping[str, float] | None, close: str, folder: Path) -> None:
     """Print to stdout which trial won, and, apart from the ranking, how it does on the test set."""
-    lines = [headline(trials)]
+    lines = [headline(trials), *([close] if close else [])]
     if test:
         lines += [f"On the test set, looked at once, for this trial only: {test_line(test)}"]
         lines += [f"Rebuild it through the pipeline: {REBUILD}"]

@@ -38,8 +38,8 @@ _log = logging.getLogger(__name__)
 TRANSFERS = WORK / "transfer"
 """A folder per transfer phase: its model and its epochs."""
 TRIALS = WORK / "trials"
-"""A file per trial: its epochs; for winners one with the figures of the test set, for folds one with what both phases'
-models say of theirs."""
+"""Two files per trial, its epochs and what both phases' models say of images held out; and, for winners, one with the
+figures of the test set."""
 
 Pass = tuple[str, str, bool]
 """Over the images: in which precision, of which split, whether mirrored."""
@@ -119,12 +119,14 @@ def stored(settings: Config, shared: Shared) -> Result | None:
     return Result(**read_json(path)) if path.is_file() else None
 
 
-def out_of_fold(settings: Config, shared: Shared) -> pd.DataFrame:
-    """What both phases' models of a trial that was `run` with a fold say of its test images: a row for each of both.
+def held_out(key: str) -> pd.DataFrame:
+    """What both phases' models of the trial `key`, which was `run`, say of images held out: a row for each of both.
+
+    These are the test images of a fold, which is one of several, else the validation images.
 
     Columns: image (its path), class, phase, and P(name) for each class, float64.
     """
-    return pd.read_parquet(TRIALS / f"{trial_key(settings, shared)}.parquet")
+    return pd.read_parquet(TRIALS / f"{key}.parquet")
 
 
 def forget(settings: Config, shared: Shared) -> None:
@@ -140,9 +142,8 @@ def run(settings: Config, shared: Shared, memory: Memory, on_epoch: OnEpoch) -> 
     What `on_epoch` raises ends the trial, and nothing is kept of the phase that it ended.
     """
     key, (model, result, said) = trial_key(settings, shared), _train(settings, shared, memory, on_epoch)
-    if said:
-        with replacing(TRIALS / f"{key}.parquet") as temporary:
-            _as_table(said, shared.images(settings)).to_parquet(temporary, index=False)
+    with replacing(TRIALS / f"{key}.parquet") as temporary:
+        _as_table(said, shared.images(settings), _held_out_split(settings)).to_parquet(temporary, index=False)
     write_json(TRIALS / f"{key}.json", asdict(result))
     loss = result.kept(settings)["finetune"]["validation/loss"]
     if loss < memory.best_loss:
@@ -150,15 +151,19 @@ def run(settings: Config, shared: Shared, memory: Memory, on_epoch: OnEpoch) -> 
     return result
 
 
-def _as_table(said: Mapping[PhaseName, np.ndarray], data: Dataset) -> pd.DataFrame:
-    """As `out_of_fold`; `said`: by phase, (N, classes) float64 for the test images of `data`."""
-    actual = [data.classes[label] for label in data.labels("test")]
+def _held_out_split(settings: Config) -> str:
+    return "validation" if settings.fold is None else "test"
+
+
+def _as_table(said: Mapping[PhaseName, np.ndarray], data: Dataset, split: str) -> pd.DataFrame:
+    """As `held_out`; `said`: by phase, (N, classes) float64 for the images of `split`."""
+    actual = [data.classes[label] for label in data.labels(split)]
     columns = [f"P({name})" for name in data.classes]
     tables = [pd.DataFrame(probabilities, columns=columns) for probabilities in said.values()]
     for phase, table in zip(said, tables, strict=True):
         table.insert(0, "phase", phase)
         table.insert(0, "class", actual)
-        table.insert(0, "image", data.names("test"))
+        table.insert(0, "image", data.names(split))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -183,7 +188,7 @@ def score_on_test(settings: Config, shared: Shared, memory: Memory) -> dict[str,
 
 
 Trained = tuple[keras.Model, Result, dict[PhaseName, np.ndarray]]
-"""The final model; and, of a fold, by phase what its model says of the test images, (N, classes) float64."""
+"""The final model; and by phase what its model says of the images held out, (N, classes) float64."""
 
 
 def _train(settings: Config, shared: Shared, memory: Memory, on_epoch: OnEpoch) -> Trained:
@@ -192,12 +197,11 @@ def _train(settings: Config, shared: Shared, memory: Memory, on_epoch: OnEpoch) 
     computed_in = precision.resolve(settings.precision)  # as while training: the features are there
     data = shared.images(settings)
 
-    def predict_fold(phase: PhaseName) -> None:
-        if settings.fold is not None:
-            key = f"{settings.finetune.thaw_from} {computed_in}"  # below another frost line other layers have learned
-            if key not in memory.predictors:
-                memory.predictors[key] = phases.predictor_of(model, settings, computed_in)
-            said[phase] = memory.predictors[key](data, "test")
+    def predict(phase: PhaseName) -> None:
+        key = f"{settings.finetune.thaw_from} {computed_in}"  # below another frost line other layers have learned
+        if key not in memory.predictors:
+            memory.predictors[key] = phases.predictor_of(model, settings, computed_in)
+        said[phase] = memory.predictors[key](data, _held_out_split(settings))
 
     start = _transfer_model(settings, shared)
     first = _transfer_once(settings, shared, memory, on_epoch)
@@ -206,10 +210,10 @@ def _train(settings: Config, shared: Shared, memory: Memory, on_epoch: OnEpoch) 
         on_epoch({**epoch, "epoch": epoch["epoch"] + len(first)})
 
     model = _model_at(start, memory)
-    predict_fold("transfer")
+    predict("transfer")
     with _session("finetune", settings, shared, memory, after_transfer) as session:
         second = phases.finetune(model, data, settings, session)
-    predict_fold("finetune")
+    predict("finetune")
     return model, Result(first, second), said
 
 

@@ -1,0 +1,45 @@
+"""Which settings of a sweep are within chance of the best: by the images that ranked them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from frostline.sweep.results import Record, Setting, values_of
+
+
+def close_to_best(settings: Sequence[Setting]) -> str:
+    """Say in a sentence which of the ranked `settings` are within chance of the first.
+
+    By the validation loss after fine-tuning, image by image, at a level that is corrected for their number; the luck of
+    training is in it only as far as seeds were swept. Empty where there is nothing to compare, or where the settings
+    were not trained with the same seeds.
+    """
+    from frostline.studies.cross_validation import within_chance
+
+    seeds = [sorted(values_of(trial).get("seed", "") for trial in setting.trials) for setting in settings]
+    if len(settings) < 2 or any(each != seeds[0] for each in seeds):
+        return ""
+    losses = np.stack([np.stack([_losses(trial) for trial in _by_seed(setting)]) for setting in settings])
+    images = losses.shape[2]
+    within = within_chance(losses, np.arange(images)).within
+    close = [setting.label for setting, near in zip(settings[1:], within[1:], strict=True) if near]
+    basis = f"by {images:,} validation images"
+    if not close:
+        return f"No other one is within chance of it, {basis}."
+    return f"{len(close) + 1} of {len(settings)} are within chance of the best, {basis}: also {', '.join(close)}."
+
+
+def _by_seed(setting: Setting) -> list[Record]:
+    return sorted(setting.trials, key=lambda trial: values_of(trial).get("seed", ""))
+
+
+def _losses(trial: Record) -> np.ndarray:
+    """The log loss of each validation image after fine-tuning."""
+    from frostline.metrics.log_loss import log_losses
+    from frostline.sweep.trials import held_out
+
+    table = held_out(trial["key"])
+    table = table[table["phase"] == "finetune"]
+    classes = [name[2:-1] for name in table.columns if name.startswith("P(")]
+    labels = table["class"].map({name: label for label, name in enumerate(classes)}).to_numpy()
+    return log_losses(labels, table[[f"P({name})" for name in classes]].to_numpy())
