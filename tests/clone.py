@@ -32,7 +32,7 @@ SECRET = "s3cret-never-to-be-seen"
 class Clone:
     """A clone of the project as it stands here, with settings that make it quick, and commands run in it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root):
         self.root = root
         write_tracked(root, ":/")
         for name in CODE:  # as it lies here
@@ -51,7 +51,7 @@ class Clone:
             subprocess.run(["git", *command], cwd=root, env=self.environment, check=True)
 
     @property
-    def environment(self) -> dict[str, str]:
+    def environment(self):
         foreign = ("MLFLOW_", "DVC_", "KAGGLE_", "GIT_")
         kept = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
         return kept | {
@@ -68,13 +68,13 @@ class Clone:
             "GIT_COMMITTER_EMAIL": "a@example.com",
         }
 
-    def python(self, *arguments: str, into: str = "", code: int = 0) -> str:
+    def python(self, *arguments, into="", code=0):
         return self.run(sys.executable, *arguments, into=into, code=code)
 
-    def dvc(self, *arguments: str, code: int = 0) -> str:
+    def dvc(self, *arguments, code=0):
         return self.run(sys.executable, "-m", "dvc", *arguments, code=code)
 
-    def run(self, *command: str, into: str = "", code: int = 0) -> str:
+    def run(self, *command, into="", code=0):
         done = subprocess.run(command, cwd=self.root, env=self.environment, capture_output=True, text=True)
         assert done.returncode == code, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
         assert "Traceback" not in done.stderr
@@ -82,21 +82,21 @@ class Clone:
             (self.root / into).write_text(done.stdout)
         return done.stdout + done.stderr
 
-    def json(self, name: str):
+    def json(self, name):
         return json.loads((self.root / name).read_text())
 
-    def client(self) -> mlflow.MlflowClient:
+    def client(self):
         store = f"sqlite:///{self.root}/mlruns/mlflow.db"
         return mlflow.MlflowClient(store, store)
 
-    def runs(self) -> list:
+    def runs(self):
         client = self.client()
         experiment = client.get_experiment_by_name("frostline")
         return list(client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"]))
 
-    def phases(self, phase: str) -> list:
+    def phases(self, phase):
         return [run for run in self.runs() if run.data.tags["frostline.phase"] == phase]
 
 
-def ran(output: str) -> list[str]:
+def ran(output):
     return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")]

@@ -2,12 +2,11 @@
 
 import os
 import signal
-from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from frostline.data.dataset import Dataset, load_dataset
+from frostline.data.dataset import load_dataset
 from frostline.runtime.logs import show
 from small import SIZE
 from tracked import unstaged, write_tracked
@@ -22,7 +21,7 @@ settings.load_profile("same every time")
 
 
 @pytest.fixture(autouse=True)
-def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _isolated(monkeypatch, tmp_path):
     """No test sees the user's MLflow store, Kaggle account or Ray cluster, or leaves anything in the project."""
     foreign = ("MLFLOW_", "KAGGLE_", "RAY_ADDRESS", "TF_CONFIG")
     for name in [name for name in os.environ if name.startswith(foreign)]:
@@ -31,7 +30,7 @@ def _isolated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def archive(tmp_path_factory):
     from frostline.sources.sample import draw_archive
 
     path = tmp_path_factory.mktemp("archive") / "archive.zip"
@@ -40,7 +39,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def prepared(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def prepared(archive, tmp_path_factory):
     from frostline.data.preprocess import preprocess
 
     folder = tmp_path_factory.mktemp("prepared") / "processed"
@@ -50,7 +49,7 @@ def prepared(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset
 
 
 @pytest.fixture(scope="session")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def weights(tmp_path_factory):
     from frostline.sources.random_weights import write_random_weights
 
     path = tmp_path_factory.mktemp("weights") / "backbone.h5"
@@ -59,11 +58,11 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
+def project(tmp_path):
     """A folder with the project's configuration, where commands can be run; the current directory."""
     return write_tracked(tmp_path, "conf", "params.yaml")
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+def pytest_terminal_summary(terminalreporter):
     if names := unstaged():
         terminalreporter.write_line(f"as git has them, not as they lie here: {', '.join(names)} (`git add` shows them)")

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from frostline.data.archive import MEMBER_LIMIT
@@ -46,13 +45,13 @@ S = 32
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
 
-def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+def encoded(image, kind="PNG", **options):
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
 
 
-def scene(width: int = S, height: int = S) -> Image.Image:
+def scene(width=S, height=S):
     """A smooth image without symmetries."""
     y, x = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     return Image.fromarray((np.stack([x, y, x * y], axis=-1) * 255).astype(np.uint8))
@@ -61,20 +60,20 @@ def scene(width: int = S, height: int = S) -> Image.Image:
 SCENE = np.asarray(scene())
 
 
-def plain(mode: str, colour: Any, **options: Any) -> bytes:
+def plain(mode, colour, **options):
     return encoded(Image.new(mode, (S, S), colour), **options)
 
 
-def grey_of(value: int, dtype: type, kind: str) -> bytes:
+def grey_of(value, dtype, kind):
     return encoded(Image.fromarray(np.full((S, S), value, dtype)), kind)
 
 
-def animation(kind: str, **options: Any) -> bytes:
+def animation(kind, **options):
     frames = [Image.new("RGB", (S, S), colour) for colour in ("red", "blue")]
     return encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
 
 
-def half_transparent(mode: str) -> bytes:
+def half_transparent(mode):
     """Red below; above it nothing, over blue that must not show."""
     image = Image.new("RGBA", (S, S), (255, 0, 0, 255))
     image.paste((0, 0, 255, 0), (0, 0, S, S // 2))
@@ -86,13 +85,13 @@ def half_transparent(mode: str) -> bytes:
     return encoded(palette, transparency=1)
 
 
-def half_white(colour: tuple[int, int, int]) -> NDArray[np.uint8]:
+def half_white(colour):
     pixels = np.full((S, S, 3), 255, np.uint8)
     pixels[S // 2 :] = colour
     return pixels
 
 
-def turned(orientation: int, kind: str) -> bytes:
+def turned(orientation, kind):
     """The scene stored so that its EXIF orientation turns it upright, by Pillow's own `exif_transpose`."""
     exif, inverse = Image.Exif(), Image.Exif()
     exif[0x0112] = orientation
@@ -101,21 +100,21 @@ def turned(orientation: int, kind: str) -> bytes:
     return encoded(Image.fromarray(np.asarray(stored)), kind, exif=exif, quality=100, lossless=True, subsampling=0)
 
 
-def with_profile() -> bytes:
+def with_profile():
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
     return encoded(scene(), icc_profile=profile)
 
 
-def with_text_of_100_mib() -> bytes:
+def with_text_of_100_mib():
     info = PngImagePlugin.PngInfo()
     info.add_text("Comment", "x" * (100 << 20), zip=True)
     return encoded(scene(), pnginfo=info)
 
 
-def png_of(width: int, height: int) -> bytes:
+def png_of(width, height):
     """A PNG of a few bytes that claims this size."""
 
-    def chunk(kind: bytes, body: bytes) -> bytes:
+    def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)  # 1 bit grey
@@ -123,7 +122,7 @@ def png_of(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + content
 
 
-def webp_of(width: int, height: int) -> bytes:
+def webp_of(width, height):
     """An animated WebP of a few bytes that claims this size."""
     data = bytearray(animation("WEBP", lossless=True))
     place = data.index(b"VP8X") + 12  # the canvas: twice 24 bits, one less than the size
@@ -131,7 +130,7 @@ def webp_of(width: int, height: int) -> bytes:
     return bytes(data)
 
 
-def gif_of(width: int, height: int) -> bytes:
+def gif_of(width, height):
     data = bytearray(animation("GIF"))
     data[6:10] = struct.pack("<HH", width, height)
     return bytes(data)
@@ -200,7 +199,7 @@ IMAGES: dict[str, tuple[bytes, Accepted | Rejected]] = {
 # Archives: two good images, and one that is unusual, `odd`
 
 
-def zip_of(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
+def zip_of(members, compression=zipfile.ZIP_STORED):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", compression) as archive:
         for name, content in members.items():
@@ -211,7 +210,7 @@ def zip_of(members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> 
 FLAGS, SIZE = 8, 24  # in a record of the central directory (APPNOTE.TXT 4.3.12)
 
 
-def patched(data: bytes, name: str, offset: int, value: bytes) -> bytes:
+def patched(data, name, offset, value):
     """Overwrite bytes of the central directory's record of `name`, at `offset` into it."""
     start = data.rindex(name.encode()) - 46
     assert data[start : start + 4] == b"PK\x01\x02"
@@ -222,11 +221,11 @@ GOOD = {"cats/1.jpg": encoded(scene(), "JPEG"), "dogs/1.jpg": encoded(scene().ro
 ODD = "cats/odd.jpg"
 
 
-def with_odd(content: bytes = GOOD["cats/1.jpg"], name: str = ODD, compression: int = zipfile.ZIP_STORED) -> bytes:
+def with_odd(content=GOOD["cats/1.jpg"], name=ODD, compression=zipfile.ZIP_STORED):
     return zip_of({**GOOD, name: content}, compression)
 
 
-def with_special(kind: int) -> bytes:
+def with_special(kind):
     """A member that the archive says is a link, a device or the like."""
     info = zipfile.ZipInfo(ODD)
     info.create_system, info.external_attr = 3, (kind | 0o777) << 16
@@ -236,7 +235,7 @@ def with_special(kind: int) -> bytes:
     return buffer.getvalue()
 
 
-def tar_of(members: dict[str, bytes]) -> bytes:
+def tar_of(members):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, content in members.items():
@@ -246,7 +245,7 @@ def tar_of(members: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def many_that_claim_16_mib() -> bytes:
+def many_that_claim_16_mib():
     """Each of them is nothing unusual; together they are 1.9 GiB out of 40 kB."""
     names = [f"{kind}/{number}.jpg" for kind in ("cats", "dogs") for number in range(60)]
     data = zip_of(dict.fromkeys(names, b"x" * 200))
@@ -314,28 +313,28 @@ ARCHIVES: dict[str, tuple[bytes, Rejected | Stopped]] = {
 # Folders of one's own images: made at a path that has a cats/1.jpg and a dogs/1.jpg already
 
 
-def add(name: bytes | str) -> Callable[[Path], None]:
-    def make(folder: Path) -> None:
+def add(name):
+    def make(folder):
         with open(bytes(folder) + b"/" + (name if isinstance(name, bytes) else name.encode()), "wb") as file:  # noqa: PTH123  # Path takes no bytes
             file.write(PHOTO)
 
     return make
 
 
-def link(name: str, target: str) -> Callable[[Path], None]:
+def link(name, target):
     return lambda folder: (folder / name).symlink_to(target)
 
 
-def without(name: str) -> Callable[[Path], None]:
+def without(name):
     return lambda folder: (folder / name).unlink()
 
 
-def without_dogs(folder: Path) -> None:
+def without_dogs(folder):
     (folder / "dogs/1.jpg").unlink()
     (folder / "dogs").rmdir()
 
 
-def special(name: str, kind: int) -> Callable[[Path], None]:
+def special(name, kind):
     return lambda folder: os.mknod(folder / name, kind | 0o644)
 
 
@@ -358,7 +357,7 @@ CLUTTER = [
 """Files that systems leave behind, and what they make of images."""
 
 
-def clutter(folder: Path) -> None:
+def clutter(folder):
     for place in (folder, folder / "cats"):
         for name in CLUTTER:
             (place / name).parent.mkdir(parents=True, exist_ok=True)
@@ -389,7 +388,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], None], Accepted | Stopped]] = {
 # Weights
 
 
-def hdf5_of(*kernels: tuple[int, ...], values: int = 0) -> bytes:
+def hdf5_of(*kernels, values=0):
     """Keras' legacy layout: a convolution with each of `kernels`, and a batch norm of `values` channels after it."""
     buffer = io.BytesIO()
     layers: dict[str, list[tuple[int, ...]]] = {}

@@ -5,9 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import mlflow
 
@@ -17,7 +15,7 @@ from servers import is_healthy, wait_until
 class MlflowServer:
     """`with` it, it runs; its SQLite store and its artifacts stay in `folder`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self.folder = folder
         folder.mkdir(exist_ok=True)
         with socket.socket() as free:
@@ -26,14 +24,14 @@ class MlflowServer:
         self.uri = f"http://127.0.0.1:{self.port}"
         self.environment = {"MLFLOW_TRACKING_URI": self.uri}
 
-    def __enter__(self) -> "MlflowServer":
+    def __enter__(self):
         self.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         self.kill()
 
-    def start(self) -> None:
+    def start(self):
         store = ["--backend-store-uri", f"sqlite:///{self.folder}/server.db"]
         artifacts = ["--artifacts-destination", str(self.folder / "artifacts")]
         where = ["--host", "127.0.0.1", "--port", str(self.port), "--workers", "1"]
@@ -43,23 +41,23 @@ class MlflowServer:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=lean, start_new_session=True)
         self._wait()
 
-    def _wait(self) -> None:
-        def answers() -> bool:
+    def _wait(self):
+        def answers():
             assert self.process.poll() is None, (self.folder / "log").read_text()
             return self.is_up()
 
         wait_until(answers, seconds=120)
 
-    def kill(self) -> None:
+    def kill(self):
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
-    def is_up(self) -> bool:
+    def is_up(self):
         return is_healthy(self.uri)
 
     @contextmanager
-    def hanging(self) -> Iterator[None]:
+    def hanging(self):
         os.killpg(self.process.pid, signal.SIGSTOP)
         try:
             yield
@@ -67,15 +65,15 @@ class MlflowServer:
             os.killpg(self.process.pid, signal.SIGCONT)
             self._wait()
 
-    def has_begun(self, stage: str) -> bool:
+    def has_begun(self, stage):
         """Whether the run of a stage goes on that has all it is made with."""
         return any(run.info.status == "RUNNING" and run.data.params for run in self._runs(stage))
 
-    def statuses(self, stage: str = "") -> list[str]:
+    def statuses(self, stage=""):
         """Of all runs, or of those of a stage; newest first."""
         return [run.info.status for run in self._runs(stage)]
 
-    def _runs(self, stage: str) -> list[mlflow.entities.Run]:
+    def _runs(self, stage):
         client = mlflow.MlflowClient(self.uri)
         experiment = client.get_experiment_by_name("frostline")
         condition = f"tags.`frostline.phase` = '{stage}'" if stage else ""

@@ -2,33 +2,31 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from scipy.special import softmax
 
 from frostline.common.files import write_csv
 from frostline.config.load import compose_conf
-from frostline.config.settings import Config
 from frostline.evaluation.predictions import IN_USE, prediction_column
 from frostline.metrics.bootstrap import Pair, by_phase
 from frostline.metrics.calibration import Views, calibration_effects
 from frostline.metrics.choice import Choice
 from frostline.metrics.classification import smallest_margins, top_losses
-from frostline.metrics.comparison import Evaluation, changed_predictions, evaluate
+from frostline.metrics.comparison import changed_predictions, evaluate
 from frostline.report import charts
 from frostline.report.page import Gallery, Heat, Report, ShownImage, write_report
 
 CONF = Path(__file__).parents[1] / "conf"
 
 
-def of(second: Any) -> np.ndarray:
+def of(second):
     """Both classes' probabilities, (N, 2), by the second one's."""
     second = np.asarray(second, np.float64)
     return np.stack([1 - second, second], axis=1)
 
 
-def predictions(count: int, seed: int = 0) -> Pair:
+def predictions(count, seed=0):
     """Both phases on images of two classes; fine-tuning knows more."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, count).astype(np.uint8)
@@ -37,7 +35,7 @@ def predictions(count: int, seed: int = 0) -> Pair:
     return Pair(labels, transfer, finetune)
 
 
-def predictions_of_many(count: int, classes: int, seed: int = 0) -> Pair:
+def predictions_of_many(count, classes, seed=0):
     """As `predictions`, of so many classes."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, count).astype(np.uint8)
@@ -46,40 +44,40 @@ def predictions_of_many(count: int, classes: int, seed: int = 0) -> Pair:
     return Pair(labels, transfer, finetune)
 
 
-def chosen(phase: str = "finetune", temperature: float = 1.0, threshold: float = 0.5) -> Choice:
+def chosen(phase="finetune", temperature=1.0, threshold=0.5):
     """`phase`, chosen on validation images; both phases have the same temperature."""
     losses = {"transfer": 0.2, "finetune": 0.1 if phase == "finetune" else 0.3}
     return Choice(losses, dict.fromkeys(losses, temperature), threshold)
 
 
-def judged(pair: Pair, choice: Choice | None = None, shares: Any = None, seed: int = 42, **how: Any) -> Evaluation:
+def judged(pair, choice=None, shares=None, seed=42, **how):
     """The evaluation of `pair`; fine-tuning was chosen, and training images were of all classes alike, if not said."""
     classes = pair.baseline.shape[1]
     shares = np.full(classes, 1 / classes) if shares is None else np.asarray(shares)
     return evaluate(pair, choice or chosen(), shares, **{"bins": 15, "resamples": 200, "seed": seed, **how})
 
 
-def epochs(count: int) -> list[dict[str, str]]:
+def epochs(count):
     """As csv.DictReader reads reports/curves/*.csv: text."""
     keys = ("train/loss", "train/accuracy", "validation/loss", "validation/accuracy")
     return [{"epoch": str(n), **dict.fromkeys(keys, str(0.5 / n))} for n in range(1, count + 1)]
 
 
-def noisy(count: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def noisy(count, noise, seed=0):
     """Labels of two classes, and probabilities that know them up to `noise`."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, count)
     return labels, of(1 / (1 + np.exp(-(4 * labels - 2 + rng.normal(0, noise, count)))))
 
 
-def noisy_of_many(count: int, classes: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def noisy_of_many(count, classes, noise, seed=0):
     """As `noisy`, of so many classes."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, classes, count)
     return labels, softmax(3 * np.eye(classes)[labels] + rng.normal(0, noise, (count, classes)), axis=1)
 
 
-def write_answers(path: Path, labels: np.ndarray, probabilities: np.ndarray, names: list[str] | None = None) -> Path:
+def write_answers(path, labels, probabilities, names=None):
     """predictions.csv of the model in use."""
     classes = [f"c{number}" for number in range(probabilities.shape[1])]
     scored = [1] if len(classes) == 2 else range(len(classes))
@@ -93,7 +91,7 @@ def write_answers(path: Path, labels: np.ndarray, probabilities: np.ndarray, nam
     return path
 
 
-def report_settings(weights: str, patience: str = "null") -> Config:
+def report_settings(weights, patience="null"):
     given = ["data=folder", *(f"data.{key}=/home/someone/images" for key in ("path", "depends_on"))]
     given += [f"weights={weights}", f"finetune.patience={patience}"]
     composed = compose_conf(given, CONF)
@@ -102,22 +100,22 @@ def report_settings(weights: str, patience: str = "null") -> Config:
 
 
 def write_example_report(
-    folder: Path,
-    classes: tuple[str, ...] = ("cat", "dog"),
-    weights: str = "random",
-    pair: Pair | None = None,
-    patience: str = "null",
-    across: int = 0,
-    choice: Choice | None = None,
-    shares: Any = None,
-) -> str:
+    folder,
+    classes=("cat", "dog"),
+    weights="random",
+    pair=None,
+    patience="null",
+    across=0,
+    choice=None,
+    shares=None,
+):
     pair, choice = pair or predictions(86), choice or chosen()
     evaluation, labels = judged(pair, choice, shares), pair.labels
     curves = {"transfer": epochs(2), "finetune": epochs(2)}
     drawn = charts.write_figures(folder, pair, curves=curves, choice=choice, bins=15, classes=classes)
     in_use = choice.in_use(pair)
 
-    def gallery(rows: np.ndarray) -> Gallery:
+    def gallery(rows):
         pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         heat = {phase: Heat(np.eye(4)[::-1], classes[1]) for phase in curves}
         shown = [

@@ -4,10 +4,7 @@ import io
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import uvicorn
@@ -21,7 +18,7 @@ SIZE = 32
 CLASSES = ("field", "ball")
 
 
-def ball(kind: str = "JPEG", mode: str = "RGB", width: int = 480, height: int = 360) -> bytes:
+def ball(kind="JPEG", mode="RGB", width=480, height=360):
     """An image file: a yellow ball on the left of a green field."""
     image = Image.new("RGB", (width, height), (30, 90, 50))
     left, top, side = width // 16, height // 4, height // 2
@@ -29,18 +26,18 @@ def ball(kind: str = "JPEG", mode: str = "RGB", width: int = 480, height: int = 
     return _file(image, kind, mode)
 
 
-def field(kind: str = "JPEG", mode: str = "RGB") -> bytes:
+def field(kind="JPEG", mode="RGB"):
     """An image file without a ball."""
     return _file(Image.new("RGB", (480, 360), (30, 90, 50)), kind, mode)
 
 
-def _file(image: Image.Image, kind: str, mode: str) -> bytes:
+def _file(image, kind, mode):
     buffer = io.BytesIO()
     image.convert(mode).save(buffer, kind)
     return buffer.getvalue()
 
 
-def write_model(path: Path, classes: Sequence[str] = CLASSES) -> None:
+def write_model(path, classes=CLASSES):
     """Write a model whose last class' score is what an image has more of red than of blue; the others' is constant.
 
     Two classes end in a sigmoid, more in softmax, as the recipe's do.
@@ -62,7 +59,7 @@ def write_model(path: Path, classes: Sequence[str] = CLASSES) -> None:
 
 
 @contextmanager
-def serving(application: Any) -> Iterator[str]:
+def serving(application):
     """Serve `application` at a free port of this machine; yield its address."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(application, log_level="critical", http=Connection))

@@ -7,12 +7,10 @@ import ssl
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -23,7 +21,7 @@ Server = TypeVar("Server", bound=ThreadingHTTPServer)
 
 
 @contextmanager
-def running(server: Server) -> Iterator[Server]:
+def running(server):
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
@@ -61,16 +59,16 @@ class FileServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, body: bytes, *answers: Answer, etag: str = '"v1"') -> None:
+    def __init__(self, body, *answers, etag='"v1"'):
         super().__init__(("127.0.0.1", 0), _FileHandler)
         self.body, self.etag, self.answers = body, etag, list(answers)
         self.requests: list[tuple[str, Headers]] = []
 
     @property
-    def url(self) -> str:
+    def url(self):
         return f"http://127.0.0.1:{self.server_port}/file.bin"
 
-    def speak_tls(self, certificate: Path) -> None:
+    def speak_tls(self, certificate):
         """Serve https:// from now on, with a self-signed `certificate` for 127.0.0.1 that it writes."""
         key = ec.generate_private_key(ec.SECP256R1())
         name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
@@ -94,7 +92,7 @@ class FileServer(ThreadingHTTPServer):
         self.socket = context.wrap_socket(self.socket, server_side=True)
 
     @property
-    def ranges(self) -> list[str | None]:
+    def ranges(self):
         """The Range header of each request so far."""
         return [headers.get("Range") for _, headers in self.requests]
 
@@ -102,10 +100,10 @@ class FileServer(ThreadingHTTPServer):
 class QuietHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, format, *args):
         pass
 
-    def send(self, status: int, headers: Headers, body: bytes, answer: Answer) -> None:
+    def send(self, status, headers, body, answer):
         self.send_response(status)
         for name, value in headers.items():
             if value:
@@ -128,7 +126,7 @@ class QuietHandler(BaseHTTPRequestHandler):
         except OSError:  # the client is gone
             self.close_connection = True
 
-    def send_file(self, body: bytes, etag: str, answer: Answer) -> None:
+    def send_file(self, body, etag, answer):
         """Answer as a good server does (RFC 9110: Range, If-Range, 416), but for what `answer` says."""
         if answer.status is not None:
             content = answer.body or b""
@@ -152,7 +150,7 @@ class QuietHandler(BaseHTTPRequestHandler):
 class _FileHandler(QuietHandler):
     server: FileServer
 
-    def do_GET(self) -> None:
+    def do_GET(self):
         self.server.requests.append((self.path, dict(self.headers)))
         answer = self.server.answers.pop(0) if self.server.answers else Answer()
         self.send_file(self.server.body, self.server.etag, answer)
@@ -168,7 +166,7 @@ class KaggleServer(ThreadingHTTPServer):
     daemon_threads = True
     signature = "signature-of-the-address"
 
-    def __init__(self, archive: bytes, *answers: Answer, credentials: str, status: int = 200) -> None:
+    def __init__(self, archive, *answers, credentials, status=200):
         """`credentials`: the one Authorization header that is accepted; `status`: what it gets."""
         super().__init__(("127.0.0.1", 0), _KaggleHandler)
         self.archive, self.answers = archive, list(answers)
@@ -176,7 +174,7 @@ class KaggleServer(ThreadingHTTPServer):
         self.downloads: list[Headers] = []
 
     @property
-    def ranges(self) -> list[str | None]:
+    def ranges(self):
         """The Range header of each request to the storage so far."""
         return [headers.get("Range") for headers in self.downloads]
 
@@ -184,7 +182,7 @@ class KaggleServer(ThreadingHTTPServer):
 class _KaggleHandler(QuietHandler):
     server: KaggleServer
 
-    def do_POST(self) -> None:
+    def do_POST(self):
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         match self.path.removeprefix("http://localhost/api/v1/"):
             case "security.OAuthService/IntrospectToken":
@@ -201,20 +199,20 @@ class _KaggleHandler(QuietHandler):
             case _:
                 self._json(404, {"code": 404, "message": "Not found"})
 
-    def do_GET(self) -> None:
+    def do_GET(self):
         assert self.path.startswith("http://storage.test/")
         self.server.downloads.append(dict(self.headers))
         answer = self.server.answers.pop(0) if self.server.answers else Answer()
         answer.headers.setdefault("Last-Modified", "Wed, 01 Jan 2020 00:00:00 GMT")
         self.send_file(self.server.archive, '"v1"', answer)
 
-    def _json(self, status: int, value: Any) -> None:
+    def _json(self, status, value):
         body = json.dumps(value).encode()
         headers = {"Content-Type": "application/json", "Content-Length": str(len(body))}
         self.send(status, headers, body, Answer())
 
 
-def is_healthy(uri: str) -> bool:
+def is_healthy(uri):
     """Whether the MLflow server at `uri` answers."""
     try:
         with urllib.request.urlopen(f"{uri}/health", timeout=5) as answer:
@@ -223,7 +221,7 @@ def is_healthy(uri: str) -> bool:
         return False
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 20) -> None:
+def wait_until(holds, seconds=20):
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "waited in vain"

@@ -16,31 +16,31 @@ from hypothesis import strategies as st
 
 from corpus import SIZE, patched, zip_of
 from frostline.data import archive as archive_module
-from frostline.data.archive import Listing, UnreadableMemberError, list_images, read_member
+from frostline.data.archive import UnreadableMemberError, list_images, read_member
 from frostline.runtime.errors import FrostlineError
 from frostline.sources.folder import pack_folder
 
 
-def folder_of(root: Path, *names: str) -> Path:
+def folder_of(root, *names):
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(name.encode())
     return root
 
 
-def written(tmp_path: Path, members: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+def written(tmp_path, members, compression=zipfile.ZIP_STORED):
     path = tmp_path / "archive.zip"
     path.write_bytes(zip_of(members, compression))
     return path
 
 
-def listed(path: Path) -> Listing:
+def listed(path):
     scratch = path.parent / "scratch"
     scratch.mkdir(exist_ok=True)
     return list_images(path, scratch)
 
 
-def outcome(path: Path) -> dict[str, tuple[str | None, str]]:
+def outcome(path):
     """Name -> (class, refusal)."""
     return {member.name: (member.label, member.refusal) for member in listed(path).members}
 
@@ -48,7 +48,7 @@ def outcome(path: Path) -> dict[str, tuple[str | None, str]]:
 # Packing
 
 
-def test_pack_is_sorted_stored_and_the_same_every_time(tmp_path: Path) -> None:
+def test_pack_is_sorted_stored_and_the_same_every_time(tmp_path):
     names = ("dogs/b.jpg", "dogs/sub/a.jpg", "cats/2.jpg", "cats/Ö.jpg", "README.txt")
     folder = folder_of(tmp_path / "pets", *names, "cats/.DS_Store", "cats/Thumbs.db", "__MACOSX/cats/._2.jpg")
     pack_folder(folder, tmp_path / "a.zip")
@@ -65,7 +65,7 @@ def test_pack_is_sorted_stored_and_the_same_every_time(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_pack_follows_links_but_not_in_circles(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pack_follows_links_but_not_in_circles(tmp_path, capsys):
     folder = folder_of(tmp_path / "pets", "cats/1.jpg", "dogs/1.jpg")
     elsewhere = folder_of(tmp_path / "elsewhere", "2.jpg")
     (folder / "cats/linked.jpg").symlink_to(elsewhere / "2.jpg")
@@ -84,14 +84,14 @@ def test_pack_follows_links_but_not_in_circles(tmp_path: Path, capsys: pytest.Ca
     assert f"{folder}/again is left out: it leads to {folder}/dogs, where files are packed already." in said
 
 
-def test_pack_a_class_that_is_a_hidden_folder_by_a_link(tmp_path: Path) -> None:
+def test_pack_a_class_that_is_a_hidden_folder_by_a_link(tmp_path):
     folder = folder_of(tmp_path / "pets", "dogs/1.jpg", ".store/7/2.jpg")
     (folder / "cats").symlink_to(".store/7")
     pack_folder(folder, tmp_path / "a.zip")
     assert outcome(tmp_path / "a.zip") == {"cats/2.jpg": ("cats", ""), "dogs/1.jpg": ("dogs", "")}
 
 
-def test_pack_names_of_any_kind(tmp_path: Path) -> None:
+def test_pack_names_of_any_kind(tmp_path):
     folder = folder_of(tmp_path / "pets", "cats/1.jpg", "dogs/1.jpg", "cats/a\\xffb.jpg", "cats/new\nline.jpg")
     longest = "x" * 251 + ".jpg"
     folder_of(folder, f"dogs/{longest}")
@@ -107,7 +107,7 @@ def test_pack_names_of_any_kind(tmp_path: Path) -> None:
         assert read_member(archive, 2) == b"not UTF-8"
 
 
-def test_names_of_classes_keep_what_joins_their_letters(tmp_path: Path) -> None:
+def test_names_of_classes_keep_what_joins_their_letters(tmp_path):
     names = ["می\u200cخواهم", "👨\u200d👩\u200d👧", "\u202eevil"]
     folder = folder_of(tmp_path / "pets", *(f"{name}/1.jpg" for name in names))
     pack_folder(folder, tmp_path / "a.zip")
@@ -122,16 +122,14 @@ def test_names_of_classes_keep_what_joins_their_letters(tmp_path: Path) -> None:
         (("cats/notes.txt", "@eaDir/1.jpg"), "no image files in it"),
     ],
 )
-def test_pack_needs_images(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
+def test_pack_needs_images(tmp_path, names, message):
     folder_of(tmp_path / "pets", *names)
     with pytest.raises(FrostlineError, match=message):
         pack_folder(tmp_path / "pets", tmp_path / "a.zip")
     assert not list(tmp_path.glob("*a.zip*"))
 
 
-def test_pack_says_what_it_leaves_out_and_keeps_empty_folders(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_pack_says_what_it_leaves_out_and_keeps_empty_folders(tmp_path, capsys):
     folder = folder_of(tmp_path / "pets", "cats/1.jpg", "cats/1.txt", "dogs/1", "birds/.hidden.jpg", "a.zip", "b.csv")
     pack_folder(folder, tmp_path / "a.zip")
     with zipfile.ZipFile(tmp_path / "a.zip") as archive:
@@ -141,7 +139,7 @@ def test_pack_says_what_it_leaves_out_and_keeps_empty_folders(
     assert listed(tmp_path / "a.zip").notes == ["no images, and so no class: birds"]
 
 
-def test_pack_zips_as_they_are(tmp_path: Path) -> None:
+def test_pack_zips_as_they_are(tmp_path):
     """Kaggle's, unpacked once, and a zip file in place of a folder."""
     folder = folder_of(tmp_path / "pets", "sample_submission.csv")
     inner = {"train.zip": {"train/cat.0.jpg": b"", "train/dog.0.jpg": b""}, "test1.zip": {"test1/1.jpg": b""}}
@@ -157,7 +155,7 @@ def test_pack_zips_as_they_are(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [stat.S_IFIFO, stat.S_IFSOCK])
-def test_pack_stops_at_special_files_and_does_not_wait_for_them(tmp_path: Path, kind: int) -> None:
+def test_pack_stops_at_special_files_and_does_not_wait_for_them(tmp_path, kind):
     folder = folder_of(tmp_path / "pets", "cats/1.jpg", "dogs/1.jpg")
     os.mknod(folder / "dogs/2.jpg", kind | 0o644)
     with pytest.raises(FrostlineError, match=r"dogs/2\.jpg is a broken link or a special file"):
@@ -165,7 +163,7 @@ def test_pack_stops_at_special_files_and_does_not_wait_for_them(tmp_path: Path, 
     assert not list(tmp_path.glob("*a.zip*"))
 
 
-def test_pack_stops_at_a_broken_link(tmp_path: Path) -> None:
+def test_pack_stops_at_a_broken_link(tmp_path):
     folder = folder_of(tmp_path / "pets", "cats/1.jpg", "dogs/1.jpg")
     (folder / "dogs/2.jpg").symlink_to("nowhere")
     with pytest.raises(FrostlineError, match=r"dogs/2\.jpg is a broken link"):
@@ -177,7 +175,7 @@ def test_pack_stops_at_a_broken_link(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("outer", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 @pytest.mark.parametrize("inner", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_kaggle_layout(tmp_path: Path, outer: int, inner: int) -> None:
+def test_kaggle_layout(tmp_path, outer, inner):
     train = {"train/cat.0.jpg": b"cat 0", "train/dog.10.jpg": b"dog 10", "__MACOSX/train/._cat.0.jpg": b""}
     path = written(
         tmp_path,
@@ -203,12 +201,12 @@ def test_kaggle_layout(tmp_path: Path, outer: int, inner: int) -> None:
     assert {member.source.parent for member in listing.members} == {tmp_path / "scratch"}
 
 
-def test_kaggle_layout_without_unlabelled_images(tmp_path: Path) -> None:
+def test_kaggle_layout_without_unlabelled_images(tmp_path):
     path = written(tmp_path, {"train.zip": zip_of({"cat.0.jpg": b"", "dog.0.jpg": b""})})
     assert outcome(path) == {"train/cat.0.jpg": ("cat", ""), "train/dog.0.jpg": ("dog", "")}
 
 
-def test_filtered_layout_pools_both_splits(tmp_path: Path) -> None:
+def test_filtered_layout_pools_both_splits(tmp_path):
     root = "cats_and_dogs_filtered/"
     files = ("vectorize.py", "train/", "train/cats/", "train/cats/cat.0.jpg", "train/dogs/dog.0.jpg",
              "validation/", "validation/cats/cat.2000.jpg", "validation/dogs/dog.2000.jpg")  # fmt: skip
@@ -222,7 +220,7 @@ def test_filtered_layout_pools_both_splits(tmp_path: Path) -> None:
     }
 
 
-def test_class_folders_inside_one_folder(tmp_path: Path) -> None:
+def test_class_folders_inside_one_folder(tmp_path):
     path = written(tmp_path, {"PetImages/Cat/0.jpg": b"", "PetImages/Dog/0.jpg": b"", "readme.txt": b""})
     assert outcome(path) == {"PetImages/Cat/0.jpg": ("Cat", ""), "PetImages/Dog/0.jpg": ("Dog", "")}
 
@@ -231,13 +229,13 @@ def test_class_folders_inside_one_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("names", [("train/cat.0.jpg", "test/1.jpg"), ()])
-def test_unknown_layout(tmp_path: Path, names: tuple[str, ...]) -> None:
+def test_unknown_layout(tmp_path, names):
     with pytest.raises(FrostlineError, match="no labelled images") as caught:
         listed(written(tmp_path, dict.fromkeys(names, b"")))
     assert "one folder per class" in str(caught.value)
 
 
-def test_a_missing_or_truncated_archive_is_to_be_fetched_again(tmp_path: Path) -> None:
+def test_a_missing_or_truncated_archive_is_to_be_fetched_again(tmp_path):
     path = tmp_path / "archive.zip"
     with pytest.raises(FrostlineError, match=r"is missing\.\nRun `dvc repro fetch-data`"):
         listed(path)
@@ -248,7 +246,7 @@ def test_a_missing_or_truncated_archive_is_to_be_fetched_again(tmp_path: Path) -
             listed(path)
 
 
-def test_damaged_inner_zip(tmp_path: Path) -> None:
+def test_damaged_inner_zip(tmp_path):
     train = zip_of({"train/cat.0.jpg": bytes(500)})
     path = written(tmp_path, {"train.zip": train[:-30]})
     with pytest.raises(FrostlineError, match=r"train\.zip in .*archive\.zip is no whole zip file"):
@@ -258,7 +256,7 @@ def test_damaged_inner_zip(tmp_path: Path) -> None:
         listed(path)
 
 
-def test_nested_bomb_is_not_expanded(tmp_path: Path) -> None:
+def test_nested_bomb_is_not_expanded(tmp_path):
     """An inner zip that claims 4 GB out of a small archive is refused before a byte of it is written."""
     data = zip_of({"train.zip": bytes(1 << 20)}, zipfile.ZIP_DEFLATED)
     path = tmp_path / "archive.zip"
@@ -271,7 +269,7 @@ def test_nested_bomb_is_not_expanded(tmp_path: Path) -> None:
 # Single members that are refused; more kinds are in tests/corpus.py
 
 
-def test_a_name_that_occurs_twice_counts_once(tmp_path: Path) -> None:
+def test_a_name_that_occurs_twice_counts_once(tmp_path):
     path = written(tmp_path, {"cats/1.jpg": b"image", "dogs/1.jpg": b"image"})
     with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
         archive.writestr("cats/1.jpg", b"another image")
@@ -283,7 +281,7 @@ def test_a_name_that_occurs_twice_counts_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-def test_a_member_that_holds_more_than_it_claims_is_not_read_on(tmp_path: Path, compression: int) -> None:
+def test_a_member_that_holds_more_than_it_claims_is_not_read_on(tmp_path, compression):
     data = zip_of({"cats/1.jpg": bytes(1 << 20)}, compression)
     path = tmp_path / "archive.zip"
     path.write_bytes(patched(data, "cats/1.jpg", SIZE, struct.pack("<I", 100)))
@@ -292,7 +290,7 @@ def test_a_member_that_holds_more_than_it_claims_is_not_read_on(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("position", [0, 32, 45, 100])
-def test_a_damaged_member_is_reported(tmp_path: Path, position: int) -> None:
+def test_a_damaged_member_is_reported(tmp_path, position):
     """In the signature, the name or the content."""
     path = written(tmp_path, {"cats/1.jpg": os.urandom(200)}, zipfile.ZIP_DEFLATED)
     data = bytearray(path.read_bytes())
@@ -302,7 +300,7 @@ def test_a_damaged_member_is_reported(tmp_path: Path, position: int) -> None:
         read_member(archive, 0)
 
 
-def test_reading_stops_at_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_stops_at_the_limit(tmp_path, monkeypatch):
     path = written(tmp_path, {"cats/1.jpg": bytes(1000), "cats/2.jpg": bytes(1001)}, zipfile.ZIP_DEFLATED)
     monkeypatch.setattr(archive_module, "MEMBER_LIMIT", 1000)
     with zipfile.ZipFile(path) as archive:
@@ -311,7 +309,7 @@ def test_reading_stops_at_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             read_member(archive, 1)
 
 
-def test_damage_anywhere_gives_images_or_an_error_of_ours(tmp_path: Path) -> None:
+def test_damage_anywhere_gives_images_or_an_error_of_ours(tmp_path):
     train = zip_of({f"train/{kind}.{n}.jpg": os.urandom(40) for kind in ("cat", "dog") for n in range(3)})
     whole = zip_of({"train.zip": train, "sample_submission.csv": b"id,label"}, zipfile.ZIP_DEFLATED)
     folders = zip_of({"cats/1.jpg": b"cat" * 50, "dogs/Ö.jpg": b"dog"}, zipfile.ZIP_DEFLATED)
@@ -348,10 +346,10 @@ MEMBERS = st.lists(st.tuples(NAME, KIND, CONTENT, METHOD), max_size=5)
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @given(MEMBERS, st.none() | MEMBERS, st.integers(0, 2**32 - 1))
 def test_whatever_an_archive_names_nothing_outside_is_touched_and_limits_hold(
-    members: list[tuple[str, int, bytes, int]],
-    inner: list[tuple[str, int, bytes, int]] | None,
-    claim: int,
-) -> None:
+    members,
+    inner,
+    claim,
+):
     """In zips within the archive or in itself, and with one member that claims some other size."""
     members = [("cats/1.jpg", 0, b"cat", zipfile.ZIP_STORED), ("dogs/1.jpg", 0, b"dog", zipfile.ZIP_STORED), *members]
     content = patched(special_zip(members), "dogs/1.jpg", SIZE, struct.pack("<I", claim))
@@ -387,7 +385,7 @@ def test_whatever_an_archive_names_nothing_outside_is_touched_and_limits_hold(
         assert made <= {"scratch/0.zip", "scratch/1.zip"}
 
 
-def special_zip(members: list[tuple[str, int, bytes, int]]) -> bytes:
+def special_zip(members):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, kind, content, method in members:
@@ -398,7 +396,7 @@ def special_zip(members: list[tuple[str, int, bytes, int]]) -> bytes:
 
 
 @given(st.sets(st.binary(min_size=1, max_size=20).filter(lambda name: not set(name) & set(b"/\0")), max_size=6))
-def test_every_visible_file_is_packed_whatever_its_name(names: set[bytes]) -> None:
+def test_every_visible_file_is_packed_whatever_its_name(names):
     visible = {name for name in names if not name.startswith(b".") and name.lower() not in CLUTTER}
     with tempfile.TemporaryDirectory() as root:
         folder, path = folder_of(Path(root) / "pets", "cats/1.jpg", "dogs/1.jpg"), Path(root) / "archive.zip"

@@ -4,7 +4,6 @@ import importlib.util
 import json
 from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -29,26 +28,26 @@ ADVISORY = {
 class Advisories(ThreadingHTTPServer):
     """Knows one advisory, of one package; answers with `status`."""
 
-    def __init__(self, status: int = 200, known: str = "bad") -> None:
+    def __init__(self, status=200, known="bad"):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.status, self.known = status, known
 
     @property
-    def url(self) -> str:
+    def url(self):
         return f"http://127.0.0.1:{self.server_port}/v1/query"
 
 
 class _Handler(QuietHandler):
     server: Advisories
 
-    def do_POST(self) -> None:
+    def do_POST(self):
         package = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["package"]["name"]
         body = json.dumps({"vulns": [ADVISORY]} if package == self.server.known else {}).encode()
         self.send(self.server.status, {"Content-Length": str(len(body))}, body, Answer())
 
 
 @pytest.fixture
-def audit() -> Any:
+def audit():
     spec = importlib.util.spec_from_file_location("audit", ROOT / ".ci/audit.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -57,13 +56,13 @@ def audit() -> Any:
 
 
 @pytest.fixture
-def lock(tmp_path: Path) -> Path:
+def lock(tmp_path):
     path = tmp_path / "requirements.lock"
     path.write_text(LOCK)
     return path
 
 
-def test_a_known_vulnerability_fails(audit: Any, lock: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_known_vulnerability_fails(audit, lock, capsys):
     with running(Advisories()) as server:
         assert audit(lock, server.url) == 1
     assert capsys.readouterr().out.splitlines() == [
@@ -72,16 +71,14 @@ def test_a_known_vulnerability_fails(audit: Any, lock: Path, capsys: pytest.Capt
     ]
 
 
-def test_no_known_vulnerability_passes(audit: Any, lock: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_known_vulnerability_passes(audit, lock, capsys):
     with running(Advisories(known="another")) as server:
         assert audit(lock, server.url) == 0
     assert capsys.readouterr().out == "audit: 2 packages, 0 known vulnerabilities\n"
 
 
 @pytest.mark.parametrize("reachable", [True, False])
-def test_without_the_service_it_says_that_nothing_was_audited(
-    audit: Any, lock: Path, reachable: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_the_service_it_says_that_nothing_was_audited(audit, lock, reachable, capsys):
     server = Advisories(status=503)
     if reachable:
         with running(server):
@@ -92,7 +89,7 @@ def test_without_the_service_it_says_that_nothing_was_audited(
     assert "audit: NOT DONE: the advisory service 127.0.0.1 cannot be reached (" in capsys.readouterr().out
 
 
-def test_a_broken_lock_fails(audit: Any, lock: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_lock_fails(audit, lock, capsys):
     lock.write_text("good==1.0\n")  # no hash
     with running(Advisories()) as server:
         assert audit(lock, server.url) == 1

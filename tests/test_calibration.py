@@ -16,12 +16,12 @@ from frostline.metrics.temperature import with_temperature
 from results import noisy, noisy_of_many, of
 
 
-def loss(labels: np.ndarray, probabilities: np.ndarray) -> float:
+def loss(labels, probabilities):
     return float(np.mean(log_losses(labels, probabilities)))
 
 
 @pytest.mark.parametrize("classes", [2, 5])
-def test_a_temperature_undoes_what_made_probabilities_overconfident(classes: int) -> None:
+def test_a_temperature_undoes_what_made_probabilities_overconfident(classes):
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 1, (4000, classes))
     true = softmax(logits, axis=1)
@@ -33,7 +33,7 @@ def test_a_temperature_undoes_what_made_probabilities_overconfident(classes: int
     assert loss(labels, with_temperature(overconfident, temperature)) < loss(labels, overconfident)
 
 
-def test_a_temperature_changes_no_prediction_and_keeps_sums_of_one() -> None:
+def test_a_temperature_changes_no_prediction_and_keeps_sums_of_one():
     _, probabilities = noisy_of_many(200, 4, 1.0)
     for temperature in (0.1, 1, 7):
         scaled = with_temperature(probabilities, temperature)
@@ -41,7 +41,7 @@ def test_a_temperature_changes_no_prediction_and_keeps_sums_of_one() -> None:
         np.testing.assert_allclose(scaled.sum(axis=1), 1)
 
 
-def test_probabilities_of_0_and_1_stay_numbers() -> None:
+def test_probabilities_of_0_and_1_stay_numbers():
     sure = of([0.0, 1.0, 1.0])
     for temperature in (0.05, 3, 20):
         assert np.all(np.isfinite(with_temperature(sure, temperature)))
@@ -49,7 +49,7 @@ def test_probabilities_of_0_and_1_stay_numbers() -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 4])
-def test_a_model_without_a_mistake_is_not_made_surer_without_end(classes: int) -> None:
+def test_a_model_without_a_mistake_is_not_made_surer_without_end(classes):
     """A twentieth of the temperature would make one mistake among other images cost all that there is."""
     labels = np.arange(60) % classes
     right = np.eye(classes)[labels] * 0.9 + 0.1 / classes
@@ -59,7 +59,7 @@ def test_a_model_without_a_mistake_is_not_made_surer_without_end(classes: int) -
     assert scaled.max() == pytest.approx(1 - 0.5 / 60.5, abs=2e-3)
 
 
-def test_clipping_supposes_half_a_mistake_that_was_not_seen() -> None:
+def test_clipping_supposes_half_a_mistake_that_was_not_seen():
     labels = np.array([0, 1] * 50)
     perfect = of(labels.astype(float))
     # n images right at a cost of about c each and half a one wrong at -ln c: the least is at c = 0.5 / (n + 0.5).
@@ -69,7 +69,7 @@ def test_clipping_supposes_half_a_mistake_that_was_not_seen() -> None:
     assert fit_clip(wrong, perfect) == pytest.approx(5.5 / 100.5, rel=0.1)
 
 
-def test_clipped_probabilities_keep_their_distance_and_sum() -> None:
+def test_clipped_probabilities_keep_their_distance_and_sum():
     _, probabilities = noisy_of_many(50, 3, 4.0)
     within = clipped(probabilities, 0.01)
     assert within.min() > 0.0095
@@ -77,14 +77,14 @@ def test_clipped_probabilities_keep_their_distance_and_sum() -> None:
     assert np.array_equal(clipped(probabilities, 0), probabilities)
 
 
-def test_nothing_chosen_changes_nothing() -> None:
+def test_nothing_chosen_changes_nothing():
     labels, probabilities = noisy(60, 1.0)
     nothing = fit_calibration(Views(labels, probabilities), flip=False, temperature=False, clip=False)
     assert nothing == Calibration()
     assert np.array_equal(nothing.apply(probabilities), probabilities)
 
 
-def test_parts_are_fitted_in_the_order_in_which_they_are_applied() -> None:
+def test_parts_are_fitted_in_the_order_in_which_they_are_applied():
     labels, probabilities = noisy(400, 6.0)
     views = Views(labels, probabilities, probabilities[:, ::-1])  # a mirror that says the contrary: the mean is 0.5
     found = fit_calibration(views, flip=True, temperature=True, clip=True)
@@ -96,7 +96,7 @@ def test_parts_are_fitted_in_the_order_in_which_they_are_applied() -> None:
         found.apply(views.plain)
 
 
-def test_effects_are_fitted_on_validation_and_measured_on_test() -> None:
+def test_effects_are_fitted_on_validation_and_measured_on_test():
     validation, test = Views(*noisy(500, 5.0, seed=1)), Views(*noisy(500, 5.0, seed=2))
     parts = {"flip": False, "temperature": True, "clip": False}
     found = calibration_effects(validation, test, submission=parts, threshold=0.5, bins=10, resamples=300, seed=1)
@@ -111,8 +111,8 @@ def test_effects_are_fitted_on_validation_and_measured_on_test() -> None:
     assert together.interval == temperature.interval
 
 
-def test_effects_draw_only_the_interval_that_they_tell(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unread(*_: object) -> None:
+def test_effects_draw_only_the_interval_that_they_tell(monkeypatch):
+    def unread(*_):
         raise AssertionError("areas below ROC curves are drawn, and nobody reads them")
 
     monkeypatch.setattr("frostline.metrics.bootstrap._mean_roc_aucs", unread)
@@ -123,7 +123,7 @@ def test_effects_draw_only_the_interval_that_they_tell(monkeypatch: pytest.Monke
     )
 
 
-def test_flip_is_measured_where_mirrored_images_were_computed() -> None:
+def test_flip_is_measured_where_mirrored_images_were_computed():
     rng = np.random.default_rng(3)
     labels, plain = noisy(300, 3.0, seed=3)
     mirrored = of(np.clip(plain[:, 1] + rng.normal(0, 0.2, 300), 0, 1))

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -17,7 +15,7 @@ def write_both(folder, labels, validation, test=None, **options):
 
 
 @pytest.mark.parametrize("classes", [2, 4])
-def test_the_better_one_wins_and_the_other_way_around_it_does_not(tmp_path: Path, classes: int) -> None:
+def test_the_better_one_wins_and_the_other_way_around_it_does_not(tmp_path, classes):
     labels, good = noisy(300, 1.0) if classes == 2 else noisy_of_many(300, classes, 0.5)
     bad = np.full_like(good, 1 / classes)
     files = [write_both(tmp_path / str(n), labels, p) for n, p in enumerate((good, bad))]
@@ -31,8 +29,8 @@ def test_the_better_one_wins_and_the_other_way_around_it_does_not(tmp_path: Path
     assert outcome.reason.startswith("Not better than the champion beyond chance")
 
 
-def test_a_contest_draws_only_the_interval_that_it_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def unread(*_: object) -> None:
+def test_a_contest_draws_only_the_interval_that_it_tells(tmp_path, monkeypatch):
+    def unread(*_):
         raise AssertionError("areas below ROC curves are drawn, and nobody reads them")
 
     monkeypatch.setattr("frostline.metrics.bootstrap._mean_roc_aucs", unread)
@@ -40,7 +38,7 @@ def test_a_contest_draws_only_the_interval_that_it_tells(tmp_path: Path, monkeyp
     assert not challenge(model, model, ["c0", "c1"], resamples=100, seed=1).wins
 
 
-def test_a_difference_that_may_be_chance_and_equal_predictions_do_not_win(tmp_path: Path) -> None:
+def test_a_difference_that_may_be_chance_and_equal_predictions_do_not_win(tmp_path):
     labels, probabilities = noisy(40, 2.0)
     rng = np.random.default_rng(1)
     shaken = np.clip(probabilities + rng.normal(0, 0.01, 40)[:, None] * [1, -1], 0, 1)
@@ -49,7 +47,7 @@ def test_a_difference_that_may_be_chance_and_equal_predictions_do_not_win(tmp_pa
         assert not challenge(files[old], files[new], ["c0", "c1"], resamples=300, seed=1).wins
 
 
-def test_other_images_are_not_compared(tmp_path: Path) -> None:
+def test_other_images_are_not_compared(tmp_path):
     labels, probabilities = noisy(30, 1.0)
     old = write_both(tmp_path / "old", labels, np.full_like(probabilities, 0.5))
     renamed = write_both(tmp_path / "renamed", labels, probabilities, names=[f"new{n}.jpg" for n in range(30)])
@@ -60,7 +58,7 @@ def test_other_images_are_not_compared(tmp_path: Path) -> None:
         assert "not comparable" in outcome.reason
 
 
-def test_validation_images_choose_and_test_images_are_told(tmp_path: Path) -> None:
+def test_validation_images_choose_and_test_images_are_told(tmp_path):
     labels, good = noisy(300, 1.0)
     bad = np.full_like(good, 0.5)
     champion = write_both(tmp_path / "champion", labels, bad, good)

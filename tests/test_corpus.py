@@ -3,8 +3,6 @@
 import csv
 import warnings
 import zipfile
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +13,7 @@ from corpus import ARCHIVES, FOLDERS, IMAGES, PARAMS, WEIGHTS, Accepted, Rejecte
 from frostline.config.load import load_params
 from frostline.data.archive import UnreadableMemberError, list_images, read_member
 from frostline.data.images import UnreadableImageError, decode_image
-from frostline.data.preprocess import Summary, preprocess
+from frostline.data.preprocess import preprocess
 from frostline.runtime.errors import FrostlineError
 from frostline.sources.folder import pack_folder
 from frostline.sources.weights_file import check_weights_file
@@ -23,24 +21,24 @@ from frostline.sources.weights_file import check_weights_file
 pytestmark = pytest.mark.slow
 
 
-def stopped_by(error: FrostlineError, outcome: Stopped) -> None:
+def stopped_by(error, outcome):
     message = str(error)
     assert outcome.words in message
     assert len(message.splitlines()) <= 2
 
 
-def prepare(archive: Path, folder: Path, max_rejected: float) -> Summary:
+def prepare(archive, folder, max_rejected):
     shares = {"train": 0.6, "validation": 0.2, "test": 0.2}
     return preprocess(archive, folder, size=S, seed=1, shares=shares, max_rejected=max_rejected, processes=2)
 
 
-def manifest(folder: Path) -> dict[str, dict[str, str]]:
+def manifest(folder):
     with (folder / "manifest.csv").open(encoding="utf-8", newline="") as file:
         return {row["path"]: row for row in csv.DictReader(file)}
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_image(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_image(name, capfd):
     data, outcome = IMAGES[name]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -56,7 +54,7 @@ def test_image(name: str, capfd: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("name", ARCHIVES)
-def test_archive(name: str, tmp_path: Path) -> None:
+def test_archive(name, tmp_path):
     data, outcome = ARCHIVES[name]
     path = tmp_path / "archive.zip"
     path.write_bytes(data)
@@ -82,7 +80,7 @@ def test_archive(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FOLDERS)
-def test_folder(name: str, tmp_path: Path) -> None:
+def test_folder(name, tmp_path):
     make, outcome = FOLDERS[name]
     folder, path = tmp_path / "pets", tmp_path / "archive.zip"
     for kind in ("cats", "dogs"):
@@ -102,7 +100,7 @@ def test_folder(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
-def test_weights(name: str, tmp_path: Path) -> None:
+def test_weights(name, tmp_path):
     data, outcome = WEIGHTS[name]
     path = tmp_path / "weights.h5"
     path.write_bytes(data)
@@ -112,7 +110,7 @@ def test_weights(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", PARAMS)
-def test_params(name: str, project: Path) -> None:
+def test_params(name, project):
     line, instead, outcome = PARAMS[name]
     path = project / "params.yaml"
     text = path.read_text(encoding="utf-8")
@@ -127,7 +125,7 @@ def test_params(name: str, project: Path) -> None:
         assert getattr(load_params(), key) == value
 
 
-def test_every_image_at_once(tmp_path: Path) -> None:
+def test_every_image_at_once(tmp_path):
     """One data set of the whole table: the manifest says of each what the table says."""
     members = {f"cats/{number}.jpg": data for number, (data, _) in enumerate(IMAGES.values())}
     members |= {f"dogs/{number}.jpg": distinct(number) for number in range(5)}
@@ -144,20 +142,20 @@ def test_every_image_at_once(tmp_path: Path) -> None:
 # What is bad only together with others
 
 
-def distinct(number: int, quality: int = 90, **options: Any) -> bytes:
+def distinct(number, quality=90, **options):
     """A JPEG of its own for every number."""
     pixels = np.random.default_rng(number).integers(0, 256, (4, 4, 3), np.uint8)
     image = Image.fromarray(pixels).resize((S, S), Image.Resampling.BICUBIC)
     return corpus.encoded(image, "JPEG", quality=quality, **options)
 
 
-def data_set(path: Path, odd: dict[str, bytes]) -> Path:
+def data_set(path, odd):
     good = {f"{kind}/{n}.jpg": distinct(n + 100 * (kind == "dogs")) for kind in ("cats", "dogs") for n in range(5)}
     path.write_bytes(corpus.zip_of(good | odd))
     return path
 
 
-def test_the_same_image_in_both_classes_is_rejected_in_both(tmp_path: Path) -> None:
+def test_the_same_image_in_both_classes_is_rejected_in_both(tmp_path):
     odd = {"cats/a.jpg": distinct(500), "dogs/b.jpg": distinct(500, comment="the same pixels in another file")}
     prepare(data_set(tmp_path / "archive.zip", odd), tmp_path / "processed", max_rejected=0.5)
     rows = manifest(tmp_path / "processed")
@@ -166,7 +164,7 @@ def test_the_same_image_in_both_classes_is_rejected_in_both(tmp_path: Path) -> N
     assert {rows[name]["verdict"] for name in odd} == {reason}
 
 
-def test_copies_are_accepted_into_one_split_and_counted(tmp_path: Path) -> None:
+def test_copies_are_accepted_into_one_split_and_counted(tmp_path):
     odd = {f"cats/copy {n}.jpg": distinct(500, comment=str(n)) for n in range(8)}
     summary = prepare(data_set(tmp_path / "archive.zip", odd), tmp_path / "processed", max_rejected=0)
     rows = manifest(tmp_path / "processed")
@@ -174,7 +172,7 @@ def test_copies_are_accepted_into_one_split_and_counted(tmp_path: Path) -> None:
     assert summary.duplicates == {"groups": 1, "images": 8}
 
 
-def test_near_duplicates_are_accepted_as_images_of_their_own(tmp_path: Path) -> None:
+def test_near_duplicates_are_accepted_as_images_of_their_own(tmp_path):
     """Known by their pixels alone: the same image saved again at another quality counts as another."""
     odd = {f"cats/quality {quality}.jpg": distinct(500, quality) for quality in (50, 70, 95)}
     summary = prepare(data_set(tmp_path / "archive.zip", odd), tmp_path / "processed", max_rejected=0)
@@ -182,7 +180,7 @@ def test_near_duplicates_are_accepted_as_images_of_their_own(tmp_path: Path) -> 
     assert sum(count["cats"] for count in summary.counts.values()) == 8
 
 
-def test_1000_corrupt_among_2000(tmp_path: Path) -> None:
+def test_1000_corrupt_among_2000(tmp_path):
     """More than `max_rejected` stop the stage; allowed, they are left out one by one."""
     corrupt = [b"", b"no image", corpus.PHOTO[:900], corpus.png_of(30_000, 30_000)]
     members = {f"cats/{n}.jpg" if n % 2 else f"dogs/{n}.jpg": distinct(n) for n in range(1000)}

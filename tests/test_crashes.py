@@ -20,7 +20,7 @@ CRASHES = {
 
 
 @pytest.mark.parametrize("crash", CRASHES)
-def test_a_run_ends_and_fails_where_a_test(crash: str, tmp_path: Path) -> None:
+def test_a_run_ends_and_fails_where_a_test(crash, tmp_path):
     """xdist would hang where it replaced a worker: it gives the next one the dead one's finished files, too, and waits
     for a word about them."""
     code, word = CRASHES[crash]

@@ -9,13 +9,13 @@ from frostline.common.data_urls import data_url, from_text
 
 
 @given(st.binary())
-def test_what_is_made_here_is_read_here(content: bytes) -> None:
+def test_what_is_made_here_is_read_here(content):
     assert from_text(data_url("png", content)) == content
     assert from_text(base64.encodebytes(content).decode()) == content  # in lines, as e-mail has it
 
 
 @given(st.binary())
-def test_other_base64_is_the_same(content: bytes) -> None:
+def test_other_base64_is_the_same(content):
     url_safe = base64.urlsafe_b64encode(content).decode()
     standard = base64.b64encode(content).decode()
     lines = base64.encodebytes(content).decode()
@@ -33,14 +33,14 @@ def test_other_base64_is_the_same(content: bytes) -> None:
 
 
 @given(st.binary(min_size=1))
-def test_bytes_may_be_percent_encoded(content: bytes) -> None:
+def test_bytes_may_be_percent_encoded(content):
     url = f"data:image/png,{quote(content, safe='')}"
     assume("%" in url)
     assert from_text(url) == content
 
 
 @given(st.binary(min_size=100, max_size=100))
-def test_a_plus_that_a_form_made_a_space_is_no_line_break(content: bytes) -> None:
+def test_a_plus_that_a_form_made_a_space_is_no_line_break(content):
     text = base64.b64encode(content).decode()
     assume(0 < text.count("+") < 4)
     with pytest.raises(ValueError, match=r"a \+ may have been"):
@@ -57,7 +57,7 @@ def test_a_plus_that_a_form_made_a_space_is_no_line_break(content: bytes) -> Non
         "data:base64;base64,",
     ],
 )
-def test_other_ways_to_write_it(head: str) -> None:
+def test_other_ways_to_write_it(head):
     assert from_text(f"{head}AAEC") == b"\0\1\2"
 
 
@@ -80,6 +80,6 @@ def test_other_ways_to_write_it(head: str) -> None:
         ("file:///etc/hostname", "nothing is fetched"),
     ],
 )
-def test_anything_else_is_refused(text: str, words: str) -> None:
+def test_anything_else_is_refused(text, words):
     with pytest.raises(ValueError, match=words):
         from_text(text)

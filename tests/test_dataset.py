@@ -1,7 +1,6 @@
 """Opening what preprocessing wrote, and saying what to do when it is not all there."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,7 +18,7 @@ NAMES = {
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     rows = []
     for split, names in NAMES.items():
         shape = (len(names), 4, 4, 3)
@@ -33,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_load(folder: Path) -> None:
+def test_load(folder):
     dataset = load_dataset(folder)
     assert dataset.classes == ("cats", "dogs")
     assert dataset.digest == sha256_of(folder / "manifest.csv")
@@ -46,7 +45,7 @@ def test_load(folder: Path) -> None:
     assert dataset.labels("test").dtype == np.uint8
 
 
-def test_without_unlabelled_images(folder: Path) -> None:
+def test_without_unlabelled_images(folder):
     manifest = (folder / "manifest.csv").read_text().replace("test/1.jpg,,unlabelled", "test/1.jpg,,")
     (folder / "manifest.csv").write_text(manifest)
     (folder / "unlabelled.npy").unlink()
@@ -54,33 +53,33 @@ def test_without_unlabelled_images(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["classes.json", "manifest.csv", "train.npy", "test_labels.npy", "unlabelled.npy"])
-def test_a_missing_file(folder: Path, name: str) -> None:
+def test_a_missing_file(folder, name):
     (folder / name).unlink()
     with pytest.raises(FrostlineError, match=rf"no complete data set \({name} is missing\)") as caught:
         load_dataset(folder)
     assert "dvc repro preprocess" in str(caught.value)
 
 
-def test_a_missing_folder(tmp_path: Path) -> None:
+def test_a_missing_folder(tmp_path):
     with pytest.raises(FrostlineError, match="dvc repro preprocess"):
         load_dataset(tmp_path / "processed")
 
 
 @pytest.mark.parametrize("name", ["classes.json", "manifest.csv", "train.npy", "test_labels.npy"])
-def test_a_truncated_file(folder: Path, name: str) -> None:
+def test_a_truncated_file(folder, name):
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[: len(content) // 2])
     with pytest.raises(FrostlineError, match="dvc repro preprocess"):
         load_dataset(folder)
 
 
-def test_files_that_do_not_belong_together(folder: Path) -> None:
+def test_files_that_do_not_belong_together(folder):
     np.save(folder / "validation.npy", np.zeros((3, 4, 4, 3), np.uint8))
     with pytest.raises(FrostlineError, match=r"validation\.npy does not have the manifest's 1 rows"):
         load_dataset(folder)
 
 
-def test_a_pickle_is_not_loaded(folder: Path) -> None:
+def test_a_pickle_is_not_loaded(folder):
     np.save(folder / "train_labels.npy", np.array([json, json, json], dtype=object).astype(str).astype(object))
     with pytest.raises(FrostlineError, match="no complete data set"):
         load_dataset(folder)

@@ -25,21 +25,21 @@ GOOGLE_HASH = f"crc32c=AAAAAA==, md5={base64.b64encode(bytes.fromhex(MD5)).decod
 
 
 @pytest.fixture(autouse=True)
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def project(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NO_PROXY", "*")
     monkeypatch.setattr(module, "BACKOFF", (0.0, 0.0, 0.0, 0.0, 0.0))
 
 
-def leftovers() -> list[str]:
+def leftovers():
     return sorted(path.name for path in paths.DOWNLOADS.iterdir() if path.suffix != ".lock")
 
 
-def drop(after: int, **other: object) -> Answer:
+def drop(after, **other):
     return Answer(stop_after=after, **other)  # type: ignore[arg-type]  # forwarded as given
 
 
-def test_downloads_and_leaves_nothing_else(tmp_path: Path) -> None:
+def test_downloads_and_leaves_nothing_else(tmp_path):
     with running(FileServer(BODY)) as server:
         download(server.url, Path("data/raw/file.bin"), size=len(BODY), md5=MD5.upper())
     assert Path("data/raw/file.bin").read_bytes() == BODY
@@ -47,7 +47,7 @@ def test_downloads_and_leaves_nothing_else(tmp_path: Path) -> None:
     assert list(Path("data/raw").iterdir()) == [Path("data/raw/file.bin")]
 
 
-def test_goes_on_after_a_drop_at_each_quarter() -> None:
+def test_goes_on_after_a_drop_at_each_quarter():
     with running(FileServer(BODY, drop(QUARTER), drop(QUARTER), drop(QUARTER), drop(0))) as server:
         download(server.url, Path("file.bin"), size=len(BODY), md5=MD5)
     assert Path("file.bin").read_bytes() == BODY
@@ -57,7 +57,7 @@ def test_goes_on_after_a_drop_at_each_quarter() -> None:
 
 
 @pytest.mark.parametrize("arrived", [0, QUARTER, 2 * QUARTER, 3 * QUARTER, len(BODY) - 1])
-def test_goes_on_after_one_drop(arrived: int) -> None:
+def test_goes_on_after_one_drop(arrived):
     with running(FileServer(BODY, drop(arrived))) as server:
         download(server.url, Path("file.bin"), size=len(BODY), md5=MD5)
     assert Path("file.bin").read_bytes() == BODY
@@ -65,14 +65,14 @@ def test_goes_on_after_one_drop(arrived: int) -> None:
     assert server.ranges == [None, f"bytes={resumed}-" if resumed else None]
 
 
-def test_a_server_that_falls_silent_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_falls_silent_is_asked_again(monkeypatch):
     monkeypatch.setattr(module, "_TIMEOUT", (10, 0.3))
     with running(FileServer(BODY, Answer(hang_after=QUARTER))) as server:
         download(server.url, Path("file.bin"), size=len(BODY), md5=MD5)
     assert server.ranges == [None, f"bytes={QUARTER}-"]
 
 
-def test_a_server_that_always_drops_fails_and_a_rerun_resumes() -> None:
+def test_a_server_that_always_drops_fails_and_a_rerun_resumes():
     with running(FileServer(BODY, drop(QUARTER), *[drop(0)] * 5)) as server:
         with pytest.raises(FrostlineError, match=r"no connection|sent 65,536 of 262,144"):
             download(server.url, Path("file.bin"), size=len(BODY))
@@ -83,7 +83,7 @@ def test_a_server_that_always_drops_fails_and_a_rerun_resumes() -> None:
     assert server.ranges[-1] == f"bytes={QUARTER}-"
 
 
-def test_resumes_what_a_killed_process_left_and_does_not_disturb_it_before() -> None:
+def test_resumes_what_a_killed_process_left_and_does_not_disturb_it_before():
     code = (
         "import sys; from pathlib import Path; from frostline.sources.download import download\n"
         f"download(sys.argv[1], Path('file.bin'), size={len(BODY)})"
@@ -105,7 +105,7 @@ def test_resumes_what_a_killed_process_left_and_does_not_disturb_it_before() -> 
     assert server.ranges == [None, f"bytes={kept}-"]
 
 
-def test_a_whole_file_that_was_not_yet_moved_is_not_downloaded_again() -> None:
+def test_a_whole_file_that_was_not_yet_moved_is_not_downloaded_again():
     Path("taken").write_text("a file where a folder should be")
     with running(FileServer(BODY)) as server:
         with pytest.raises(OSError, match="taken"):
@@ -116,14 +116,14 @@ def test_a_whole_file_that_was_not_yet_moved_is_not_downloaded_again() -> None:
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_tries_again_after_a_passing_fault(status: int) -> None:
+def test_tries_again_after_a_passing_fault(status):
     with running(FileServer(BODY, Answer(status), Answer(status, {"Retry-After": "0"}))) as server:
         download(server.url, Path("file.bin"), size=len(BODY), md5=MD5)
     assert len(server.requests) == 3
 
 
 @pytest.mark.parametrize("value", ["3600", "Fri, 01 Jan 2100 00:00:00 GMT"])
-def test_a_long_retry_after_is_an_error(value: str) -> None:
+def test_a_long_retry_after_is_an_error(value):
     with (
         running(FileServer(BODY, Answer(429, {"Retry-After": value}))) as server,
         pytest.raises(FrostlineError, match="429 Too Many Requests and asks to wait"),
@@ -132,26 +132,26 @@ def test_a_long_retry_after_is_an_error(value: str) -> None:
     assert len(server.requests) == 1
 
 
-def test_a_slow_trickle_arrives() -> None:
+def test_a_slow_trickle_arrives():
     with running(FileServer(BODY, Answer(pieces=20))) as server:
         download(server.url, Path("file.bin"), size=None, md5=MD5)
     assert len(server.requests) == 1
 
 
-def test_starts_over_where_ranges_are_unknown() -> None:
+def test_starts_over_where_ranges_are_unknown():
     with running(FileServer(BODY, drop(QUARTER), Answer(ranges=False))) as server:
         download(server.url, Path("file.bin"), size=len(BODY), md5=MD5)
     assert server.ranges == [None, f"bytes={QUARTER}-"]
 
 
 @pytest.mark.parametrize("etag", ["", 'W/"v1"'])
-def test_never_resumes_without_a_strong_validator(etag: str) -> None:
+def test_never_resumes_without_a_strong_validator(etag):
     with running(FileServer(BODY, drop(QUARTER, headers={"ETag": etag}))) as server:
         download(server.url, Path("file.bin"), size=len(BODY), md5=MD5)
     assert server.ranges == [None, None]
 
 
-def test_resumes_by_last_modified() -> None:
+def test_resumes_by_last_modified():
     date = "Wed, 01 Jan 2020 00:00:00 GMT"
     headers = {"ETag": "", "Last-Modified": date}
     first, second = drop(QUARTER, headers=headers), Answer(headers=headers, if_range=False)
@@ -162,7 +162,7 @@ def test_resumes_by_last_modified() -> None:
 
 
 @pytest.mark.parametrize("if_range", [True, False])
-def test_a_file_that_changed_in_between_is_downloaded_anew(if_range: bool) -> None:
+def test_a_file_that_changed_in_between_is_downloaded_anew(if_range):
     old = bytes(len(BODY))
     with running(FileServer(old, drop(QUARTER), *[drop(0)] * 5, Answer(if_range=if_range))) as server:
         with pytest.raises(FrostlineError):
@@ -173,14 +173,14 @@ def test_a_file_that_changed_in_between_is_downloaded_anew(if_range: bool) -> No
     assert server.ranges[6:] == [f"bytes={QUARTER}-"] + ([] if if_range else [None])
 
 
-def test_an_answer_without_a_length_that_ends_early_is_resumed() -> None:
+def test_an_answer_without_a_length_that_ends_early_is_resumed():
     unsized = {"Content-Length": "", "Connection": "close"}
     with running(FileServer(BODY, drop(QUARTER, headers=unsized))) as server:
         download(server.url, Path("file.bin"), size=len(BODY), md5=MD5)
     assert server.ranges == [None, f"bytes={QUARTER}-"]
 
 
-def test_starts_over_when_the_range_is_past_the_servers_file() -> None:
+def test_starts_over_when_the_range_is_past_the_servers_file():
     with running(FileServer(BODY, drop(QUARTER), Answer(416))) as server:
         download(server.url, Path("file.bin"), size=len(BODY), md5=MD5)
     assert server.ranges == [None, f"bytes={QUARTER}-", None]
@@ -189,7 +189,7 @@ def test_starts_over_when_the_range_is_past_the_servers_file() -> None:
 @pytest.mark.parametrize(
     "lie", ["bytes 0-262143/262144", "bytes 65536-99999/262144", "bytes 65536-999999/1000000", "nonsense", ""]
 )
-def test_a_range_that_lies_is_an_error_and_a_rerun_starts_over(lie: str) -> None:
+def test_a_range_that_lies_is_an_error_and_a_rerun_starts_over(lie):
     with running(FileServer(BODY, drop(QUARTER), Answer(headers={"Content-Range": lie}))) as server:
         with pytest.raises(FrostlineError, match=r"asked for bytes 65536 to the end, the server sent"):
             download(server.url, Path("file.bin"), size=len(BODY))
@@ -199,7 +199,7 @@ def test_a_range_that_lies_is_an_error_and_a_rerun_starts_over(lie: str) -> None
 
 
 @pytest.mark.parametrize("body", [BODY[QUARTER:] + b"!", BODY[QUARTER:-1], BODY], ids=["longer", "shorter", "whole"])
-def test_a_range_whose_length_lies_never_becomes_the_file(body: bytes) -> None:
+def test_a_range_whose_length_lies_never_becomes_the_file(body):
     rest = Answer(body=body, stop_after=len(BODY))
     with running(FileServer(BODY, drop(QUARTER), rest)) as server:
         try:
@@ -233,7 +233,7 @@ def test_a_range_whose_length_lies_never_becomes_the_file(body: bytes) -> None:
         (Answer(302), None, "answered 302"),
     ],
 )
-def test_an_answer_that_is_not_the_file(answer: Answer, size: int | None, message: str) -> None:
+def test_an_answer_that_is_not_the_file(answer, size, message):
     answer.stop_after = len(BODY) + 1  # close the connection, whatever length was announced
     with running(FileServer(BODY, answer)) as server, pytest.raises(FrostlineError, match=message) as caught:
         download(server.url, Path("file.bin"), size=size)
@@ -243,7 +243,7 @@ def test_an_answer_that_is_not_the_file(answer: Answer, size: int | None, messag
     assert str(caught.value).count("\n") <= 1
 
 
-def test_more_bytes_announced_than_sent_is_an_error_in_the_end() -> None:
+def test_more_bytes_announced_than_sent_is_an_error_in_the_end():
     short = Answer(headers={"Content-Length": str(len(BODY) + 10)}, stop_after=len(BODY))
     with (
         running(FileServer(BODY, *[short] * 6)) as server,
@@ -254,7 +254,7 @@ def test_more_bytes_announced_than_sent_is_an_error_in_the_end() -> None:
 
 
 @pytest.mark.parametrize("known_by", ["settings", "server"])
-def test_a_wrong_digest_deletes_the_download(known_by: str) -> None:
+def test_a_wrong_digest_deletes_the_download(known_by):
     wrong = bytes([BODY[0] ^ 1]) + BODY[1:]
     answer = Answer(body=wrong, headers={"x-goog-hash": GOOGLE_HASH} if known_by == "server" else {})
     with running(FileServer(BODY, answer)) as server:
@@ -265,7 +265,7 @@ def test_a_wrong_digest_deletes_the_download(known_by: str) -> None:
     assert Path("file.bin").read_bytes() == BODY
 
 
-def test_the_servers_digest_outlives_a_drop() -> None:
+def test_the_servers_digest_outlives_a_drop():
     rest = Answer(body=b"x" * (len(BODY) - QUARTER))
     with (
         running(FileServer(BODY, drop(QUARTER, headers={"x-goog-hash": GOOGLE_HASH}), rest)) as server,
@@ -274,11 +274,11 @@ def test_the_servers_digest_outlives_a_drop() -> None:
         download(server.url, Path("file.bin"), size=len(BODY))
 
 
-def redirect(*targets: str) -> list[Answer]:
+def redirect(*targets):
     return [Answer(302, {"Location": target}) for target in targets]
 
 
-def test_follows_five_redirects() -> None:
+def test_follows_five_redirects():
     with running(FileServer(BODY, *redirect("/1", "2", "?3", "to be set", "/5"))) as server:
         server.answers[3].headers["Location"] = f"//127.0.0.1:{server.server_port}/4"
         download(server.url, Path("file.bin"), size=len(BODY), md5=MD5)
@@ -296,7 +296,7 @@ def test_follows_five_redirects() -> None:
         (["http://[not-an-address/"], "no address"),
     ],
 )
-def test_refuses_redirects(targets: list[str], message: str) -> None:
+def test_refuses_redirects(targets, message):
     with running(FileServer(BODY, *redirect(*targets))) as server:
         with pytest.raises(FrostlineError, match=message) as caught:
             download(server.url, Path("file.bin"), size=len(BODY))
@@ -315,19 +315,19 @@ def test_refuses_redirects(targets: list[str], message: str) -> None:
         "http://[x/",
     ],
 )
-def test_refuses_addresses_that_are_not_https(url: str) -> None:
+def test_refuses_addresses_that_are_not_https(url):
     with pytest.raises(FrostlineError, match=r"refused|not an address"):
         download(url, Path("file.bin"), size=None)
 
 
-def test_an_unreachable_server_is_named_with_the_cause() -> None:
+def test_an_unreachable_server_is_named_with_the_cause():
     with running(FileServer(BODY)) as server:
         url = server.url
     with pytest.raises(FrostlineError, match=r"127\.0\.0\.1:\d+/file\.bin: no connection \(NewConnectionError\)"):
         download(url + "?key=word", Path("file.bin"), size=None)
 
 
-def test_https_needs_a_certificate_that_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_https_needs_a_certificate_that_is_trusted(tmp_path, monkeypatch):
     server, certificate = FileServer(BODY, drop(QUARTER)), tmp_path / "certificate.pem"
     server.speak_tls(certificate)
     url = server.url.replace("http:", "https:")
@@ -339,7 +339,7 @@ def test_https_needs_a_certificate_that_is_trusted(tmp_path: Path, monkeypatch: 
     assert server.ranges == [None, f"bytes={QUARTER}-"]
 
 
-def test_a_redirect_never_leaves_https(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_redirect_never_leaves_https(tmp_path, monkeypatch):
     certificate = tmp_path / "certificate.pem"
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
     with running(FileServer(BODY)) as plain:
@@ -350,12 +350,12 @@ def test_a_redirect_never_leaves_https(tmp_path: Path, monkeypatch: pytest.Monke
         assert len(server.requests) == 2 and plain.requests == []
 
 
-def test_a_tls_connection_that_breaks_is_tried_again() -> None:
+def test_a_tls_connection_that_breaks_is_tried_again():
     with running(FileServer(BODY)) as server, pytest.raises(FrostlineError, match=r"no connection \(SSLError\)"):
         download(server.url.replace("http:", "https:"), Path("file.bin"), size=None)
 
 
-def test_without_a_terminal_prints_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_prints_plain_lines(capsys):
     with running(FileServer(BODY, Answer(503))) as server:
         download(server.url + "?key=word", Path("file.bin"), size=len(BODY))
     out, err = capsys.readouterr()

@@ -1,5 +1,4 @@
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from sklearn.calibration import calibration_curve
 
 from frostline.common.files import read_json, write_json
 from frostline.common.seeds import generator
-from frostline.metrics.bootstrap import Interval, Pair, Part, _mean_roc_aucs, _roc_aucs, bootstrap_intervals, by_phase
+from frostline.metrics.bootstrap import Interval, Pair, _mean_roc_aucs, _roc_aucs, bootstrap_intervals, by_phase
 from frostline.metrics.classification import (
     confusion_matrix,
     figures,
@@ -26,7 +25,7 @@ from results import chosen, judged, noisy, noisy_of_many, of
 CLASSES = ("cat", "dog")
 
 
-def test_figures_equal_scikit_learns() -> None:
+def test_figures_equal_scikit_learns():
     labels, probabilities = noisy(500, 2.5)
     probabilities = of(probabilities[:, 1].round(2))  # ties
     second = probabilities[:, 1]
@@ -49,14 +48,14 @@ def test_figures_equal_scikit_learns() -> None:
     )
 
 
-def test_expected_calibration_error_by_hand() -> None:
+def test_expected_calibration_error_by_hand():
     # Two bins: {0.1, 0.5} with 0 of 2 of the second class, {0.6, 0.8} with 1 of 2; an edge counts below.
     labels, probabilities = np.array([0, 0, 1, 0]), of([0.1, 0.5, 0.6, 0.8])
     expected = (2 * abs(0 - 0.3) + 2 * abs(0.5 - 0.7)) / 4
     assert figures(labels, probabilities, 0.5, bins=2)["ece"] == pytest.approx(expected)
 
 
-def test_reliability_has_the_bins_of_scikit_learns_calibration_curve() -> None:
+def test_reliability_has_the_bins_of_scikit_learns_calibration_curve():
     labels, probabilities = noisy(40, 2)
     observed, confidence = calibration_curve(labels, probabilities[:, 1], n_bins=15, strategy="uniform")
     found = reliability(labels, probabilities, 15)
@@ -66,19 +65,19 @@ def test_reliability_has_the_bins_of_scikit_learns_calibration_curve() -> None:
     assert found[2].min() > 0
 
 
-def test_sure_and_wrong_costs_what_keras_says() -> None:
+def test_sure_and_wrong_costs_what_keras_says():
     found = figures(np.array([1, 0]), of([0, 1]), 0.5, 15)
     assert found["log_loss"] == pytest.approx(-math.log(1e-7), rel=1e-6)
     assert found["brier"] == 1
     assert (found["accuracy"], found["roc_auc"]) == (0, 0)
 
 
-def test_a_probability_at_the_threshold_is_predicted_as_the_first_class() -> None:
+def test_a_probability_at_the_threshold_is_predicted_as_the_first_class():
     assert confusion_matrix(np.array([0, 1]), of([0.5, 0.5]), 0.5).tolist() == [[1, 0], [1, 0]]
 
 
 @pytest.mark.parametrize(("label", "absent"), [(0, {"roc_auc", "average_precision", "f1"}), (1, set())])
-def test_undefined_figures_are_absent(label: int, absent: set[str]) -> None:
+def test_undefined_figures_are_absent(label, absent):
     labels, low = np.full(5, label), of(np.full(5, 0.2))
     found = figures(labels, low, 0.5, 15)
     assert not found.keys() & (absent | {"roc_auc", "average_precision"})
@@ -89,7 +88,7 @@ def test_undefined_figures_are_absent(label: int, absent: set[str]) -> None:
     assert "roc_auc" not in result.intervals["difference"]
 
 
-def test_weighted_areas_equal_scikit_learns_on_the_resampled_rows() -> None:
+def test_weighted_areas_equal_scikit_learns_on_the_resampled_rows():
     labels, probabilities = noisy(60, 3)
     second = probabilities[:, 1].round(1)  # many ties
     rows = np.random.default_rng(1).integers(60, size=(20, 60))
@@ -100,7 +99,7 @@ def test_weighted_areas_equal_scikit_learns_on_the_resampled_rows() -> None:
     assert np.isnan(_roc_aucs(one_class, labels == 1, second)).all()
 
 
-def test_mean_areas_leave_out_the_classes_that_a_resample_lacks() -> None:
+def test_mean_areas_leave_out_the_classes_that_a_resample_lacks():
     labels, probabilities = noisy_of_many(40, 4, 1)
     lacks_3 = (labels != 3).astype(float)
     only_1 = (labels == 1).astype(float)
@@ -112,7 +111,7 @@ def test_mean_areas_leave_out_the_classes_that_a_resample_lacks() -> None:
 
 
 @pytest.mark.parametrize("draw", [noisy, lambda count, noise: noisy_of_many(count, 3, noise)], ids=["two", "three"])
-def test_intervals_equal_a_plain_loop_with_the_same_draws(monkeypatch: pytest.MonkeyPatch, draw: Any) -> None:
+def test_intervals_equal_a_plain_loop_with_the_same_draws(monkeypatch, draw):
     labels, baseline = draw(50, 3)
     pair = Pair(labels, baseline, draw(50, 2)[1])
     whole = bootstrap_intervals(pair, threshold=0.5, resamples=100, seed=7)
@@ -133,7 +132,7 @@ def test_intervals_equal_a_plain_loop_with_the_same_draws(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("draw", [noisy, lambda count, noise: noisy_of_many(count, 3, noise)], ids=["two", "three"])
 @pytest.mark.parametrize("parts", [["baseline"], ["difference"], ["candidate", "difference"]], ids="+".join)
 @pytest.mark.parametrize("wanted", [["log_loss"], ["roc_auc"], ["brier", "roc_auc", "accuracy"]], ids="+".join)
-def test_intervals_do_not_depend_on_what_else_is_asked_for(draw: Any, parts: list[Part], wanted: list[str]) -> None:
+def test_intervals_do_not_depend_on_what_else_is_asked_for(draw, parts, wanted):
     labels, baseline = draw(50, 3)
     pair = Pair(labels, baseline, draw(50, 2)[1])
     settings: dict[str, Any] = {"threshold": 0.4, "resamples": 100, "seed": 7}
@@ -145,10 +144,10 @@ def test_intervals_do_not_depend_on_what_else_is_asked_for(draw: Any, parts: lis
             assert (some[part][name].low, some[part][name].high) == pytest.approx((expected.low, expected.high), 1e-12)
 
 
-def test_areas_are_drawn_only_where_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_areas_are_drawn_only_where_they_are_asked_for(monkeypatch):
     drawn: list[int] = []
 
-    def counted(*args: Any) -> np.ndarray:
+    def counted(*args):
         drawn.append(1)
         return _mean_roc_aucs(*args)
 
@@ -161,7 +160,7 @@ def test_areas_are_drawn_only_where_they_are_asked_for(monkeypatch: pytest.Monke
     assert len(drawn) == 1
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+def test_intervals_cover_the_truth_about_as_often_as_they_say():
     truth, hits, trials = norm.cdf(2 / 2.0), 0, 200
     for seed in range(trials):
         labels, probabilities = noisy(200, 2.0, seed)
@@ -171,7 +170,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
     assert 0.88 <= hits / trials <= 0.99
 
 
-def test_the_paired_difference_is_narrower_than_the_models_suggest() -> None:
+def test_the_paired_difference_is_narrower_than_the_models_suggest():
     labels, baseline = noisy(400, 3)
     candidate = of(np.clip(baseline[:, 1] + 0.05 * (2 * labels - 1), 0, 1))
     found = bootstrap_intervals(Pair(labels, baseline, candidate), threshold=0.5, resamples=500, seed=1)
@@ -180,7 +179,7 @@ def test_the_paired_difference_is_narrower_than_the_models_suggest() -> None:
     assert found["difference"]["brier"].high < 0
 
 
-def test_mcnemar_by_hand() -> None:
+def test_mcnemar_by_hand():
     # 8 set right, 2 got wrong: 2 * (C(10,0) + C(10,1) + C(10,2)) / 2^10 = 112 / 1024.
     labels = np.ones(12, np.uint8)
     baseline = of([0.1] * 8 + [0.9] * 4)
@@ -191,7 +190,7 @@ def test_mcnemar_by_hand() -> None:
     assert mcnemar(Pair(labels, baseline, baseline), 0.5) == McNemar(0, 0, 1.0)
 
 
-def test_rows_for_the_galleries() -> None:
+def test_rows_for_the_galleries():
     labels = np.array([1, 1, 0, 0, 1])
     baseline = of([0.4, 0.1, 0.2, 0.4, 0.9])
     candidate = of([0.6, 0.9, 0.7, 0.3, 0.8])
@@ -201,7 +200,7 @@ def test_rows_for_the_galleries() -> None:
 
 
 @pytest.mark.parametrize("count", [2, 86, 3750])
-def test_identical_predictions_differ_by_exactly_nothing(count: int) -> None:
+def test_identical_predictions_differ_by_exactly_nothing(count):
     labels, probabilities = noisy(count, 3, seed=3)
     labels[:2] = 0, 1
     result = judged(Pair(labels, probabilities, probabilities.copy()), chosen("transfer"))
@@ -210,18 +209,18 @@ def test_identical_predictions_differ_by_exactly_nothing(count: int) -> None:
     assert (result.mcnemar.n_changed, result.mcnemar.p_value) == (0, 1)
 
 
-def test_a_real_difference_is_found_and_one_of_the_wrong_sign_too() -> None:
+def test_a_real_difference_is_found_and_one_of_the_wrong_sign_too():
     labels, transfer = noisy(300, 4)
     finetune = noisy(300, 1)[1]
     assert judged(Pair(labels, transfer, finetune)).verdict.outcome == "better"
     assert judged(Pair(labels, finetune, transfer), chosen("transfer")).verdict.outcome == "worse"
 
 
-def test_metrics_are_plain_numbers_of_both_phases_and_the_seed_decides_them(tmp_path: Path) -> None:
+def test_metrics_are_plain_numbers_of_both_phases_and_the_seed_decides_them(tmp_path):
     labels, transfer = noisy(90, 3)
     finetune = noisy(90, 2)[1]
 
-    def found(seed: int) -> dict[str, dict[str, Any]]:
+    def found(seed):
         return judged(Pair(labels.astype(np.uint8), transfer, finetune), seed=seed).as_metrics(CLASSES)
 
     result = found(1)
@@ -239,7 +238,7 @@ def test_metrics_are_plain_numbers_of_both_phases_and_the_seed_decides_them(tmp_
     assert found(2) != result
 
 
-def test_unusable_predictions_say_which_phase_and_what_to_do() -> None:
+def test_unusable_predictions_say_which_phase_and_what_to_do():
     labels, probabilities = noisy(10, 1)
     diverged = probabilities.copy()
     diverged[:3] = of([np.nan, 1.5, -0.1])
@@ -249,12 +248,12 @@ def test_unusable_predictions_say_which_phase_and_what_to_do() -> None:
         judged(Pair(labels[:0], probabilities[:0], probabilities[:0]))
 
 
-def test_the_smallest_margins_lie_nearest_to_the_threshold() -> None:
+def test_the_smallest_margins_lie_nearest_to_the_threshold():
     labels, probabilities = np.array([1, 0, 1, 0, 1]), of([0.9, 0.35, 0.5, 0.45, 0.2])
     assert smallest_margins(labels, probabilities, 0.4).tolist() == [1, 2, 0]
 
 
-def test_counts_at_thresholds_are_the_confusion_matrices() -> None:
+def test_counts_at_thresholds_are_the_confusion_matrices():
     labels, probabilities = noisy(100, 3)
     thresholds = [0, 0.25, 0.5, 1]
     found = threshold_counts(labels, probabilities, thresholds)
@@ -267,7 +266,7 @@ def test_counts_at_thresholds_are_the_confusion_matrices() -> None:
 
 
 @pytest.mark.parametrize("classes", [3, 7])
-def test_figures_of_many_classes_equal_scikit_learns(classes: int) -> None:
+def test_figures_of_many_classes_equal_scikit_learns(classes):
     labels, probabilities = noisy_of_many(300, classes, 2)
     predicted = probabilities.argmax(axis=1)
     found = figures(labels, probabilities, threshold=0.5, bins=10)
@@ -288,7 +287,7 @@ def test_figures_of_many_classes_equal_scikit_learns(classes: int) -> None:
     assert matrix.tolist() == metrics.confusion_matrix(labels, predicted).tolist()
 
 
-def test_figures_of_three_classes_by_hand() -> None:
+def test_figures_of_three_classes_by_hand():
     labels = np.array([0, 1, 2, 2])
     probabilities = np.array([[0.6, 0.3, 0.1], [0.5, 0.4, 0.1], [0.1, 0.2, 0.7], [0.3, 0.3, 0.4]])
     found = figures(labels, probabilities, threshold=0.5, bins=2)
@@ -303,7 +302,7 @@ def test_figures_of_three_classes_by_hand() -> None:
     assert found["roc_auc"] == 1  # each class' own images get its highest probabilities
 
 
-def test_rows_for_the_galleries_of_many_classes() -> None:
+def test_rows_for_the_galleries_of_many_classes():
     labels = np.array([0, 1, 2, 2, 1])
     transfer = np.array([[0.8, 0.1, 0.1], [0.4, 0.35, 0.25], [0.9, 0.06, 0.04], [0.1, 0.2, 0.7], [0.1, 0.8, 0.1]])
     finetune = np.array([[0.5, 0.4, 0.1], [0.2, 0.6, 0.2], [0.1, 0.1, 0.8], [0.5, 0.3, 0.2], [0.3, 0.4, 0.3]])
@@ -315,7 +314,7 @@ def test_rows_for_the_galleries_of_many_classes() -> None:
     assert mcnemar(pair, 0.5) == McNemar(2, 1, 1.0)
 
 
-def test_a_class_without_test_images_counts_only_where_it_is_predicted() -> None:
+def test_a_class_without_test_images_counts_only_where_it_is_predicted():
     labels, probabilities = noisy_of_many(60, 4, 2)
     here = labels < 3
     labels, probabilities = labels[here], probabilities[here]
@@ -326,7 +325,7 @@ def test_a_class_without_test_images_counts_only_where_it_is_predicted() -> None
     assert found["roc_auc"] == pytest.approx(np.mean(expected))
 
 
-def test_many_classes_have_the_metrics_of_two(tmp_path: Path) -> None:
+def test_many_classes_have_the_metrics_of_two(tmp_path):
     labels, transfer = noisy_of_many(120, 5, 2)
     finetune = noisy_of_many(120, 5, 1)[1]
     found, two = judged(Pair(labels, transfer, finetune)), judged(Pair(*noisy(120, 3), noisy(120, 2)[1]))
@@ -343,7 +342,7 @@ def test_many_classes_have_the_metrics_of_two(tmp_path: Path) -> None:
 # Pairs
 
 
-def test_a_pair_must_be_of_the_same_images() -> None:
+def test_a_pair_must_be_of_the_same_images():
     labels, probabilities = noisy(10, 1)
     with pytest.raises(ValueError, match=r"candidate: \(9, 2\) probabilities for \(10,\) labels"):
         Pair(labels, probabilities, probabilities[:9])
@@ -351,7 +350,7 @@ def test_a_pair_must_be_of_the_same_images() -> None:
         Pair(labels, probabilities[:, 1], probabilities)
 
 
-def test_the_phases_intervals_are_those_of_their_probabilities() -> None:
+def test_the_phases_intervals_are_those_of_their_probabilities():
     labels, transfer = noisy(60, 3)
     pair, how = Pair(labels, transfer, noisy(60, 1)[1]), {"threshold": 0.5, "resamples": 100, "seed": 1}
     assert by_phase(pair) == {"transfer": pair.baseline, "finetune": pair.candidate}

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frostline.data.dataset import Dataset
 from frostline.data.images import decode_image
 from frostline.models.saving import Metadata, load_model, load_trained, save_for_use
 from frostline.runtime.errors import FrostlineError
@@ -31,19 +30,19 @@ INSTALLED = [
 METADATA = Metadata(list(CLASSES), 0.3)
 
 
-def model_of(folder: Path, classes: tuple[str, ...] = CLASSES) -> keras.Model:
+def model_of(folder, classes=CLASSES):
     write_model(folder / "model.keras", classes)
     return load_model(folder / "model.keras")
 
 
-def images() -> np.ndarray:
+def images():
     return np.stack([decode_image(content, SIZE) for content in (ball(), field(), ball("PNG"))])
 
 
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
 @pytest.mark.parametrize("name", INSTALLED)
 @pytest.mark.parametrize("classes", [CLASSES, ("a", "b", "ball")])
-def test_the_exported_model_answers_what_the_original_does(tmp_path: Path, name: str, classes: tuple[str, ...]) -> None:
+def test_the_exported_model_answers_what_the_original_does(tmp_path, name, classes):
     model, path = model_of(tmp_path, classes), tmp_path / "new" / f"model{FORMATS[name].suffix}"
     assert export(model, METADATA, name, path, images()) <= TOLERANCE
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
@@ -55,7 +54,7 @@ def test_the_exported_model_answers_what_the_original_does(tmp_path: Path, name:
 @pytest.mark.parametrize("name", INSTALLED)
 @pytest.mark.parametrize("temperature", [0.4, 3.0])
 @pytest.mark.parametrize("classes", [CLASSES, ("a", "b", "ball")])
-def test_what_it_gives_is_calibrated(tmp_path: Path, name: str, temperature: float, classes: tuple[str, ...]) -> None:
+def test_what_it_gives_is_calibrated(tmp_path, name, temperature, classes):
     write_model(tmp_path / "raw.keras", classes)
     use = tmp_path / "model.keras"
     save_for_use(tmp_path / "raw.keras", use, threshold=0.5 if len(classes) == 2 else None, temperature=temperature)
@@ -71,7 +70,7 @@ def test_what_it_gives_is_calibrated(tmp_path: Path, name: str, temperature: flo
 
 
 @pytest.mark.parametrize("name", INSTALLED)
-def test_layers_that_the_backbones_have(tmp_path: Path, name: str) -> None:
+def test_layers_that_the_backbones_have(tmp_path, name):
     """A mean to subtract, grouped convolutions and GELU: each needs help on its way to ONNX."""
     inputs = keras.Input((SIZE, SIZE, 3), name="images")
     x = keras.layers.Normalization(mean=[120.0, 110.0, 100.0], variance=[3000.0, 2000.0, 1000.0])(inputs)
@@ -85,7 +84,7 @@ def test_layers_that_the_backbones_have(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", INSTALLED)
-def test_one_that_answers_otherwise_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_one_that_answers_otherwise_is_not_kept(tmp_path, monkeypatch, name):
     model, form, path = model_of(tmp_path), FORMATS[name], tmp_path / "new" / "model"
     other = keras.models.clone_model(model)
     other.set_weights([1.001 * weights for weights in model.get_weights()])
@@ -98,7 +97,7 @@ def test_one_that_answers_otherwise_is_not_kept(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_no_folder_of_yours_is_deleted(tmp_path: Path, name: str) -> None:
+def test_no_folder_of_yours_is_deleted(tmp_path, name):
     model, folder = model_of(tmp_path), tmp_path / "thesis"
     folder.mkdir()
     (folder / "chapter.tex").write_text("years of work")
@@ -107,20 +106,20 @@ def test_no_folder_of_yours_is_deleted(tmp_path: Path, name: str) -> None:
     assert (folder / "chapter.tex").is_file()
 
 
-def test_an_export_replaces_an_earlier_one(tmp_path: Path) -> None:
+def test_an_export_replaces_an_earlier_one(tmp_path):
     for _ in range(2):
         export(model_of(tmp_path), METADATA, "saved_model", tmp_path / "exported", images())
     assert (tmp_path / "exported" / "saved_model.pb").is_file()
 
 
-def test_an_answer_that_is_no_number_is_a_difference() -> None:
+def test_an_answer_that_is_no_number_is_a_difference():
     inputs = keras.Input((SIZE, SIZE, 3))
     model = keras.Model(inputs, keras.layers.GlobalAveragePooling2D()(inputs))
     gone = exporting.largest_difference(model, 1, lambda batch: np.full((len(batch), 3), np.nan), images())
     assert not gone <= TOLERANCE
 
 
-def test_packages_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_that_are_missing_are_named(tmp_path, monkeypatch):
     monkeypatch.setitem(exporting.FORMATS, "onnx", dataclasses.replace(FORMATS["onnx"], needs=("no_such_package",)))
     with pytest.raises(FrostlineError) as raised:
         export(model_of(tmp_path), METADATA, "onnx", tmp_path / "model.onnx", images())
@@ -130,7 +129,7 @@ def test_packages_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytest
     assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
 
 
-def test_it_is_checked_on_the_images_that_are_named(tmp_path: Path) -> None:
+def test_it_is_checked_on_the_images_that_are_named(tmp_path):
     (tmp_path / "ball.jpg").write_bytes(ball())
     np.testing.assert_array_equal(check_images([tmp_path / "ball.jpg"], SIZE), images()[:1])
     (tmp_path / "text.jpg").write_text("text")
@@ -139,7 +138,7 @@ def test_it_is_checked_on_the_images_that_are_named(tmp_path: Path) -> None:
             check_images([tmp_path / name], SIZE)
 
 
-def test_else_on_test_images(tmp_path: Path, prepared: Dataset) -> None:
+def test_else_on_test_images(tmp_path, prepared):
     with pytest.raises(FrostlineError, match="Name some images"):
         check_images([], SIZE)
     (tmp_path / "data").mkdir()
@@ -150,7 +149,7 @@ def test_else_on_test_images(tmp_path: Path, prepared: Dataset) -> None:
         check_images([], size + 1)
 
 
-def test_the_command_says_how_far_off_it_is(tmp_path: Path) -> None:
+def test_the_command_says_how_far_off_it_is(tmp_path):
     model_of(tmp_path)
     (tmp_path / "ball.jpg").write_bytes(ball())
     command = [sys.executable, "-m", "frostline.cli", "export", "--to", "tflite", "--model", "model.keras", "ball.jpg"]

@@ -7,7 +7,6 @@ import io
 import itertools
 import struct
 import zlib
-from collections.abc import Iterator
 from typing import Any
 
 import cv2
@@ -25,7 +24,7 @@ Pixels = NDArray[Any]
 File = tuple[str, bytes, Pixels]
 
 
-def on_white(samples: Pixels, top: int, *, associated: bool = False) -> Pixels:
+def on_white(samples, top, *, associated=False):
     """RGB, (S, S, 3), of grey, grey and alpha, RGB or RGBA samples from 0 to `top`."""
     values = samples.reshape(S, S, -1).astype(float) / top
     alpha = values[..., -1:] if values.shape[-1] in (2, 4) else np.ones((S, S, 1))
@@ -33,7 +32,7 @@ def on_white(samples: Pixels, top: int, *, associated: bool = False) -> Pixels:
     return 255 * np.clip(colours * (1 if associated else alpha) + 1 - alpha, 0, 1)
 
 
-def wrong(files: Iterator[File]) -> tuple[list[str], int]:
+def wrong(files):
     """The names of those that are decoded otherwise or refused, and how many there are.
 
     2 of 255 may be lost: colour and alpha are each cut to 8 bits before they are multiplied.
@@ -51,7 +50,7 @@ def wrong(files: Iterator[File]) -> tuple[list[str], int]:
     return names, number
 
 
-def samples(channels: int, bits: int, seed: int = 1) -> Pixels:
+def samples(channels, bits, seed=1):
     """Noise over the whole range, smooth enough to compress."""
     values = np.random.default_rng(seed).integers(0, 1 << bits, (S, S, channels), np.uint64)
     values[S // 2 :] = values[: S // 2, ::-1] // 2
@@ -61,11 +60,11 @@ def samples(channels: int, bits: int, seed: int = 1) -> Pixels:
 # PNG
 
 
-def png_chunk(kind: bytes, body: bytes) -> bytes:
+def png_chunk(kind, body):
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def png(values: Pixels, bits: int, colours: int, *extra: bytes, interlaced: bool = False) -> bytes:
+def png(values, bits, colours, *extra, interlaced=False):
     """A PNG of `values`, (S, S, channels), with chunks `extra` before the pixels."""
     passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
     stream = b""
@@ -78,7 +77,7 @@ def png(values: Pixels, bits: int, colours: int, *extra: bytes, interlaced: bool
     return b"\x89PNG\r\n\x1a\n" + b"".join(content)
 
 
-def png_files() -> Iterator[File]:
+def png_files():
     kinds = {0: (1, 2, 4, 8, 16), 2: (8, 16), 4: (8, 16), 6: (8, 16)}
     channels = {0: 1, 2: 3, 4: 2, 6: 4}
     for colours, interlaced, seed in itertools.product(kinds, (False, True), (1, 2)):
@@ -110,7 +109,7 @@ def png_files() -> Iterator[File]:
 # TIFF
 
 
-def tiff_files() -> Iterator[File]:
+def tiff_files():
     compressions = [None, "lzw", "deflate", "packbits", "zstd", "lzma"]
     layouts: list[dict[str, Any]] = [
         {},
@@ -157,8 +156,8 @@ def tiff_files() -> Iterator[File]:
             yield f"TIFF {photometric} {extra} {bits} {compression} {layout}", buffer.getvalue(), expected
 
 
-def other_tiff_files() -> Iterator[File]:
-    def written(values: Pixels, **options: Any) -> bytes:
+def other_tiff_files():
+    def written(values, **options):
         buffer = io.BytesIO()
         tifffile.imwrite(buffer, values, metadata=None, **options)
         return buffer.getvalue()
@@ -210,9 +209,7 @@ def other_tiff_files() -> Iterator[File]:
 # BMP
 
 
-def bmp(
-    pixels: bytes, bits: int, *, masks: tuple[int, ...] = (), header: int = 40, palette: bytes = b"", up: int = 1
-) -> bytes:
+def bmp(pixels, bits, *, masks=(), header=40, palette=b"", up=1):
     """A BMP of rows of `pixels`; `header` is the length of the second header, `up` is -1 for the upper row first."""
     fields = struct.pack("<iiHHIIiiII", S, up * S, 1, bits, 3 if masks else 0, len(pixels), 0, 0, 0, 0)
     fields += struct.pack(f"<{len(masks)}I", *masks)
@@ -228,7 +225,7 @@ def bmp(
     )
 
 
-def bmp_files() -> Iterator[File]:
+def bmp_files():
     fields = {
         "565": (16, (0xF800, 0x7E0, 0x1F)),
         "555": (16, (0x7C00, 0x3E0, 0x1F)),
@@ -267,7 +264,7 @@ def bmp_files() -> Iterator[File]:
 # JPEG, WebP
 
 
-def jpeg_files() -> Iterator[File]:
+def jpeg_files():
     photo = Image.fromarray(np.random.default_rng(1).integers(0, 256, (6, 6, 3), np.uint8)).resize((S, S), 3)
     for mode, quality, subsampling in itertools.product(("L", "RGB"), (30, 90), (0, 1, 2)):
         for options in (
@@ -284,7 +281,7 @@ def jpeg_files() -> Iterator[File]:
             yield f"{name}, something behind it", data + data[: len(data) // 2], expected
 
 
-def webp_files() -> Iterator[File]:
+def webp_files():
     for channels, seed in itertools.product((3, 4), range(4)):
         data = imagecodecs.webp_encode(samples(channels, 8, seed), lossless=True)
         yield f"WebP {channels}", data, on_white(imagecodecs.webp_decode(data), 255)
@@ -294,19 +291,19 @@ def webp_files() -> Iterator[File]:
     ("files", "least"),
     [(png_files, 80), (tiff_files, 250), (other_tiff_files, 40), (bmp_files, 100), (jpeg_files, 140), (webp_files, 8)],
 )
-def test_every_pixel_is_as_other_readers_have_it(files: Any, least: int) -> None:
+def test_every_pixel_is_as_other_readers_have_it(files, least):
     names, number = wrong(files())
     assert names == []
     assert number >= least
 
 
-def undeclared(tiff: bytes) -> bytes:
+def undeclared(tiff):
     """The same TIFF without ExtraSamples: the tag gets a number that no one knows."""
     assert tiff.count(struct.pack("<HHI", 338, 3, 1)) == 1
     return tiff.replace(struct.pack("<HHI", 338, 3, 1), struct.pack("<HHI", 65000, 3, 1))
 
 
-def test_fourth_band_of_an_rgb_tiff_is_no_alpha_unless_it_says_so() -> None:
+def test_fourth_band_of_an_rgb_tiff_is_no_alpha_unless_it_says_so():
     values = samples(4, 8)
     values[..., 3] = 0
     buffer = io.BytesIO()
@@ -318,7 +315,7 @@ def test_fourth_band_of_an_rgb_tiff_is_no_alpha_unless_it_says_so() -> None:
 # GIF
 
 
-def gif(box: tuple[int, int, int, int], indices: Pixels, *, clear: int | None = None, extension: bytes = b"") -> bytes:
+def gif(box, indices, *, clear=None, extension=b""):
     """A GIF with a frame in `box` (x, y, width, height) of the canvas, in four colours, codes of 3 bits each."""
     codes: list[int] = []
     for start in range(0, indices.size, 2):  # after a clear code two literals still have 3 bits
@@ -336,7 +333,7 @@ PALETTE = np.array([(255, 0, 0), (0, 255, 0), (0, 0, 255), (9, 9, 9)], np.uint8)
 
 @pytest.mark.parametrize("clear", [None, 0, 3])
 @pytest.mark.parametrize("box", [(0, 0, S, S), (0, 0, S, S // 2), (8, 4, 10, 6), (0, 0, 1, 1), (S - 1, S - 1, 1, 1)])
-def test_gif_canvas_is_white_where_nothing_is_drawn(box: tuple[int, int, int, int], clear: int | None) -> None:
+def test_gif_canvas_is_white_where_nothing_is_drawn(box, clear):
     x, y, width, height = box
     indices = np.random.default_rng(1).integers(0, 3, (height, width))
     expected = np.full((S, S, 3), 255)
@@ -349,7 +346,7 @@ def test_gif_canvas_is_white_where_nothing_is_drawn(box: tuple[int, int, int, in
     )  # the frame ends early, and another one follows
 
 
-def reason(data: bytes) -> str:
+def reason(data):
     with pytest.raises(UnreadableImageError) as caught:
         decode_image(data, S)
     return str(caught.value)
@@ -358,7 +355,7 @@ def reason(data: bytes) -> str:
 # Whether all is there
 
 
-def photo(width: int = 200, height: int = 150) -> Image.Image:
+def photo(width=200, height=150):
     small = np.random.default_rng(2).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
     return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -374,7 +371,7 @@ def photo(width: int = 200, height: int = 150) -> Image.Image:
         {"progressive": True, "restart_marker_rows": 2},
     ],
 )
-def test_jpeg_that_ends_early_is_truncated_whatever_closes_it(options: dict[str, Any], mode: str) -> None:
+def test_jpeg_that_ends_early_is_truncated_whatever_closes_it(options, mode):
     data = encoded(photo().convert(mode), "JPEG", quality=90, **options)
     pixels, start = decode_image(data, S), data.index(b"\xff\xda") + 14
     for share in (0.02, 0.3, 0.5, 0.8, 0.97):
@@ -389,7 +386,7 @@ def test_jpeg_that_ends_early_is_truncated_whatever_closes_it(options: dict[str,
         assert (decode_image(end, S) == pixels).all()
 
 
-def test_png_whose_stream_ends_early_but_in_order_is_truncated() -> None:
+def test_png_whose_stream_ends_early_but_in_order_is_truncated():
     for colours, bits, channels in ((0, 1, 1), (0, 8, 1), (0, 16, 1), (2, 8, 3), (6, 8, 4), (6, 16, 4)):
         for value, interlaced in itertools.product((0, 91, 164, 255), (False, True)):
             values = np.full((S, S, channels), value >> 8 - min(bits, 8))
@@ -405,7 +402,7 @@ def test_png_whose_stream_ends_early_but_in_order_is_truncated() -> None:
 # Metadata decides nothing
 
 
-def test_metadata_that_is_large_or_damaged_is_ignored() -> None:
+def test_metadata_that_is_large_or_damaged_is_ignored():
     picture, xmp = photo(S, S), b'<x tiff:Orientation="6"/>'
     wrong_sum = b"\0\0\0\4tEXtabcd\0\0\0\0"
     for chunk in (
@@ -446,8 +443,8 @@ def test_metadata_that_is_large_or_damaged_is_ignored() -> None:
 # What is refused, and why
 
 
-def test_the_reason_is_true() -> None:
-    def tiff(values: Pixels, **options: Any) -> bytes:
+def test_the_reason_is_true():
+    def tiff(values, **options):
         buffer = io.BytesIO()
         tifffile.imwrite(buffer, values, metadata=None, **options)
         return buffer.getvalue()

@@ -4,20 +4,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from frostline.data.dataset import Dataset
 from frostline.explain.grad_cam import grad_cam
 from frostline.metrics.bootstrap import Pair
 from frostline.models.backbone import build_backbone
 from frostline.models.head import add_head
 from frostline.report.galleries import label_issues_gallery, prediction_galleries
-from frostline.runtime.quiet_tensorflow import keras
 from results import chosen
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def models(weights: Path) -> dict[str, keras.Model]:
+def models(weights):
     base = build_backbone(75, weights)
     return {
         phase: add_head(base, "mixed2", dense_units=4, dropout=0.2, seed=seed)
@@ -25,7 +23,7 @@ def models(weights: Path) -> dict[str, keras.Model]:
     }
 
 
-def test_each_kind_of_prediction_with_what_it_rests_on(prepared: Dataset, models: dict[str, keras.Model]) -> None:
+def test_each_kind_of_prediction_with_what_it_rests_on(prepared, models):
     labels, names = prepared.labels("test"), prepared.names("test")
     right = np.eye(2)[labels] * 0.8 + 0.1
     pair = Pair(labels, right.copy(), right.copy())
@@ -57,9 +55,7 @@ def test_each_kind_of_prediction_with_what_it_rests_on(prepared: Dataset, models
         np.testing.assert_allclose(heat.map, alone, atol=1e-3)
 
 
-def test_what_the_model_in_use_says_stands_below_where_it_is_calibrated(
-    prepared: Dataset, models: dict[str, keras.Model]
-) -> None:
+def test_what_the_model_in_use_says_stands_below_where_it_is_calibrated(prepared, models):
     labels = prepared.labels("test")
     wrong = np.eye(2)[labels] * 0.6 + 0.2
     wrong[3] = wrong[3, ::-1]
@@ -72,7 +68,7 @@ def test_what_the_model_in_use_says_stands_below_where_it_is_calibrated(
     assert len(as_it_is[0].facts) == 2
 
 
-def test_label_issues_of_several_splits_keep_their_names(prepared: Dataset, models: dict[str, keras.Model]) -> None:
+def test_label_issues_of_several_splits_keep_their_names(prepared, models):
     probabilities = {}
     for split in ("validation", "test"):
         probabilities[split] = np.eye(2)[prepared.labels(split)] * 0.8 + 0.1
@@ -88,9 +84,7 @@ def test_label_issues_of_several_splits_keep_their_names(prepared: Dataset, mode
     assert label_issues_gallery(prepared, models, probabilities, most=8).shown == []
 
 
-def test_numbers_beside_a_name_from_right_to_left_keep_their_order(
-    prepared: Dataset, models: dict[str, keras.Model]
-) -> None:
+def test_numbers_beside_a_name_from_right_to_left_keep_their_order(prepared, models):
     arabic = dataclasses.replace(prepared, classes=("قطة", "كلب"))
     label = prepared.labels("test")[3]
     wrong = np.eye(2)[prepared.labels("test")] * 0.8 + 0.1

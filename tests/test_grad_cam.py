@@ -1,9 +1,6 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from frostline.data.dataset import Dataset
 from frostline.explain.grad_cam import grad_cam
 from frostline.models.backbone import build_backbone
 from frostline.models.head import add_head
@@ -12,11 +9,11 @@ from frostline.runtime.quiet_tensorflow import keras
 pytestmark = pytest.mark.slow
 
 
-def images(count: int, size: int = 12) -> np.ndarray:
+def images(count, size=12):
     return np.random.default_rng(0).integers(0, 256, (count, size, size, 3), dtype=np.uint8)
 
 
-def classifier(units: int, activation: str, bias: float = 0.0) -> keras.Model:
+def classifier(units, activation, bias=0.0):
     """One convolution, global average pooling and a linear layer: here Grad-CAM has a closed form."""
     keras.utils.set_random_seed(1)
     inputs = keras.Input((12, 12, 3))
@@ -27,7 +24,7 @@ def classifier(units: int, activation: str, bias: float = 0.0) -> keras.Model:
     return keras.Model(inputs, keras.layers.Dense(units, activation=activation, bias_initializer=start)(x))
 
 
-def closed_form(model: keras.Model, batch: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def closed_form(model, batch, weights):
     """CAM (Zhou et al. 2016), which Grad-CAM equals for this network: the channels weighted by the last layer."""
     channels = keras.Model(model.input, model.get_layer("cut").output)(batch.astype(np.float32)).numpy()
     maps = np.maximum(channels @ weights, 0)
@@ -36,7 +33,7 @@ def closed_form(model: keras.Model, batch: np.ndarray, weights: np.ndarray) -> n
 
 
 @pytest.mark.parametrize("explained", [0, 1, 2])
-def test_the_map_is_the_class_activation_map_where_that_is_defined(explained: int) -> None:
+def test_the_map_is_the_class_activation_map_where_that_is_defined(explained):
     model, batch = classifier(3, "softmax"), images(4)
     expected = closed_form(model, batch, model.layers[-1].kernel.numpy()[:, explained])
     found = grad_cam(model, batch, np.full(4, explained))
@@ -46,7 +43,7 @@ def test_the_map_is_the_class_activation_map_where_that_is_defined(explained: in
 
 
 @pytest.mark.parametrize("bias", [0.0, 200.0])  # with the latter every probability is exactly 1
-def test_a_sigmoid_speaks_for_either_class_however_sure_it_is(bias: float) -> None:
+def test_a_sigmoid_speaks_for_either_class_however_sure_it_is(bias):
     model, batch = classifier(1, "sigmoid", bias), images(4)
     weights = model.layers[-1].kernel.numpy()[:, 0]
     found = grad_cam(model, batch, np.array([1, 0, 1, 0]))
@@ -54,7 +51,7 @@ def test_a_sigmoid_speaks_for_either_class_however_sure_it_is(bias: float) -> No
     np.testing.assert_allclose(found[1::2], closed_form(model, batch, -weights)[1::2], atol=1e-5)
 
 
-def test_nothing_speaks_for_a_class_that_every_channel_speaks_against() -> None:
+def test_nothing_speaks_for_a_class_that_every_channel_speaks_against():
     model = classifier(1, "sigmoid")
     output = model.layers[-1]
     output.set_weights([np.ones_like(output.kernel.numpy()), np.zeros(1)])
@@ -63,11 +60,11 @@ def test_nothing_speaks_for_a_class_that_every_channel_speaks_against() -> None:
     assert found[1].max() == 1
 
 
-def test_no_images_give_no_maps() -> None:
+def test_no_images_give_no_maps():
     assert grad_cam(classifier(1, "sigmoid"), images(0), np.empty(0, np.int64)).shape == (0, 5, 5)
 
 
-def test_the_recipes_classifier_is_seen_at_its_cut_layer(prepared: Dataset, weights: Path) -> None:
+def test_the_recipes_classifier_is_seen_at_its_cut_layer(prepared, weights):
     base = build_backbone(75, weights)
     model = add_head(base, "mixed5", dense_units=8, dropout=0.2, seed=1)
     batch = np.asarray(prepared.images("test")[:3])

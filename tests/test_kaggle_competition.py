@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -44,7 +44,7 @@ except FrostlineError as error:
 """
 
 
-def zipped(**members: bytes) -> bytes:
+def zipped(**members):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for name, content in members.items():
@@ -58,12 +58,12 @@ Start = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Start]:
+def start(tmp_path):
     """Start the download in `tmp_path`, with no settings of Kaggle but those given."""
     (tmp_path / "home").mkdir()
     started = []
 
-    def start(server: KaggleServer, name: str = NAME, **settings: str) -> subprocess.Popen[str]:
+    def start(server, name=NAME, **settings):
         env = {
             **{key: value for key, value in os.environ.items() if not key.upper().startswith(("KAGGLE", "NO_PROXY"))},
             "HOME": str(tmp_path / "home"),
@@ -84,7 +84,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         process.communicate()
 
 
-def finish(process: subprocess.Popen[str], folder: Path) -> tuple[int, str]:
+def finish(process, folder):
     """Return the exit code and what was printed; nothing may be on stdout, and no secret anywhere."""
     out, err = process.communicate(timeout=60)
     assert out == ""
@@ -97,23 +97,23 @@ def finish(process: subprocess.Popen[str], folder: Path) -> tuple[int, str]:
     return process.returncode, err
 
 
-def assert_whole(folder: Path) -> None:
+def assert_whole(folder):
     assert (folder / "data/raw/archive.zip").read_bytes() == ARCHIVE
     assert leftovers(folder) == []
 
 
-def leftovers(folder: Path) -> list[str]:
+def leftovers(folder):
     return [path.name for path in (folder / ".frostline/downloads").iterdir() if path.suffix != ".lock"]
 
 
-def write_key(folder: Path, mode: int = 0o600) -> None:
+def write_key(folder, mode=0o600):
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "kaggle.json"
     file.write_text(json.dumps({"username": "someone", "key": KEY}))
     file.chmod(mode)
 
 
-def test_downloads_with_a_token_and_keeps_it_from_the_storage(start: Start, tmp_path: Path) -> None:
+def test_downloads_with_a_token_and_keeps_it_from_the_storage(start, tmp_path):
     with running(KaggleServer(ARCHIVE, credentials=BEARER)) as server:
         # VERBOSE makes the bare client print every request with its headers
         code, err = finish(start(server, KAGGLE_API_TOKEN=TOKEN, VERBOSE="1"), tmp_path)
@@ -126,9 +126,7 @@ def test_downloads_with_a_token_and_keeps_it_from_the_storage(start: Start, tmp_
     ("credentials", "settings"),
     [(BEARER, {"KAGGLE_API_TOKEN": TOKEN}), (BASIC, {"KAGGLE_USERNAME": "someone", "KAGGLE_KEY": KEY})],
 )
-def test_a_token_is_enough_where_the_home_cannot_be_written(
-    start: Start, tmp_path: Path, credentials: str, settings: dict[str, str]
-) -> None:
+def test_a_token_is_enough_where_the_home_cannot_be_written(start, tmp_path, credentials, settings):
     nowhere = "/dev/null/nobody"  # nor even by root
     with running(KaggleServer(ARCHIVE, credentials=credentials)) as server:
         process = start(server, HOME=nowhere, XDG_CONFIG_HOME=f"{nowhere}/.config", **settings)
@@ -136,7 +134,7 @@ def test_a_token_is_enough_where_the_home_cannot_be_written(
     assert_whole(tmp_path)
 
 
-def test_without_home_and_token_it_says_how_to_sign_in(start: Start, tmp_path: Path) -> None:
+def test_without_home_and_token_it_says_how_to_sign_in(start, tmp_path):
     with running(KaggleServer(ARCHIVE, credentials=BEARER)) as server:
         code, err = finish(start(server, HOME="/dev/null/nobody", XDG_CONFIG_HOME="/dev/null/nobody"), tmp_path)
     assert code == 1
@@ -144,7 +142,7 @@ def test_without_home_and_token_it_says_how_to_sign_in(start: Start, tmp_path: P
 
 
 @pytest.mark.parametrize("place", ["home", "config", "environment", "token file"])
-def test_finds_credentials(start: Start, tmp_path: Path, place: str) -> None:
+def test_finds_credentials(start, tmp_path, place):
     settings = {}
     match place:
         case "home":
@@ -173,7 +171,7 @@ def test_finds_credentials(start: Start, tmp_path: Path, place: str) -> None:
         ("KAGGLE_API_TOKEN", 0o644),
     ],
 )
-def test_warns_of_credentials_that_others_can_read(start: Start, tmp_path: Path, place: str, mode: int) -> None:
+def test_warns_of_credentials_that_others_can_read(start, tmp_path, place, mode):
     file, settings = tmp_path / f"home/.kaggle/{place}", {}
     if place == "KAGGLE_CONFIG_DIR":
         file, settings = tmp_path / "elsewhere/kaggle.json", {place: str(tmp_path / "elsewhere")}
@@ -191,7 +189,7 @@ def test_warns_of_credentials_that_others_can_read(start: Start, tmp_path: Path,
     assert (code, err) == (0, f"downloading {NAME} from Kaggle\n{warning}")
 
 
-def test_a_token_that_is_too_long_is_not_named(start: Start, tmp_path: Path) -> None:
+def test_a_token_that_is_too_long_is_not_named(start, tmp_path):
     """The client takes it for a file's name, and the system's error for too long a one would show it."""
     with running(KaggleServer(ARCHIVE, credentials=BASIC)) as server:
         code, err = finish(start(server, KAGGLE_API_TOKEN=TOKEN * 20), tmp_path)
@@ -199,7 +197,7 @@ def test_a_token_that_is_too_long_is_not_named(start: Start, tmp_path: Path) -> 
     assert "KAGGLE_API_TOKEN is too long" in err
 
 
-def test_without_credentials_says_how_to_get_them(start: Start, tmp_path: Path) -> None:
+def test_without_credentials_says_how_to_get_them(start, tmp_path):
     with running(KaggleServer(ARCHIVE, credentials=BEARER)) as server:
         code, err = finish(start(server), tmp_path)
     assert code == 1
@@ -229,9 +227,7 @@ def test_without_credentials_says_how_to_get_them(start: Start, tmp_path: Path) 
         ({"KAGGLE_API_TOKEN": TOKEN}, 503, "answered 503"),
     ],
 )
-def test_says_why_kaggle_refuses(
-    start: Start, tmp_path: Path, settings: dict[str, str], status: int, message: str
-) -> None:
+def test_says_why_kaggle_refuses(start, tmp_path, settings, status, message):
     with running(KaggleServer(ARCHIVE, credentials=BEARER, status=status)) as server:
         code, err = finish(start(server, **settings), tmp_path)
     assert code == 1
@@ -239,7 +235,7 @@ def test_says_why_kaggle_refuses(
     assert not (tmp_path / "data").exists()
 
 
-def test_without_a_connection(start: Start, tmp_path: Path) -> None:
+def test_without_a_connection(start, tmp_path):
     with running(KaggleServer(ARCHIVE, credentials=BASIC)) as server:
         pass
     code, err = finish(start(server, KAGGLE_USERNAME="someone", KAGGLE_KEY=KEY), tmp_path)
@@ -247,7 +243,7 @@ def test_without_a_connection(start: Start, tmp_path: Path) -> None:
     assert "Kaggle cannot be reached (ProxyError)" in err
 
 
-def test_goes_on_after_a_dropped_connection(start: Start, tmp_path: Path) -> None:
+def test_goes_on_after_a_dropped_connection(start, tmp_path):
     with running(KaggleServer(ARCHIVE, Answer(stop_after=MEBIBYTE + 9), credentials=BEARER)) as server:
         code, err = finish(start(server, KAGGLE_API_TOKEN=TOKEN), tmp_path)
     assert (code, err) == (0, f"downloading {NAME} from Kaggle\n")
@@ -255,7 +251,7 @@ def test_goes_on_after_a_dropped_connection(start: Start, tmp_path: Path) -> Non
     assert server.ranges == [None, f"bytes={MEBIBYTE}-"]
 
 
-def test_resumes_what_a_killed_process_left_and_does_not_disturb_it_before(start: Start, tmp_path: Path) -> None:
+def test_resumes_what_a_killed_process_left_and_does_not_disturb_it_before(start, tmp_path):
     partial = tmp_path / f".frostline/downloads/{NAME}.zip"
     with running(KaggleServer(ARCHIVE, Answer(hang_after=2 * MEBIBYTE + 9), credentials=BEARER)) as server:
         process = start(server, KAGGLE_API_TOKEN=TOKEN)
@@ -280,7 +276,7 @@ def test_resumes_what_a_killed_process_left_and_does_not_disturb_it_before(start
         (zipped(**{"labels.csv": b"1"}), "has no train.zip, but labels.csv"),
     ],
 )
-def test_an_archive_that_is_not_what_is_needed(start: Start, tmp_path: Path, content: bytes, message: str) -> None:
+def test_an_archive_that_is_not_what_is_needed(start, tmp_path, content, message):
     with running(KaggleServer(content, credentials=BEARER)) as server:
         code, err = finish(start(server, KAGGLE_API_TOKEN=TOKEN), tmp_path)
     assert code == 1
@@ -289,7 +285,7 @@ def test_an_archive_that_is_not_what_is_needed(start: Start, tmp_path: Path, con
     assert leftovers(tmp_path) == []
 
 
-def test_too_little_disk_space_is_said_before_the_first_byte_is_kept(start: Start, tmp_path: Path) -> None:
+def test_too_little_disk_space_is_said_before_the_first_byte_is_kept(start, tmp_path):
     answer = Answer(headers={"Content-Length": str(10**15)}, stop_after=MEBIBYTE)
     with running(KaggleServer(ARCHIVE, answer, credentials=BEARER)) as server:
         code, err = finish(start(server, KAGGLE_API_TOKEN=TOKEN), tmp_path)
@@ -299,7 +295,7 @@ def test_too_little_disk_space_is_said_before_the_first_byte_is_kept(start: Star
 
 
 @pytest.mark.parametrize("name", ["", "../escape", "https://www.kaggle.com/competitions/titanic"])
-def test_a_name_that_is_none(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_that_is_none(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FrostlineError, match="which is no competition's name"):
         download_competition(name, Path("archive.zip"))

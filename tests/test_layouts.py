@@ -2,11 +2,10 @@
 
 import io
 import zipfile
-from pathlib import Path
 
 import pytest
 
-from frostline.data.archive import Listing, list_images
+from frostline.data.archive import list_images
 from frostline.data.layout import Reading, label_in, part_of
 from frostline.runtime.errors import FrostlineError
 from frostline.sources.folder import pack_folder
@@ -14,7 +13,7 @@ from frostline.sources.folder import pack_folder
 CATS_AND_DOGS = ("cats", "dogs")
 
 
-def within(*folders: str, classes: tuple[str, ...] = CATS_AND_DOGS) -> dict[str, str]:
+def within(*folders, classes=CATS_AND_DOGS):
     """Class folders in each of `folders`, with their labels."""
     return {f"{folder}/{name}/#.jpg": name for folder in folders for name in classes}
 
@@ -176,23 +175,23 @@ NOTES = {
 }
 
 
-def numbered(pattern: str) -> list[str]:
+def numbered(pattern):
     return [pattern.replace("#", str(number)) for number in range(3)]
 
 
-def content(name: str) -> bytes:
+def content(name):
     """The same for a file in another place."""
     return "/".join(name.split("/")[-2:] if name.startswith("all/no") else name.split("/")[-3:]).encode()
 
 
-def zipped(path: Path, names: list[str]) -> Path:
+def zipped(path, names):
     with zipfile.ZipFile(path, "w") as archive:
         for name in names:
             archive.writestr(name, name.split("/")[-1])
     return path
 
 
-def packed(path: Path, names: list[str]) -> Path:
+def packed(path, names):
     folder = path.with_suffix("")
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -201,7 +200,7 @@ def packed(path: Path, names: list[str]) -> Path:
     return path
 
 
-def listed(path: Path, reading: Reading | None = None) -> Listing:
+def listed(path, reading=None):
     scratch = path.parent / "scratch"
     scratch.mkdir(exist_ok=True)
     return list_images(path, scratch, reading or Reading())
@@ -209,7 +208,7 @@ def listed(path: Path, reading: Reading | None = None) -> Listing:
 
 @pytest.mark.parametrize("make", [zipped, packed])
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_layout(name: str, make, tmp_path: Path) -> None:
+def test_layout(name, make, tmp_path):
     expected, understood = LAYOUTS[name]
     clutter = [
         "Thumbs.db",
@@ -229,7 +228,7 @@ def test_layout(name: str, make, tmp_path: Path) -> None:
     assert listing.ignored == len(files) - len(labels) + (make is zipped)  # readme.txt is not packed
 
 
-def test_a_copy_of_the_tree_with_images_of_its_own(tmp_path: Path) -> None:
+def test_a_copy_of_the_tree_with_images_of_its_own(tmp_path):
     names = [file for pattern in within("train", "val") for file in numbered(pattern)]
     own = ["all/train/cats/7.jpg", "all/train/cats/0.jpg", "all/val/dogs/0.jpg"]
     listing = listed(zipped(tmp_path / "a.zip", names + own))
@@ -260,7 +259,7 @@ AMBIGUOUS = {
 
 
 @pytest.mark.parametrize("name", AMBIGUOUS)
-def test_what_can_be_read_in_two_ways_is_asked_for(name: str, tmp_path: Path) -> None:
+def test_what_can_be_read_in_two_ways_is_asked_for(name, tmp_path):
     expected, words = AMBIGUOUS[name]
     path = zipped(tmp_path / "a.zip", [file for pattern in expected for file in numbered(pattern)])
     with pytest.raises(FrostlineError) as caught:
@@ -292,7 +291,7 @@ def test_what_can_be_read_in_two_ways_is_asked_for(name: str, tmp_path: Path) ->
         ),
     ],
 )
-def test_what_is_no_layout(patterns: list[str], words: str, tmp_path: Path) -> None:
+def test_what_is_no_layout(patterns, words, tmp_path):
     with pytest.raises(FrostlineError) as caught:
         listed(zipped(tmp_path / "a.zip", [file for pattern in patterns for file in dict.fromkeys(numbered(pattern))]))
     assert words in str(caught.value)
@@ -308,7 +307,7 @@ def test_what_is_no_layout(patterns: list[str], words: str, tmp_path: Path) -> N
         ("1.jpg", None), ("0012.jpg", None), ("2024-01-05.jpg", None), ("cover.jpg", None), ("1_cat.jpg", None),
     ],
 )  # fmt: skip
-def test_the_class_in_a_file_name(name: str, label: str | None) -> None:
+def test_the_class_in_a_file_name(name, label):
     assert label_in(name) == label
 
 
@@ -323,14 +322,14 @@ def test_the_class_in_a_file_name(name: str, label: str | None) -> None:
         ("contest", None), ("trains", None), ("", None),
     ],
 )  # fmt: skip
-def test_which_split_a_folder_is_called_like(name: str, part: str | None) -> None:
+def test_which_split_a_folder_is_called_like(name, part):
     assert part_of(name) == part
 
 
 # Names in a zip
 
 
-def as_written(names: list[str], encoding: str) -> bytes:
+def as_written(names, encoding):
     """A zip of `names` as tools write it that do not say the encoding."""
     buffer = io.BytesIO()
     places = [f"{number:03}".ljust(len(name.encode(encoding)), "x") for number, name in enumerate(names)]
@@ -361,9 +360,7 @@ def as_written(names: list[str], encoding: str) -> bytes:
         ("ascii", ["cats", "dogs"], None),
     ],
 )
-def test_names_that_do_not_say_their_encoding(
-    encoding: str, classes: list[str], taken: str | None, tmp_path: Path
-) -> None:
+def test_names_that_do_not_say_their_encoding(encoding, classes, taken, tmp_path):
     path = tmp_path / "a.zip"
     path.write_bytes(as_written([f"{name}/{n}.jpg" for name in classes for n in range(2)], encoding))
     listing = listed(path)
@@ -374,7 +371,7 @@ def test_names_that_do_not_say_their_encoding(
     assert listing.notes == ([note] if taken else [])
 
 
-def test_an_encoding_that_is_given(tmp_path: Path) -> None:
+def test_an_encoding_that_is_given(tmp_path):
     path = tmp_path / "a.zip"
     path.write_bytes(as_written(["狗/1.jpg", "猫/1.jpg"], "gb2312"))
     assert {member.label for member in listed(path, Reading(name_encoding="gbk")).members} == {"狗", "猫"}
@@ -382,7 +379,7 @@ def test_an_encoding_that_is_given(tmp_path: Path) -> None:
         listed(path, Reading(name_encoding="utf-8"))
 
 
-def test_a_name_in_unicode_beside_the_other(tmp_path: Path) -> None:
+def test_a_name_in_unicode_beside_the_other(tmp_path):
     """As Info-ZIP and WinRAR write it."""
     import struct
     import zlib
@@ -401,7 +398,7 @@ def test_a_name_in_unicode_beside_the_other(tmp_path: Path) -> None:
     assert listing.notes == []
 
 
-def test_backslashes_are_separators(tmp_path: Path) -> None:
+def test_backslashes_are_separators(tmp_path):
     path = zipped(
         tmp_path / "a.zip", ["train\\cats\\1.png", "train\\dogs\\1.png", "val/cats\\2.png", "val\\dogs/2.png"]
     )
@@ -412,7 +409,7 @@ def test_backslashes_are_separators(tmp_path: Path) -> None:
     assert listing.ignored == 0
 
 
-def test_an_encrypted_zip(tmp_path: Path) -> None:
+def test_an_encrypted_zip(tmp_path):
     path = zipped(tmp_path / "a.zip", ["cats/1.jpg", "dogs/1.jpg"])
     data = bytearray(path.read_bytes())
     for start in (at for at in range(len(data)) if data[at : at + 4] == b"PK\x01\x02"):
@@ -422,13 +419,13 @@ def test_an_encrypted_zip(tmp_path: Path) -> None:
         listed(path)
 
 
-def test_a_name_of_too_many_folders_is_refused(tmp_path: Path) -> None:
+def test_a_name_of_too_many_folders_is_refused(tmp_path):
     deep = "a/" * 30_000 + "1.jpg"
     members = listed(zipped(tmp_path / "a.zip", ["cats/1.jpg", "dogs/1.jpg", deep])).members
     assert [member.refusal for member in members] == ["", "", "unsafe name in the archive"]
 
 
-def test_zips_within_count_as_folders(tmp_path: Path) -> None:
+def test_zips_within_count_as_folders(tmp_path):
     inner = {}
     for name in ("cats", "dogs"):
         inner[name] = zipped(tmp_path / f"{name}.zip", ["1.jpg", "2.jpg", ".DS_Store"]).read_bytes()

@@ -13,7 +13,7 @@ def runs(a, b, c, noise=0.02, count=5, seed=0, sizes=SIZES):
     return mean[:, None] * (1 + noise * np.random.default_rng(seed).normal(size=(len(sizes), count)))
 
 
-def test_a_known_curve_is_found_and_forecast() -> None:
+def test_a_known_curve_is_found_and_forecast():
     curve = fit_learning_curve(SIZES, runs(0.1, 4, 0.7, noise=0))
     for images in (100, 400, 800, 1600):
         median, low, high = curve.forecast(images)
@@ -26,7 +26,7 @@ def test_a_known_curve_is_found_and_forecast() -> None:
 
 @pytest.mark.parametrize("sizes", [[90, 180], [90, 180, 360], [50, 100, 200, 400, 800]])
 @pytest.mark.parametrize("count", [1, 5])
-def test_a_forecast_never_rises_and_widens_with_distance(sizes, count) -> None:
+def test_a_forecast_never_rises_and_widens_with_distance(sizes, count):
     curve = fit_learning_curve(np.array(sizes), runs(0.1, 3, 0.6, noise=0.1, count=count, sizes=sizes))
     found = np.array([curve.forecast(images) for images in np.geomspace(sizes[-1], 100 * sizes[-1], 20)])
     assert np.all(np.diff(found, axis=0) <= 0)
@@ -36,7 +36,7 @@ def test_a_forecast_never_rises_and_widens_with_distance(sizes, count) -> None:
     assert relative[-1] > relative[0]
 
 
-def test_losses_that_rise_or_stay_promise_little() -> None:
+def test_losses_that_rise_or_stay_promise_little():
     flat = fit_learning_curve(SIZES, runs(0.3, 0, 1, noise=0.01))
     assert flat.forecast(800)[0] - flat.forecast(1600)[0] < 0.005
     rising = fit_learning_curve(SIZES, np.linspace(0.2, 0.3, 4)[:, None] + np.zeros((4, 5)))
@@ -45,7 +45,7 @@ def test_losses_that_rise_or_stay_promise_little() -> None:
     assert nothing.forecast(1600) == (0, 0, 0)
 
 
-def test_what_a_run_has_at_all_sizes_does_not_hide_the_curve() -> None:
+def test_what_a_run_has_at_all_sizes_does_not_hide_the_curve():
     """Folds of hard and of easy images: their level stays uncertain, the drop does not."""
     hard = np.array([-0.1, -0.05, 0, 0.05, 0.1])
     curve = fit_learning_curve(SIZES, runs(0.1, 4, 0.7, noise=0.01) + hard)
@@ -60,7 +60,7 @@ def test_what_a_run_has_at_all_sizes_does_not_hide_the_curve() -> None:
 
 
 @pytest.mark.slow
-def test_forecasts_cover_about_what_they_promise() -> None:
+def test_forecasts_cover_about_what_they_promise():
     rng, covered = np.random.default_rng(5), []
     for study in range(60):
         a, c, drop = rng.uniform(0, 0.2), rng.uniform(0.2, 1.2), rng.uniform(0.05, 0.4)
@@ -70,7 +70,7 @@ def test_forecasts_cover_about_what_they_promise() -> None:
     assert 0.65 <= np.mean(covered) <= 0.97
 
 
-def test_in_words() -> None:
+def test_in_words():
     curve = fit_learning_curve(SIZES, runs(0.1, 4, 0.7, noise=0.02))
     text = what_more_images_give(curve, 800, 1000)
     median, low, high = curve.forecast(1800)
@@ -84,7 +84,7 @@ def test_in_words() -> None:
     )
 
 
-def test_what_is_no_curve_is_refused() -> None:
+def test_what_is_no_curve_is_refused():
     losses = runs(0.1, 4, 0.7)
     losses[2, 1] = np.nan
     with pytest.raises(FrostlineError, match="training diverged"):
@@ -94,6 +94,6 @@ def test_what_is_no_curve_is_refused() -> None:
             fit_learning_curve(sizes, np.zeros(shape))
 
 
-def test_twice_the_same() -> None:
+def test_twice_the_same():
     first, second = (fit_learning_curve(SIZES, runs(0.1, 4, 0.7)) for _ in range(2))
     assert first.forecast(3000) == second.forecast(3000)

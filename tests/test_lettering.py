@@ -2,7 +2,6 @@
 
 import unicodedata
 import warnings
-from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -48,7 +47,7 @@ def strict():
         yield
 
 
-def missing(text: str) -> set[str]:
+def missing(text):
     """The characters of `text` that none of the fonts has, but for those that are not seen."""
     fonts = [TTFont(font_manager.findfont("DejaVu Sans")), *map(TTFont, lettering._FILES)]
     known = set().union(*(font.getBestCmap() for font in fonts))
@@ -56,11 +55,11 @@ def missing(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
-def test_there_is_a_font(names: tuple[str, str]) -> None:
+def test_there_is_a_font(names):
     assert not missing("".join(names))
 
 
-def test_hangul_and_everyday_han_and_kana_are_there_in_full() -> None:
+def test_hangul_and_everyday_han_and_kana_are_there_in_full():
     assert not missing("".join(map(chr, range(0xAC00, 0xD7A4))))
     assert not missing("".join(map(chr, [*range(0x3041, 0x3097), *range(0x30A1, 0x3100)])))
     for codec in ("euc_jp", "gb2312", "euc_kr"):
@@ -70,7 +69,7 @@ def test_hangul_and_everyday_han_and_kana_are_there_in_full() -> None:
 
 @pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize("names", NAMES.values(), ids=NAMES)
-def test_names_are_drawn_in_charts_and_in_the_contact_sheet(names: tuple[str, str], tmp_path: Path) -> None:
+def test_names_are_drawn_in_charts_and_in_the_contact_sheet(names, tmp_path):
     charts.confusion_matrices(tmp_path / "confusion.png", predictions(20), threshold=0.5, classes=names)
     contact_sheet(np.full((3, 8, 8, 3), 255, np.uint8), [*names, "cat"], tmp_path / "sheet.png")
     inks = [ink(tmp_path / "sheet.png", column) for column in range(3)]
@@ -79,7 +78,7 @@ def test_names_are_drawn_in_charts_and_in_the_contact_sheet(names: tuple[str, st
 
 
 @pytest.mark.usefixtures("strict")
-def test_names_of_many_scripts_are_drawn_in_one_chart(tmp_path: Path) -> None:
+def test_names_of_many_scripts_are_drawn_in_one_chart(tmp_path):
     classes = [names[0] for names in NAMES.values()]
     pair = predictions_of_many(20 * len(classes), len(classes))
     curves = {"transfer": epochs(1), "finetune": epochs(1)}
@@ -88,13 +87,13 @@ def test_names_of_many_scripts_are_drawn_in_one_chart(tmp_path: Path) -> None:
     assert [name for name in classes if unicodedata.normalize("NFC", name) not in text] == []
 
 
-def ink(sheet: Path, column: int) -> np.ndarray:
+def ink(sheet, column):
     """Where the caption below the first row's tile has ink."""
     return np.asarray(Image.open(sheet).convert("L"))[112:128, 112 * column : 112 * (column + 1)] < 128
 
 
 @pytest.mark.usefixtures("strict")
-def test_what_no_font_has_is_a_box_without_a_warning(tmp_path: Path) -> None:
+def test_what_no_font_has_is_a_box_without_a_warning(tmp_path):
     old_persian = "\U000103a0\U000103a1"
     assert missing(old_persian)
     charts.reliability_diagram(tmp_path / "chart.png", predictions(20), bins=5, classes=("cat", old_persian))
@@ -102,7 +101,7 @@ def test_what_no_font_has_is_a_box_without_a_warning(tmp_path: Path) -> None:
     assert ink(tmp_path / "sheet.png", 0).any()
 
 
-def test_fonts_of_the_machine_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fonts_of_the_machine_are_not_used(tmp_path, monkeypatch):
     """Nor is one that calls itself as ours do, or has what ours lack."""
     own = {str(path) for path in lettering._FILES} | {font_manager.findfont("DejaVu Sans").path}
     before = list(font_manager.fontManager.ttflist)
@@ -132,21 +131,21 @@ def test_fonts_of_the_machine_are_not_used(tmp_path: Path, monkeypatch: pytest.M
         ("name", 0.5, "…"),
     ],
 )
-def test_a_long_name_is_cut_to_the_room_there_is(text: str, ems: float, expected: str) -> None:
+def test_a_long_name_is_cut_to_the_room_there_is(text, ems, expected):
     assert lettering.shortened(text, ems) == expected
     assert lettering.width(lettering.shortened(text, ems)) <= max(ems, 1)
 
 
 @pytest.mark.usefixtures("strict")
 @pytest.mark.parametrize("name", ["W" * 300, "i" * 300, "긴 이름 " * 50, "قطة" * 99, "\U000103a0" * 99])
-def test_a_long_caption_stays_below_its_picture(name: str, tmp_path: Path) -> None:
+def test_a_long_caption_stays_below_its_picture(name, tmp_path):
     contact_sheet(np.full((3, 8, 8, 3), 255, np.uint8), ["", name, ""], tmp_path / "sheet.png")
     assert not ink(tmp_path / "sheet.png", 0).any()
     assert not ink(tmp_path / "sheet.png", 2).any()
     assert ink(tmp_path / "sheet.png", 1).sum(axis=1).any()
 
 
-def test_numbers_beside_a_name_from_right_to_left_keep_their_order() -> None:
+def test_numbers_beside_a_name_from_right_to_left_keep_their_order():
     """The isolates of UAX #9; else "(0.9 → 0.8)" would read "(0.8 → 0.9)"."""
     assert style.plain("قطة", 9) == "\u2068قطة\u2069"
     assert style.plain("חתול 2", 9) == "\u2068חתול 2\u2069"

@@ -10,7 +10,7 @@ from frostline.config.local import check_no_edits, read_local, set_local, write_
 from frostline.runtime.errors import FrostlineError
 
 
-def test_they_are_in_every_composition_and_in_params_yaml(project: Path) -> None:
+def test_they_are_in_every_composition_and_in_params_yaml(project):
     kept = set_local({"transfer.epochs": "3", "finetune.learning_rate": "3e-5", "transfer.patience": "null"})
     assert kept == {"transfer.epochs": 3, "finetune.learning_rate": 3e-5, "transfer.patience": None}
     assert read_local() == kept
@@ -30,7 +30,7 @@ def test_they_are_in_every_composition_and_in_params_yaml(project: Path) -> None
     assert load_params() == compose_conf()
 
 
-def test_options_of_groups_stay_and_another_source_can_still_be_chosen(project: Path) -> None:
+def test_options_of_groups_stay_and_another_source_can_still_be_chosen(project):
     Path("pictures").mkdir()
     Path("pictures/1.jpg").touch()
     set_local({"data": "folder", "data.path": "pictures", "experiment": "best", "model": "resnet50"})
@@ -52,7 +52,7 @@ def test_options_of_groups_stay_and_another_source_can_still_be_chosen(project: 
         *("%s%%", "$HOME", "강아지*?", "- x", "null ", "true", "1e3", "2024", "a\tb", "!tag", "&a", "@x", "`c`"),
     ],
 )
-def test_any_text_is_kept_as_it_is(project: Path, text: str) -> None:
+def test_any_text_is_kept_as_it_is(project, text):
     Path(text).mkdir()
     Path(text, "1.jpg").touch()
     set_local({"data": "folder", "data.path": text, "name": text})
@@ -75,7 +75,7 @@ def test_any_text_is_kept_as_it_is(project: Path, text: str) -> None:
         ({"transfer": "fast"}, "valid: default"),
     ],
 )
-def test_nothing_is_changed_by_what_is_not_valid(project: Path, changes: dict[str, str], said: str) -> None:
+def test_nothing_is_changed_by_what_is_not_valid(project, changes, said):
     set_local({"seed": "5", "data": "sample", "data.images": "40"})
     files = {path: path.read_bytes() for path in Path("conf").rglob("*.yaml")}
     with pytest.raises(FrostlineError) as raised:
@@ -87,7 +87,7 @@ def test_nothing_is_changed_by_what_is_not_valid(project: Path, changes: dict[st
         set_local({}, unset=["name"])
 
 
-def test_edits_of_params_yaml_are_said_before_they_are_dropped(project: Path) -> None:
+def test_edits_of_params_yaml_are_said_before_they_are_dropped(project):
     set_local({"seed": "5"})
     write_params()
     check_no_edits()

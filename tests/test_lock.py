@@ -11,25 +11,25 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-def uv(*arguments: str) -> subprocess.CompletedProcess[str]:
+def uv(*arguments):
     env = {name: value for name, value in os.environ.items() if not name.startswith("UV_")}
     command = [sys.executable, "-m", "uv", *arguments, "--no-config", "--offline", "--directory", str(ROOT)]
     return subprocess.run(command, capture_output=True, text=True, env=env)
 
 
-def test_the_lock_fits_pyproject() -> None:
+def test_the_lock_fits_pyproject():
     checked = uv("lock", "--check")
     assert checked.returncode == 0, checked.stderr
 
 
-def test_requirements_lock_is_exported_from_it() -> None:
+def test_requirements_lock_is_exported_from_it():
     told = next(line for line in (ROOT / "Makefile").read_text(encoding="utf-8").splitlines() if "$(UV) export" in line)
     options = told.partition("$(UV) export")[2].removesuffix("\\").split()
     exported = uv("export", *options)
     assert exported.stdout == (ROOT / "requirements.lock").read_text(encoding="utf-8"), exported.stderr
 
 
-def test_both_name_a_digest_of_every_package() -> None:
+def test_both_name_a_digest_of_every_package():
     pinned = (ROOT / "requirements.lock").read_text(encoding="utf-8").replace("\\\n", "").splitlines()
     assert len(pinned) > 100
     assert all("==" in package and "--hash=sha256:" in package for package in pinned)
@@ -40,7 +40,7 @@ def test_both_name_a_digest_of_every_package() -> None:
     assert [package["name"] for package in packages if "editable" in package["source"]] == ["frostline"]
 
 
-def test_the_core_needs_nothing_of_an_extra() -> None:
+def test_the_core_needs_nothing_of_an_extra():
     """Each package that an extra adds is one that the core's lock lacks, so that `make demo` does not install it."""
     core = {line.partition("==")[0] for line in uv("export", "--frozen", "--no-emit-project").stdout.splitlines()}
     assert "tensorflow" in core
@@ -48,9 +48,7 @@ def test_the_core_needs_nothing_of_an_extra() -> None:
 
 
 @pytest.mark.parametrize(("version", "said"), [("3.14.0", "python3 here is Python 3.14.0"), ("3.9.1", "Python 3.9.1")])
-def test_a_python_that_tensorflow_has_not_is_named_before_anything_is_installed(
-    version: str, said: str, tmp_path: Path
-) -> None:
+def test_a_python_that_tensorflow_has_not_is_named_before_anything_is_installed(version, said, tmp_path):
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("python3", "python3.13", "python3.12", "python3.11"):

@@ -1,7 +1,6 @@
 """Versions and aliases in a real SQLite store."""
 
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
@@ -24,19 +23,19 @@ PIXELS = np.zeros((8, 8, 3), np.uint8)
 
 
 @pytest.fixture
-def pipeline(project: Path, monkeypatch: pytest.MonkeyPatch) -> runs.Pipeline:
+def pipeline(project, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlruns/mlflow.db")
     return runs.open_pipeline(compose_conf(), "data digest")
 
 
 def evaluate(
-    pipeline: runs.Pipeline,
-    content: bytes,
-    probabilities: np.ndarray,
-    threshold: float = 0.5,
-    temperature: float = 1.0,
-    **options: Any,
-) -> str:
+    pipeline,
+    content,
+    probabilities,
+    threshold=0.5,
+    temperature=1.0,
+    **options,
+):
     """What the stage does for a fine-tuned model: its predictions are logged, then it is; return the run's id."""
     trained, model = Path("finetune.keras"), Path("model.keras")
     trained.write_bytes(content)
@@ -51,7 +50,7 @@ def evaluate(
     return run.id
 
 
-def state() -> tuple[dict[str, str], dict[str, str]]:
+def state():
     """The aliases, and each version's last paragraph."""
     client = mlflow.MlflowClient()
     versions = client.search_model_versions(f"name = '{NAME}'")
@@ -59,7 +58,7 @@ def state() -> tuple[dict[str, str], dict[str, str]]:
     return aliases, {str(entry.version): entry.description.split("\n\n")[1] for entry in versions}
 
 
-def test_the_champion_changes_only_for_a_better_model_on_the_same_images(pipeline: runs.Pipeline) -> None:
+def test_the_champion_changes_only_for_a_better_model_on_the_same_images(pipeline):
     evaluate(pipeline, b"first", BAD)
     assert state() == ({"champion": "1"}, {"1": "The first version."})
 
@@ -79,7 +78,7 @@ def test_the_champion_changes_only_for_a_better_model_on_the_same_images(pipelin
     assert reasons["4"].startswith("Not better than the champion beyond chance")
 
 
-def test_a_model_is_registered_once_and_can_be_loaded_from_there(pipeline: runs.Pipeline) -> None:
+def test_a_model_is_registered_once_and_can_be_loaded_from_there(pipeline):
     first, second = (evaluate(pipeline, b"a model", GOOD) for _ in range(2))
     assert [len(logged_models(run)) for run in (first, second)] == [1, 0], "nor is it logged twice"
     assert state() == ({"champion": "1"}, {"1": "The champion, evaluated again."})
@@ -87,7 +86,7 @@ def test_a_model_is_registered_once_and_can_be_loaded_from_there(pipeline: runs.
     assert (folder / "data" / "model.keras").read_bytes() == b"a model0.5"
 
 
-def test_the_champion_with_another_threshold_or_temperature_is_the_champion(pipeline: runs.Pipeline) -> None:
+def test_the_champion_with_another_threshold_or_temperature_is_the_champion(pipeline):
     """As the report decides by it; the log loss, which the paired test compares, is the same."""
     evaluate(pipeline, b"a model", GOOD)
     evaluate(pipeline, b"a model", GOOD, threshold=0.3)
@@ -102,7 +101,7 @@ def test_the_champion_with_another_threshold_or_temperature_is_the_champion(pipe
     assert state()[0] == {"champion": "3"}
 
 
-def test_a_challenger_that_is_better_now_becomes_champion_and_challenger_no_more(pipeline: runs.Pipeline) -> None:
+def test_a_challenger_that_is_better_now_becomes_champion_and_challenger_no_more(pipeline):
     evaluate(pipeline, b"first", BAD)
     evaluate(pipeline, b"second", BAD)
     assert state()[0] == {"champion": "1", "challenger": "2"}
@@ -110,7 +109,7 @@ def test_a_challenger_that_is_better_now_becomes_champion_and_challenger_no_more
     assert state()[0] == {"champion": "2"}
 
 
-def test_a_champion_whose_predictions_are_gone_stays(pipeline: runs.Pipeline) -> None:
+def test_a_champion_whose_predictions_are_gone_stays(pipeline):
     evaluate(pipeline, b"first", BAD)
     for path in Path("mlruns").rglob("predictions.csv"):
         path.unlink()

@@ -21,23 +21,23 @@ pytestmark = pytest.mark.slow
 CLASSES = ("cat", "dog")
 
 
-def write_all(folder: Path) -> None:
+def write_all(folder):
     pair = predictions(86)
     curves = {"transfer": epochs(2), "finetune": epochs(3)}
     charts.write_figures(folder, pair, curves=curves, choice=chosen(), bins=15, classes=CLASSES)
     charts.write_dvc_plots(folder, pair.labels, pair.baseline, pair.baseline.argmax(axis=1), bins=15, classes=CLASSES)
 
 
-def digests(folder: Path) -> dict[str, str]:
+def digests(folder):
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
 
 
-def rows(path: Path) -> list[dict[str, str]]:
+def rows(path):
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def test_figures_are_images_and_the_same_bytes_in_another_process(tmp_path: Path) -> None:
+def test_figures_are_images_and_the_same_bytes_in_another_process(tmp_path):
     before = dict(matplotlib.rcParams)
     write_all(tmp_path / "here")
     assert dict(matplotlib.rcParams) == before
@@ -60,7 +60,7 @@ def test_figures_are_images_and_the_same_bytes_in_another_process(tmp_path: Path
             assert len(np.unique(np.asarray(image.convert("L")))) > 10
 
 
-def test_each_phase_has_its_colour_in_every_chart(tmp_path: Path) -> None:
+def test_each_phase_has_its_colour_in_every_chart(tmp_path):
     write_all(tmp_path)
     for name in ("learning_curves", "roc", "precision_recall", "reliability"):
         pixels = np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB")).reshape(-1, 3)
@@ -69,7 +69,7 @@ def test_each_phase_has_its_colour_in_every_chart(tmp_path: Path) -> None:
             assert (pixels == rgb).all(axis=1).sum() > 50, (name, colour)
 
 
-def test_dvc_curves_enclose_scikit_learns_areas_with_few_points(tmp_path: Path) -> None:
+def test_dvc_curves_enclose_scikit_learns_areas_with_few_points(tmp_path):
     pair = predictions(20_000)
     labels = pair.labels
     for probabilities in by_phase(pair).values():
@@ -89,7 +89,7 @@ def test_dvc_curves_enclose_scikit_learns_areas_with_few_points(tmp_path: Path) 
             assert np.trapezoid(points[:, 1], points[:, 0]) == pytest.approx(expected, abs=2e-3)
 
 
-def test_dvc_confusion_has_one_row_per_image(tmp_path: Path) -> None:
+def test_dvc_confusion_has_one_row_per_image(tmp_path):
     labels, probabilities = np.array([0, 1, 1]), of([0.2, 0.7, 0.4])
     cat, dog = classes = ("고양이", 'a "dog", <b>')
     charts.write_dvc_plots(tmp_path, labels, probabilities, probabilities.argmax(axis=1), bins=2, classes=classes)
@@ -98,7 +98,7 @@ def test_dvc_confusion_has_one_row_per_image(tmp_path: Path) -> None:
     assert rows(tmp_path / "reliability.csv")[0] == {"predicted": "0.3", "observed": "0.5", "count": "2"}
 
 
-def test_one_class_only_leaves_out_the_undefined_curves(tmp_path: Path) -> None:
+def test_one_class_only_leaves_out_the_undefined_curves(tmp_path):
     labels, probabilities = np.zeros(2, np.uint8), of([0.0, 1.0])
     curves = {"transfer": epochs(1), "finetune": epochs(1)}
     pair = Pair(labels, probabilities, probabilities)
@@ -110,7 +110,7 @@ def test_one_class_only_leaves_out_the_undefined_curves(tmp_path: Path) -> None:
     assert len(rows(tmp_path / "confusion.csv")) == 2
 
 
-def test_names_that_matplotlib_would_read_as_mathematics_are_drawn(tmp_path: Path) -> None:
+def test_names_that_matplotlib_would_read_as_mathematics_are_drawn(tmp_path):
     classes = ("$\\frac{$", "b$_^{ <b> & " + "x" * 300)
     charts.confusion_matrices(tmp_path / "confusion.png", predictions(20), threshold=0.5, classes=classes)
     text = " ".join(ElementTree.parse(tmp_path / "confusion.svg").getroot().itertext())
@@ -118,7 +118,7 @@ def test_names_that_matplotlib_would_read_as_mathematics_are_drawn(tmp_path: Pat
     assert "b$_^{ <b> &" in text
 
 
-def test_drawings_can_stand_together_in_one_page_and_take_its_colours(tmp_path: Path) -> None:
+def test_drawings_can_stand_together_in_one_page_and_take_its_colours(tmp_path):
     write_all(tmp_path)
     ids: list[str] = []
     for path in tmp_path.glob("*.svg"):
@@ -143,11 +143,11 @@ def test_drawings_can_stand_together_in_one_page_and_take_its_colours(tmp_path: 
 # More than two classes
 
 
-def text_of(svg: Path) -> list[str]:
+def text_of(svg):
     return [text for text in ElementTree.parse(svg).getroot().itertext() if text.strip()]
 
 
-def write_many(folder: Path, count: int, classes: int) -> None:
+def write_many(folder, count, classes):
     pair = predictions_of_many(count, classes)
     names = [f"class {number}" for number in range(classes)]
     curves = {"transfer": epochs(2), "finetune": epochs(3)}
@@ -156,7 +156,7 @@ def write_many(folder: Path, count: int, classes: int) -> None:
     charts.write_dvc_plots(folder, pair.labels, pair.baseline, pair.baseline.argmax(axis=1), bins=15, classes=names)
 
 
-def test_every_class_has_its_curve_and_both_areas(tmp_path: Path) -> None:
+def test_every_class_has_its_curve_and_both_areas(tmp_path):
     write_many(tmp_path, 90, 3)
     pair = predictions_of_many(90, 3)
     for name, area in (("roc", metrics.roc_auc_score), ("precision_recall", metrics.average_precision_score)):
@@ -172,7 +172,7 @@ def test_every_class_has_its_curve_and_both_areas(tmp_path: Path) -> None:
             assert (pixels == rgb).all(axis=1).sum() > 50, (name, colour)
 
 
-def test_of_many_classes_the_worst_are_drawn(tmp_path: Path) -> None:
+def test_of_many_classes_the_worst_are_drawn(tmp_path):
     write_many(tmp_path, 400, 12)
     pair = predictions_of_many(400, 12)
     both = by_phase(pair).values()
@@ -181,7 +181,7 @@ def test_of_many_classes_the_worst_are_drawn(tmp_path: Path) -> None:
     assert [text.split(" (")[0] for text in legend] == [f"class {number}" for number in np.argsort(areas)[:5]]
 
 
-def test_dvc_curves_of_many_classes_enclose_their_mean_area(tmp_path: Path) -> None:
+def test_dvc_curves_of_many_classes_enclose_their_mean_area(tmp_path):
     write_many(tmp_path, 600, 5)
     pair = predictions_of_many(600, 5)
     labels, transfer = pair.labels, pair.baseline
@@ -207,9 +207,7 @@ def test_dvc_curves_of_many_classes_enclose_their_mean_area(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("classes", "numbers", "names"), [(4, True, True), (20, False, True), (40, False, False)])
-def test_a_confusion_matrix_shows_what_there_is_room_for(
-    tmp_path: Path, classes: int, numbers: bool, names: bool
-) -> None:
+def test_a_confusion_matrix_shows_what_there_is_room_for(tmp_path, classes, numbers, names):
     pair = predictions_of_many(30 * classes, classes)
     named = [f"class {number}" for number in range(classes)]
     charts.confusion_matrices(tmp_path / "confusion.png", pair, threshold=0.5, classes=named)
@@ -219,8 +217,8 @@ def test_a_confusion_matrix_shows_what_there_is_room_for(
     assert all((hit in text) == numbers for hit in hits)
 
 
-def test_class_colours_are_seen_on_light_and_dark_paper() -> None:
-    def luminance(colour: str) -> float:  # WCAG 2.2
+def test_class_colours_are_seen_on_light_and_dark_paper():
+    def luminance(colour):  # WCAG 2.2
         parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
         red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
         return 0.2126 * red + 0.7152 * green + 0.0722 * blue

@@ -4,9 +4,6 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 from pyarrow import parquet
@@ -22,13 +19,13 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "model.keras"
     write_model(path)
     return path
 
 
-def folder_of(count: int, folder: Path) -> Path:
+def folder_of(count, folder):
     """Balls and fields in turn; every tenth from the third on is no image."""
     folder.mkdir()
     for number in range(count):
@@ -37,12 +34,12 @@ def folder_of(count: int, folder: Path) -> Path:
     return folder
 
 
-def frostline(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def frostline(*arguments):
     return subprocess.run([sys.executable, "-m", "frostline.cli", *arguments], capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("count", [1, 7, 100])  # the last one by several processes
-def test_every_file_has_its_line_in_order(model: Path, tmp_path: Path, count: int) -> None:
+def test_every_file_has_its_line_in_order(model, tmp_path, count):
     files = find_images([folder_of(count, tmp_path / "images")])
     found = list(predict_files(model, files))
     assert [row.path for row in found] == [str(path) for path in files]
@@ -56,7 +53,7 @@ def test_every_file_has_its_line_in_order(model: Path, tmp_path: Path, count: in
             assert row.probability == max(row.probabilities.values()) == row.probabilities[row.label]
 
 
-def test_more_than_two_classes(tmp_path: Path) -> None:
+def test_more_than_two_classes(tmp_path):
     write_model(tmp_path / "model.keras", ("a", "b", "ball"))
     (tmp_path / "ball.jpg").write_bytes(ball())
     (row,) = predict_files(tmp_path / "model.keras", [tmp_path / "ball.jpg"])
@@ -65,7 +62,7 @@ def test_more_than_two_classes(tmp_path: Path) -> None:
     assert sum((row.probabilities or {}).values()) == pytest.approx(1)
 
 
-def test_what_cannot_be_opened_has_its_reason_too(model: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_opened_has_its_reason_too(model, tmp_path):
     (tmp_path / "folder.jpg").mkdir()
     odd = tmp_path / os.fsdecode(b"\xff.jpg")  # no UTF-8
     odd.write_bytes(ball())
@@ -74,7 +71,7 @@ def test_what_cannot_be_opened_has_its_reason_too(model: Path, tmp_path: Path) -
     assert found[2].path == f"{tmp_path}/\\udcff.jpg"
 
 
-def test_a_folder_gives_the_images_that_training_takes_of_it(tmp_path: Path) -> None:
+def test_a_folder_gives_the_images_that_training_takes_of_it(tmp_path):
     """No clutter and no other files, but what is broken, or not supported, with its reason."""
     names = ("b/1.jpg", "b/2.PNG", "b/3", "a/4.heic", "a/notes.txt", "a/film.mov")
     for name in (*names, *(f"{folder}/{name}" for folder in ("a", "b", ".") for name in CLUTTER)):
@@ -91,7 +88,7 @@ def test_a_folder_gives_the_images_that_training_takes_of_it(tmp_path: Path) -> 
         assert archive.namelist() == found
 
 
-def test_what_is_no_regular_file_is_not_waited_for(model: Path, tmp_path: Path) -> None:
+def test_what_is_no_regular_file_is_not_waited_for(model, tmp_path):
     (tmp_path / "images").mkdir()
     os.mkfifo(tmp_path / "images/pipe.jpg")
     (tmp_path / "images/broken.jpg").symlink_to("nowhere")
@@ -101,7 +98,7 @@ def test_what_is_no_regular_file_is_not_waited_for(model: Path, tmp_path: Path) 
     assert [row.error for row in found] == ["No such file or directory", irregular, irregular, irregular]
 
 
-def test_a_folder_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_read_is_said(tmp_path):
     """In one line, and not passed over."""
     (tmp_path / "images/cats").mkdir(parents=True)
     (tmp_path / "images/1.jpg").write_bytes(ball())
@@ -115,20 +112,18 @@ def test_a_folder_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "error: Permission denied: images/cats\n")
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
+def read_csv(path):
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
-def read_parquet(path: Path) -> list[dict[str, str]]:
+def read_parquet(path):
     rows = parquet.read_table(path).to_pylist()
     return [{key: "" if value is None else str(value) for key, value in row.items()} for row in rows]
 
 
 @pytest.mark.parametrize(("suffix", "read"), [(".csv", read_csv), (".parquet", read_parquet)])
-def test_a_table_holds_what_was_predicted(
-    tmp_path: Path, suffix: str, read: Callable[[Path], list[dict[str, str]]]
-) -> None:
+def test_a_table_holds_what_was_predicted(tmp_path, suffix, read):
     predictions = [
         Prediction('a,\n"b".jpg', "개", 0.75, {"개": 0.75, "고양이": 0.25}),
         Prediction("c.jpg", None, None, None, "truncated"),
@@ -143,7 +138,7 @@ def test_a_table_holds_what_was_predicted(
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_a_table_that_breaks_off_leaves_what_was_there(tmp_path: Path, suffix: str) -> None:
+def test_a_table_that_breaks_off_leaves_what_was_there(tmp_path, suffix):
     path = tmp_path / f"table{suffix}"
     path.write_text("before")
 
@@ -157,12 +152,12 @@ def test_a_table_that_breaks_off_leaves_what_was_there(tmp_path: Path, suffix: s
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_another_ending_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+def test_another_ending_is_refused_before_anything_is_done(tmp_path):
     with pytest.raises(FrostlineError, match=r"\.csv nor in \.parquet"):
         write_table(tmp_path / "table.xlsx", iter([Prediction("a", "b", 1, {})]), lambda count: pytest.fail("too late"))
 
 
-def test_the_command_writes_a_table_and_says_how_far_it_is_on_stderr(model: Path, tmp_path: Path) -> None:
+def test_the_command_writes_a_table_and_says_how_far_it_is_on_stderr(model, tmp_path):
     images = folder_of(40, tmp_path / "images")
     done = frostline("predict", "--model", str(model), str(images), "--output", str(tmp_path / "out.csv"))
     assert (done.returncode, done.stdout) == (1, "")
@@ -172,7 +167,7 @@ def test_the_command_writes_a_table_and_says_how_far_it_is_on_stderr(model: Path
     assert [row["path"] for row in read_csv(tmp_path / "out.csv")] == [str(path) for path in find_images([images])]
 
 
-def test_the_command_prints_json_and_csv(model: Path, tmp_path: Path) -> None:
+def test_the_command_prints_json_and_csv(model, tmp_path):
     (tmp_path / "ball.jpg").write_bytes(ball())
     (tmp_path / "bad.jpg").write_bytes(b"text")
     arguments = ("predict", "--model", str(model), str(tmp_path / "ball.jpg"), str(tmp_path / "bad.jpg"))
@@ -185,7 +180,7 @@ def test_the_command_prints_json_and_csv(model: Path, tmp_path: Path) -> None:
     assert [row["class"] for row in rows] == ["ball", ""]
 
 
-def test_a_model_without_class_names_costs_two_lines(tmp_path: Path) -> None:
+def test_a_model_without_class_names_costs_two_lines(tmp_path):
     from frostline.runtime.quiet_tensorflow import keras
 
     inputs = keras.Input((8, 8, 3))
@@ -195,7 +190,7 @@ def test_a_model_without_class_names_costs_two_lines(tmp_path: Path) -> None:
         next(predict_files(tmp_path / "other.keras", [tmp_path / "ball.jpg"]))
 
 
-def legacy(path: Path) -> Path:
+def legacy(path):
     """As Keras 2 saved models."""
     from frostline.runtime.quiet_tensorflow import keras
 
@@ -204,10 +199,8 @@ def legacy(path: Path) -> Path:
     return path.with_suffix(".h5")
 
 
-def made_of(
-    inputs: tuple[int | None, ...], units: int, head: bool = True, value: float = 0.5
-) -> Callable[[Path], Path]:
-    def make(path: Path) -> Path:
+def made_of(inputs, units, head=True, value=0.5):
+    def make(path):
         from frostline.models.saving import save_model
         from frostline.runtime.quiet_tensorflow import keras
 
@@ -219,12 +212,12 @@ def made_of(
     return make
 
 
-def text(path: Path) -> Path:
+def text(path):
     path.write_text("text")
     return path
 
 
-def other_zip(path: Path) -> Path:
+def other_zip(path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("metadata.json", "[1]")
     return path
@@ -244,9 +237,7 @@ def other_zip(path: Path) -> Path:
         (made_of((8, 8, 3), 1, value=float("nan")), "weights that are no numbers"),
     ],
 )
-def test_a_file_that_is_no_classifier_costs_two_lines_in_each_command(
-    tmp_path: Path, make: Callable[[Path], Path], words: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_a_file_that_is_no_classifier_costs_two_lines_in_each_command(tmp_path, make, words, monkeypatch, capsys):
     path = make(tmp_path / "model.keras")
     (tmp_path / "ball.jpg").write_bytes(ball())
     for command in (
@@ -265,7 +256,7 @@ def test_a_file_that_is_no_classifier_costs_two_lines_in_each_command(
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp949", "utf-8"])
-def test_other_programs_can_read_json_whatever_the_encoding(model: Path, tmp_path: Path, encoding: str) -> None:
+def test_other_programs_can_read_json_whatever_the_encoding(model, tmp_path, encoding):
     path = tmp_path / "공🐶é.jpg"
     path.write_bytes(ball())
     command = [sys.executable, "-m", "frostline.cli", "predict", "--model", str(model), str(path)]
@@ -279,6 +270,6 @@ def test_other_programs_can_read_json_whatever_the_encoding(model: Path, tmp_pat
     assert ("\\U0001f436" in plain) == (encoding != "utf-8")
 
 
-def test_the_processes_that_decode_import_no_tensorflow() -> None:
+def test_the_processes_that_decode_import_no_tensorflow():
     code = "import frostline.serving.predict, sys; assert not {'tensorflow', 'pyarrow'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

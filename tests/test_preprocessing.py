@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,14 +17,14 @@ from frostline.common.files import sha256_of
 from frostline.data.dataset import load_dataset
 from frostline.data.images import decode_image
 from frostline.data.layout import Reading
-from frostline.data.preprocess import Summary, preprocess
+from frostline.data.preprocess import preprocess
 from frostline.runtime.errors import FrostlineError
 
 SIZE = 20
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
 
 
-def image(number: int, kind: str = "JPEG") -> bytes:
+def image(number, kind="JPEG"):
     """An image of its own for every number."""
     pixels = np.random.default_rng(number).integers(0, 256, (4, 5, 3), np.uint8)
     buffer = io.BytesIO()
@@ -33,19 +32,19 @@ def image(number: int, kind: str = "JPEG") -> bytes:
     return buffer.getvalue()
 
 
-def archive_of(path: Path, members: dict[str, bytes]) -> Path:
+def archive_of(path, members):
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in members.items():
             archive.writestr(name, content)
     return path
 
 
-def good(count: int) -> dict[str, bytes]:
+def good(count):
     cats = {f"cats/{number}.jpg": image(number) for number in range(count)}
     return cats | {f"dogs/{number}.jpg": image(1000 + number) for number in range(count)}
 
 
-def prepare(archive: Path, folder: Path, **changes: Any) -> Summary:
+def prepare(archive, folder, **changes):
     settings: dict[str, Any] = {
         "size": SIZE,
         "seed": 7,
@@ -56,12 +55,12 @@ def prepare(archive: Path, folder: Path, **changes: Any) -> Summary:
     return preprocess(archive, folder, **settings)
 
 
-def manifest(folder: Path) -> dict[str, dict[str, str]]:
+def manifest(folder):
     with (folder / "manifest.csv").open(encoding="utf-8", newline="") as file:
         return {row["path"]: row for row in csv.DictReader(file)}
 
 
-def test_whole_data_set(tmp_path: Path) -> None:
+def test_whole_data_set(tmp_path):
     members = good(30)
     train = {f"train/{name[:3]}.{name[5:]}": content for name, content in members.items()}
     test = {f"test/{number}.jpg": image(2000 + number) for number in range(1, 13)}
@@ -96,7 +95,7 @@ def test_whole_data_set(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_same_bytes_whatever_the_processes_and_the_order_of_the_archive(tmp_path: Path) -> None:
+def test_same_bytes_whatever_the_processes_and_the_order_of_the_archive(tmp_path):
     members = good(40) | {"cats/bad.jpg": b"bad"}
     backwards = dict(reversed(members.items()))
     prepare(archive_of(tmp_path / "a.zip", members), tmp_path / "a", processes=1)
@@ -105,7 +104,7 @@ def test_same_bytes_whatever_the_processes_and_the_order_of_the_archive(tmp_path
     assert [sha256_of(tmp_path / "a" / name) for name in names] == [sha256_of(tmp_path / "b" / name) for name in names]
 
 
-def test_bad_images_are_listed_and_copies_kept_together(tmp_path: Path) -> None:
+def test_bad_images_are_listed_and_copies_kept_together(tmp_path):
     whole = image(5000)
     png = image(5001, "PNG")
     odd = {
@@ -144,18 +143,18 @@ def test_bad_images_are_listed_and_copies_kept_together(tmp_path: Path) -> None:
 GIVEN = Reading(splits="given")
 
 
-def in_splits(**counts: int) -> dict[str, bytes]:
+def in_splits(**counts):
     """So many images of each class in each of the splits; every one is its own."""
     folders = [(f"{split}/{kind}", count) for split, count in counts.items() for kind in ("cats", "dogs")]
     names = [f"{folder}/{number}.jpg" for folder, count in folders for number in range(count)]
     return {name: image(number) for number, name in enumerate(names)}
 
 
-def with_owls(split: str, count: int) -> dict[str, bytes]:
+def with_owls(split, count):
     return {f"{split}/owls/{number}.jpg": image(500 + number) for number in range(count)}
 
 
-def test_splits_that_the_data_bring_are_pooled_or_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_splits_that_the_data_bring_are_pooled_or_kept(tmp_path, capsys):
     archive = archive_of(tmp_path / "a.zip", in_splits(train=10, val=3, test1=4))
     prepare(archive, tmp_path / "pooled")
     pooled, *_ = capsys.readouterr().err.splitlines()
@@ -179,9 +178,7 @@ def test_splits_that_the_data_bring_are_pooled_or_kept(tmp_path: Path, capsys: p
         ({"train": 20, "valid": 4}, "pooled from train and valid; test cut from train", (15, 4, 5)),
     ],
 )
-def test_a_split_that_is_missing_is_cut_from_the_training_images(
-    splits: dict[str, int], said: str, counts: tuple[int, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_split_that_is_missing_is_cut_from_the_training_images(splits, said, counts, tmp_path, capsys):
     archive = archive_of(tmp_path / "a.zip", in_splits(**splits) | {"hidden/1.jpg": image(999)})
     summary = prepare(archive, tmp_path / "out", reading=GIVEN)
     assert said.replace("pooled from", "with the splits") in capsys.readouterr().err.replace("; hidden unlabelled", "")
@@ -194,7 +191,7 @@ def test_a_split_that_is_missing_is_cut_from_the_training_images(
         assert all(row["split"] == part for name, row in rows.items() if name.startswith(own))
 
 
-def test_copies_across_given_splits_are_counted_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_copies_across_given_splits_are_counted_and_said(tmp_path, capsys):
     members = in_splits(train=5, val=3, test=3)
     members["test/cats/0.jpg"] = members["train/cats/0.jpg"]
     members["test/cats/1.jpg"] = members["val/cats/1.jpg"]
@@ -225,14 +222,14 @@ def test_copies_across_given_splits_are_counted_and_said(tmp_path: Path, capsys:
         ),
     ],
 )
-def test_splits_that_cannot_be_kept(members: dict[str, bytes], words: str, tmp_path: Path) -> None:
+def test_splits_that_cannot_be_kept(members, words, tmp_path):
     with pytest.raises(FrostlineError) as caught:
         prepare(archive_of(tmp_path / "a.zip", members), tmp_path / "out", reading=GIVEN)
     assert words in str(caught.value) and len(str(caught.value).splitlines()) == 2
     assert not (tmp_path / "out").exists()
 
 
-def test_labels_of_more_classes_than_a_byte_can_count(tmp_path: Path) -> None:
+def test_labels_of_more_classes_than_a_byte_can_count(tmp_path):
     members = {f"class {n // 3:03}/{n}.png": image(n, "PNG") for n in range(3 * 257)}
     summary = prepare(archive_of(tmp_path / "a.zip", members), tmp_path / "out")
     assert len(summary.classes) == 257
@@ -241,7 +238,7 @@ def test_labels_of_more_classes_than_a_byte_can_count(tmp_path: Path) -> None:
     assert sorted(labels) == list(range(257))
 
 
-def test_too_many_bad_images(tmp_path: Path) -> None:
+def test_too_many_bad_images(tmp_path):
     archive = archive_of(tmp_path / "a.zip", good(10) | {f"cats/bad{n}.jpg": b"x" for n in range(3)})
     prepare(archive, tmp_path / "out", max_rejected=3 / 23)  # just allowed
     before = sha256_of(tmp_path / "out/manifest.csv")
@@ -253,13 +250,13 @@ def test_too_many_bad_images(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "out"]
 
 
-def test_a_class_without_a_usable_image(tmp_path: Path) -> None:
+def test_a_class_without_a_usable_image(tmp_path):
     cats = {name: content for name, content in good(10).items() if "cats" in name}
     with pytest.raises(FrostlineError, match=r"No image of class 'dogs' is usable.*\n.*dogs/1.jpg \(truncated\)"):
         prepare(archive_of(tmp_path / "a.zip", cats | {"dogs/1.jpg": image(1)[:-100]}), tmp_path / "out")
 
 
-def test_a_class_with_too_few_images(tmp_path: Path) -> None:
+def test_a_class_with_too_few_images(tmp_path):
     archive = archive_of(tmp_path / "a.zip", good(10) | {"cats/x.jpg": b""})
     members = {name: content for name, content in good(10).items() if "cats" in name or name in ("dogs/1.jpg",)}
     prepare(archive, tmp_path / "out")
@@ -267,11 +264,11 @@ def test_a_class_with_too_few_images(tmp_path: Path) -> None:
         prepare(archive_of(tmp_path / "b.zip", members), tmp_path / "out")
 
 
-def test_a_killed_worker_is_an_error_and_no_hang(tmp_path: Path) -> None:
+def test_a_killed_worker_is_an_error_and_no_hang(tmp_path):
     archive = archive_of(tmp_path / "a.zip", good(10))
     raised: list[BaseException] = []
 
-    def run() -> None:
+    def run():
         try:
             prepare(archive, tmp_path / "out")
         except FrostlineError as error:
@@ -287,7 +284,7 @@ def test_a_killed_worker_is_an_error_and_no_hang(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_nothing_heavy_is_imported() -> None:
+def test_nothing_heavy_is_imported():
     modules = ("archive", "dataset", "images", "preprocess", "splitting")
     code = "".join(f"import frostline.data.{name}\n" for name in modules)
     code += "import sys; assert not {'tensorflow', 'mlflow', 'hydra', 'ray'} & set(sys.modules)"

@@ -18,7 +18,7 @@ from frostline.runtime.quiet_tensorflow import keras
 PACKAGE = Path(frostline.__file__).parent
 
 
-def what_to_do(library: str, place: str, *, says: str) -> str:
+def what_to_do(library, place, *, says):
     return (
         f"{library} {version(library)} differs from what {place} is written for: {says} Adapt that file, or keep "
         "the older release in pyproject.toml until that is done."
@@ -34,19 +34,19 @@ def what_to_do(library: str, place: str, *, says: str) -> str:
         ("download_file", "sources/kaggle.py"),
     ],
 )
-def test_it_is_used_in_one_module(private: str, place: str) -> None:
+def test_it_is_used_in_one_module(private, place):
     used = [path for path in PACKAGE.rglob("*.py") if re.search(rf"\.{private}\b", path.read_text(encoding="utf-8"))]
     assert [path.relative_to(PACKAGE).as_posix() for path in used] == [place]
 
 
-def test_kaggles_client_hands_the_answer_to_download_file_before_it_writes() -> None:
+def test_kaggles_client_hands_the_answer_to_download_file_before_it_writes():
     """`_check_disk_before_downloads` wraps it, since nothing public tells the size before the first byte is kept."""
     says = what_to_do("kaggle", "sources/kaggle.py", says="download_file no longer gets (response, outfile).")
     assert list(inspect.signature(KaggleApi.download_file).parameters)[1:3] == ["response", "outfile"], says
     assert "self.download_file(" in inspect.getsource(KaggleApi.competition_download_files), says
 
 
-def test_optuna_gives_a_frozen_trial_the_id_that_its_storage_knows_it_by() -> None:
+def test_optuna_gives_a_frozen_trial_the_id_that_its_storage_knows_it_by():
     """`reporter` needs it to report from another process on a trial that Hydra's sweeper asked for."""
     says = what_to_do("optuna", "sweep/search.py", says="a trial cannot be found again by FrozenTrial._trial_id.")
     study = optuna.create_study()
@@ -57,7 +57,7 @@ def test_optuna_gives_a_frozen_trial_the_id_that_its_storage_knows_it_by() -> No
     assert study.get_trials()[number].intermediate_values == {1: 0.5}, says
 
 
-def test_kerass_layers_know_their_neighbours() -> None:
+def test_kerass_layers_know_their_neighbours():
     """Nothing public tells which layers a layer reads from and which read it."""
     says = what_to_do("keras", "models/graph.py", says="a layer's nodes have other names.")
     inputs = keras.Input((4,))

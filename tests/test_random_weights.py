@@ -1,7 +1,5 @@
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -15,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def backbone(weights: Path) -> Any:
+def backbone(weights):
     import keras
 
     model = keras.applications.InceptionV3(input_shape=(SIZE, SIZE, 3), include_top=False, weights=None)
@@ -23,7 +21,7 @@ def backbone(weights: Path) -> Any:
     return model
 
 
-def test_keras_loads_every_value_of_the_file(weights: Path, backbone: Any) -> None:
+def test_keras_loads_every_value_of_the_file(weights, backbone):
     loaded = [np.asarray(v) for layer in backbone.layers for v in layer.trainable_weights + layer.non_trainable_weights]
     with h5py.File(weights) as file:
         groups = [file[name] for name in file.attrs["layer_names"]]
@@ -34,7 +32,7 @@ def test_keras_loads_every_value_of_the_file(weights: Path, backbone: Any) -> No
     assert [file.name for file in weights.parent.iterdir()] == ["backbone.h5"]
 
 
-def test_batch_norm_statistics_fit_other_drawn_images(backbone: Any) -> None:
+def test_batch_norm_statistics_fit_other_drawn_images(backbone):
     import keras
 
     norms = [layer for layer in backbone.layers if isinstance(layer, keras.layers.BatchNormalization)]
@@ -47,7 +45,7 @@ def test_batch_norm_statistics_fit_other_drawn_images(backbone: Any) -> None:
         assert 0.8 < values.std() < 1.2, layer.name
 
 
-def test_features_at_the_cut_layer_differ_between_images(backbone: Any) -> None:
+def test_features_at_the_cut_layer_differ_between_images(backbone):
     import keras
 
     cut = keras.Model(backbone.input, backbone.get_layer("mixed7").output)
@@ -60,7 +58,7 @@ def test_features_at_the_cut_layer_differ_between_images(backbone: Any) -> None:
     assert correlation.max() < 0.99
 
 
-def test_same_seed_gives_the_same_bytes_in_another_process(weights: Path, tmp_path: Path) -> None:
+def test_same_seed_gives_the_same_bytes_in_another_process(weights, tmp_path):
     again = tmp_path / "models" / "again.h5"
     code = (
         "import pathlib, sys, keras; from frostline.sources.random_weights import write_random_weights; "

@@ -3,7 +3,6 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ HOSTILE = ('<script>alert("1")</script>', "고양이 & 'x'")
 
 
 @pytest.fixture(scope="module")
-def html(tmp_path_factory: pytest.TempPathFactory) -> str:
+def html(tmp_path_factory):
     """The page as it is where nothing is out of the ordinary: drawing its charts takes a second."""
     return write_example_report(tmp_path_factory.mktemp("report"))
 
@@ -28,7 +27,7 @@ class Page(HTMLParser):
 
     VOID = frozenset({"meta", "link", "img", "input"})
 
-    def __init__(self, html: str):
+    def __init__(self, html):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
@@ -37,23 +36,23 @@ class Page(HTMLParser):
         self.close()
         assert not self.open
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
         if tag not in self.VOID:
             self.open.append(tag)
 
-    def handle_endtag(self, tag: str) -> None:
+    def handle_endtag(self, tag):
         assert self.open.pop() == tag, f"</{tag}> at {self.getpos()}"
 
-    def handle_data(self, data: str) -> None:
+    def handle_data(self, data):
         if self.open and self.open[-1] not in ("script", "style"):
             self.text += data
 
-    def all(self, tag: str) -> list[dict[str, Any]]:
+    def all(self, tag):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def test_the_page_says_the_verdict_and_stands_alone(html: str) -> None:
+def test_the_page_says_the_verdict_and_stands_alone(html):
     page = Page(html)
     verdict = judged(predictions(86)).verdict
     assert verdict.title in page.text
@@ -78,7 +77,7 @@ def test_the_page_says_the_verdict_and_stands_alone(html: str) -> None:
     assert all(after <= before + 1 for before, after in zip([0, *levels], levels, strict=False))
 
 
-def test_the_page_names_its_inputs_but_no_machine_and_no_password(tmp_path: Path) -> None:
+def test_the_page_names_its_inputs_but_no_machine_and_no_password(tmp_path):
     html = write_example_report(tmp_path)
     for text in (
         "dvc repro",
@@ -95,12 +94,12 @@ def test_the_page_names_its_inputs_but_no_machine_and_no_password(tmp_path: Path
         assert text not in html
 
 
-def test_copies_in_several_given_splits_are_said(tmp_path: Path, html: str) -> None:
+def test_copies_in_several_given_splits_are_said(tmp_path, html):
     assert "2 labelled images in 1 group of equal pixels, each group in one split" in html
     assert "of equal pixels, 1 of them in several of the given splits" in write_example_report(tmp_path, across=1)
 
 
-def test_names_are_escaped(tmp_path: Path) -> None:
+def test_names_are_escaped(tmp_path):
     html = write_example_report(tmp_path, classes=HOSTILE)
     assert "<script>alert" not in html
     assert html.count("<script") == 2  # our own: numbers, and what shows them
@@ -111,25 +110,25 @@ def test_names_are_escaped(tmp_path: Path) -> None:
     assert any(HOSTILE[0] in drawing["aria-label"] for drawing in page.all("svg"))
 
 
-def test_names_from_right_to_left_do_not_turn_what_is_beside_them(tmp_path: Path) -> None:
+def test_names_from_right_to_left_do_not_turn_what_is_beside_them(tmp_path):
     page = Page(write_example_report(tmp_path, classes=("قطة", "كلب")))
     assert "tell \u2068قطة\u2069 from \u2068كلب\u2069" in page.text
     assert "if its calibrated P(\u2068كلب\u2069) is above" in page.text
     assert "P(كلب)" not in page.text
 
 
-def test_an_untrained_backbone_is_named_as_such(tmp_path: Path, html: str) -> None:
+def test_an_untrained_backbone_is_named_as_such(tmp_path, html):
     assert "The backbone is untrained" in html
     assert "untrained" not in write_example_report(tmp_path, weights="imagenet")
 
 
-def test_with_patience_the_kept_epoch_is_marked(tmp_path: Path, html: str) -> None:
+def test_with_patience_the_kept_epoch_is_marked(tmp_path, html):
     assert "kept" not in Page(html).text
     rows = re.findall(r'<th scope="row">(\d+) <span class="muted">kept', write_example_report(tmp_path, patience="1"))
     assert rows == ["4"], "the second of fine-tuning, after two of transfer"
 
 
-def test_one_class_and_no_mistakes_still_make_a_page(tmp_path: Path) -> None:
+def test_one_class_and_no_mistakes_still_make_a_page(tmp_path):
     sure = of(np.zeros(2))
     html = write_example_report(tmp_path, pair=Pair(np.zeros(2, np.uint8), sure, sure))
     page = Page(html)
@@ -139,7 +138,7 @@ def test_one_class_and_no_mistakes_still_make_a_page(tmp_path: Path) -> None:
     assert not re.search(r"\bnan\b", page.text, re.IGNORECASE)
 
 
-def test_a_page_of_a_model_that_learned_nothing_is_not_green(tmp_path: Path, html: str) -> None:
+def test_a_page_of_a_model_that_learned_nothing_is_not_green(tmp_path, html):
     """300 images of one class, 30 of the other, and models that know no more than that."""
     labels, rng = np.repeat([0, 1], [300, 30]).astype(np.uint8), np.random.default_rng(0)
     transfer, finetune = (of(rng.uniform(0.05, high, 330)) for high in (0.3, 0.15))
@@ -155,7 +154,7 @@ def test_a_page_of_a_model_that_learned_nothing_is_not_green(tmp_path: Path, htm
     assert f"guessing {guessing:.3f}" in page.text
 
 
-def test_where_the_test_images_disagree_the_page_says_so_in_a_colour_of_its_own(tmp_path: Path) -> None:
+def test_where_the_test_images_disagree_the_page_says_so_in_a_colour_of_its_own(tmp_path):
     html = write_example_report(tmp_path, pair=predictions(300), choice=chosen("transfer"))
     assert "Fine-tuning did better on the test images, but was not chosen" in html
     assert '<body style="--accent: var(--caution)">' in html
@@ -163,7 +162,7 @@ def test_where_the_test_images_disagree_the_page_says_so_in_a_colour_of_its_own(
     assert "Top losses of the transfer model" in html
 
 
-def test_raw_and_calibrated_figures_stand_side_by_side(tmp_path: Path) -> None:
+def test_raw_and_calibrated_figures_stand_side_by_side(tmp_path):
     pair, choice = predictions(86), chosen(temperature=1.6)
     page = Page(write_example_report(tmp_path, pair=pair, choice=choice))
     phases = [*by_phase(pair).values(), choice.in_use(pair), np.full((86, 2), 0.5)]
@@ -172,7 +171,7 @@ def test_raw_and_calibrated_figures_stand_side_by_side(tmp_path: Path) -> None:
     assert "In use: the fine-tuned model, with temperature 1.6" in page.text
 
 
-def test_the_same_bytes_in_another_process(tmp_path: Path, html: str) -> None:
+def test_the_same_bytes_in_another_process(tmp_path, html):
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         f"import results; from pathlib import Path; results.write_example_report(Path({str(tmp_path)!r}))"
@@ -186,7 +185,7 @@ def test_the_same_bytes_in_another_process(tmp_path: Path, html: str) -> None:
 MANY = ("alligator", "bird", "cat", '<script>alert("1")</script>')
 
 
-def test_many_classes_have_a_table_each_instead_of_the_explorer(tmp_path: Path) -> None:
+def test_many_classes_have_a_table_each_instead_of_the_explorer(tmp_path):
     pair = predictions_of_many(90, 4)
     html = write_example_report(tmp_path, MANY, pair=pair)
     page = Page(html)
@@ -208,7 +207,7 @@ def test_many_classes_have_a_table_each_instead_of_the_explorer(tmp_path: Path) 
     assert "of the other class" not in page.text
 
 
-def test_the_most_confused_pairs_are_those_of_the_chosen_model_either_way(tmp_path: Path) -> None:
+def test_the_most_confused_pairs_are_those_of_the_chosen_model_either_way(tmp_path):
     labels = np.array([0, 0, 0, 1, 1, 2, 2, 3], np.uint8)
     predicted = {"transfer": [1, 0, 0, 1, 0, 2, 1, 3], "finetune": [1, 1, 0, 0, 1, 2, 1, 3]}
     transfer, finetune = (np.eye(4)[found] * 0.6 + 0.1 for found in predicted.values())
@@ -219,7 +218,7 @@ def test_the_most_confused_pairs_are_those_of_the_chosen_model_either_way(tmp_pa
     assert "cow, doe" not in pairs[: pairs.index("All test figures")]
 
 
-def test_no_mistake_among_many_classes(tmp_path: Path) -> None:
+def test_no_mistake_among_many_classes(tmp_path):
     labels = np.arange(3, dtype=np.uint8)
     page = Page(write_example_report(tmp_path, MANY[:3], pair=Pair(labels, np.eye(3), np.eye(3))))
     assert "None: every test image is predicted correctly." in page.text

@@ -3,7 +3,6 @@ import io
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,18 +15,18 @@ IMAGES, UNLABELLED = 31, 12
 
 
 @pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def archive(tmp_path_factory):
     path = tmp_path_factory.mktemp("sample") / "raw" / "archive.zip"
     draw_archive(path, IMAGES, UNLABELLED, seed=1)
     return path
 
 
-def members(archive: Path, inner: str) -> dict[str, bytes]:
+def members(archive, inner):
     with zipfile.ZipFile(archive) as outer, zipfile.ZipFile(io.BytesIO(outer.read(inner))) as file:
         return {name: file.read(name) for name in file.namelist()}
 
 
-def test_archive_has_kaggles_layout_and_half_of_each_class(archive: Path) -> None:
+def test_archive_has_kaggles_layout_and_half_of_each_class(archive):
     with zipfile.ZipFile(archive) as outer:
         assert sorted(outer.namelist()) == ["sample_submission.csv", "test.zip", "train.zip"]
         answers = outer.read("sample_submission.csv").decode().splitlines()
@@ -39,7 +38,7 @@ def test_archive_has_kaggles_layout_and_half_of_each_class(archive: Path) -> Non
     assert [file.name for file in archive.parent.iterdir()] == ["archive.zip"]
 
 
-def test_every_image_is_a_jpeg_of_its_own_with_sides_from_150_to_600(archive: Path) -> None:
+def test_every_image_is_a_jpeg_of_its_own_with_sides_from_150_to_600(archive):
     images = members(archive, "train.zip") | members(archive, "test.zip")
     sizes = set()
     for content in images.values():
@@ -54,7 +53,7 @@ def test_every_image_is_a_jpeg_of_its_own_with_sides_from_150_to_600(archive: Pa
     assert any(width < height for width, height in sizes)
 
 
-def test_same_seed_gives_the_same_bytes_in_another_process(archive: Path, tmp_path: Path) -> None:
+def test_same_seed_gives_the_same_bytes_in_another_process(archive, tmp_path):
     again = tmp_path / "again.zip"
     code = (
         "import pathlib, sys; from frostline.sources.sample import draw_archive; "
@@ -64,7 +63,7 @@ def test_same_seed_gives_the_same_bytes_in_another_process(archive: Path, tmp_pa
     assert sha256_of(again) == sha256_of(archive)
 
 
-def test_another_seed_gives_other_images(archive: Path, tmp_path: Path) -> None:
+def test_another_seed_gives_other_images(archive, tmp_path):
     draw_archive(tmp_path / "other.zip", 4, 0, seed=2)
     other, same = members(tmp_path / "other.zip", "train.zip"), members(archive, "train.zip")
     assert other.keys() < same.keys()
@@ -72,19 +71,19 @@ def test_another_seed_gives_other_images(archive: Path, tmp_path: Path) -> None:
     assert members(tmp_path / "other.zip", "test.zip") == {}
 
 
-def test_a_image_does_not_depend_on_how_many_are_drawn(archive: Path, tmp_path: Path) -> None:
+def test_a_image_does_not_depend_on_how_many_are_drawn(archive, tmp_path):
     draw_archive(tmp_path / "few.zip", 4, 1, seed=1)
     few = members(tmp_path / "few.zip", "train.zip") | members(tmp_path / "few.zip", "test.zip")
     assert few.items() <= (members(archive, "train.zip") | members(archive, "test.zip")).items()
 
 
-def test_two_images_of_a_large_data_set_are_not_the_same() -> None:
+def test_two_images_of_a_large_data_set_are_not_the_same():
     # These names of Kaggle's 25,000 shared a seed when seeds had 32 bits.
     first, second = (_jpeg("dog", seed=3, name=f"train/dog.{number}.jpg") for number in (3559, 8610))
     assert first != second
 
 
-def test_colour_alone_does_not_tell_the_classes_apart() -> None:
+def test_colour_alone_does_not_tell_the_classes_apart():
     images = draw_images(120, 64, seed=5)
     colours = images.mean(axis=(1, 2))
     cats, dogs = colours[0::2], colours[1::2]
@@ -92,7 +91,7 @@ def test_colour_alone_does_not_tell_the_classes_apart() -> None:
     assert (gap < 0.5 * colours.std(axis=0)).all()
 
 
-def test_drawn_images_have_the_stated_shape_and_repeat() -> None:
+def test_drawn_images_have_the_stated_shape_and_repeat():
     images = draw_images(3, 75, seed=1)
     assert images.shape == (3, 75, 75, 3)
     assert images.dtype == np.uint8
@@ -100,7 +99,7 @@ def test_drawn_images_have_the_stated_shape_and_repeat() -> None:
     assert (images != draw_images(3, 75, seed=2)).any(axis=(1, 2, 3)).all()
 
 
-def test_importing_the_fetch_stages_modules_loads_no_tensorflow() -> None:
+def test_importing_the_fetch_stages_modules_loads_no_tensorflow():
     code = "import sys; from frostline.sources import random_weights, sample; print({'tensorflow'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert result.stdout.strip() == "set()"

@@ -4,7 +4,6 @@ import ast
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
@@ -18,7 +17,7 @@ UNSAFE_CALLS = {"extractall", "unpack_archive", "enable_unsafe_deserialization",
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_no_code_is_loaded_nothing_unpacked_by_name_and_no_check_switched_off(path: Path) -> None:
+def test_no_code_is_loaded_nothing_unpacked_by_name_and_no_check_switched_off(path):
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         match node:
             case ast.Import(names=names):
@@ -31,7 +30,7 @@ def test_no_code_is_loaded_nothing_unpacked_by_name_and_no_check_switched_off(pa
                 assert name not in UNSAFE_CALLS
 
 
-def test_the_ui_listens_on_this_machine_only() -> None:
+def test_the_ui_listens_on_this_machine_only():
     printed = subprocess.run(["make", "-n", "ui"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "--host 127.0.0.1" in printed
     assert "MLFLOW_DISABLE_TELEMETRY=true" in printed
@@ -39,7 +38,7 @@ def test_the_ui_listens_on_this_machine_only() -> None:
         assert "0.0.0.0" not in path.read_text(encoding="utf-8")
 
 
-def test_the_addresses_that_are_downloaded_from_are_https() -> None:
+def test_the_addresses_that_are_downloaded_from_are_https():
     groups = [yaml.safe_load(tracked_text(name)) or {} for name in tracked_names("conf")]
     groups += [group["imagenet"] for group in groups if "imagenet" in group]  # each backbone's weights
     addresses = [group["url"] for group in groups if not group.get("url", "${").startswith("${")]
@@ -47,13 +46,13 @@ def test_the_addresses_that_are_downloaded_from_are_https() -> None:
     assert all(address.startswith("https://") for address in addresses)
 
 
-def test_telemetry_is_off() -> None:
+def test_telemetry_is_off():
     code = "import os, frostline.tracking.runs; print(os.environ['MLFLOW_DISABLE_TELEMETRY'])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "true\n"
     assert "analytics = false" in tracked_text(".dvc/config")
 
 
-def test_every_test_that_the_promises_name_exists() -> None:
+def test_every_test_that_the_promises_name_exists():
     rows = [line for line in (ROOT / "SECURITY.md").read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
     assert len(rows) > 25
     for row in rows:

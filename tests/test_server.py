@@ -13,9 +13,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -37,21 +35,21 @@ FORM = {"Content-Type": "multipart/form-data; boundary=x"}
 GZIP = {"Content-Encoding": "gzip"}
 
 
-def part(content: bytes, *, name: str = "file", file: str = "a.jpg") -> bytes:
+def part(content, *, name="file", file="a.jpg"):
     """Of a form with the boundary x."""
     head = f'--x\r\nContent-Disposition: form-data; name="{name}"; filename="{file}"\r\n\r\n'
     return head.encode() + content + b"\r\n"
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "model.keras"
     write_model(path)
     return path
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory):
     """A folder that the server gives access to, beside one that it does not."""
     folder = tmp_path_factory.mktemp("beside") / "root"
     (folder / "inside").mkdir(parents=True)
@@ -68,17 +66,17 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(model: Path, root: Path) -> Iterator[str]:
+def address(model, root):
     with serving(application(load_classifier(model), root, ["127.0.0.1"])) as url:
         yield url
 
 
-def classes(response: requests.Response) -> list[str]:
+def classes(response):
     assert response.status_code == 200, response.text
     return [answer["class"] for answer in response.json()["predictions"]]
 
 
-def reason(response: requests.Response) -> tuple[int, str]:
+def reason(response):
     """The status, and the reason, which is the whole answer and of one line."""
     assert response.headers["Content-Type"] == "application/json"
     (error,) = response.json().values()
@@ -100,7 +98,7 @@ def reason(response: requests.Response) -> tuple[int, str]:
         ("TIFF", "RGB"),
     ],
 )
-def test_a_image_is_classified_however_it_comes(address: str, kind: str, mode: str) -> None:
+def test_a_image_is_classified_however_it_comes(address, kind, mode):
     url, content = f"{address}/invocations", ball(kind, mode)
     text = base64.b64encode(content).decode()
     whole = requests.post(url, data=content, headers={"Content-Type": f"image/{kind.lower()}"})
@@ -126,7 +124,7 @@ def test_a_image_is_classified_however_it_comes(address: str, kind: str, mode: s
         assert response.json() == whole.json()
 
 
-def test_several_are_answered_in_order(address: str) -> None:
+def test_several_are_answered_in_order(address):
     url, expected = f"{address}/invocations", ["field", "ball", "field"]
     contents = [field(), ball(), field()]
     texts = [base64.b64encode(content).decode() for content in contents]
@@ -137,7 +135,7 @@ def test_several_are_answered_in_order(address: str) -> None:
     )
 
 
-def test_paths_may_be_absolute(address: str, root: Path) -> None:
+def test_paths_may_be_absolute(address, root):
     assert classes(requests.post(f"{address}/invocations", json={"paths": [str(root / "ball.jpg")]})) == ["ball"]
 
 
@@ -162,12 +160,12 @@ def test_paths_may_be_absolute(address: str, root: Path) -> None:
         ("huge.jpg", 413),
     ],
 )
-def test_no_path_leads_out_of_the_root_or_to_what_is_no_image(address: str, path: str, status: int) -> None:
+def test_no_path_leads_out_of_the_root_or_to_what_is_no_image(address, path, status):
     response = requests.post(f"{address}/invocations", data=json.dumps({"paths": [path]}), headers=JSON)
     assert reason(response)[0] == status
 
 
-def test_without_a_root_no_path_is_read(model: Path, root: Path) -> None:
+def test_without_a_root_no_path_is_read(model, root):
     with serving(application(load_classifier(model))) as address:
         status, error = reason(requests.post(f"{address}/invocations", json={"paths": [str(root / "ball.jpg")]}))
     assert (status, "--root" in error) == (403, True)
@@ -228,15 +226,13 @@ def test_without_a_root_no_path_is_read(model: Path, root: Path) -> None:
         (JSON, json.dumps({"paths": ["ball.jpg"] * (IMAGES_LIMIT + 1)}).encode(), 413, "at most"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(
-    address: str, headers: dict[str, str], body: bytes, status: int, words: str
-) -> None:
+def test_what_is_wrong_is_told_in_one_line(address, headers, body, status, words):
     found, error = reason(requests.post(f"{address}/invocations", data=body, headers=headers))
     assert found == status, error
     assert words in error
 
 
-def test_one_bad_image_among_several_is_named(address: str) -> None:
+def test_one_bad_image_among_several_is_named(address):
     files = [("file", ("good.jpg", ball())), ("file", ("bad\r\n.jpg", b"text"))]
     status, error = reason(requests.post(f"{address}/invocations", files=files))
     assert status == 415
@@ -244,7 +240,7 @@ def test_one_bad_image_among_several_is_named(address: str) -> None:
     assert reason(requests.post(f"{address}/invocations", files=[], data={"file": "text"}))[0] == 415
 
 
-def test_other_addresses_and_methods(address: str) -> None:
+def test_other_addresses_and_methods(address):
     assert requests.get(f"{address}/health").json() == {"status": "ok"}
     assert reason(requests.get(f"{address}/invocations"))[0] == 405
     assert reason(requests.get(f"{address}/docs"))[0] == 404
@@ -256,7 +252,7 @@ def test_other_addresses_and_methods(address: str) -> None:
         assert reason(requests.get(address, headers={"Host": host}))[0] == 400, "DNS rebinding"
 
 
-def test_what_is_not_http_is_refused_as_json(address: str) -> None:
+def test_what_is_not_http_is_refused_as_json(address):
     host, port = address.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as client:
         client.sendall(b"\0\xff not HTTP\r\n\r\n")
@@ -265,11 +261,11 @@ def test_what_is_not_http_is_refused_as_json(address: str) -> None:
     assert list(json.loads(body)) == ["error"]
 
 
-def test_what_comes_while_many_are_answered_is_refused(model: Path) -> None:
+def test_what_comes_while_many_are_answered_is_refused(model):
     many, wait = threading.Semaphore(0), threading.Event()
     with serving(application(load_classifier(model))) as address, ThreadPoolExecutor(64) as pool:
 
-        def half() -> Iterator[bytes]:
+        def half():
             yield ball()[:999]
             many.release()
             wait.wait()
@@ -287,12 +283,12 @@ def test_what_comes_while_many_are_answered_is_refused(model: Path) -> None:
         assert requests.get(f"{address}/health").ok
 
 
-def test_grad_cam_is_asked_for_by_true(address: str) -> None:
+def test_grad_cam_is_asked_for_by_true(address):
     status, error = reason(requests.post(f"{address}/invocations?explain=1", data=ball(), headers=JPEG))
     assert (status, "true or false" in error) == (422, True)
 
 
-def test_grad_cam_comes_when_asked_for(address: str) -> None:
+def test_grad_cam_comes_when_asked_for(address):
     (plain,) = requests.post(f"{address}/invocations", data=ball(), headers=JPEG).json()["predictions"]
     (explained,) = requests.post(f"{address}/invocations?explain=true", data=ball(), headers=JPEG).json()["predictions"]
     assert set(explained) - set(plain) == {"heat", "where", "seen"}
@@ -300,7 +296,7 @@ def test_grad_cam_comes_when_asked_for(address: str) -> None:
     assert all(explained[name].startswith("data:image/png;base64,") for name in ("heat", "seen"))
 
 
-def test_the_page_may_load_nothing_from_elsewhere(address: str) -> None:
+def test_the_page_may_load_nothing_from_elsewhere(address):
     response = requests.get(address)
     policy = dict(part.strip().split(" ", 1) for part in response.headers["Content-Security-Policy"].split(";"))
     assert policy["default-src"] == "'none'"
@@ -309,7 +305,7 @@ def test_the_page_may_load_nothing_from_elsewhere(address: str) -> None:
     assert not re.search(r"(https?:)?//\w", re.sub(r"//.*", "", response.text))
 
 
-def test_many_at_once_get_their_own_answers_from_one_trace(model: Path, root: Path) -> None:
+def test_many_at_once_get_their_own_answers_from_one_trace(model, root):
     classifier = load_classifier(model)
     traces: list[Any] = []
     call = classifier.model.call
@@ -317,7 +313,7 @@ def test_many_at_once_get_their_own_answers_from_one_trace(model: Path, root: Pa
     contents = [ball(), field(), ball("TIFF"), field("TIFF"), ball("JPEG", "CMYK")] * 8
     with serving(application(classifier)) as address, ThreadPoolExecutor(16) as pool:
 
-        def ask(content: bytes) -> str:
+        def ask(content):
             return classes(requests.post(f"{address}/invocations", data=content, headers=JPEG))[0]
 
         assert list(pool.map(ask, contents)) == ["ball", "field", "ball", "field", "ball"] * 8
@@ -326,7 +322,7 @@ def test_many_at_once_get_their_own_answers_from_one_trace(model: Path, root: Pa
     assert traces, "this would have noticed"
 
 
-def test_a_fault_of_the_servers_own_is_not_shown_to_the_client(model: Path) -> None:
+def test_a_fault_of_the_servers_own_is_not_shown_to_the_client(model):
     broken = dataclasses.replace(load_classifier(model), probabilities=lambda pixels: 1 / 0)
     with serving(application(broken)) as address:
         status, error = reason(requests.post(f"{address}/invocations", data=ball(), headers=JPEG))
@@ -334,7 +330,7 @@ def test_a_fault_of_the_servers_own_is_not_shown_to_the_client(model: Path) -> N
         assert requests.get(f"{address}/health").ok
 
 
-def test_a_client_that_hangs_up_disturbs_nobody(address: str) -> None:
+def test_a_client_that_hangs_up_disturbs_nobody(address):
     host, port = address.removeprefix("http://").split(":")
     for start in (b"POST /invocations HTTP/1.1\r\nContent-Type: image/jpeg\r\n", b"\0\xff not HTTP\r\n\r\n"):
         with socket.create_connection((host, int(port))) as client:
@@ -342,7 +338,7 @@ def test_a_client_that_hangs_up_disturbs_nobody(address: str) -> None:
     assert classes(requests.post(f"{address}/invocations", data=ball(), headers=JPEG)) == ["ball"]
 
 
-def frostline(*arguments: str) -> "subprocess.Popen[str]":
+def frostline(*arguments):
     return subprocess.Popen(
         [sys.executable, "-m", "frostline.cli", *arguments],
         stdout=subprocess.PIPE,
@@ -352,7 +348,7 @@ def frostline(*arguments: str) -> "subprocess.Popen[str]":
     )
 
 
-def test_the_command_listens_on_this_machine_and_ends_with_ctrl_c(model: Path) -> None:
+def test_the_command_listens_on_this_machine_and_ends_with_ctrl_c(model):
     with frostline("serve", "--model", str(model), "--port", "0") as process:
         line = process.stderr.readline()
         address = re.search(r"http://127\.0\.0\.1:\d+", line)
@@ -363,7 +359,7 @@ def test_the_command_listens_on_this_machine_and_ends_with_ctrl_c(model: Path) -
     assert (process.returncode, output, errors.strip()) == (0, "", "stopped")
 
 
-def test_an_address_or_model_that_cannot_be_used_costs_two_lines(tmp_path: Path, model: Path) -> None:
+def test_an_address_or_model_that_cannot_be_used_costs_two_lines(tmp_path, model):
     from frostline.runtime.errors import FrostlineError
     from frostline.serving.server import serve
 
@@ -379,7 +375,7 @@ def test_an_address_or_model_that_cannot_be_used_costs_two_lines(tmp_path: Path,
         serve(tmp_path / "none.keras", "127.0.0.1", 0, None)
 
 
-def test_other_machines_are_let_in_only_with_a_warning(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_other_machines_are_let_in_only_with_a_warning(tmp_path, capfd):
     from frostline.runtime.errors import FrostlineError
     from frostline.serving.server import serve
 

@@ -8,16 +8,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
 import pandas as pd
 import pytest
 import requests
-from mlflow.pyfunc import PyFuncModel, scoring_server
+from mlflow.pyfunc import scoring_server
 
 from frostline.config.load import compose_conf
 from frostline.data.images import decode_image
@@ -29,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def logged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def logged(tmp_path_factory):
     """A model, logged to a store and taken from there."""
     folder, project = tmp_path_factory.mktemp("logged"), Path(__file__).parents[1]
     shutil.copytree(project / "conf", folder / "conf")
@@ -47,12 +45,12 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def loaded(logged: Path) -> PyFuncModel:
+def loaded(logged):
     return mlflow.pyfunc.load_model(str(logged))
 
 
 @pytest.fixture(scope="module")
-def address(loaded: PyFuncModel) -> Iterator[str]:
+def address(loaded):
     """MLflow's own server application, in this process: starting its command takes a quarter of a minute."""
     before = dict(os.environ)
     with serving(scoring_server.init(loaded)) as url:
@@ -61,11 +59,11 @@ def address(loaded: PyFuncModel) -> Iterator[str]:
     os.environ.update(before)
 
 
-def text(content: bytes) -> str:
+def text(content):
     return base64.b64encode(content).decode()
 
 
-def pixels(*contents: bytes) -> np.ndarray:
+def pixels(*contents):
     return np.stack([decode_image(content, SIZE) for content in contents])
 
 
@@ -85,7 +83,7 @@ COLUMN = pd.DataFrame({"image": [ball(), field()]})
     ],
     ids=["pixels", "pixels as int64", "base64", "data URL", "bytes in a table", "base64 in a table"],
 )
-def test_images_are_classified_however_they_come(loaded: PyFuncModel, images: Any) -> None:
+def test_images_are_classified_however_they_come(loaded, images):
     answers = loaded.predict(images)
     assert list(answers.columns) == ["class", "probability", "probabilities"]
     assert list(answers["class"]) == BOTH
@@ -93,11 +91,11 @@ def test_images_are_classified_however_they_come(loaded: PyFuncModel, images: An
         assert answer["probability"] == answer["probabilities"][answer["class"]] > 0.7
 
 
-def test_the_example_is_one_to_send(loaded: PyFuncModel) -> None:
+def test_the_example_is_one_to_send(loaded):
     assert list(loaded.predict(loaded.input_example)["class"]) == ["ball"]
 
 
-def test_no_images_no_answers(loaded: PyFuncModel) -> None:
+def test_no_images_no_answers(loaded):
     assert len(loaded.predict(pixels(ball())[:0])) == 0
 
 
@@ -113,7 +111,7 @@ def test_no_images_no_answers(loaded: PyFuncModel) -> None:
     ],
     ids=["inputs", "instances", "pixels", "pixels as instances", "records", "split"],
 )
-def test_mlflows_server_takes_all_its_forms(address: str, request_: dict[str, Any]) -> None:
+def test_mlflows_server_takes_all_its_forms(address, request_):
     response = requests.post(address, json=request_)
     assert [answer["class"] for answer in response.json()["predictions"]] == BOTH
 
@@ -137,7 +135,7 @@ def test_mlflows_server_takes_all_its_forms(address: str, request_: dict[str, An
         (np.full((1, SIZE, SIZE, 3), None).tolist(), "values"),
     ],
 )
-def test_what_is_wrong_is_told_in_one_line(address: str, inputs: list[Any], words: str) -> None:
+def test_what_is_wrong_is_told_in_one_line(address, inputs, words):
     response = requests.post(address, json={"inputs": inputs})
     assert response.status_code == 400
     assert response.json()["error_code"] == "INVALID_PARAMETER_VALUE"
@@ -151,11 +149,11 @@ def test_what_is_wrong_is_told_in_one_line(address: str, inputs: list[Any], word
     ("kind", "body", "status"),
     [("application/json", b"{", 400), ("application/json", b"[]", 400), ("image/jpeg", ball(), 415)],
 )
-def test_mlflow_itself_refuses_the_rest(address: str, kind: str, body: bytes, status: int) -> None:
+def test_mlflow_itself_refuses_the_rest(address, kind, body, status):
     assert requests.post(address, data=body, headers={"Content-Type": kind}).status_code == status
 
 
-def test_the_command_of_mlflow_serves_it_in_a_process_of_its_own(logged: Path) -> None:
+def test_the_command_of_mlflow_serves_it_in_a_process_of_its_own(logged):
     """From the code that was logged with the model, not from here."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]

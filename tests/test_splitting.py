@@ -1,7 +1,6 @@
 """Splits depend on content, class and seed alone, keep copies together, and move little when data is added."""
 
 from collections import Counter
-from random import Random
 
 import pytest
 from hypothesis import given
@@ -15,20 +14,18 @@ SHARES = {"train": 0.7, "validation": 0.15, "test": 0.15}
 
 
 @st.composite
-def shares(draw: st.DrawFn) -> dict[str, float]:
+def shares(draw):
     train, validation, test = (draw(st.floats(0.05, 1)) for _ in range(3))
     total = train + validation + test
     return {"train": train / total, "validation": validation / total, "test": test / total}
 
 
-def digests_of(prefix: str, count: int) -> list[str]:
+def digests_of(prefix, count):
     return [f"{prefix}{number}" for number in range(count)]
 
 
 @given(st.integers(3, 60), st.integers(0, 2**32 - 1), shares(), st.randoms())
-def test_copies_stay_together_and_order_does_not_matter(
-    count: int, seed: int, shares: dict[str, float], random: Random
-) -> None:
+def test_copies_stay_together_and_order_does_not_matter(count, seed, shares, random):
     images = [(name, digest) for name in ("cat", "dog") for digest in digests_of(name, count)]
     images += random.choices(images, k=count)  # copies
     splits = assign_splits([c for c, _ in images], [d for _, d in images], seed, shares)
@@ -41,7 +38,7 @@ def test_copies_stay_together_and_order_does_not_matter(
 
 
 @given(st.integers(3, 200), st.integers(0, 99), shares())
-def test_every_class_is_in_every_split_within_one_of_its_share(count: int, seed: int, shares: dict[str, float]) -> None:
+def test_every_class_is_in_every_split_within_one_of_its_share(count, seed, shares):
     counts = Counter(assign_splits(["cat"] * count, digests_of("cat", count), seed, shares))
     assert all(counts[split] >= 1 for split in SPLITS)
     if min(shares.values()) * count >= 1:
@@ -49,9 +46,7 @@ def test_every_class_is_in_every_split_within_one_of_its_share(count: int, seed:
 
 
 @given(st.integers(3, 80), st.integers(1, 40), st.integers(0, 99), shares())
-def test_added_images_move_at_most_their_number_across_a_boundary(
-    count: int, added: int, seed: int, shares: dict[str, float]
-) -> None:
+def test_added_images_move_at_most_their_number_across_a_boundary(count, added, seed, shares):
     names = ["cat"] * count + ["dog"] * 5
     old = digests_of("cat", count) + digests_of("dog", 5)
     before = assign_splits(names, old, seed, shares)
@@ -62,7 +57,7 @@ def test_added_images_move_at_most_their_number_across_a_boundary(
         assert sum((was in lower) != (now in lower) for was, now in pairs) <= added
 
 
-def test_a_few_added_images_hardly_move_any() -> None:
+def test_a_few_added_images_hardly_move_any():
     old, new = digests_of("a", 1000), digests_of("b", 20)
     before = assign_splits(["cat"] * 1000, old, 42, SHARES)
     after = assign_splits(["cat"] * 1020, old + new, 42, SHARES)
@@ -70,19 +65,19 @@ def test_a_few_added_images_hardly_move_any() -> None:
     assert assign_splits(["cat"] * 1000, old, 43, SHARES) != before  # the seed counts
 
 
-def test_split_is_pinned() -> None:
+def test_split_is_pinned():
     """A change of the rule would silently move everybody's test set."""
     splits = assign_splits(["cat"] * 6, digests_of("a", 6), 42, SHARES)
     assert splits == ["train", "train", "train", "train", "validation", "test"]
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_too_few_images(count: int) -> None:
+def test_too_few_images(count):
     names = ["cat"] * 10 + ["dog"] * count
     with pytest.raises(FrostlineError, match=f"'dog' has only {count} distinct"):
         assign_splits(names, digests_of("x", 10 + count), 1, SHARES)
 
 
-def test_one_image_in_two_classes_is_not_split() -> None:
+def test_one_image_in_two_classes_is_not_split():
     with pytest.raises(ValueError, match="two classes"):
         assign_splits(["cat", "dog"], ["same", "same"], 1, SHARES)

@@ -1,5 +1,4 @@
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,7 +23,7 @@ def grid(rates=("1e-05", "0.0001"), layers=("mixed5", "mixed6"), seeds=("1", "2"
     return rank(trials)
 
 
-def shown(path: Path) -> np.ndarray:
+def shown(path):
     return np.asarray(Image.open(path).convert("RGB")).astype(int)
 
 

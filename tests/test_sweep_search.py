@@ -21,18 +21,18 @@ SPACE, FIXED = sweep_search.space_of(
 )
 
 
-def loss_of(params) -> float:
+def loss_of(params):
     return abs(math.log10(params["finetune.learning_rate"]) + 4) + (params["model.cut_layer"] == "mixed5")
 
 
-def record_of(trial) -> dict:
+def record_of(trial):
     return {
         "overrides": sweep_search.overrides_of(trial, FIXED),
         "finetune": {"validation/loss": loss_of(trial.params)},
     }
 
 
-def search(until: int, killed_at: int = -1) -> list[dict]:
+def search(until, killed_at=-1):
     """Search up to `until` trials; the process is gone in the middle of number `killed_at`."""
     study = sweep_search.open_study(STORAGE, "name")
     left = sweep_search.unfinished_trials(study, SPACE)

@@ -8,7 +8,7 @@ from pathlib import Path
 from frostline.sweep.table import print_summary, print_trials, watching
 
 
-def finish(folder: Path, number: int, loss: float | None, **more) -> dict:
+def finish(folder, number, loss, **more):
     overrides = [f"seed={number}", f"model.dropout={number}"]
     record = {"trial": " ".join(overrides), "overrides": overrides, **more}
     if loss is not None:

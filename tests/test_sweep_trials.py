@@ -50,7 +50,7 @@ def compose(*overrides):
     return compose_conf([*TINY, *overrides])
 
 
-def bars(capsys) -> list[str]:
+def bars(capsys):
     """What was computed since the last call: the names of the bars that came to an end."""
     return [line.split(":")[0] for line in capsys.readouterr().err.splitlines() if "images/s" in line]
 

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,7 +36,7 @@ CLASSES = ("disc", "frame", "stripes")
 EACH = 40
 
 
-def draw(name: str, number: int) -> Image.Image:
+def draw(name, number):
     rng = np.random.default_rng([CLASSES.index(name), number])
     image = Image.new("RGB", (96, 80), tuple(rng.integers(150, 256, 3)))
     pen, ink = ImageDraw.Draw(image), tuple(rng.integers(0, 110, 3))
@@ -64,7 +63,7 @@ class Trained(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Iterator[Trained]:
+def trained(tmp_path_factory, weights):
     folder = tmp_path_factory.mktemp("three")
     for name in CLASSES:
         (folder / "images" / name).mkdir(parents=True)
@@ -96,7 +95,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Iterator
 
 
 @pytest.fixture(scope="module")
-def pair(trained: Trained) -> Pair:
+def pair(trained):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(trained.folder)
         baseline, candidate = (
@@ -106,7 +105,7 @@ def pair(trained: Trained) -> Pair:
     return Pair(trained.data.labels("test"), baseline, candidate)
 
 
-def test_every_class_has_its_share_of_each_split(trained: Trained) -> None:
+def test_every_class_has_its_share_of_each_split(trained):
     assert trained.summary.classes == list(trained.data.classes) == list(CLASSES)
     assert trained.summary.counts == {
         "train": dict.fromkeys(CLASSES, 24),
@@ -118,7 +117,7 @@ def test_every_class_has_its_share_of_each_split(trained: Trained) -> None:
     assert labels.dtype == np.uint8
 
 
-def test_the_head_learns_all_classes(trained: Trained, pair: Pair) -> None:
+def test_the_head_learns_all_classes(trained, pair):
     for phase, model in trained.models.items():
         assert model.output_shape == (None, 3)
         assert model.layers[-1].activation is keras.activations.softmax
@@ -136,7 +135,7 @@ def test_the_head_learns_all_classes(trained: Trained, pair: Pair) -> None:
     assert score(trained.data.labels("test"), pair.candidate)[1] > 0.8
 
 
-def test_the_evaluation_makes_all_that_two_classes_have(trained: Trained, pair: Pair, tmp_path: Path) -> None:
+def test_the_evaluation_makes_all_that_two_classes_have(trained, pair, tmp_path):
     data, labels = trained.data, trained.data.labels("test")
     result = judged(pair)
     assert result.figures["finetune"]["accuracy"] == np.mean(pair.candidate.argmax(axis=1) == labels)
@@ -180,7 +179,7 @@ def test_the_evaluation_makes_all_that_two_classes_have(trained: Trained, pair: 
     assert result.verdict.title in page
 
 
-def test_predictions_have_a_column_per_phase_and_class(trained: Trained, pair: Pair, tmp_path: Path) -> None:
+def test_predictions_have_a_column_per_phase_and_class(trained, pair, tmp_path):
     write_predictions(tmp_path / "predictions.csv", trained.data, "test", pair, chosen(temperature=2.0))
     with (tmp_path / "predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -198,7 +197,7 @@ def test_predictions_have_a_column_per_phase_and_class(trained: Trained, pair: P
     assert not trained.data.has(UNLABELLED)
 
 
-def test_files_are_predicted_with_every_class_probability(trained: Trained, pair: Pair) -> None:
+def test_files_are_predicted_with_every_class_probability(trained, pair):
     names = trained.data.names("test")
     files = [trained.folder / "images" / name for name in names]
     for prediction, expected in zip(predict_files(trained.files["finetune"], files), pair.candidate, strict=True):

@@ -8,9 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
@@ -19,7 +17,7 @@ import requests
 from PIL import Image
 
 from frostline.config.load import compose_conf
-from frostline.data.dataset import Dataset, load_dataset
+from frostline.data.dataset import load_dataset
 from frostline.data.preprocess import preprocess
 from frostline.evaluation.predictions import in_use_of, write_predictions
 from frostline.metrics.bootstrap import Pair
@@ -48,14 +46,14 @@ DOUBTFUL = pytest.approx(0.4415, abs=1e-3)
 CHOICE = chosen(temperature=2.0, threshold=0.4)
 
 
-def png(colour: tuple[int, int, int]) -> bytes:
+def png(colour):
     buffer = io.BytesIO()
     Image.new("RGB", (SIZE, SIZE), colour).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     """models/classifier.keras with threshold and temperature, the phase's model, an image, and the settings."""
     folder, project = tmp_path_factory.mktemp("threshold"), Path(__file__).parents[1]
     (folder / "models").mkdir()
@@ -70,13 +68,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def model(folder, monkeypatch):
     monkeypatch.chdir(folder)
     return Path("models/classifier.keras")
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def data(tmp_path_factory):
     """Balls of which the model is in doubt, fields that are none to it."""
     folder = tmp_path_factory.mktemp("data")
     for name, base in (("ball", np.array(BLUE)), ("a field", np.array((20, 60, 100)))):
@@ -89,11 +87,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return load_dataset(folder / "processed")
 
 
-def frostline(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def frostline(*arguments):
     return subprocess.run([sys.executable, "-m", "frostline.cli", *arguments], capture_output=True, text=True)
 
 
-def test_the_report_and_its_predictions(model: Path, data: Dataset, tmp_path: Path) -> None:
+def test_the_report_and_its_predictions(model, data, tmp_path):
     labels, used = data.labels("test"), load_classifier(model).probabilities(data.images("test"))
     raw = load_classifier(model.with_stem("finetune")).probabilities(data.images("test"))
     assert raw[labels == 1, 1] == pytest.approx(0.3845, abs=1e-3)
@@ -112,7 +110,7 @@ def test_the_report_and_its_predictions(model: Path, data: Dataset, tmp_path: Pa
     np.testing.assert_allclose(in_use_of(rows, CLASSES), used, atol=1e-6)
 
 
-def test_frostline_predict(model: Path) -> None:
+def test_frostline_predict(model):
     done = frostline("predict", "--json", "doubtful.png")
     assert (done.returncode, done.stderr) == (0, "")
     answer = json.loads(done.stdout)
@@ -131,8 +129,8 @@ def test_frostline_predict(model: Path) -> None:
     ],
 )
 def test_a_phases_own_model_has_one_half_and_is_not_calibrated_and_a_given_threshold_wins(
-    model: Path, name: str, given: float | None, predicted: str
-) -> None:
+    model, name, given, predicted
+):
     (row,) = predict_files(model.with_stem(name), [Path("doubtful.png")], given)
     ball = 0.4415 if name == "classifier" else 0.3845
     probability = ball if predicted == "ball" else 1 - ball
@@ -140,12 +138,12 @@ def test_a_phases_own_model_has_one_half_and_is_not_calibrated_and_a_given_thres
 
 
 @pytest.fixture
-def address(model: Path) -> Iterator[str]:
+def address(model):
     with serving(application(load_classifier(model))) as url:
         yield url
 
 
-def test_frostline_serve_its_heat_and_its_page(address: str, model: Path) -> None:
+def test_frostline_serve_its_heat_and_its_page(address, model):
     (answer,) = requests.post(
         f"{address}/invocations?explain=true", data=png(BLUE), headers={"Content-Type": "image/png"}
     ).json()["predictions"]
@@ -160,7 +158,7 @@ def test_frostline_serve_its_heat_and_its_page(address: str, model: Path) -> Non
         assert "is taken for" not in requests.get(other).text
 
 
-def test_mlflows_pyfunc(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflows_pyfunc(model, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     pipeline = runs.open_pipeline(compose_conf(), "data digest")
     image = np.full((SIZE, SIZE, 3), BLUE, np.uint8)
@@ -171,17 +169,17 @@ def test_mlflows_pyfunc(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (answer["class"], answer["probability"]) == ("ball", DOUBTFUL)
 
 
-def of_onnx(path: Path) -> dict[str, Any]:
+def of_onnx(path):
     import onnx
 
     return {entry.key: json.loads(entry.value) for entry in onnx.load(path).metadata_props}
 
 
-def of_tflite(path: Path) -> Any:
+def of_tflite(path):
     return json.loads(zipfile.ZipFile(path).read("frostline.json"))
 
 
-def of_saved_model(path: Path) -> Any:
+def of_saved_model(path):
     return json.loads((path / "assets.extra" / "frostline.json").read_text(encoding="utf-8"))
 
 
@@ -189,7 +187,7 @@ def of_saved_model(path: Path) -> Any:
 @pytest.mark.parametrize(
     ("name", "facts_of"), [("onnx", of_onnx), ("tflite", of_tflite), ("saved_model", of_saved_model)]
 )
-def test_an_exported_model_says_what_to_decide_by(model: Path, tmp_path: Path, name: str, facts_of: Any) -> None:
+def test_an_exported_model_says_what_to_decide_by(model, tmp_path, name, facts_of):
     form = FORMATS[name]
     if missing := [package for package in form.needs if importlib.util.find_spec(package) is None]:
         pytest.skip(f"not installed: {missing}")
@@ -203,7 +201,7 @@ def test_an_exported_model_says_what_to_decide_by(model: Path, tmp_path: Path, n
     assert facts["classes"][predicted] == "ball"
 
 
-def test_a_probability_at_the_threshold_is_the_first_class_and_more_classes_have_none() -> None:
+def test_a_probability_at_the_threshold_is_the_first_class_and_more_classes_have_none():
     assert predicted_classes(np.array([[0.7, 0.3], [0.5, 0.5]]), 0.3).tolist() == [0, 1]
     assert predicted_classes(np.array([[0.5, 0.5]]), None).tolist() == [0]
     assert (
@@ -213,7 +211,7 @@ def test_a_probability_at_the_threshold_is_the_first_class_and_more_classes_have
     )
 
 
-def test_a_threshold_for_three_classes_costs_two_lines(tmp_path: Path) -> None:
+def test_a_threshold_for_three_classes_costs_two_lines(tmp_path):
     write_model(tmp_path / "model.keras", ("a", "b", "ball"))
     (tmp_path / "doubtful.png").write_bytes(png(BLUE))
     with pytest.raises(FrostlineError, match="tells 3 classes apart") as raised:
@@ -222,14 +220,14 @@ def test_a_threshold_for_three_classes_costs_two_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["1", "0", "nan", "half"])
-def test_a_threshold_that_is_none_is_refused(value: str) -> None:
+def test_a_threshold_that_is_none_is_refused(value):
     done = frostline("predict", "--threshold", value, "image.jpg")
     assert done.returncode == 2
     assert f"{value} is not a number between 0 and 1" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("command", [["predict", "doubtful.png"], ["serve", "--port", "0"], ["export", "--to", "onnx"]])
-def test_without_a_model_the_error_says_how_to_make_it(tmp_path: Path, command: list[str]) -> None:
+def test_without_a_model_the_error_says_how_to_make_it(tmp_path, command):
     (tmp_path / "doubtful.png").write_bytes(png(BLUE))
     done = frostline(*command)
     assert done.returncode == 1

@@ -1,14 +1,11 @@
 """Tests see what git tracks, whatever a user has made or edited."""
 
 import subprocess
-from pathlib import Path
-
-import pytest
 
 import tracked
 
 
-def test_what_a_user_has_made_or_edited_is_not_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_user_has_made_or_edited_is_not_seen(tmp_path, monkeypatch):
     clone = tracked.write_tracked(tmp_path / "clone", "conf", "params.yaml")
     for command in (["init", "-q"], ["add", "-A"]):
         subprocess.run(["git", *command], cwd=clone, check=True)

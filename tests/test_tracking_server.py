@@ -10,7 +10,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,7 +32,7 @@ WRITERS, EPOCHS, FIGURES = 8, 20, 4
 
 
 class Server:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self.folder = folder
         self.cluster = folder / "mlruns" / "server" / "postgres"
         with socket.socket() as free:
@@ -41,7 +40,7 @@ class Server:
             self.port = free.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self.port}"
 
-    def launch(self) -> None:
+    def launch(self):
         """Start it, up to where PostgreSQL is ready."""
         command = [sys.executable, "-m", "frostline.tracking.server", "--port", str(self.port)]
         with (self.folder / "log").open("wb") as log:
@@ -49,31 +48,31 @@ class Server:
             self.process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log)
         wait_until(lambda: self.is_running() and self.uri in self.said(), seconds=120)
 
-    def start(self) -> None:
+    def start(self):
         self.launch()
         wait_until(lambda: self.is_running() and self.answers(), seconds=120)
 
-    def is_running(self) -> bool:
+    def is_running(self):
         assert self.process.poll() is None, self.said()
         return True
 
-    def answers(self) -> bool:
+    def answers(self):
         return is_healthy(self.uri)
 
-    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+    def end(self, number=signal.SIGTERM):
         self.process.send_signal(number)
         return self.process.wait()
 
-    def said(self) -> str:
+    def said(self):
         return (self.folder / "log").read_text()
 
-    def postgres(self) -> list[str]:
+    def postgres(self):
         """The lines of PostgreSQL's postmaster.pid: process, folder, start, port, socket, TCP address, ..."""
         return (self.cluster / "postmaster.pid").read_text().splitlines()
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
+def server():
     pytest.importorskip("psycopg2", reason="PostgreSQL's driver is missing: pip install -e .[server]")
     try:
         tracking_server.find_postgres(Path("none"))
@@ -117,7 +116,7 @@ sys.exit(any(process.exitcode for process in processes))
 """
 
 
-def test_eight_writers_at_once_lose_nothing(project: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_eight_writers_at_once_lose_nothing(project, server, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     artifacts = [hashlib.shake_128(bytes([number])).digest(1_000_000 + number) for number in range(WRITERS)]
     for number, artifact in enumerate(artifacts):
@@ -150,9 +149,7 @@ def test_eight_writers_at_once_lose_nothing(project: Path, server: Server, monke
         assert (fetched / f"{number}.bin").read_bytes() == artifact
 
 
-def test_a_pipeline_is_tracked_and_its_run_is_found_by_the_model(
-    project: Path, server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pipeline_is_tracked_and_its_run_is_found_by_the_model(project, server, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     model, history = project / "model.keras", [{"epoch": 1, "train/loss": 0.5}]
     model.write_bytes(b"a model")
@@ -175,7 +172,7 @@ def test_a_pipeline_is_tracked_and_its_run_is_found_by_the_model(
     assert parent.info.status == "FINISHED"
 
 
-def test_postgresql_has_no_port_and_its_socket_is_for_its_user_alone(server: Server) -> None:
+def test_postgresql_has_no_port_and_its_socket_is_for_its_user_alone(server):
     _, _, _, _, sockets, tcp_address, *_ = server.postgres()
     assert tcp_address.strip() == ""
     assert stat.S_IMODE(Path(sockets).stat().st_mode) == stat.S_IMODE(server.cluster.stat().st_mode) == 0o700
@@ -185,13 +182,13 @@ def test_postgresql_has_no_port_and_its_socket_is_for_its_user_alone(server: Ser
 
 
 @pytest.mark.parametrize("name", ["evil.example", "10.evil.example", "192.168.evil.example"])
-def test_a_strangers_name_for_this_machine_is_refused(server: Server, name: str) -> None:
+def test_a_strangers_name_for_this_machine_is_refused(server, name):
     address = f"{server.uri}/api/2.0/mlflow/experiments/search?max_results=1"
     assert requests.get(address, timeout=20).status_code == 200
     assert requests.get(address, headers={"Host": f"{name}:{server.port}"}, timeout=20).status_code == 403
 
 
-def test_a_second_one_waits_and_a_port_in_use_is_said_at_once(server: Server) -> None:
+def test_a_second_one_waits_and_a_port_in_use_is_said_at_once(server):
     command = [sys.executable, "-m", "frostline.tracking.server", "--port", str(server.port)]
     with tempfile.TemporaryDirectory() as elsewhere:
         done = subprocess.run(command, cwd=elsewhere, capture_output=True, text=True)
@@ -207,12 +204,12 @@ def test_a_second_one_waits_and_a_port_in_use_is_said_at_once(server: Server) ->
     assert second.returncode == 0
 
 
-def names(server: Server) -> list[str]:
+def names(server):
     return sorted(experiment.name for experiment in mlflow.MlflowClient(server.uri).search_experiments())
 
 
 @contextmanager
-def orphans_stay_zombies() -> Iterator[None]:
+def orphans_stay_zombies():
     """As in many containers: orphans become children of this process (prctl PR_SET_CHILD_SUBREAPER), which does not
     ask for their end."""
     prctl = ctypes.CDLL(None).prctl
@@ -226,7 +223,7 @@ def orphans_stay_zombies() -> Iterator[None]:
                 child.wait()
 
 
-def test_killed_together_with_postgresql_it_starts_again_with_all_runs(server: Server) -> None:
+def test_killed_together_with_postgresql_it_starts_again_with_all_runs(server):
     mlflow.MlflowClient(server.uri).create_experiment("kept")
     before = names(server)
     with orphans_stay_zombies():
@@ -240,7 +237,7 @@ def test_killed_together_with_postgresql_it_starts_again_with_all_runs(server: S
     assert names(server) == before
 
 
-def test_killed_it_ends_what_it_started(server: Server) -> None:
+def test_killed_it_ends_what_it_started(server):
     server.end(signal.SIGKILL)
     with (server.cluster.parent / "lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)  # when the last process is gone
@@ -248,7 +245,7 @@ def test_killed_it_ends_what_it_started(server: Server) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_stops_cleanly(server: Server, number: signal.Signals) -> None:
+def test_it_stops_cleanly(server, number):
     server.launch()
     assert server.postgres()
     assert server.end(number) == 0
@@ -256,7 +253,7 @@ def test_it_stops_cleanly(server: Server, number: signal.Signals) -> None:
     assert not (server.cluster / "postmaster.pid").exists()
 
 
-def test_where_postgresql_ends_it_says_so(server: Server) -> None:
+def test_where_postgresql_ends_it_says_so(server):
     server.launch()
     os.kill(int(server.postgres()[0]), signal.SIGKILL)
     assert server.process.wait() == 1
@@ -264,7 +261,7 @@ def test_where_postgresql_ends_it_says_so(server: Server) -> None:
     assert server.said().endswith("postgres.log.\n")
 
 
-def test_it_does_not_start_beside_a_postgresql_on_its_data(server: Server) -> None:
+def test_it_does_not_start_beside_a_postgresql_on_its_data(server):
     programs, sockets = tracking_server.find_postgres(server.cluster), str(server.cluster)
     by_hand = [programs / "postgres", "-D", server.cluster, "-k", sockets, "-c", "listen_addresses="]
     ready = [programs / "pg_isready", "--quiet", "--host", sockets]
@@ -283,7 +280,7 @@ def test_it_does_not_start_beside_a_postgresql_on_its_data(server: Server) -> No
     assert len(done.stderr.splitlines()) == 2
 
 
-def test_missing_postgresql_is_two_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_postgresql_is_two_lines(tmp_path, monkeypatch):
     monkeypatch.setattr(tracking_server, "_PACKAGED", str(tmp_path))
     monkeypatch.setenv("PATH", "")
     with pytest.raises(FrostlineError, match=r"^PostgreSQL is not installed\.\napt-get install postgresql$"):
@@ -298,8 +295,8 @@ def test_missing_postgresql_is_two_lines(tmp_path: Path, monkeypatch: pytest.Mon
         tracking_server.find_postgres(tmp_path / "postgres")
 
 
-def test_make_server_listens_on_this_machine_only_whatever_the_environment_calls_it() -> None:
-    def printed(*arguments: str) -> str:
+def test_make_server_listens_on_this_machine_only_whatever_the_environment_calls_it():
+    def printed(*arguments):
         command, environment = ["make", "-n", "server", *arguments], os.environ | {"HOST": "mybox", "PORT": "1"}
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
 

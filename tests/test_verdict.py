@@ -16,7 +16,7 @@ CHANCE = Interval(-0.02, 0.03)
 GUESSED = {"log_loss": 0.693147, "accuracy": 0.5}
 
 
-def found(losses, difference, choice, changes, guessing=LEARNED) -> Evaluation:
+def found(losses, difference, choice, changes, guessing=LEARNED):
     """An evaluation of 90 images with these test log losses and intervals, for its words."""
     return Evaluation(
         images=90,
@@ -35,7 +35,7 @@ def phases(transfer, finetune):
     return {"transfer": transfer, "finetune": finetune}
 
 
-def test_worth_it() -> None:
+def test_worth_it():
     verdict = found(phases(0.071, 0.052), Interval(-0.027, -0.010), chosen(), McNemar(14, 5, 0.0636)).verdict
     assert (verdict.outcome, verdict.chosen, verdict.disputed) == ("better", "finetune", False)
     assert verdict.headline == (
@@ -47,7 +47,7 @@ def test_worth_it() -> None:
     )
 
 
-def test_worse() -> None:
+def test_worse():
     verdict = found(phases(0.071, 0.09), Interval(0.00004, 0.04), chosen("transfer"), McNemar(0, 1, 0.00001)).verdict
     assert (verdict.outcome, verdict.chosen, verdict.disputed) == ("worse", "transfer", False)
     assert verdict.headline.startswith(  # as many decimals as the interval's end needs
@@ -58,7 +58,7 @@ def test_worse() -> None:
     )
 
 
-def test_too_close_to_call() -> None:
+def test_too_close_to_call():
     ahead = found(phases(0.071, 0.07), Interval(-0.01, 0.008), chosen(), McNemar(1, 1, 1.0)).verdict
     assert (ahead.outcome, ahead.chosen) == ("indistinguishable", "finetune")
     assert ahead.headline.startswith(
@@ -68,7 +68,7 @@ def test_too_close_to_call() -> None:
     )
 
 
-def test_a_tie_goes_to_the_simpler_model() -> None:
+def test_a_tie_goes_to_the_simpler_model():
     choice = Choice(phases(0.1, 0.1), phases(1.0, 1.0), 0.5)
     tie = found(phases(0.07, 0.07), Interval(0, 0), choice, McNemar(0, 0, 1.0)).verdict
     assert (tie.outcome, tie.chosen) == ("indistinguishable", "transfer")
@@ -81,7 +81,7 @@ def test_a_tie_goes_to_the_simpler_model() -> None:
     assert "no answer changed" in tie.detail
 
 
-def test_the_other_model_is_ahead_on_the_test_images_by_what_may_be_chance() -> None:
+def test_the_other_model_is_ahead_on_the_test_images_by_what_may_be_chance():
     verdict = found(phases(0.071, 0.06), Interval(-0.03, 0.008), chosen("transfer"), McNemar(2, 1, 1.0)).verdict
     assert (verdict.outcome, verdict.chosen, verdict.disputed) == ("indistinguishable", "transfer", False)
     assert "On the test images the fine-tuned model is ahead, which could be chance" in verdict.choice
@@ -106,14 +106,14 @@ def test_the_other_model_is_ahead_on_the_test_images_by_what_may_be_chance() -> 
         ),
     ],
 )
-def test_the_test_images_disagree_with_the_choice(phase, losses, difference, title, other) -> None:
+def test_the_test_images_disagree_with_the_choice(phase, losses, difference, title, other):
     """They do not change it: then they could no longer judge it."""
     verdict = found(losses, difference, chosen(phase), McNemar(9, 2, 0.06)).verdict
     assert (verdict.chosen, verdict.disputed, verdict.title) == (phase, True, title)
     assert f"On the test images the {other} model is better by more than chance" in verdict.choice
 
 
-def test_the_choice_is_by_validation_loss_alone() -> None:
+def test_the_choice_is_by_validation_loss_alone():
     labels, good = noisy(300, 1)
     bad = noisy(300, 4)[1]
     for phase in ("transfer", "finetune"):
@@ -124,7 +124,7 @@ def test_the_choice_is_by_validation_loss_alone() -> None:
 # Guessing
 
 
-def test_a_model_that_only_knows_how_frequent_classes_are_has_learned_nothing() -> None:
+def test_a_model_that_only_knows_how_frequent_classes_are_has_learned_nothing():
     """300 images of one class and 30 of another: accuracy is 0.91, and F1 0."""
     labels = np.repeat([0, 1], [300, 30])
     rng = np.random.default_rng(0)
@@ -141,7 +141,7 @@ def test_a_model_that_only_knows_how_frequent_classes_are_has_learned_nothing() 
     assert result.as_metrics(["cat", "dog"])["finetune"]["lowest_recall_class"] == "dog"
 
 
-def test_guessing_is_by_the_class_shares_of_the_training_images() -> None:
+def test_guessing_is_by_the_class_shares_of_the_training_images():
     labels = np.array([0, 0, 1, 1, 1])
     sure = np.eye(2)[labels] * 0.8 + 0.1
     guessing = judged(Pair(labels, sure, sure), shares=[0.75, 0.25]).guessing
@@ -151,7 +151,7 @@ def test_guessing_is_by_the_class_shares_of_the_training_images() -> None:
     assert guessing.beaten_by("transfer")
 
 
-def test_a_model_that_is_right_and_too_sure_has_learned_something() -> None:
+def test_a_model_that_is_right_and_too_sure_has_learned_something():
     """It is judged as it is used: calibrated."""
     labels = np.tile([0, 1], 100)
     wrong = np.arange(200) < 30
@@ -163,7 +163,7 @@ def test_a_model_that_is_right_and_too_sure_has_learned_something() -> None:
     assert "calibrated (temperature 9)" in result.verdict.detail
 
 
-def test_neither_is_said_only_where_it_is_so() -> None:
+def test_neither_is_said_only_where_it_is_so():
     beaten = phases(Interval(-0.8, -0.5), CHANCE)
     pair = (phases(0.2, 0.7), Interval(0.3, 0.7))
     verdict = found(*pair, chosen("finetune"), McNemar(1, 9, 0.02), beaten).verdict
@@ -173,14 +173,14 @@ def test_neither_is_said_only_where_it_is_so() -> None:
     assert verdict.outcome == "worse"
 
 
-def test_many_classes() -> None:
+def test_many_classes():
     labels, finetune = noisy_of_many(200, 5, 1)
     guess = np.full((200, 5), 0.2)
     assert judged(Pair(labels, guess, finetune)).verdict.outcome == "better"
     assert judged(Pair(labels, guess, guess)).verdict.outcome == "nothing_learned"
 
 
-def test_in_use_are_the_chosen_ones_calibrated_probabilities() -> None:
+def test_in_use_are_the_chosen_ones_calibrated_probabilities():
     pair = predictions(90)
     choice = dataclasses.replace(chosen("transfer", 2.0), temperatures=phases(2.0, 3.0))
     result = judged(pair, choice)
@@ -194,7 +194,7 @@ def test_in_use_are_the_chosen_ones_calibrated_probabilities() -> None:
 # Cautions
 
 
-def test_few_test_images_of_a_class_are_named() -> None:
+def test_few_test_images_of_a_class_are_named():
     enough = {"cat": 300, "dog": 200}
     assert cautions({"train": enough, "test": {"cat": 30, "dog": 30}}) == []
     (said,) = cautions({"train": enough, "test": {"cat": 29, "dog": 300}})
@@ -204,7 +204,7 @@ def test_few_test_images_of_a_class_are_named() -> None:
     assert said.startswith("Few test images: 0 of c0, 1 of c1, 2 of c2 and 7 more classes.")
 
 
-def test_unequal_classes_are_named() -> None:
+def test_unequal_classes_are_named():
     enough = {"cat": 100, "dog": 100}
     assert cautions({"train": {"cat": 200, "dog": 100}, "test": enough}) == []
     (said,) = cautions({"train": {"cat": 2001, "dog": 1000}, "test": enough})

@@ -1,7 +1,6 @@
 """Weights files that Keras writes, and files that nearly are; more kinds are in tests/corpus.py."""
 
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -14,14 +13,14 @@ Layers = dict[str, list[tuple[int, ...]]]
 
 
 @pytest.fixture(scope="module")
-def keras() -> Any:
+def keras():
     import keras
 
     return keras
 
 
 @pytest.fixture(scope="module")
-def whole_model(keras: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole_model(keras, tmp_path_factory):
     """InceptionV3 as Keras saves it, under ``model_weights``, with names that go on from another layer's."""
     path: Path = tmp_path_factory.mktemp("keras") / "inception_v3.h5"
     keras.layers.Conv2D(1, 1)
@@ -32,7 +31,7 @@ def whole_model(keras: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def layers(whole_model: Path) -> Layers:
+def layers(whole_model):
     with h5py.File(whole_model) as file:
         root = file["model_weights"]
         return {
@@ -43,7 +42,7 @@ def layers(whole_model: Path) -> Layers:
         }
 
 
-def write(path: Path, layers: Layers) -> Path:
+def write(path, layers):
     """Write the legacy layout with weights of these shapes; without values, HDF5 gives them no space."""
     with h5py.File(path, "w") as file:
         file.attrs["layer_names"] = [name.encode() for name in layers]
@@ -55,7 +54,7 @@ def write(path: Path, layers: Layers) -> Path:
     return path
 
 
-def refusal(path: Path) -> str:
+def refusal(path):
     with pytest.raises(FrostlineError) as caught:
         check_weights_file(path)
     message = str(caught.value)
@@ -64,41 +63,41 @@ def refusal(path: Path) -> str:
     return message
 
 
-def test_accepts_a_whole_model_of_keras(whole_model: Path) -> None:
+def test_accepts_a_whole_model_of_keras(whole_model):
     check_weights_file(whole_model)
 
 
-def test_accepts_weights_at_the_root_under_any_names(layers: Layers, tmp_path: Path) -> None:
+def test_accepts_weights_at_the_root_under_any_names(layers, tmp_path):
     renamed = {f"layer_{n}": shapes for n, shapes in enumerate(layers.values())}
     check_weights_file(write(tmp_path / "w.h5", renamed))
     check_weights_file(write(tmp_path / "w.h5", {name: shapes for name, shapes in renamed.items() if shapes}))
 
 
-def test_keras_reads_what_is_accepted(keras: Any, whole_model: Path) -> None:
+def test_keras_reads_what_is_accepted(keras, whole_model):
     model = keras.applications.InceptionV3(input_shape=(75, 75, 3), include_top=False, weights=None)
     model.load_weights(whole_model)
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file(tmp_path):
     assert "no such file" in refusal(tmp_path / "w.h5")
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.999])
-def test_a_truncated_file(whole_model: Path, tmp_path: Path, share: float) -> None:
+def test_a_truncated_file(whole_model, tmp_path, share):
     path = tmp_path / "w.h5"
     content = whole_model.read_bytes()
     path.write_bytes(content[: int(len(content) * share)])
     assert "truncated or damaged HDF5 file" in refusal(path)
 
 
-def test_a_file_whose_layers_are_missing(layers: Layers, tmp_path: Path) -> None:
+def test_a_file_whose_layers_are_missing(layers, tmp_path):
     path = write(tmp_path / "w.h5", layers)
     with h5py.File(path, "a") as file:
         del file[next(name for name, shapes in layers.items() if shapes)]
     assert "truncated or damaged" in refusal(path)
 
 
-def test_the_new_layout_of_keras(keras: Any, tmp_path: Path) -> None:
+def test_the_new_layout_of_keras(keras, tmp_path):
     model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
     path = tmp_path / "model.weights.h5"
     model.save_weights(path)
@@ -106,7 +105,7 @@ def test_the_new_layout_of_keras(keras: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_weights_that_are_no_numbers(layers: Layers, tmp_path: Path, value: float) -> None:
+def test_weights_that_are_no_numbers(layers, tmp_path, value):
     path = write(tmp_path / "w.h5", layers)
     last = [name for name, shapes in layers.items() if shapes][-1]
     with h5py.File(path, "a") as file:
@@ -114,7 +113,7 @@ def test_weights_that_are_no_numbers(layers: Layers, tmp_path: Path, value: floa
     assert f"values of /{last}/{last}/w0:0 are no numbers" in refusal(path)
 
 
-def test_other_hdf5_files(keras: Any, tmp_path: Path) -> None:
+def test_other_hdf5_files(keras, tmp_path):
     path = tmp_path / "other.h5"
     with h5py.File(path, "w") as file:
         file["images"] = [1, 2, 3]
@@ -124,7 +123,7 @@ def test_other_hdf5_files(keras: Any, tmp_path: Path) -> None:
     assert "another architecture, 1 convolutions (first kernel (3, 3, 3, 4))" in refusal(path)
 
 
-def test_networks_that_nearly_fit(layers: Layers, tmp_path: Path) -> None:
+def test_networks_that_nearly_fit(layers, tmp_path):
     path = tmp_path / "w.h5"
     first = next(name for name, shapes in layers.items() if shapes)
     last = [name for name, shapes in layers.items() if shapes][-1]

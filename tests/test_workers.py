@@ -1,8 +1,6 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -12,11 +10,11 @@ from frostline.runtime.process_pool import cores, mapped, threads
 pytestmark = pytest.mark.slow
 
 
-def test_results_come_in_order_and_little_is_taken_ahead() -> None:
+def test_results_come_in_order_and_little_is_taken_ahead():
     """Else memory would grow with the number of items."""
     taken = 0
 
-    def items() -> Iterator[int]:
+    def items():
         nonlocal taken
         for taken in range(1, 1001):
             yield -taken
@@ -28,12 +26,12 @@ def test_results_come_in_order_and_little_is_taken_ahead() -> None:
     assert taken <= 10 + 3 * 2
 
 
-def test_an_error_reaches_who_asks() -> None:
+def test_an_error_reaches_who_asks():
     with pytest.raises(ValueError, match="invalid literal"):
         list(mapped(int, ["1", "one"], 1))
 
 
-def test_a_process_that_dies_is_told_in_two_lines() -> None:
+def test_a_process_that_dies_is_told_in_two_lines():
     import os
 
     with pytest.raises(FrostlineError, match="process died") as raised:
@@ -41,7 +39,7 @@ def test_a_process_that_dies_is_told_in_two_lines() -> None:
     assert len(str(raised.value).splitlines()) == 2
 
 
-def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
+def test_workers_end_with_a_killed_parent(tmp_path):
     """Nobody else would end them: they wait for a next task for ever."""
     script = tmp_path / "script.py"
     script.write_text(
@@ -57,7 +55,7 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     assert process.returncode == -signal.SIGKILL
 
 
-def test_threads_are_all_cores_unless_tensorflow_is_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_are_all_cores_unless_tensorflow_is_told_otherwise(monkeypatch):
     monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
     assert threads() == cores() >= 1
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", "7")

@@ -10,27 +10,27 @@ ROOT = Path(__file__).parents[1]
 CODE = ("src", "dvc.yaml", "Makefile", "pyproject.toml")
 
 
-def _git(*arguments: str, sent: bytes = b"") -> bytes:
+def _git(*arguments, sent=b""):
     return subprocess.run(["git", *arguments], cwd=ROOT, input=sent, capture_output=True, check=True).stdout
 
 
-def tracked_names(*patterns: str) -> list[str]:
+def tracked_names(*patterns):
     """The files that match `patterns`, or lie in folders that do, from the project's root."""
     return [name for name in _git("ls-files", "-z", "--", *patterns).decode().split("\0") if name]
 
 
-def tracked_text(name: str) -> str:
+def tracked_text(name):
     return _git("show", f":{name}").decode()
 
 
-def write_tracked(folder: Path, *patterns: str) -> Path:
+def write_tracked(folder, *patterns):
     """Write these files into `folder`, each at its place below the root; return `folder`."""
     names = "\0".join(tracked_names(*patterns)).encode()
     _git("checkout-index", "--force", "-z", "--stdin", f"--prefix={folder.resolve()}/", sent=names)
     return folder
 
 
-def unstaged() -> list[str]:
+def unstaged():
     """What tests do not see: files with changes that are not staged, but for code."""
     names = _git("diff", "--name-only", "-z", "--", "conf", "params.yaml").decode().split("\0")
     return [name for name in names if name]

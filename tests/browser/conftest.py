@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,20 +23,20 @@ class Screen:
     height: int
     theme: str
 
-    def __str__(self) -> str:
+    def __str__(self):
         return f"{self.width}x{self.height}-{self.theme}"
 
 
 @pytest.fixture(
     params=[Screen(*size, theme) for size in ((1280, 800), (390, 844)) for theme in ("light", "dark")], ids=str
 )
-def screen(request: pytest.FixtureRequest) -> Screen:
+def screen(request):
     """A desk's and a phone's, light and dark, in turn."""
     return cast(Screen, request.param)
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
+def browser():
     sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is missing: pip install -e .[dev]")
     if CHROMIUM is None:
         pytest.skip("Chromium is missing: apt-get install chromium")
@@ -47,15 +47,15 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def open_page(browser: Any) -> Iterator[OpenPage]:
+def open_page(browser):
     """Open an address in a fresh window of `width` x `height`; the test fails if any page complains on its console.
 
     `known`: patterns of complaints that do not count.
     """
     contexts, complaints = [], []
 
-    def open_(address: str, width: int = 1280, height: int = 800, known: Sequence[str] = (), **options: Any) -> Any:
-        def complain(text: str) -> None:
+    def open_(address, width=1280, height=800, known=(), **options):
+        def complain(text):
             if not any(re.search(pattern, text) for pattern in known):
                 complaints.append(text)
 
@@ -75,8 +75,8 @@ def open_page(browser: Any) -> Iterator[OpenPage]:
 
 
 @pytest.fixture
-def keep_screenshot() -> Callable[[Any, str], None]:
-    def keep(page: Any, name: str) -> None:
+def keep_screenshot():
+    def keep(page, name):
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=SCREENSHOTS / f"{name}.png")
 

@@ -1,8 +1,6 @@
 """The page of `frostline serve`: by mouse, by keyboard, on a phone, in the dark, without a script."""
 
 import base64
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 from contrasts import CONTRASTS
@@ -15,18 +13,18 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "model.keras"
     write_model(path)
     with serving(application(load_classifier(path))) as url:
         yield url
 
 
-def choose(page: Any, content: bytes, name: str, kind: str = "image/jpeg") -> None:
+def choose(page, content, name, kind="image/jpeg"):
     page.locator("input[type=file]").set_input_files({"name": name, "mimeType": kind, "buffer": content})
 
 
-def answer(page: Any) -> str:
+def answer(page):
     page.locator(".result").wait_for()
     return str(page.locator(".class strong").inner_text())
 
@@ -44,17 +42,17 @@ HAND_OVER = """([kinds, content, filling]) => {
 }"""
 
 
-def hand_over(page: Any, *kinds: str, filling: int = 0) -> list[bool]:
+def hand_over(page, *kinds, filling=0):
     """Let the page have an image, with so many more bytes, by these events; True for each that the page took."""
     return list(page.evaluate(HAND_OVER, [kinds, base64.b64encode(ball()).decode(), filling]))
 
 
 def test_a_dropped_image_is_shown_with_its_class_and_what_speaks_for_it(
-    address: str,
-    open_page: Callable[..., Any],
-    keep_screenshot: Callable[[Any, str], None],
-    screen: Any,
-) -> None:
+    address,
+    open_page,
+    keep_screenshot,
+    screen,
+):
     phone = screen.width < 500
     page = open_page(address, screen.width, screen.height, color_scheme=screen.theme, has_touch=phone, is_mobile=phone)
     assert page.locator(".touch").is_visible() == phone
@@ -81,7 +79,7 @@ def test_a_dropped_image_is_shown_with_its_class_and_what_speaks_for_it(
     assert not heat.is_visible()
 
 
-def test_all_of_it_works_by_keyboard(address: str, open_page: Callable[..., Any]) -> None:
+def test_all_of_it_works_by_keyboard(address, open_page):
     page = open_page(address)
     file = {"name": "field.jpg", "mimeType": "image/jpeg", "buffer": field()}
     page.on("filechooser", lambda chooser: chooser.set_files(file))
@@ -94,7 +92,7 @@ def test_all_of_it_works_by_keyboard(address: str, open_page: Callable[..., Any]
     assert page.locator(".heat").is_visible()
 
 
-def test_a_image_can_be_pasted_and_the_next_one_takes_its_place(address: str, open_page: Callable[..., Any]) -> None:
+def test_a_image_can_be_pasted_and_the_next_one_takes_its_place(address, open_page):
     page = open_page(address)
     hand_over(page, "paste")
     assert answer(page) == "ball"
@@ -102,14 +100,14 @@ def test_a_image_can_be_pasted_and_the_next_one_takes_its_place(address: str, op
     page.locator(".class strong", has_text="field").wait_for()
 
 
-def test_what_the_browser_cannot_show_the_server_shows(address: str, open_page: Callable[..., Any]) -> None:
+def test_what_the_browser_cannot_show_the_server_shows(address, open_page):
     page = open_page(address)
     choose(page, ball("TIFF"), "ball.tif", "image/tiff")
     assert answer(page) == "ball"
     page.wait_for_function("document.querySelector('.shown').naturalWidth === 32")
 
 
-def test_a_refusal_is_told_in_words(browser: Any, address: str) -> None:
+def test_a_refusal_is_told_in_words(browser, address):
     page = browser.new_page()  # Chromium itself complains of the status on the console
     page.goto(address)
     choose(page, b"text", "notes.txt", "text/plain")
@@ -126,6 +124,6 @@ def test_a_refusal_is_told_in_words(browser: Any, address: str) -> None:
     page.close()
 
 
-def test_without_script_it_says_what_to_do(address: str, open_page: Callable[..., Any]) -> None:
+def test_without_script_it_says_what_to_do(address, open_page):
     page = open_page(address, java_script_enabled=False)
     assert "curl" in page.locator("noscript").inner_text()

@@ -7,9 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,7 +15,6 @@ import pytest
 from frostline.common.files import write_csv
 from frostline.config.load import compose_conf
 from frostline.config.paths import CURVES, EVALUATION, MODELS, REPORT
-from frostline.metrics.comparison import Evaluation
 from frostline.tracking import runs as tracking
 from results import CONF, judged, predictions, write_example_report
 from servers import is_healthy, wait_until
@@ -42,12 +39,12 @@ KNOWN = (
 
 
 @functools.cache
-def result() -> Evaluation:
+def result():
     """The evaluation that `results.write_example_report` makes a report of."""
     return judged(predictions(86))
 
 
-def fill(digest: str = "5" * 64) -> None:
+def fill(digest="5" * 64):
     """Log the runs of one pipeline as its stages do; only the figures are drawn, and the models no models."""
     settings, verdict = compose_conf([], CONF), result().verdict
     pipeline = tracking.open_pipeline(settings, digest)
@@ -74,7 +71,7 @@ def fill(digest: str = "5" * 64) -> None:
 
 
 @contextmanager
-def mlflow_ui(folder: Path) -> Iterator[str]:
+def mlflow_ui(folder):
     """`make ui` in `folder`, with one process instead of a dozen, at a free port; yield its address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -87,7 +84,7 @@ def mlflow_ui(folder: Path) -> Iterator[str]:
             command + store, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True
         )
 
-    def is_up() -> bool:
+    def is_up():
         assert process.poll() is None, log.read_text()
         return is_healthy(f"http://127.0.0.1:{port}")
 
@@ -100,7 +97,7 @@ def mlflow_ui(folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def address(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def address(browser, tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -111,10 +108,10 @@ def address(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture
-def open_mlflow(address: str, open_page: Callable[..., Any]) -> Callable[..., Any]:
+def open_mlflow(address, open_page):
     """Open a path of MLflow's UI in a browser that has closed the panel of its assistant, a third of the window."""
 
-    def open_(path: str = "/") -> Any:
+    def open_(path="/"):
         kept = {"mlflow.assistant.panelOpen_v1": "false", "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true"}
         storage = [{"name": name, "value": value} for name, value in kept.items()]
         state = {"cookies": [], "origins": [{"origin": address, "localStorage": storage}]}
@@ -126,7 +123,7 @@ def open_mlflow(address: str, open_page: Callable[..., Any]) -> Callable[..., An
 
 
 @pytest.fixture
-def runs(open_mlflow: Callable[..., Any]) -> Any:
+def runs(open_mlflow):
     """The page of the experiment's runs, reached by the clicks that README names; the parent is unfolded."""
     page = open_mlflow()
     page.get_by_text("Model training", exact=True).click()
@@ -137,7 +134,7 @@ def runs(open_mlflow: Callable[..., Any]) -> Any:
     return page
 
 
-def row(page: Any, name: str) -> Any:
+def row(page, name):
     link = page.get_by_role("link", name=name, exact=True)
     return page.locator(".ag-pinned-left-cols-container [role=row]").filter(has=link)
 
@@ -150,9 +147,7 @@ PHASE_IS_SHOWN = """(link) => {
 }"""
 
 
-def test_the_phases_stand_below_their_parent_by_names_that_tell_them_apart(
-    runs: Any, keep_screenshot: Callable[[Any, str], None]
-) -> None:
+def test_the_phases_stand_below_their_parent_by_names_that_tell_them_apart(runs, keep_screenshot):
     names = runs.locator(".ag-pinned-left-cols-container [role=row] a")
     phases = [f"{phase} sample-random" for phase in ("evaluate", "finetune", "transfer")]
     assert names.all_inner_texts() == ["sample-random", *phases]
@@ -175,9 +170,7 @@ METRICS = """() => {
 """The texts that stand side by side below "Metrics": the name, and a value for each run."""
 
 
-def test_both_phases_are_compared_metric_by_metric_and_curve_by_curve(
-    runs: Any, keep_screenshot: Callable[[Any, str], None]
-) -> None:
+def test_both_phases_are_compared_metric_by_metric_and_curve_by_curve(runs, keep_screenshot):
     for phase in EPOCHS:
         row(runs, f"{phase} sample-random").locator(".ag-selection-checkbox input").check()
     runs.get_by_role("button", name="Compare", exact=True).click()
@@ -199,7 +192,7 @@ def test_both_phases_are_compared_metric_by_metric_and_curve_by_curve(
 
     curves = runs.get_by_role("link", name="train/loss")
 
-    def opened() -> bool:
+    def opened():
         """MLflow draws its tables anew while the sections above fold, and a click in between is lost."""
         if "/compare-runs" in runs.url:
             curves.click(timeout=5_000)
@@ -217,9 +210,7 @@ def test_both_phases_are_compared_metric_by_metric_and_curve_by_curve(
     keep_screenshot(runs, "mlflow-curves")
 
 
-def test_the_description_of_the_parent_is_the_verdict_and_the_report_an_artifact(
-    runs: Any, keep_screenshot: Callable[[Any, str], None]
-) -> None:
+def test_the_description_of_the_parent_is_the_verdict_and_the_report_an_artifact(runs, keep_screenshot):
     row(runs, "sample-random").get_by_role("link").click()
     title = runs.locator("strong", has_text=result().verdict.title)  # bold, so it is read as Markdown
     title.wait_for()
@@ -235,6 +226,6 @@ def test_the_description_of_the_parent_is_the_verdict_and_the_report_an_artifact
     keep_screenshot(runs, "mlflow-report")
 
 
-def test_a_link_can_open_the_mode_for_model_training(open_mlflow: Callable[..., Any]) -> None:
+def test_a_link_can_open_the_mode_for_model_training(open_mlflow):
     page = open_mlflow("/#/experiments/1?workflowType=machine_learning")  # else a new browser shows GenAI's traces
     row(page, "sample-random").wait_for()

@@ -1,8 +1,6 @@
 """The report as people meet it: on a screen, a phone, paper; by mouse and by keyboard; without network and script."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,14 +14,14 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> str:
+def address(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     write_example_report(folder)
     return (folder / "report.html").as_uri()
 
 
 @pytest.fixture(scope="module")
-def address_of_many(tmp_path_factory: pytest.TempPathFactory) -> str:
+def address_of_many(tmp_path_factory):
     """With twelve classes."""
     folder = tmp_path_factory.mktemp("report")
     write_example_report(folder, tuple(f"class {number}" for number in range(12)), pair=predictions_of_many(200, 12))
@@ -32,9 +30,7 @@ def address_of_many(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("long", ["W" * 120, "아주긴이름" * 20, "قطة" * 60])
-def test_a_name_of_one_long_word_leaves_the_figures_in_view(
-    tmp_path: Path, open_page: Callable[..., Any], count: int, long: str
-) -> None:
+def test_a_name_of_one_long_word_leaves_the_figures_in_view(tmp_path, open_page, count, long):
     classes = (long, f"{long}2", "cat")[:count]
     write_example_report(tmp_path, classes, pair=predictions(86) if count == 2 else predictions_of_many(86, 3))
     page = open_page((tmp_path / "report.html").as_uri(), 1100, 800)
@@ -42,11 +38,11 @@ def test_a_name_of_one_long_word_leaves_the_figures_in_view(
     assert page.evaluate(wider) == 0
 
 
-def shown(page: Any, figure: str, phase: str) -> str:
+def shown(page, figure, phase):
     return str(page.locator(f"tr[data-figure={figure}] [data-phase={phase}]").inner_text())
 
 
-def expected(threshold: float) -> dict[str, dict[str, str]]:
+def expected(threshold):
     """What the explorer must show, by phase and figure, from the package's own figures."""
     pair = predictions(86)
     found = {}
@@ -64,7 +60,7 @@ def expected(threshold: float) -> dict[str, dict[str, str]]:
     return found
 
 
-def all_shown(page: Any) -> dict[str, dict[str, str]]:
+def all_shown(page):
     names = ("accuracy", "precision", "recall", "f1", "tn", "fp", "fn", "tp")
     return {
         phase: {name: shown(page, name, phase) for name in names} for phase in ("transfer", "finetune", "validation")
@@ -72,11 +68,11 @@ def all_shown(page: Any) -> dict[str, dict[str, str]]:
 
 
 def test_the_verdict_is_in_view_and_nothing_is_cut_off(
-    address: str,
-    open_page: Callable[..., Any],
-    keep_screenshot: Callable[[Any, str], None],
-    screen: Any,
-) -> None:
+    address,
+    open_page,
+    keep_screenshot,
+    screen,
+):
     requests: list[str] = []
     page = open_page(address, screen.width, screen.height, color_scheme=screen.theme, offline=True)
     page.on("request", lambda request: requests.append(request.url))
@@ -90,7 +86,7 @@ def test_the_verdict_is_in_view_and_nothing_is_cut_off(
     keep_screenshot(page, f"report-{screen}")
 
 
-def test_the_slider_changes_the_numbers_from_the_keyboard(address: str, open_page: Callable[..., Any]) -> None:
+def test_the_slider_changes_the_numbers_from_the_keyboard(address, open_page):
     page = open_page(address)
     assert all_shown(page) == expected(0.5)
     slider = page.locator("#threshold-slider")
@@ -109,7 +105,7 @@ def test_the_slider_changes_the_numbers_from_the_keyboard(address: str, open_pag
 
 
 @pytest.mark.parametrize("chart", ["roc", "precision_recall"])
-def test_a_press_on_a_curve_chooses_its_threshold(address: str, open_page: Callable[..., Any], chart: str) -> None:
+def test_a_press_on_a_curve_chooses_its_threshold(address, open_page, chart):
     page = open_page(address)
     page.locator(f"[data-chart={chart}]").scroll_into_view_if_needed()
     box = page.locator(f"#{chart}-unit path").bounding_box()
@@ -127,7 +123,7 @@ def test_a_press_on_a_curve_chooses_its_threshold(address: str, open_page: Calla
     assert dot["y"] + dot["height"] / 2 == pytest.approx(box["y"] + (1 - y) * box["height"], abs=1)
 
 
-def test_grad_cam_is_shown_for_the_phase_that_is_chosen(address: str, open_page: Callable[..., Any]) -> None:
+def test_grad_cam_is_shown_for_the_phase_that_is_chosen(address, open_page):
     page = open_page(address)
     visible = {phase: page.locator(f".heat.{phase}").first.is_visible for phase in ("transfer", "finetune")}
     page.locator("#heat-off").focus()
@@ -139,7 +135,7 @@ def test_grad_cam_is_shown_for_the_phase_that_is_chosen(address: str, open_page:
 FOCUSED = "[(e => e.id || e.tagName)(document.activeElement), getComputedStyle(document.activeElement).outlineStyle]"
 
 
-def test_what_the_keyboard_reaches_shows_its_focus(address: str, open_page: Callable[..., Any]) -> None:
+def test_what_the_keyboard_reaches_shows_its_focus(address, open_page):
     page = open_page(address)
     reached = []
     for _ in range(30):
@@ -153,16 +149,14 @@ def test_what_the_keyboard_reaches_shows_its_focus(address: str, open_page: Call
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_every_text_has_the_contrast_of_wcag_aa(address: str, open_page: Callable[..., Any], theme: str) -> None:
+def test_every_text_has_the_contrast_of_wcag_aa(address, open_page, theme):
     page = open_page(address, color_scheme=theme)
     contrasts = page.evaluate(CONTRASTS)
     assert len(contrasts) > 100
     assert [entry for entry in contrasts if entry[1] < entry[2]] == []
 
 
-def test_on_paper_it_is_light_and_shows_what_is_folded(
-    address: str, open_page: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_on_paper_it_is_light_and_shows_what_is_folded(address, open_page, tmp_path):
     page = open_page(address, color_scheme="dark")
     settings = page.locator("details td").first
     assert not settings.is_visible()
@@ -174,14 +168,14 @@ def test_on_paper_it_is_light_and_shows_what_is_folded(
     assert 0 < (tmp_path / "report.pdf").read_bytes().count(b"/Type /Page\n") < 15
 
 
-def test_without_script_it_still_says_all_but_the_explorer(address: str, open_page: Callable[..., Any]) -> None:
+def test_without_script_it_still_says_all_but_the_explorer(address, open_page):
     page = open_page(address, java_script_enabled=False)
     assert page.locator(".verdict").is_visible()
     assert page.locator("[data-chart=roc] svg").is_visible()
     assert not page.locator("#threshold").is_visible()
 
 
-def test_in_mlflows_frame_script_and_links_work(address: str, open_page: Callable[..., Any], tmp_path: Path) -> None:
+def test_in_mlflows_frame_script_and_links_work(address, open_page, tmp_path):
     """MLflow's UI shows an HTML artifact from a blob: address in a frame that may run scripts and nothing else."""
     (tmp_path / "frame.html").write_text('<iframe sandbox="allow-scripts" width="900" height="700"></iframe>')
     page = open_page((tmp_path / "frame.html").as_uri())
@@ -203,11 +197,11 @@ def test_in_mlflows_frame_script_and_links_work(address: str, open_page: Callabl
 
 
 def test_many_classes_fit_the_page(
-    address_of_many: str,
-    open_page: Callable[..., Any],
-    keep_screenshot: Callable[[Any, str], None],
-    screen: Any,
-) -> None:
+    address_of_many,
+    open_page,
+    keep_screenshot,
+    screen,
+):
     page = open_page(address_of_many, screen.width, screen.height, color_scheme=screen.theme)
     box = page.locator(".verdict").bounding_box()
     assert box["y"] + box["height"] <= screen.height

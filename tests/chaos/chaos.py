@@ -17,7 +17,6 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -31,7 +30,7 @@ from faults import faults
 from recovery import Outcome, Project, again, recover
 
 
-def kill(project: Project, stage: str, moment: float, alone: bool, cold: bool) -> Outcome:
+def kill(project, stage, moment, alone, cold):
     """Run `stage`, kill it (`alone`: not DVC with it) at the share `moment` of its time; `cold`: features forgotten."""
     if cold:
         shutil.rmtree(project.root / ".frostline" / "features", ignore_errors=True)
@@ -49,7 +48,7 @@ def kill(project: Project, stage: str, moment: float, alone: bool, cold: bool) -
     return recover(project, stage, Outcome(f"kill {stage}{' alone' if alone else ''}", hit=process.returncode != 0))
 
 
-def _processes(stage: str, session: int) -> Iterator[int]:
+def _processes(stage, session):
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
@@ -64,7 +63,7 @@ def _processes(stage: str, session: int) -> Iterator[int]:
                 continue
 
 
-def seeded_kills(project: Project, count: int, seed: int) -> Iterator[Outcome]:
+def seeded_kills(project, count, seed):
     rng, struck = random.Random(seed), 0
     while struck < count:
         stage = STAGES[struck % len(STAGES)]
@@ -74,7 +73,7 @@ def seeded_kills(project: Project, count: int, seed: int) -> Iterator[Outcome]:
             yield outcome
 
 
-def main() -> None:
+def main():
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=1)
@@ -86,7 +85,7 @@ def main() -> None:
     arguments, console = parser.parse_args(), Console(width=120)
     outcomes: list[Outcome] = []
 
-    def note(outcome: Outcome) -> None:
+    def note(outcome):
         outcomes.append(outcome)
         state = outcome.wrong or ("recovered" if outcome.hit else "did not strike")
         console.print(f"{len(outcomes):>4} {outcome.fault}: {state}, {outcome.differing} bytes differ", highlight=False)
@@ -107,7 +106,7 @@ def main() -> None:
     sys.exit(any(outcome.wrong or outcome.differing for outcome in outcomes))
 
 
-def _sums(outcomes: list[Outcome]) -> tuple[str, str, str]:
+def _sums(outcomes):
     struck = [outcome for outcome in outcomes if outcome.hit]
     recovered = sum(not outcome.wrong and not outcome.differing for outcome in struck)
     return str(len(struck)), str(recovered), f"{sum(outcome.differing for outcome in outcomes)}"

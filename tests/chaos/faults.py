@@ -14,16 +14,13 @@ import shutil
 import signal
 import sqlite3
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from clone import STAGES
 from frostline.config.paths import BACKBONE_WEIGHTS
 from mlflow_server import MlflowServer
-from recovery import Outcome, Project, again, differing, recover
+from recovery import Outcome, again, differing, recover
 from servers import Answer, FileServer, running, wait_until
 
 _FOLDERS = {
@@ -39,7 +36,7 @@ _FOLDERS = {
 # Of the stage's own process
 
 
-def send(project: Project, stage: str, number: signal.Signals) -> Outcome:
+def send(project, stage, number):
     """Ctrl-C or SIGTERM to DVC and the stage."""
     process = project.start("-m", "dvc", *again(stage))
     time.sleep(0.6 * project.seconds[stage])
@@ -52,10 +49,10 @@ def send(project: Project, stage: str, number: signal.Signals) -> Outcome:
     return outcome
 
 
-def full_disk(project: Project, stage: str) -> Outcome:
+def full_disk(project, stage):
     """No file may grow past 200 kB (as with a full disk, the write fails with an error)."""
 
-    def limit() -> None:
+    def limit():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 
@@ -67,10 +64,10 @@ def full_disk(project: Project, stage: str) -> Outcome:
     return outcome
 
 
-def read_only(project: Project, stage: str) -> Outcome:
+def read_only(project, stage):
     """The folder of the stage's outputs may not be written."""
 
-    def obey_permissions() -> None:  # root, too (prctl PR_CAPBSET_DROP, CAP_DAC_OVERRIDE)
+    def obey_permissions():  # root, too (prctl PR_CAPBSET_DROP, CAP_DAC_OVERRIDE)
         ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
 
     folder = project.root / _FOLDERS[stage]
@@ -82,7 +79,7 @@ def read_only(project: Project, stage: str) -> Outcome:
     return recover(project, stage, Outcome(f"read-only folder in {stage}", status != 0, wrong))
 
 
-def refusal(project: Project, status: int, output: str, word: str) -> str:
+def refusal(project, status, output, word):
     """What is wrong with how a stage ended that cannot do its work: two lines at most say why, and nothing changed."""
     if status == 0:  # the fault did not strike
         return ""
@@ -98,7 +95,7 @@ def refusal(project: Project, status: int, output: str, word: str) -> str:
 
 
 @contextmanager
-def locked(store: Path) -> Iterator[None]:
+def locked(store):
     connection = sqlite3.connect(store, isolation_level=None)
     connection.execute("BEGIN EXCLUSIVE")
     try:
@@ -107,7 +104,7 @@ def locked(store: Path) -> Iterator[None]:
         connection.close()
 
 
-def locked_store(project: Project, stage: str) -> Outcome:
+def locked_store(project, stage):
     """Another program holds MLflow's SQLite store for a while in the middle of a stage; the stage itself must do."""
     process = project.start("-m", "dvc", *again(stage))
     time.sleep(0.5 * project.seconds[stage])
@@ -121,7 +118,7 @@ def locked_store(project: Project, stage: str) -> Outcome:
     return outcome
 
 
-def no_server(project: Project, stage: str) -> Outcome:
+def no_server(project, stage):
     """MLflow's server was killed before the stage: it must not start, and does once the server is back."""
     with MlflowServer(project.root.parent / "mlflow") as server:
         server.kill()
@@ -130,7 +127,7 @@ def no_server(project: Project, stage: str) -> Outcome:
     return recover(project, stage, Outcome(f"no MLflow server for {stage}", status != 0, wrong))
 
 
-def lost_server(project: Project, stage: str, back: bool) -> Outcome:
+def lost_server(project, stage, back):
     """MLflow's server is killed in the middle of the stage (`back`: and started again at once); the stage must do."""
     with MlflowServer(project.root.parent / "mlflow") as server:
         process = project.start_stage(stage, environment=server.environment)
@@ -150,7 +147,7 @@ def lost_server(project: Project, stage: str, back: bool) -> Outcome:
     return recover(project, stage, Outcome(name, hit, wrong))
 
 
-def _run_with(server: MlflowServer, project: Project, stage: str) -> str:
+def _run_with(server, project, stage):
     """Run the stage again with `server`, started if it is gone; what is wrong then."""
     if not server.is_up():
         server.start()
@@ -164,7 +161,7 @@ def _run_with(server: MlflowServer, project: Project, stage: str) -> str:
 # Of other processes
 
 
-def two_at_once(project: Project, stage: str) -> Outcome:
+def two_at_once(project, stage):
     """Two `dvc repro` in one folder: one may say that the other runs; neither may spoil anything."""
     both = [project.start("-m", "dvc", *again(stage)) for _ in range(2)]
     outputs = [process.communicate()[0] for process in both]
@@ -177,7 +174,7 @@ def two_at_once(project: Project, stage: str) -> Outcome:
 # Of servers of weights
 
 
-def bad_server(project: Project, name: str, answers: list[Answer]) -> Outcome:
+def bad_server(project, name, answers):
     """The weights come from a server with a fault; the download must recover by itself or when run again."""
     target = project.root / BACKBONE_WEIGHTS
     with running(FileServer(target.read_bytes(), *answers)) as server:
@@ -192,16 +189,14 @@ def bad_server(project: Project, name: str, answers: list[Answer]) -> Outcome:
     return outcome
 
 
-def weights_from(url: str, body: bytes) -> list[str]:
+def weights_from(url, body):
     """Overrides with which fetch-weights gets `body` from `url`."""
     md5 = hashlib.md5(body).hexdigest()
     overrides = ["weights.source=imagenet", "~weights.seed", f"+weights.url={url}", "+weights.sha256=null"]
     return [*overrides, f"+weights.size={len(body)}", f"+weights.md5={md5}"]
 
 
-def bad_tls(
-    project: Project, name: str, host: str = "127.0.0.1", encrypted: bool = True, trusted: bool = False
-) -> Outcome:
+def bad_tls(project, name, host="127.0.0.1", encrypted=True, trusted=False):
     """The weights' server cannot prove who it is: nothing is taken from it, and then all from one that can."""
     target, certificate = project.root / BACKBONE_WEIGHTS, project.root.parent / "certificate.pem"
     trust = {"REQUESTS_CA_BUNDLE": str(certificate)}
@@ -227,7 +222,7 @@ def bad_tls(
 # Of a sweep
 
 
-def failing_trial(project: Project) -> Outcome:
+def failing_trial(project):
     """One trial of a sweep cannot leave its result: the others go on, and the same command then runs it alone."""
     _, reference = _sweep(project)
     stored = project.root / ".frostline" / "trials"
@@ -252,25 +247,25 @@ def failing_trial(project: Project) -> Outcome:
     return outcome
 
 
-def _sweep(project: Project) -> tuple[str, Path]:
+def _sweep(project):
     """Run three trials; the output, and the folder of what was found."""
     overrides = ["model.cut_layer=mixed1", "transfer.epochs=1", "finetune.learning_rate=1e-5,1e-4,1e-3"]
     output = project.start("-m", "frostline.sweep", "-m", *overrides).communicate()[0]
     return output, max((project.root / "multirun").glob("*/"))
 
 
-def _trials(folder: Path) -> list[dict[str, Any]]:
+def _trials(folder):
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*/trial.json"))]
 
 
-def _written(path: Path) -> int:
+def _written(path):
     return path.stat().st_mtime_ns
 
 
 # All of them
 
 
-def faults() -> Iterator[partial[Outcome]]:
+def faults():
     for stage in STAGES:
         yield partial(send, stage=stage, number=signal.SIGINT)
         yield partial(send, stage=stage, number=signal.SIGTERM)

@@ -4,10 +4,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
@@ -34,7 +31,7 @@ class Outcome:
 class Project:
     """The clone under test, and what an undisturbed run left in it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root):
         self.clone = Clone(root / "project")
         self.root, self.kept = self.clone.root, root / "reference"
         self.seconds = {stage: self._seconds(stage) for stage in STAGES}
@@ -45,12 +42,12 @@ class Project:
             copy = shutil.copytree if (self.root / name).is_dir() else shutil.copy
             copy(self.root / name, self.kept / name)
 
-    def _seconds(self, stage: str) -> float:
+    def _seconds(self, stage):
         started = time.monotonic()
         self.clone.dvc(*again(stage))
         return time.monotonic() - started
 
-    def start(self, *command: str, environment: Mapping[str, str] | None = None, **options: Any) -> Process:
+    def start(self, *command, environment=None, **options):
         return subprocess.Popen(
             [sys.executable, *command],
             cwd=self.root,
@@ -62,32 +59,32 @@ class Project:
             **options,
         )
 
-    def start_stage(self, stage: str, *overrides: str, **options: Any) -> Process:
+    def start_stage(self, stage, *overrides, **options):
         """The stage's own command, without DVC, which would delete its outputs first."""
         return self.start("-m", "frostline.stages", stage.replace("-", "_"), *overrides, **options)
 
-    def run_stage(self, stage: str, *overrides: str, **options: Any) -> tuple[int, str]:
+    def run_stage(self, stage, *overrides, **options):
         """Exit status and output."""
         process = self.start_stage(stage, *overrides, **options)
         output = process.communicate()[0]
         return process.returncode, output
 
-    def differing(self) -> int:
+    def differing(self):
         """Bytes that differ from the reference, missing and surplus ones included."""
         return sum(differing(self.root / name, self.kept / name) for name in self.outputs)
 
-    def left_behind(self) -> list[str]:
+    def left_behind(self):
         """Half-written files, checkpoints of a phase that ended, MLflow runs without a process."""
         found = self.half_written() + [path.name for path in (self.root / ".frostline/checkpoints").glob("*")]
         return found + [f"run {run.info.run_name} RUNNING" for run in self.clone.runs() if run.info.status == "RUNNING"]
 
-    def half_written(self) -> list[str]:
+    def half_written(self):
         folders = [self.root / name for name in ("data", "models", "reports", ".frostline")]
         files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
         return [str(path.relative_to(self.root)) for path in files if path.suffix == ".part"]
 
 
-def differing(ours: Path, theirs: Path) -> int:
+def differing(ours, theirs):
     """Bytes that differ between two files or folders, missing and surplus ones included."""
     if ours.is_dir() and theirs.is_dir():
         inside = {path.relative_to(base) for base in (ours, theirs) for path in base.rglob("*") if path.is_file()}
@@ -102,11 +99,11 @@ def differing(ours: Path, theirs: Path) -> int:
     return int(np.count_nonzero(left[:shared] != right[:shared])) + abs(len(left) - len(right))
 
 
-def again(stage: str) -> list[str]:
+def again(stage):
     return ["repro", "--force", "--single-item", stage]
 
 
-def recover(project: Project, stage: str, outcome: Outcome) -> Outcome:
+def recover(project, stage, outcome):
     """Run the stage again, then the pipeline (which must find nothing to do), and see what is left."""
     for arguments in (again(stage), ["repro"]):
         process = project.start("-m", "dvc", *arguments)

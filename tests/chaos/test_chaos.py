@@ -1,6 +1,5 @@
 """A short seeded run of chaos.py: what `make chaos` does at length."""
 
-from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -13,7 +12,7 @@ pytestmark = pytest.mark.chaos
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def project(tmp_path_factory):
     return Project(tmp_path_factory.mktemp("chaos"))
 
 
@@ -21,9 +20,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     ("stage", "moment", "alone"),
     [("transfer", 0.8, True), ("finetune", 0.7, False), ("evaluate", 0.8, False)],
 )
-def test_a_killed_stage_run_again_leaves_the_same_bytes(
-    project: Project, stage: str, moment: float, alone: bool
-) -> None:
+def test_a_killed_stage_run_again_leaves_the_same_bytes(project, stage, moment, alone):
     outcome = kill(project, stage, moment, alone=alone, cold=True)
     assert (outcome.wrong, outcome.differing) == ("", 0)
 
@@ -33,6 +30,6 @@ def test_a_killed_stage_run_again_leaves_the_same_bytes(
     [partial(read_only, stage="preprocess"), partial(bad_tls, name="a certificate that nobody trusts")],
     ids=lambda fault: fault.func.__name__,
 )
-def test_so_does_one_that_met_a_fault(project: Project, fault: Callable[[Project], Outcome]) -> None:
+def test_so_does_one_that_met_a_fault(project, fault):
     outcome = fault(project)
     assert outcome == Outcome(outcome.fault, hit=True)

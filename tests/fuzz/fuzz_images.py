@@ -16,10 +16,8 @@ import struct
 import sys
 import zlib
 from collections import Counter
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -45,7 +43,7 @@ class Result:
     peak: int = 0
     """The most resident memory of any worker, in bytes."""
 
-    def add(self, number: int, outcome: str) -> None:
+    def add(self, number, outcome):
         self.outcomes[outcome.partition(":")[0]] += 1
         if outcome.startswith(FAILURES):
             self.failed.append((number, outcome))
@@ -54,7 +52,7 @@ class Result:
 # What is damaged, and how
 
 
-def images() -> list[bytes]:
+def images():
     """Small images in every format that is accepted, and in the ways that take other paths in the decoders."""
     photo = Image.merge("RGB", [Image.radial_gradient("L").resize((40, 28), box=(n, 0, 256, 200)) for n in (0, 40, 90)])
     exif = Image.Exif()
@@ -64,7 +62,7 @@ def images() -> list[bytes]:
     clear.putalpha(grey)
     frames: dict[str, Any] = {"save_all": True, "append_images": [photo.rotate(90)]}
 
-    def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    def encoded(image, kind, **options):
         buffer = io.BytesIO()
         image.save(buffer, kind, **options)
         return buffer.getvalue()
@@ -83,7 +81,7 @@ def images() -> list[bytes]:
     return [encoded(image, kind, **options) for kind, images in kinds.items() for image, options in images]
 
 
-def damaged(seed: int, number: int, whole: list[bytes]) -> bytes:
+def damaged(seed, number, whole):
     """Return one of the `whole` images with one to six damages; the same for the same seed and number."""
     random = Random(f"{seed}/{number}")
     data = bytearray(random.choice(whole))
@@ -112,7 +110,7 @@ def damaged(seed: int, number: int, whole: list[bytes]) -> bytes:
     return _with_checksums(data) if random.random() < 0.7 else bytes(data)
 
 
-def _with_checksums(data: bytearray) -> bytes:
+def _with_checksums(data):
     """Mend the checksums of a PNG's chunks, without which its decoder looks no further."""
     place = 8
     while data.startswith(b"\x89PNG") and place + 12 <= len(data):
@@ -126,7 +124,7 @@ def _with_checksums(data: bytearray) -> bytes:
 # Decoding in processes that may crash and hang
 
 
-def outcome_of(data: bytes) -> str:
+def outcome_of(data):
     """Decode `data` as preprocessing does."""
     try:
         shape = decode_image(data, SIZE).shape
@@ -135,7 +133,7 @@ def outcome_of(data: bytes) -> str:
     return "accepted" if shape == (SIZE, SIZE, 3) else f"crash: {shape}"
 
 
-def fuzz(files: int, seed: int, processes: int, outcome_of: Callable[[bytes], str] = outcome_of) -> Result:
+def fuzz(files, seed, processes, outcome_of=outcome_of):
     """Give files 0 to `files` of `seed` to `outcome_of`, shared out among so many worker processes."""
     shares = [range(first, files, processes) for first in range(processes)]
     result = Result()
@@ -147,7 +145,7 @@ def fuzz(files: int, seed: int, processes: int, outcome_of: Callable[[bytes], st
     return result
 
 
-def _work_off(numbers: range, seed: int, outcome_of: Callable[[bytes], str]) -> Result:
+def _work_off(numbers, seed, outcome_of):
     """Have one worker process after the other, each until it crashes or hangs, deal with the files `numbers`."""
     result, left = Result(), list(reversed(numbers))
     while left:
@@ -169,7 +167,7 @@ def _work_off(numbers: range, seed: int, outcome_of: Callable[[bytes], str]) -> 
     return result
 
 
-def _answer(worker: Connection) -> tuple[str, int]:
+def _answer(worker):
     """Return the outcome and the worker's peak of memory, which is 0 if it gave no answer."""
     try:
         if not worker.poll(SECONDS):
@@ -180,7 +178,7 @@ def _answer(worker: Connection) -> tuple[str, int]:
     return answer
 
 
-def _work(parent: Connection, seed: int, outcome_of: Callable[[bytes], str]) -> None:
+def _work(parent, seed, outcome_of):
     whole = images()
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
@@ -197,13 +195,13 @@ def _work(parent: Connection, seed: int, outcome_of: Callable[[bytes], str]) -> 
         parent.send((outcome, _peak()))
 
 
-def _peak() -> int:
+def _peak():
     """This process' peak of resident memory in bytes; getrusage would count the parent's, shared until the exec."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
-def main() -> None:
+def main():
     parser = argparse.ArgumentParser(description="Damage images and decode them.")
     parser.add_argument("--files", type=int, default=50_000)
     parser.add_argument("--seed", type=int, default=1)

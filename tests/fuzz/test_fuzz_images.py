@@ -2,14 +2,13 @@
 
 import os
 import time
-from collections.abc import Callable
 
 import fuzz_images
 import pytest
 from fuzz_images import damaged, fuzz, images
 
 
-def test_300_damaged_images_do_no_harm() -> None:
+def test_300_damaged_images_do_no_harm():
     result = fuzz(300, seed=1, processes=2)
     assert result.failed == []
     assert result.outcomes.total() == 300
@@ -17,34 +16,34 @@ def test_300_damaged_images_do_no_harm() -> None:
     assert 0 < result.peak < fuzz_images.MEMORY
 
 
-def test_files_are_the_same_every_time_and_the_whole_ones_are_good() -> None:
+def test_files_are_the_same_every_time_and_the_whole_ones_are_good():
     whole = images()
     assert images() == whole
     assert [damaged(1, number, whole) for number in range(50)] == [damaged(1, number, whole) for number in range(50)]
     assert {fuzz_images.outcome_of(data) for data in whole} == {"accepted"}
 
 
-def abort(data: bytes) -> str:
+def abort(data):
     os.abort()
 
 
-def sleep(data: bytes) -> str:
+def sleep(data):
     time.sleep(60)
     return "accepted"
 
 
-def hoard(data: bytes) -> str:
+def hoard(data):
     return str(len(bytes(3 << 30)))
 
 
-def stumble(data: bytes) -> str:
+def stumble(data):
     raise KeyError("unexpected")
 
 
 @pytest.mark.parametrize(
     ("decoder", "outcome"), [(abort, "crash"), (sleep, "hang"), (hoard, "out of memory"), (stumble, "crash")]
 )
-def test_harm_is_noticed(decoder: Callable[[bytes], str], outcome: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_harm_is_noticed(decoder, outcome, monkeypatch):
     if outcome == "hang":
         monkeypatch.setattr(fuzz_images, "SECONDS", 0.5)
     result = fuzz(2, seed=1, processes=1, outcome_of=decoder)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+def clone(tmp_path_factory):
     clone = Clone(tmp_path_factory.mktemp("clone"))
     assert ran(clone.dvc("repro")) == STAGES
     return clone
@@ -172,7 +172,7 @@ def test_a_remote_carries_data_and_models_to_another_clone(clone):
     assert not (other / "mlruns/mlflow.db").exists(), "nothing was run"
 
 
-def contents(path: Path) -> dict[str, bytes]:
+def contents(path):
     files = path.rglob("*") if path.is_dir() else [path]
     found = {file.relative_to(path).as_posix(): file.read_bytes() for file in files if file.is_file()}
     assert found, path
@@ -188,7 +188,7 @@ def test_a_threshold_runs_only_evaluate_and_all_that_predicts_follows_it(clone):
 
     import numpy as np
 
-    def predictions() -> list[dict[str, str]]:
+    def predictions():
         return list(csv.DictReader((clone.root / "reports/evaluation/predictions.csv").open()))
 
     before = clone.client().get_model_version_by_alias("frostline-sample", "champion")
@@ -245,7 +245,7 @@ def test_an_edit_of_params_yaml_reaches_the_stage_and_mlflow(clone):
 
 
 @pytest.fixture(scope="module")
-def experiment(clone: Clone) -> None:
+def experiment(clone):
     (clone.root / "conf/experiment/other.yaml").write_text(
         "# @package _global_\nname: other\nmodel: {cut_layer: mixed2}\n"
     )
@@ -315,7 +315,7 @@ def test_a_bad_weights_file_leaves_no_output(clone):
 def test_a_killed_stage_leaves_no_run_running_and_none_twice(clone):
     stage = ["-m", "frostline.stages", "transfer", "transfer.learning_rate=0.01"]
 
-    def found() -> Counter:
+    def found():
         changed = [run for run in clone.runs() if run.data.params.get("transfer.learning_rate") == "0.01"]
         return Counter((run.data.tags["frostline.phase"], run.info.status) for run in changed)
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from importlib.util import find_spec
-from pathlib import Path
 
 import mlflow
 import pytest
@@ -24,10 +23,10 @@ SMALL = ("model.cut_layer=mixed1", "transfer.epochs=1")  # what is quick to fine
 
 
 class Sweeps(Clone):
-    def sweep(self, *arguments: str) -> str:
+    def sweep(self, *arguments):
         return self.python("-m", "frostline.sweep", "-m", *arguments)
 
-    def kill_sweep_after(self, trials: int, *arguments: str) -> Path:
+    def kill_sweep_after(self, trials, *arguments):
         """Start a sweep, kill -9 it as soon as it has so many trials, and return its folder."""
         process = subprocess.Popen(
             [sys.executable, "-m", "frostline.sweep", "-m", *arguments],
@@ -47,17 +46,17 @@ class Sweeps(Clone):
         process.stderr.close()
         return folder
 
-    def folders(self) -> list[Path]:
+    def folders(self):
         return sorted((self.root / "multirun").glob("*/"))
 
-    def trials(self, folder: Path) -> list[dict]:
+    def trials(self, folder):
         paths = sorted(folder.glob("*/trial.json"), key=lambda path: int(path.parent.name))
         return [json.loads(path.read_text()) for path in paths]
 
-    def stored(self) -> dict[str, int]:
+    def stored(self):
         return {path.name: path.stat().st_mtime_ns for path in (self.root / ".frostline/trials").glob("*.json")}
 
-    def below_sweeps(self) -> dict[str, list]:
+    def below_sweeps(self):
         """The runs below each sweep's run, by its id."""
         parents = [run for run in self.runs() if run.info.run_name.endswith(" sweep")]
         tag = "mlflow.parentRunId"
@@ -68,7 +67,7 @@ class Sweeps(Clone):
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory) -> Sweeps:
+def clone(tmp_path_factory):
     clone = Sweeps(tmp_path_factory.mktemp("clone"))
     clone.dvc("repro", "preprocess", "fetch-weights")
     return clone

@@ -17,12 +17,12 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+def clone(tmp_path_factory):
     return Clone(tmp_path_factory.mktemp("clone"))
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pictures(tmp_path_factory):
     """A folder whose name needs quotes everywhere, with two classes of 20 pictures."""
     folder = tmp_path_factory.mktemp("own") / "내 사진 (1), a=b #2"
     draw_archive(folder.parent / "archive.zip", images=40, unlabelled=0, seed=1)
@@ -36,11 +36,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def frostline(clone: Clone, *arguments: str, code: int = 0) -> str:
+def frostline(clone, *arguments, code=0):
     return clone.python("-m", "frostline.cli", *arguments, code=code)
 
 
-def test_from_a_folder_to_a_model_and_again(clone: Clone, pictures: Path) -> None:
+def test_from_a_folder_to_a_model_and_again(clone, pictures):
     quick = ["--weights", "random", "--recipe", "demo", "--set", "transfer.epochs=1"]
     said = frostline(clone, "train", str(pictures), *quick)
     assert ran(said) == STAGES
@@ -78,7 +78,7 @@ def test_from_a_folder_to_a_model_and_again(clone: Clone, pictures: Path) -> Non
     frostline(clone, "set", "--drop-edits")
 
 
-def test_what_a_user_gets_wrong_ends_in_two_lines_and_changes_nothing(clone: Clone, pictures: Path) -> None:
+def test_what_a_user_gets_wrong_ends_in_two_lines_and_changes_nothing(clone, pictures):
     pipe = pictures.parent / "piped"
     (pipe / "a").mkdir(parents=True)
     os.mkfifo(pipe / "a" / "1.jpg")
@@ -97,7 +97,7 @@ def test_what_a_user_gets_wrong_ends_in_two_lines_and_changes_nothing(clone: Clo
     assert before == {path: path.read_bytes() for path in before}
 
 
-def test_edits_by_hand_are_said_before_they_are_dropped(clone: Clone, pictures: Path) -> None:
+def test_edits_by_hand_are_said_before_they_are_dropped(clone, pictures):
     params = clone.root / "params.yaml"
     text = params.read_text(encoding="utf-8")
     params.write_text(text.replace("dropout: 0.2", "dropout: 0.35"), encoding="utf-8")
@@ -107,7 +107,7 @@ def test_edits_by_hand_are_said_before_they_are_dropped(clone: Clone, pictures: 
     assert "0.35" not in params.read_text(encoding="utf-8")
 
 
-def test_beside_another_dvc_command_it_refuses_before_it_touches_anything(clone: Clone, pictures: Path) -> None:
+def test_beside_another_dvc_command_it_refuses_before_it_touches_anything(clone, pictures):
     running = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     locks = clone.root / ".dvc/tmp/rwlock"
     before = locks.read_bytes() if locks.exists() else b"{}"
@@ -124,7 +124,7 @@ def test_beside_another_dvc_command_it_refuses_before_it_touches_anything(clone:
     assert ran(frostline(clone, "train", "--set", "seed=42")) == []
 
 
-def test_it_wants_a_project_in_a_git_repository(tmp_path: Path, clone: Clone) -> None:
+def test_it_wants_a_project_in_a_git_repository(tmp_path, clone):
     command = [sys.executable, "-m", "frostline.cli", "train", "."]
     ended = subprocess.run(command, cwd=tmp_path, env=clone.environment, capture_output=True, text=True)
     assert ended.returncode == 1
