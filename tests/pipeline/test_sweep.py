@@ -11,6 +11,7 @@ import time
 from importlib.util import find_spec
 
 import mlflow
+import pandas as pd
 import pytest
 import yaml
 
@@ -193,6 +194,47 @@ def test_queued_experiments_run_show_and_apply(clone):
     assert params["finetune"]["learning_rate"] == float(better)
     assert clone.json("reports/finetune.json")["validation/loss"] == losses[better]
     assert ran(clone.dvc("repro", "finetune")) == []
+
+
+STUDY = ("study=worth_it", "folds=3", "seed=1", "finetune.epochs=1", *SMALL)
+
+
+def test_a_study_goes_on_where_it_stopped_and_is_answered(clone):
+    killed = clone.kill_sweep_after(1, *STUDY)
+    output = clone.sweep(*STUDY)
+    assert output.count("transfer 1/1") == 2, "what has run is not run again"
+    trials = clone.trials(clone.folders()[-1])
+    assert len(trials) == 3
+    assert trials[0] == clone.trials(killed)[0]
+    folder = clone.root / "reports/studies/worth_it"
+    study, said = json.loads((folder / "study.json").read_text()), pd.read_parquet(folder / "out_of_fold.parquet")
+    assert f"{study['title']}. {study['text']}" in output
+    assert "Report: reports/studies/worth_it/report.html" in output
+    manifest = list(csv.DictReader((clone.root / "data/processed/manifest.csv").open(encoding="utf-8")))
+    labelled = sorted(row["path"] for row in manifest if row["split"] in ("train", "validation", "test"))
+    assert study["images"] == len(labelled)
+    for _, of_phase in said.groupby("phase"):
+        assert sorted(of_phase["image"]) == labelled, "each image is judged once by each phase"
+    for fold, trial in enumerate(trials):
+        for phase in ("transfer", "finetune"):
+            assert study["phases"][phase]["validation_loss"] > 0
+            assert trial[phase]["validation/loss"] > 0
+        assert set(said[said["fold"] == fold]["image"]).isdisjoint(said[said["fold"] != fold]["image"])
+
+    before = clone.stored()
+    assert "transfer 1/1" not in clone.sweep(*STUDY)
+    assert clone.stored() == before
+    assert json.loads((folder / "study.json").read_text()) == study
+
+    parents = [run for run in clone.runs() if study["title"] in run.data.tags.get("mlflow.note.content", "")]
+    files = {file.path for run in parents for file in clone.client().list_artifacts(run.info.run_id)}
+    assert {"report.html", "study.json", "out_of_fold.parquet"} <= files
+
+
+def test_the_audit_takes_what_a_study_found(clone):
+    output = clone.python("-m", "frostline.cli", "audit")
+    assert "study=worth_it" not in output, "nothing is left out for lack of a study"
+    assert (clone.root / "reports/audit.csv").is_file()
 
 
 def test_a_sweeps_mistakes_cost_one_line_and_no_training(clone):
