@@ -8,6 +8,7 @@ import sys
 import threading
 from collections import Counter
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -160,6 +161,18 @@ def test_a_phase_is_found_by_its_model_or_logged_as_restored(settings, model, tm
 
     model.write_bytes(b"another model")
     assert tracking.find_or_restore("transfer", pipeline, model, EPOCHS)() != made.id
+
+
+def test_a_test_set_counts_the_settings_that_it_has_judged(settings):
+    other = replace(settings, seed=settings.seed + 1)
+    for number, (config, data) in enumerate([(settings, "a"), (other, "a"), (other, "a"), (settings, "b")]):
+        pipeline = tracking.open_pipeline(config, data)
+        assert tracking.times_judged(pipeline) == [1, 2, 2, 1][number]
+        with tracking.phase_run("evaluate", pipeline):
+            pass
+    with pytest.raises(ZeroDivisionError), tracking.phase_run("evaluate", tracking.open_pipeline(settings, "c")):
+        _ = 1 / 0
+    assert tracking.times_judged(tracking.open_pipeline(other, "c")) == 1, "one that failed has judged nothing"
 
 
 @pytest.fixture

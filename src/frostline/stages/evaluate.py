@@ -18,20 +18,31 @@ def main(config: Config) -> None:
     warn_of_unused_gpu()
     data = load_images(config)
     pipeline = runs.open_pipeline(config, data.digest)
+    judged = runs.times_judged(pipeline)
     with runs.phase_run("evaluate", pipeline) as run:
         models = {phase: load_model(path) for phase, path in MODELS.items()}
         trained = Trained(models, {phase: _numbers(read_csv(path)) for phase, path in CURVES.items()}, data, config)
         found = assess(trained)
         write_assessment(found, trained)
-        _log(run, pipeline, found, trained)
-    print(found.evaluation.verdict.headline, *found.cautions, sep="\n")
+        _log(run, pipeline, found, trained, judged)
+    print(found.evaluation.verdict.headline, *found.cautions, *_ledger(judged), sep="\n")
 
 
 def _numbers(rows: Sequence[Mapping[str, str]]) -> list[Epoch]:
     return [{name: float(value) for name, value in row.items()} for row in rows]
 
 
-def _log(run: runs.Run, pipeline: runs.Pipeline, found: Assessment, trained: Trained) -> None:
+def _ledger(judged: int) -> list[str]:
+    """What the figures are worth where the test images have judged other settings before."""
+    if judged == 1:
+        return []
+    return [
+        f"These test images have now judged {judged} settings: the more they judge, the likelier one looks good by"
+        " chance. A study judges each image by models that never saw it (docs/studies.md)."
+    ]
+
+
+def _log(run: runs.Run, pipeline: runs.Pipeline, found: Assessment, trained: Trained, judged: int) -> None:
     """Log what was found: the test figures on the runs of the phases, so that these compare; the rest on `run`, the
     model that is registered among it."""
     config, data, choice, figures = trained.config, trained.data, found.choice, found.evaluation.figures
@@ -47,7 +58,7 @@ def _log(run: runs.Run, pipeline: runs.Pipeline, found: Assessment, trained: Tra
         **{f"in_use/{name}": value for name, value in found.evaluation.in_use.items()},
         **{f"guessing/{name}": value for name, value in found.evaluation.guessing.figures.items()},
     }
-    run.describe(found.note, told)
+    run.describe("\n\n".join([found.note, *_ledger(judged)]), told)
     if config.tracking.log_models:
         register(
             run,

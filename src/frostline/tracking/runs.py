@@ -30,7 +30,7 @@ from frostline.runtime.urls import hide_credentials
 from frostline.tracking.outbox import Outbox
 from frostline.tracking.quiet_mlflow import mlflow
 from frostline.tracking.store import connect, store_is_needed
-from frostline.tracking.tags import MODEL, PHASE, PIPELINE, RESTORED, TOKEN
+from frostline.tracking.tags import DATA, MODEL, PHASE, PIPELINE, RESTORED, TOKEN
 from frostline.tracking.unfinished import close_what_was_killed, marked
 
 _PARENT, _NOTE = mlflow.utils.mlflow_tags.MLFLOW_PARENT_RUN_ID, mlflow.utils.mlflow_tags.MLFLOW_RUN_NOTE
@@ -234,6 +234,16 @@ def find_or_restore(
     return run_id
 
 
+def times_judged(pipeline: Pipeline) -> int:
+    """How many pipelines the images of `pipeline` have judged, itself included: those of other settings in this store.
+
+    Raises FrostlineError where the store cannot be used.
+    """
+    with store_is_needed():
+        found = _search(pipeline, {PHASE: "evaluate", DATA: pipeline.data_digest}, "status = 'FINISHED'")
+    return len({run.data.tags[PIPELINE] for run in found} | {pipeline.key})
+
+
 def restore_phase(name: str, pipeline: Pipeline, history: Sequence[Mapping[str, float]]) -> None:
     """Log the trial `name` from its `history`, marked as restored, unless it finished below the newest parent run."""
     with store_is_needed():
@@ -270,7 +280,7 @@ def _create(name: str, pipeline: Pipeline, parent: str | None, tags: Mapping[str
         PHASE: name,
         PIPELINE: pipeline.key,
         "frostline.experiment": pipeline.name,
-        "frostline.data": pipeline.data_digest,
+        DATA: pipeline.data_digest,
         "frostline.git_commit": _git_commit(),
         **({_PARENT: parent} if parent else {}),
         **tags,

@@ -2,6 +2,7 @@
 
 PHASE = "frostline.phase"
 PIPELINE = "frostline.pipeline"
+DATA = "frostline.data"
 MODEL = "frostline.model"
 RESTORED = "frostline.restored"
 TOKEN = "frostline.token"  # noqa: S105 - no secret: it tells which process made a run
