@@ -5,6 +5,7 @@ import pytest
 
 from frostline.data.dataset import SPLITS
 from frostline.data.rows import Rows
+from frostline.runtime.errors import FrostlineError
 from frostline.training.folds import assign_folds, choose_images
 
 
@@ -79,6 +80,13 @@ def test_many_classes_of_three_images_each_leave_no_fold_empty_and_no_class_untr
     for fold in range(5):
         trained = labels[(found != fold) & (found != (fold + 1) % 5)]
         assert set(trained) == set(range(100))
+
+
+def test_a_fold_without_an_image_is_said(prepared):
+    with pytest.raises(
+        FrostlineError, match=r"fold=998 with folds=1000: the validation set would have no image\.\nUse fewer"
+    ):
+        choose_images(prepared, 998, 1000, 1)
 
 
 @pytest.mark.parametrize("key", [3, slice(None), slice(2, 5), np.array([5, 0, 2, 2])])

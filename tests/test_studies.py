@@ -49,7 +49,7 @@ def answered(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def answer(name, *points, **options):
-        study = Study(name, "my run", [("augment", "flip")], f"python -m frostline.sweep -m study={name}")
+        study = Study(name, "my run", [("augment", "flip")], f"python -m frostline.sweep -m study={name}", FOLDS)
         return write_study(study, trainings(points, **options))
 
     return answer
@@ -159,6 +159,30 @@ def test_would_more_images_help(answered, curve, title):
     assert [each["train_images"] for each in forecast] == [240, 480]
     assert forecast[0]["median"] >= forecast[1]["median"]
     assert [each["train_images"] for each in answer.figures["points"]] == list(counts)
+
+
+@pytest.mark.parametrize(
+    ("name", "points", "title"),
+    [
+        ("worth_it", [({"model.dropout": "0.2"}, 0.3), ({"model.dropout": "0.5"}, 0.5)], "Best: model.dropout=0.2"),
+        ("more_data", [({}, 0.3)], "Fine-tuning was worth it"),
+        (
+            "more_data",
+            [({"train_share": "0.5"}, 0.5), ({"train_share": "1"}, 0.3)],
+            "Best: train_share=1",
+        ),  # of 120 both
+        (
+            "depth",
+            [({"model.cut_layer": "a", "seed2": "b"}, 0.3), ({"model.cut_layer": "b", "seed2": "b"}, 0.5)],
+            "Best: ",
+        ),
+        ("of_the_users_own", [({"a": "1"}, 0.3), ({"a": "2"}, 0.5)], "Best: a=1"),
+    ],
+)
+def test_a_study_with_other_axes_than_its_own_is_answered_by_what_it_has(answered, name, points, title):
+    answer, files = answered(name, *[(values, losses(0.7, loss), 120) for values, loss in points])
+    assert answer.title.startswith(title)
+    assert files
 
 
 def test_the_page_loads_nothing_names_all_and_is_the_same_twice(answered):

@@ -55,6 +55,9 @@ def test_what_is_searched_names_the_search_and_how_long_does_not(project):
     [
         (["data=sample,folder"], ["data=sample,folder", "dvc exp run -S data="]),
         (["preprocess.image_size=75,150"], ["prepared in data/processed"]),
+        (["study=worth_it,depth"], ["one study at a time"]),
+        (["fold=0,1", "folds=3,5"], ["folds=3,5", "the same for all trials"]),
+        (["study=worth_it", "hydra/sweeper=optuna"], ["a search takes no folds"]),
         (["finetune.learning_rate=interval(1e-5,1e-3)"], ["hydra/sweeper=optuna"]),
         (["hydra/sweeper=optna"], ["optna"]),
         (["model=glob(*)"], ["not a list of values"]),
@@ -86,3 +89,31 @@ def test_a_value_that_stands_there_twice_is_no_second_seed(project, monkeypatch,
         run(["-m", *swept])
     assert twice in str(raised.value)
     assert len(str(raised.value).splitlines()) <= 2
+
+
+def test_a_study_names_its_axes_and_the_command_line_changes_them(project):
+    (project / "conf/experiment/mine.yaml").write_text("# @package _global_\nfolds: 10\n")
+    for overrides, total in (
+        (["study=worth_it"], 15),
+        (["study=worth_it", "folds=3", "seed=7"], 3),
+        (["study=worth_it", "experiment=mine"], 30),
+        (["study=more_data"], 40),
+        (["study=recipes", "experiment=tutorial,best,demo"], 30),
+    ):
+        asked = plan(overrides)
+        assert asked.total == total
+        assert asked.study == overrides[0].removeprefix("study=")
+        assert len({compose_trial(trial).fold for trial in asked.trials}) > 2
+    assert plan(["seed=1,2"]).study is None
+
+
+@pytest.mark.slow
+def test_depth_cuts_at_every_blocks_end_but_the_first(project):
+    asked = plan(["study=depth", "fold=0,1"])
+    assert [trial[0] for trial in asked.trials[::2]] == [f"model.cut_layer=mixed{number}" for number in range(1, 11)]
+    assert compose_trial(asked.trials[0]).model.pooling == "average"
+
+
+def test_the_prepared_splits_are_not_one_of_the_folds(project):
+    with pytest.raises(FrostlineError, match="fold=null is the prepared splits"):
+        run(["-m", "fold=null,0,1"])

@@ -217,3 +217,34 @@ def test_a_phase_that_several_trials_go_on_from_is_kept(shared, folder):
     assert not trials.several_go_on_from([configs[0], compose("fold=1")], shared)
     trials.run(configs[0], shared, Memory(several), nothing)
     assert (folder / trials.TRANSFERS / next(iter(several)) / "model.keras").is_file()
+
+
+def test_another_head_is_trained_anew_not_the_last_ones(shared):
+    """What trains a model is kept for the next trial, and must not train the last model in its place."""
+    small = ("model.cut_layer=mixed1", "finetune.thaw_from=mixed0", "finetune.epochs=1")
+    first, second = compose(*small, "model.dropout=0.2"), compose(*small, "model.dropout=0.5")
+    memory = Memory()
+    trials.run(first, shared, memory, nothing)
+    after = trials.run(second, shared, memory, nothing)
+    trials.forget(second, shared)
+    assert trials.run(second, shared, Memory(), nothing) == after
+
+
+def test_a_saved_head_of_another_seed_has_its_own_dropout(shared):
+    small = ("model.cut_layer=mixed1", "finetune.thaw_from=mixed0", "finetune.epochs=1", "model.dropout=0.5")
+    rates = [
+        [compose(*small, f"seed={seed}", f"finetune.learning_rate={rate}") for seed in (5, 6)] for rate in (1e-4, 1e-3)
+    ]
+    memory = Memory()
+    results = [trials.run(config, shared, memory, nothing) for row in rates for config in row]
+    again = rates[1][1]  # went on from the file that the second trial left
+    trials.forget(again, shared)
+    assert trials.run(again, shared, Memory(), nothing) == results[-1]
+
+
+def test_only_the_last_training_of_each_phase_is_kept(shared):
+    memory = Memory()
+    for rate in (1e-4, 1e-3, 1e-2):
+        config = compose("model.cut_layer=mixed1", "finetune.epochs=1", f"finetune.learning_rate={rate}")
+        trials.run(config, shared, memory, nothing)
+    assert memory.trainers.keys() <= {"transfer", "finetune"}

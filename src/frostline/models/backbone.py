@@ -1,5 +1,6 @@
 """The backbone: build it, load its pretrained weights, cut it, freeze and thaw it at the frost line."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,17 @@ def build_backbone(image_size: int, weights: Path | None, name: str = "inception
         _load(network, weights, name)
     if pixels == "caffe":
         _take_red_first(network)
-    return _layer_by_layer(network)
+    network = _layer_by_layer(network)
+    for layer in network.layers:
+        if getattr(layer, "seed", 0) is None:  # dropout of the network's own: each loading would draw another one
+            layer.seed = int(layer.seed_generator.state[0])
+    return network
+
+
+@functools.cache
+def layer_names(name: str) -> list[str]:
+    """The layers of the network `name`, from the image upwards."""
+    return [layer.name for layer in build_backbone(NETWORKS[name].smallest, None, name).layers]
 
 
 def _load(network: keras.Model, weights: Path, name: str) -> None:

@@ -26,8 +26,6 @@ QUESTIONS = {
     "folds": "Which setting is best?",
 }
 """By option of conf/study; and of any other sweep over folds."""
-_ANSWERS: dict[str, Callable[[Collected], Answer]] = {"worth_it": worth_it, "depth": depth, "more_data": more_data}
-"""The others rank their points."""
 _NAMED = 6  # classes, at most
 _FEW_IMAGES = 30  # of a class: below it, percentiles and t intervals are known to be too narrow
 
@@ -37,13 +35,15 @@ class Study:
     """A study that ran."""
 
     name: str
-    """One of QUESTIONS."""
+    """An option of conf/study, or "folds"."""
     run: str
     """The name of its run."""
     settings: Sequence[tuple[str, str]]
     """What all its trainings share, for those who read the page."""
     command: str
     """By which it can be run again."""
+    folds: int
+    """Into how many parts the images were dealt."""
 
 
 def write_study(study: Study, trainings: Sequence[Training]) -> tuple[Answer, list[Path]]:
@@ -54,8 +54,7 @@ def write_study(study: Study, trainings: Sequence[Training]) -> tuple[Answer, li
     Raises FrostlineError where trainings are missing, or diverged.
     """
     found = collect(trainings)
-    judge = _ANSWERS.get(study.name, ranked if len(found.points) > 1 else worth_it)
-    answer = judge(found)
+    answer = _judge(study.name, found)(found)
     answer = replace(answer, notes=[*answer.notes, *_few_images(found)])
     folder = STUDIES / study.name
     with replacing(folder) as temporary:
@@ -66,6 +65,19 @@ def write_study(study: Study, trainings: Sequence[Training]) -> tuple[Answer, li
         out_of_fold(trainings).to_parquet(temporary / "out_of_fold.parquet", index=False)
         write_text(temporary / "report.html", _page(study, answer, found, (temporary / "chart.svg").read_text("utf-8")))
     return answer, sorted(folder.iterdir())
+
+
+def _judge(name: str, found: Collected) -> Callable[[Collected], Answer]:
+    """What answers: the study's own judge where its points differ as it expects, not where axes were added or taken."""
+    if len(found.points) == 1:
+        return worth_it
+    own = {"depth": depth, "more_data": more_data}.get(name, ranked)
+    if own is depth and set(found.points[0].values) != {"model.cut_layer"}:
+        return ranked
+    sizes = {point.train_images for point in found.points}
+    if own is more_data and (set(found.points[0].values) != {"train_share"} or len(sizes) < len(found.points)):
+        return ranked
+    return own
 
 
 def _few_images(found: Collected) -> list[str]:
@@ -83,7 +95,7 @@ def _as_json(study: Study, answer: Answer, found: Collected) -> dict[str, object
         "text": answer.text,
         "images": len(found.images),
         "classes": list(found.classes),
-        "folds": len(set(found.folds.tolist())),
+        "folds": study.folds,
         "seeds": found.seeds,
         **answer.figures,
     }
@@ -101,10 +113,10 @@ def _page(study: Study, answer: Answer, found: Collected, chart: str) -> str:
     return environment.get_template("study.html.jinja").render(
         study=study,
         answer=answer,
-        question=QUESTIONS[study.name],
+        question=QUESTIONS["worth_it"] if len(found.points) == 1 else QUESTIONS.get(study.name, QUESTIONS["folds"]),
         chart=Markup(chart),  # noqa: S704  (our own drawing, whose text is escaped by matplotlib)
         images=len(found.images),
         classes=len(found.classes),
-        folds=len(set(found.folds.tolist())),
+        judged=len(set(found.folds.tolist())),
         seeds=found.seeds,
     )

@@ -21,7 +21,7 @@ class Memory:
     """what it was built as,"""
     untrained: list[np.ndarray] = field(default_factory=list)
     """its values then: those of the backbone's weights are needed again,"""
-    trainers: dict[str, Any] = field(default_factory=dict)
+    trainers: dict[Any, Any] = field(default_factory=dict)
     """what trained it (see `Session.trainers`),"""
     predictors: dict[str, Any] = field(default_factory=dict)
     """and, by the frost line and the precision, what predicts with it through the feature cache."""
@@ -55,7 +55,8 @@ class Memory:
         """Keep `model`, which is in the file `start`; with None for both, let the last one go."""
         if model is not self.model:
             self.model, self.built, self.untrained = model, "", []
-            self.trainers, self.predictors = {}, {}
+            self.trainers.clear()  # whoever holds them must not train the last model
+            self.predictors.clear()
         self.start, self.values = start, values_of(model) if model else []
 
 

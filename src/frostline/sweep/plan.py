@@ -19,7 +19,7 @@ from frostline.runtime.errors import FrostlineError, check_installed
 
 CONF = Path("conf")
 _PREPARED = ("data", "weights", "preprocess")
-_AXES_DEPEND_ON = ("hydra", "study", "folds", "model")
+_AXES_DEPEND_ON = ("hydra", "study", "experiment", "folds", "model")
 _ENGINES = {"RayLauncher": "ray", "LocalLauncher": "submitit", "SlurmLauncher": "submitit"}
 """What our launchers need, module and extra alike."""
 
@@ -93,6 +93,10 @@ def plan(overrides: Sequence[str]) -> Plan:
                 f"{override.input_line}: a sweep runs on the data that is prepared in {PROCESSED}.\n"
                 f"Change it first: dvc exp run -S {override.key_or_group}=..."
             )
+        if override.key_or_group == "folds" and override.is_sweep_override():
+            raise FrostlineError(f"{override.input_line}: how many folds there are is the same for all trials.")
+        if override.key_or_group == "fold" and override.is_sweep_override() and is_search(settings):
+            raise FrostlineError(f"{override.input_line}: a search takes no folds; leave out hydra/sweeper=optuna.")
         if interval_in(override) and not is_search(settings):
             raise FrostlineError(f"{override.input_line}: only a search takes an interval; add hydra/sweeper=optuna.")
     try:

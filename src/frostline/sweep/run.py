@@ -147,6 +147,9 @@ def run(arguments: list[str]) -> None:
     configs = [compose_trial(trial) for trial in asked.trials]
     if not is_search(asked.hydra):
         _check_that_none_is_twice(asked.trials, configs)
+    folds = {config.fold for config in configs}
+    if None in folds and len(folds) > 1:
+        raise FrostlineError("fold=null is the prepared splits: not one of a sweep's folds.\nLeave it out.")
 
     from frostline.runtime.quiet_tensorflow import warn_of_unused_gpu
     from frostline.sweep import trials as sweep_trials
@@ -170,7 +173,7 @@ def run(arguments: list[str]) -> None:
     sys.argv.append(f"hydra.sweep.dir={folder}")
     with table.watching(folder, asked.total):
         trial_command(memory)()
-    if all(config.fold is not None for config in configs):
+    if len(folds) > 1:
         answer_study(asked.study or "folds", overrides, folder, shared, pipeline)
     else:
         _finish(folder, shared, memory, pipeline)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from frostline.sweep.trials import Shared
     from frostline.tracking.runs import Pipeline
 
+_CUT = "model.cut_layer"
+
 
 def answer_study(name: str, overrides: Sequence[str], folder: Path, shared: "Shared", pipeline: "Pipeline") -> None:
     """Answer the study `name`, which `overrides` asked for and whose trials are in `folder`.
@@ -53,11 +55,11 @@ def answer_study(name: str, overrides: Sequence[str], folder: Path, shared: "Sha
         pipeline.name,
         sorted((key, str(value)) for key, value in pipeline.settings.items()),
         shlex.join(["python", "-m", "frostline.sweep", "-m", *overrides]),
+        folds=compose_trial(trials[0]["overrides"]).folds,
     )
-    trainings = _trainings(trials, shared)
-    answer, files = write_study(study, trainings)
+    answer, files = write_study(study, _trainings(trials, shared))
     if answer.take is not None:
-        taken = next(trial for trial, training in zip(trials, trainings, strict=True) if training.values == answer.take)
+        taken = next(trial for trial in trials if answer.take.items() <= values_of(trial).items())
         config = replace(compose_trial(taken["overrides"]), fold=None, train_share=1.0)
         write_text(RECIPE, recipe(config, f"{answer.title}.\nRebuild it: {REBUILD}"))
     table.print_answer(answer, next(file for file in files if file.suffix == ".html"))
@@ -67,6 +69,7 @@ def answer_study(name: str, overrides: Sequence[str], folder: Path, shared: "Sha
 
 
 def _trainings(trials: Sequence[Record], shared: "Shared") -> list["Training"]:
+    from frostline.models.backbone import layer_names
     from frostline.studies.collected import Training
     from frostline.sweep.trials import held_out
 
@@ -85,4 +88,7 @@ def _trainings(trials: Sequence[Record], shared: "Shared") -> list["Training"]:
                 said=held_out(trial["key"]),
             )
         )
+    if keys == [_CUT]:  # the lowest one first, whatever the order in which they were named
+        order = layer_names(compose_trial(trials[0]["overrides"]).model.backbone)
+        found.sort(key=lambda training: order.index(training.values[_CUT]))
     return found

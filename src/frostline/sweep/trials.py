@@ -176,7 +176,7 @@ def score_on_test(settings: Config, shared: Shared, memory: Memory) -> dict[str,
     key = trial_key(settings, shared)
     path = TRIALS / f"{key}.test.json"
     if not path.is_file():
-        if memory.best_key == key:
+        if memory.best_key == key and _transfer_model(settings, shared).is_file():
             model = set_values(_model_at(_transfer_model(settings, shared), memory), memory.best_values)
         else:
             model, _, _ = _train(settings, shared, memory, on_epoch=lambda epoch: None)

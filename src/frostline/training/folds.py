@@ -9,6 +9,7 @@ import numpy as np
 
 from frostline.common.files import digest_of
 from frostline.data.dataset import MANIFEST_FILE, SPLITS, Dataset
+from frostline.runtime.errors import FrostlineError
 
 
 def choose_images(data: Dataset, fold: int | None, folds: int, train_share: float) -> Dataset:
@@ -24,6 +25,9 @@ def choose_images(data: Dataset, fold: int | None, folds: int, train_share: floa
         folds: at least 3.
         train_share: above 0, at most 1: of the distinct training images of each class, but at least one. A smaller
             share's images are among those of a larger one.
+
+    Raises:
+        FrostlineError: a part would have no image.
     """
     if fold is None and train_share == 1:
         return data
@@ -35,6 +39,10 @@ def choose_images(data: Dataset, fold: int | None, folds: int, train_share: floa
         test, validation = part == fold, part == (fold + 1) % folds
         chosen = {"train": ~test & ~validation, "validation": validation, "test": test}
         rows = {split: np.flatnonzero(of_split) for split, of_split in chosen.items()}
+    if empty := [split for split in SPLITS if split in rows and not len(rows[split])]:
+        raise FrostlineError(
+            f"fold={fold} with folds={folds}: the {empty[0]} set would have no image.\nUse fewer folds, or add images."
+        )
     rows["train"] = _share(rows["train"], labels, pixels, train_share)
     digest = digest_of([data.digest, {split: chosen.tolist() for split, chosen in rows.items()}])
     return replace(data, digest=digest, rows=rows)

@@ -88,8 +88,9 @@ class Session:
     """See `distribution`. Only the chief writes the checkpoint, and the other processes take over its state."""
     checkpoint_every: float = 0
     """Seconds since the last one, or the beginning, after which it is written."""
-    trainers: dict[str, "Trainer"] | None = None
-    """Where given, what trains a model stays here, by what it was made of, for the next training of that model."""
+    trainers: dict[PhaseName, tuple[str, "Trainer"]] | None = None
+    """Where given, what trains a model stays here by phase, with a digest of what it was made of, for the next training
+    of that model. Whoever gives it empties it before another model is trained."""
 
 
 ALONE = Session()

@@ -54,8 +54,11 @@ def renew_head(model: keras.Model, data: Dataset, settings: Config) -> None:
     head = _with_head(keras.Model(stub, stub), data, settings)
     names = {layer.name for layer in head.layers[1:]}
     for layer in head.layers[1:]:
-        for variable, value in zip(model.get_layer(layer.name).variables, layer.variables, strict=True):
+        old = model.get_layer(layer.name)
+        for variable, value in zip(old.variables, layer.variables, strict=True):
             variable.assign(value.value.read_value())
+        if hasattr(layer, "seed"):  # a file holds this one, not the variable
+            old.seed = layer.seed
     for layer in model.layers:
         layer.trainable = layer.name in names
 
@@ -153,12 +156,11 @@ def _train(
     else:
         mirrored = features_of("train", mirrored=True) if settings.augment == "flip" else ()
         training = Examples(features_of("train"), data.labels("train"), mirrored)
-    options = settings.finetune if phase == "finetune" else settings.transfer
-    with _trainer(model, layers, options, len(training.labels), computed_in, session) as trainer:
+    with _trainer(model, layers, phase, settings, len(training.labels), session) as trainer:
         return loop.train(
             trainer,
             Task(phase, _seed(settings), training, validation, prepare),
-            options,
+            _options(phase, settings),
             session,
             on_device=settings.feeding == "device" or (settings.feeding == "auto" and on_gpu()),
         )
@@ -166,21 +168,29 @@ def _train(
 
 @contextmanager
 def _trainer(
-    model: keras.Model, layers: Sequence[str], options: Phase, count: int, computed_in: str, session: Session
+    model: keras.Model, layers: Sequence[str], phase: PhaseName, settings: Config, count: int, session: Session
 ) -> Iterator[loop.Trainer]:
     """What trains the part of `model` above `layers` on `count` examples: kept from an earlier training, where one is.
 
     Not on several devices or a GPU, whose optimizer is Keras' own.
     """
     kept = {} if session.trainers is None or session.strategy or on_gpu() else session.trainers
+    options, computed_in = _options(phase, settings), precision.resolve(settings.precision)
     made_of = digest_of([list(layers), asdict(options), options.schedule == "constant" or count, computed_in])
-    part = kept[made_of].model if made_of in kept else graph.part(model, layers)
+    before, trainer = kept.pop(phase, ("", None))
+    again = trainer is not None and before == made_of
+    part = trainer.model if trainer is not None and again else graph.part(model, layers)
     with precision.computing_in(part, computed_in):
-        if made_of in kept:
-            kept[made_of].begin_again()
+        if trainer is not None and again:
+            trainer.begin_again()
         else:
-            kept[made_of] = loop.trainer_of(part, options, count, session.strategy)
-        yield kept[made_of]
+            trainer = loop.trainer_of(part, options, count, session.strategy)
+        kept[phase] = made_of, trainer
+        yield trainer
+
+
+def _options(phase: PhaseName, settings: Config) -> Phase:
+    return settings.finetune if phase == "finetune" else settings.transfer
 
 
 def _augmented_features(model: keras.Model, layers: Sequence[str]) -> Callable[[int], loop.Prepare]:
