@@ -110,6 +110,7 @@ def test_make_params_says_in_one_line_that_a_name_is_an_old_one(project):
     assert new.stderr == ""
 
 
+@pytest.mark.slow
 def test_dvc_says_that_a_name_is_an_old_one(project):
     """DVC composes conf/ itself."""
     environment = {**os.environ, "DVC_NO_ANALYTICS": "1"}

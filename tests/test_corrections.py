@@ -15,6 +15,8 @@ from frostline.runtime.errors import FrostlineError
 from frostline.stages.preprocess import main as run_stage
 from tracked import tracked_text
 
+pytestmark = pytest.mark.slow
+
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
 
 

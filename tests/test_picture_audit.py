@@ -30,6 +30,8 @@ from frostline.features.cache import entries
 from frostline.runtime.errors import FrostlineError
 from frostline.sources.sample import draw_images
 
+pytestmark = pytest.mark.slow
+
 SIZE = 75
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
 PICTURES = [Image.fromarray(pixels) for pixels in draw_images(34, 150, seed=5)]  # cats and dogs in turn
@@ -277,7 +279,6 @@ def test_errors_of_the_command_are_lines(tmp_path):
     assert "0 is not a whole number above 0" in command("--top", "0").stderr
 
 
-@pytest.mark.slow
 def test_outliers_by_the_features_of_the_backbone(images, project, weights):
     (project / "models").mkdir()
     shutil.copy(weights, project / "models/backbone.h5")

@@ -11,6 +11,8 @@ from frostline.runtime.errors import FrostlineError
 from frostline.studies.collected import Training, collect, out_of_fold
 from frostline.studies.page import Study, write_study
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("고양이", "dog")
 FOLDS = 5
 

@@ -9,6 +9,8 @@ import pytest
 from frostline.runtime.errors import FrostlineError
 from frostline.sources.weights_file import check_weights_file
 
+pytestmark = pytest.mark.slow
+
 Layers = dict[str, list[tuple[int, ...]]]
 
 

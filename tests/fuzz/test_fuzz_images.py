@@ -7,6 +7,8 @@ import fuzz_images
 import pytest
 from fuzz_images import damaged, fuzz, images
 
+pytestmark = pytest.mark.slow
+
 
 def test_300_damaged_images_do_no_harm():
     result = fuzz(300, seed=1, processes=2)

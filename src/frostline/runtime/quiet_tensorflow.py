@@ -47,7 +47,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # By default TensorFlow takes nearly all memory of every GPU, and the next process finds none.
 os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 hardware.preload_cusolver()
-gc.disable()  # collecting while nothing becomes garbage: a quarter of the import's time
+gc.disable()  # collecting while nothing becomes garbage: a seventh of the import's time
 with tempfile.TemporaryFile() as _held_back:
     try:
         # Keras imports these where it can, a second of some four, for wrappers and galleries that are not used here.

@@ -96,6 +96,15 @@ class Session:
 ALONE = Session()
 
 
+def _check_numbers(figures: Sequence[float], phase: PhaseName, epoch: int) -> None:
+    """`figures`: as EPOCH_COLUMNS, but for the first."""
+    if not all(map(math.isfinite, figures)):
+        raise FrostlineError(
+            f"{phase}: the loss is no number any more ({figures[0]:g}, in validation {figures[2]:g}) "
+            f"after epoch {epoch}.\nA lower {phase}.learning_rate may help."
+        )
+
+
 @dataclass(frozen=True)
 class Trainer:
     """What trains `model`, for one training or several: what TensorFlow traces of it is traced once."""
@@ -192,11 +201,7 @@ def train(
         copy_values(trainer.trained, model)
         said = trainer.forward(task.validation.features)
         figures = loss_sum / count, hits / count, *score(task.validation.labels, said)
-        if not all(map(math.isfinite, figures)):
-            raise FrostlineError(
-                f"{task.phase}: the loss is no number any more ({figures[0]:g}, in validation {figures[2]:g}) "
-                f"after epoch {number}.\nA lower {task.phase}.learning_rate may help."
-            )
+        _check_numbers(figures, task.phase, number)
         history.append(dict(zip(EPOCH_COLUMNS, (number, *figures), strict=True)))
         _log.info("%s: epoch %d: loss %.4f accuracy %.3f, validation %.4f %.3f", task.phase, number, *figures)
         if options.patience:
