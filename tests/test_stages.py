@@ -1,6 +1,5 @@
 """What happens around a stage: real stages, real signals, real limits of the system."""
 
-import ctypes
 import fcntl
 import os
 import resource
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from permissions import obey_permissions
 from servers import wait_until
 
 pytestmark = pytest.mark.slow
@@ -82,11 +82,6 @@ def test_a_second_process_of_a_stage_waits_for_the_first(project):
 
 def small_files_only():
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
-
-def obey_permissions():
-    """Not even root may write where the permissions do not say so (prctl PR_CAPBSET_DROP, CAP_DAC_OVERRIDE)."""
-    ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
 
 
 def test_a_file_that_cannot_be_written_is_one_line_and_leaves_nothing(project):

@@ -13,8 +13,8 @@ import pytest
 from frostline.config.load import compose_conf
 from frostline.runtime.errors import FrostlineError
 from frostline.tracking import runs as tracking
+from permissions import obey_permissions
 from servers import Answer, FileServer, running
-from test_stages import obey_permissions
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,6 @@ the middle of it; a second `dvc repro`; servers that break off, lie, or cannot p
 sweep that fails.
 """
 
-import ctypes
 import hashlib
 import json
 import os
@@ -20,6 +19,7 @@ from functools import partial
 from clone import STAGES
 from frostline.config.paths import BACKBONE_WEIGHTS
 from mlflow_server import MlflowServer
+from permissions import obey_permissions
 from recovery import Outcome, again, differing, recover
 from servers import Answer, FileServer, running, wait_until
 
@@ -66,10 +66,6 @@ def full_disk(project, stage):
 
 def read_only(project, stage):
     """The folder of the stage's outputs may not be written."""
-
-    def obey_permissions():  # root, too (prctl PR_CAPBSET_DROP, CAP_DAC_OVERRIDE)
-        ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
-
     folder = project.root / _FOLDERS[stage]
     mode = folder.stat().st_mode
     folder.chmod(0o555)
