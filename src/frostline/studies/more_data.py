@@ -2,6 +2,7 @@
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from frostline.common.phase_names import PHASES
 from frostline.metrics.formatting import rounded
@@ -86,4 +87,10 @@ def _draw(figure: Figure, points: list[Point], curve: LearningCurve, phase: str)
         axes.plot([point.train_images for point in points], means, style, color=COLOURS[each], label=PHASE_NAMES[each])
     axes.axvline(points[-1].train_images, color="#8c959f", linewidth=1, linestyle=":")
     axes.set(xscale="log", yscale="log", xlabel="Training images", ylabel="Log loss")
+    ahead = [points[-1].train_images * times for times in _AHEAD]
+    axes.set_xticks([*(point.train_images for point in points), *ahead])
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, place: f"{value:,g}"))
+        axis.set_minor_locator(NullLocator())
     axes.legend()
