@@ -1,12 +1,10 @@
 """corrections.csv: what the user corrects reaches the prepared data, and what is wrong in it is said in a line."""
 
 import csv
-import io
+import functools
 import zipfile
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from frostline.data.dataset import load_dataset
 from frostline.data.layout import Reading
@@ -14,30 +12,18 @@ from frostline.data.preprocess import preprocess
 from frostline.runtime.errors import FrostlineError
 from frostline.stages.preprocess import main as run_stage
 from tracked import tracked_text
+from zips import archive_of, image
 
 pytestmark = pytest.mark.slow
 
+png = functools.partial(image, kind="PNG")
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
-
-
-def image(number):
-    pixels = np.random.default_rng(number).integers(0, 256, (4, 5, 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).resize((50, 40), Image.Resampling.BICUBIC).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def archive_of(path, members):
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return path
 
 
 @pytest.fixture
 def archive(tmp_path):
-    cats = {f"cats/{number}.png": image(number) for number in range(12)}
-    return archive_of(tmp_path / "a.zip", cats | {f"dogs/{number}.png": image(100 + number) for number in range(12)})
+    cats = {f"cats/{number}.png": png(number) for number in range(12)}
+    return archive_of(tmp_path / "a.zip", cats | {f"dogs/{number}.png": png(100 + number) for number in range(12)})
 
 
 def prepare(archive, text=None, max_rejected=0.0):
@@ -86,8 +72,8 @@ def test_without_rows_the_bytes_are_the_same(text, archive, tmp_path):
 
 def test_a_correction_settles_a_copy_in_two_classes(tmp_path):
     """Uncorrected, both copies are rejected: nobody can say which label is right. The user just has."""
-    members = {f"cats/{number}.png": image(number) for number in range(6)}
-    members |= {f"dogs/{number}.png": image(100 + number) for number in range(6)} | {"dogs/copy.png": image(0)}
+    members = {f"cats/{number}.png": png(number) for number in range(6)}
+    members |= {f"dogs/{number}.png": png(100 + number) for number in range(6)} | {"dogs/copy.png": png(0)}
     archive = archive_of(tmp_path / "a.zip", members)
     with pytest.raises(FrostlineError, match="2 same image in classes cats and dogs"):
         prepare(archive)
@@ -140,8 +126,8 @@ def test_what_is_wrong_is_said_before_anything_is_decoded(text, said, archive):
 
 
 def test_unlabelled_images_and_a_class_called_drop(tmp_path):
-    members = {f"drop/{number}.png": image(number) for number in range(6)}
-    members |= {f"keep/{number}.png": image(100 + number) for number in range(6)}
+    members = {f"drop/{number}.png": png(number) for number in range(6)}
+    members |= {f"keep/{number}.png": png(100 + number) for number in range(6)}
     archive = archive_of(tmp_path / "a.zip", members)
     with pytest.raises(FrostlineError, match="'drop' is a class, too; to drop the image, leave its class empty"):
         prepare(archive, "image,class\nkeep/1.png,drop\n")
@@ -149,7 +135,7 @@ def test_unlabelled_images_and_a_class_called_drop(tmp_path):
     assert summary.rejected == {"dropped by corrections.csv": 1}
 
     train = {f"train/{name.replace('/', '.')}": content for name, content in members.items()}
-    kaggle = archive_of(tmp_path / "b.zip", train | {"test/1.png": image(7)})
+    kaggle = archive_of(tmp_path / "b.zip", train | {"test/1.png": png(7)})
     with pytest.raises(FrostlineError, match=r"'test/1\.png' is unlabelled; only labelled images are corrected"):
         prepare(kaggle, "image,class\ntest/1.png,keep\n")
 

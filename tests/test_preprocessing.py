@@ -1,17 +1,14 @@
 """From archives of good and bad images to the prepared data set."""
 
 import csv
-import io
 import multiprocessing
 import subprocess
 import sys
 import threading
-import zipfile
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from frostline.common.files import sha256_of
 from frostline.data.dataset import load_dataset
@@ -19,24 +16,10 @@ from frostline.data.images import decode_image
 from frostline.data.layout import Reading
 from frostline.data.preprocess import preprocess
 from frostline.runtime.errors import FrostlineError
+from zips import archive_of, image
 
 SIZE = 20
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
-
-
-def image(number, kind="JPEG"):
-    """An image of its own for every number."""
-    pixels = np.random.default_rng(number).integers(0, 256, (4, 5, 3), np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).resize((50, 40), Image.Resampling.BICUBIC).save(buffer, kind)
-    return buffer.getvalue()
-
-
-def archive_of(path, members):
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return path
 
 
 def good(count):

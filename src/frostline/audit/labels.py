@@ -14,16 +14,16 @@ from frostline.config.paths import STUDIES
 from frostline.data.dataset import MANIFEST_FILE
 from frostline.metrics.log_loss import score
 from frostline.runtime.errors import FrostlineError
+from frostline.studies.tables import OUT_OF_FOLD, probability_column
 
 _log = logging.getLogger(__name__)
 
-FILE = "out_of_fold.parquet"
 STUDY = "python -m frostline.sweep -m study=worth_it"
 
 
 def newest_file(folder: Path = STUDIES) -> Path | None:
     """The out-of-fold probabilities that were written last, of any study."""
-    return max(folder.glob(f"*/{FILE}"), key=lambda path: path.stat().st_mtime, default=None)
+    return max(folder.glob(f"*/{OUT_OF_FOLD}"), key=lambda path: path.stat().st_mtime, default=None)
 
 
 def read_probabilities(path: Path, images: Labelled) -> NDArray[np.float64]:
@@ -33,9 +33,9 @@ def read_probabilities(path: Path, images: Labelled) -> NDArray[np.float64]:
 
     Raises FrostlineError where the file is no such table, or of other data.
     """
-    table = _read(path, [f"P({name})" for name in images.data.classes])
+    columns = [probability_column(name) for name in images.data.classes]
+    table = _read(path, columns)
     _check_images(path, table, images)
-    columns = [f"P({name})" for name in images.data.classes]
     best, lowest = np.full((len(images.names), len(columns)), np.nan), np.inf
     for phase, rows in table.groupby("phase"):
         means = rows.groupby("image")[columns].mean().reindex(images.names).to_numpy(np.float64)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from frostline.audit.findings import (
@@ -27,6 +26,7 @@ from frostline.audit.findings import (
 from frostline.common.data_urls import data_url
 from frostline.common.files import write_text
 from frostline.fonts.lettering import isolated
+from frostline.report.rendering import rendered
 
 _THUMBNAIL = 160  # pixels a side, at most
 _SECTIONS = {  # heading, what it means
@@ -80,14 +80,6 @@ def write_page(
         top: shown of each kind, at most.
         judged_by: the table of probabilities, if any.
     """
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader("frostline.audit"), PackageLoader("frostline.report")]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     content = {
         "sections": [_section(kind, images, findings, left_out.get(kind, ""), top) for kind in KINDS],
         "classes": [isolated(name) for name in images.data.classes],
@@ -96,7 +88,7 @@ def write_page(
         "digest": images.data.digest,
         "judged_by": judged_by,
     }
-    write_text(path, environment.get_template("audit.html.jinja").render(content))
+    write_text(path, rendered("audit.html.jinja", content, "frostline.audit"))
 
 
 def _section(kind: str, images: Labelled, findings: Sequence[Finding], left_out: str, top: int) -> dict[str, Any]:

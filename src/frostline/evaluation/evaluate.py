@@ -100,7 +100,7 @@ def assess(trained: Trained) -> Assessment:
     )
     submission = {**asdict(settings.submission), "temperature": settings.calibrate == "temperature"}
     effects = calibration_effects(validation, test, submission=submission, threshold=choice.threshold, **drawing)
-    said = cautions({split: _counts(data)[split] for split in ("train", "test")})
+    said = cautions(_counts(data))
     return Assessment(pairs, evaluation, said, effects, predict)
 
 

@@ -11,6 +11,11 @@ from frostline.metrics.predicted import predicted_classes
 from frostline.metrics.temperature import with_temperature
 
 
+def chosen_phase(losses: Mapping[str, float]) -> PhaseName:
+    """The phase with the lower validation loss, given each one's; a tie goes to transfer, the simpler model."""
+    return "finetune" if losses["finetune"] < losses["transfer"] else "transfer"
+
+
 @dataclass(frozen=True)
 class Choice:
     """Which phase's model is used, and how: the one choice that the report, MLflow and all that predicts take."""
@@ -24,8 +29,7 @@ class Choice:
 
     @property
     def phase(self) -> PhaseName:
-        """The phase with the lower validation loss; a tie goes to transfer, the simpler model."""
-        return "finetune" if self.losses["finetune"] < self.losses["transfer"] else "transfer"
+        return chosen_phase(self.losses)
 
     @property
     def temperature(self) -> float:

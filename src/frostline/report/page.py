@@ -8,7 +8,6 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
@@ -27,6 +26,7 @@ from frostline.metrics.comparison import CALLED, Evaluation
 from frostline.metrics.formatting import decimals, signed
 from frostline.models.architectures import NETWORKS
 from frostline.report.charts import CURVES, MOST_CURVES, WORST_CURVES
+from frostline.report.rendering import rendered
 from frostline.report.style import NAMES
 
 _SOFTWARE = {"tensorflow": "TensorFlow", "keras": "Keras", "numpy": "NumPy"}
@@ -151,17 +151,9 @@ def write_report(path: Path, report: Report) -> None:
 
     So it cannot name the commit: dvc.lock, committed after the run, holds the page's digest. MLflow's tag has it.
     """
-    environment = Environment(
-        loader=PackageLoader("frostline.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     sections = (_verdict, _learning_curves, _test_figures, _images, _data, _reproduction)
     content = {name: value for section in sections for name, value in section(report).items()}
-    write_text(path, environment.get_template("report.html.jinja").render(content, names=NAMES, phases=tuple(NAMES)))
+    write_text(path, rendered("report.html.jinja", {**content, "names": NAMES, "phases": tuple(NAMES)}))
 
 
 # The sections, in the page's order: what the template needs for each

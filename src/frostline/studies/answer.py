@@ -14,7 +14,6 @@ from frostline.studies.collected import Collected, Point
 from frostline.studies.cross_validation import Estimate, mean_difference
 
 Tone = Literal["better", "worse", "indistinguishable"]
-NAMES: dict[PhaseName, str] = {"transfer": "the transfer model", "finetune": "the fine-tuned model"}
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,10 @@ import numpy as np
 import pandas as pd
 
 from frostline.common.phase_names import PHASES, PhaseName
+from frostline.metrics.choice import chosen_phase
 from frostline.metrics.log_loss import log_losses
 from frostline.runtime.errors import FrostlineError
+from frostline.studies.tables import classes_of, labels_of, probabilities_of
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,7 @@ class Training:
     validation: Mapping[str, float]
     """By phase, the validation loss of the weights that it kept."""
     said: pd.DataFrame
-    """What both phases' models say of the fold's images: a row for each of both, with the columns image, class, phase,
-    and P(name) for each class."""
+    """What both phases' models say of the fold's images, as `studies.tables` says."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Point:
     """By phase, the log loss of each image, (S, N) float64."""
     hits: Mapping[PhaseName, np.ndarray]
     """Likewise, whether the most probable class is the actual one, (S, N) bool."""
-    validation: Mapping[PhaseName, float]
+    validation: Mapping[str, float]
     """By phase, the mean validation loss of the trainings."""
 
     @property
@@ -49,8 +50,8 @@ class Point:
 
     @property
     def phase(self) -> PhaseName:
-        """The phase to take, chosen on the validation images; a tie goes to transfer, the simpler one."""
-        return "finetune" if self.validation["finetune"] < self.validation["transfer"] else "transfer"
+        """The phase to take, chosen on the validation images."""
+        return chosen_phase(self.validation)
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,7 @@ def collect(trainings: Sequence[Training]) -> Collected:
     one = [training for training in first if training.seed == first[0].seed]
     table = pd.concat([_of_phase(training, "transfer").assign(fold=training.fold) for training in one])
     images, folds = table["image"].tolist(), table["fold"].to_numpy()
-    classes = [name[2:-1] for name in table.columns if name.startswith("P(")]
-    labels = table["class"].map({name: label for label, name in enumerate(classes)}).to_numpy()
+    classes, labels = classes_of(table), labels_of(table)
     points = [_point(group, images, labels, seeds) for group in groups.values()]
     shares = np.stack(
         [np.bincount(labels[folds != fold], minlength=len(classes)) / np.sum(folds != fold) for fold in folds]
@@ -104,7 +104,7 @@ def _point(group: Sequence[Training], images: Sequence[str], labels: np.ndarray,
     for training in group:
         for phase in PHASES:
             table = _of_phase(training, phase)
-            probabilities = table.filter(regex=r"^P\(").to_numpy()
+            probabilities = probabilities_of(table)
             columns = [place[image] for image in table["image"]]
             at = np.ix_([seeds.index(training.seed)], columns)
             losses[phase][at] = log_losses(labels[columns], probabilities)

@@ -4,9 +4,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from frostline.common.phase_names import PHASES
+from frostline.metrics.comparison import CALLED
 from frostline.report.style import COLOURS, INK, plain
 from frostline.report.style import NAMES as PHASE_NAMES
-from frostline.studies.answer import NAMES, Answer, learned_nothing, listed
+from frostline.studies.answer import Answer, learned_nothing, listed
 from frostline.studies.collected import Collected
 from frostline.studies.cross_validation import shallowest_enough, within_chance
 from frostline.studies.ranking import COLUMNS, point_figures, row
@@ -25,7 +26,7 @@ def depth(found: Collected) -> Answer:
         title = f"{taken.label} is enough"
         higher = "it is the best" if taken is best else f"the best, {best.label}, is within one standard error of it"
         text = (
-            f"Log loss {ranking.means[enough].mean:.4f} by {NAMES[taken.phase]}; {higher}. "
+            f"Log loss {ranking.means[enough].mean:.4f} by the {CALLED[taken.phase]}; {higher}. "
             f"Within chance of the best: {listed(close)}."
         )
     return Answer(

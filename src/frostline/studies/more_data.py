@@ -6,7 +6,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from frostline.common.phase_names import PHASES
 from frostline.metrics.formatting import rounded
-from frostline.report.style import COLOURS
+from frostline.report.style import COLOURS, EDGE
 from frostline.report.style import NAMES as PHASE_NAMES
 from frostline.studies.answer import Answer, Tone, learned_nothing, phase_figures
 from frostline.studies.collected import Collected, Point
@@ -79,13 +79,13 @@ def _draw(figure: Figure, points: list[Point], curve: LearningCurve, phase: str)
     axes = figure.subplots()
     sizes = np.geomspace(points[0].train_images, points[-1].train_images * max(_AHEAD), 60)
     middle, low, high = np.array([curve.forecast(size) for size in sizes]).T
-    axes.fill_between(sizes, low, high, color="#8c959f", alpha=0.25, linewidth=0)
-    axes.plot(sizes, middle, color="#8c959f", linewidth=1.5)
+    axes.fill_between(sizes, low, high, color=EDGE, alpha=0.25, linewidth=0)
+    axes.plot(sizes, middle, color=EDGE, linewidth=1.5)
     for each in PHASES:
         means = [point.losses[each].mean() for point in points]
         style = "-o" if each == phase else ":o"
         axes.plot([point.train_images for point in points], means, style, color=COLOURS[each], label=PHASE_NAMES[each])
-    axes.axvline(points[-1].train_images, color="#8c959f", linewidth=1, linestyle=":")
+    axes.axvline(points[-1].train_images, color=EDGE, linewidth=1, linestyle=":")
     axes.set(xscale="log", yscale="log", xlabel="Training images", ylabel="Log loss")
     ahead = [points[-1].train_images * times for times in _AHEAD]
     axes.set_xticks([*(point.train_images for point in points), *ahead])

@@ -4,18 +4,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from frostline.common.files import replacing, write_json, write_text
 from frostline.config.paths import STUDIES
 from frostline.fonts.lettering import isolated
+from frostline.metrics.cautions import FEW_IMAGES
+from frostline.report.rendering import rendered
 from frostline.report.style import drawing
 from frostline.studies.answer import Answer
 from frostline.studies.collected import Collected, Training, collect, out_of_fold
 from frostline.studies.depth import depth
 from frostline.studies.more_data import more_data
 from frostline.studies.ranking import ranked
+from frostline.studies.tables import OUT_OF_FOLD
 from frostline.studies.worth_it import worth_it
 
 QUESTIONS = {
@@ -27,7 +29,6 @@ QUESTIONS = {
 }
 """By option of conf/study; and of any other sweep over folds."""
 _NAMED = 6  # classes, at most
-_FEW_IMAGES = 30  # of a class: below it, percentiles and t intervals are known to be too narrow
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def write_study(study: Study, trainings: Sequence[Training]) -> tuple[Answer, li
         with drawing(temporary / "chart.png", 3.6) as figure:
             answer.draw(figure)
         write_json(temporary / "study.json", _as_json(study, answer, found))
-        out_of_fold(trainings).to_parquet(temporary / "out_of_fold.parquet", index=False)
+        out_of_fold(trainings).to_parquet(temporary / OUT_OF_FOLD, index=False)
         write_text(temporary / "report.html", _page(study, answer, found, (temporary / "chart.svg").read_text("utf-8")))
     return answer, sorted(folder.iterdir())
 
@@ -81,11 +82,11 @@ def _judge(name: str, found: Collected) -> Callable[[Collected], Answer]:
 
 
 def _few_images(found: Collected) -> list[str]:
-    few = [isolated(name) for label, name in enumerate(found.classes) if (found.labels == label).sum() < _FEW_IMAGES]
+    few = [isolated(name) for label, name in enumerate(found.classes) if (found.labels == label).sum() < FEW_IMAGES]
     if not few:
         return []
     names = ", ".join(few[:_NAMED]) + (f" and {len(few) - _NAMED} more classes" if len(few) > _NAMED else "")
-    return [f"Under {_FEW_IMAGES} images of {names}: with so few, intervals are too narrow; do not rely on them."]
+    return [f"Under {FEW_IMAGES} images of {names}: with so few, intervals are too narrow; do not rely on them."]
 
 
 def _as_json(study: Study, answer: Answer, found: Collected) -> dict[str, object]:
@@ -102,21 +103,14 @@ def _as_json(study: Study, answer: Answer, found: Collected) -> dict[str, object
 
 
 def _page(study: Study, answer: Answer, found: Collected, chart: str) -> str:
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader("frostline.studies"), PackageLoader("frostline.report")]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("study.html.jinja").render(
-        study=study,
-        answer=answer,
-        question=QUESTIONS["worth_it"] if len(found.points) == 1 else QUESTIONS.get(study.name, QUESTIONS["folds"]),
-        chart=Markup(chart),  # noqa: S704  (our own drawing, whose text is escaped by matplotlib)
-        images=len(found.images),
-        classes=len(found.classes),
-        judged=len(set(found.folds.tolist())),
-        seeds=found.seeds,
-    )
+    content = {
+        "study": study,
+        "answer": answer,
+        "question": QUESTIONS["worth_it"] if len(found.points) == 1 else QUESTIONS.get(study.name, QUESTIONS["folds"]),
+        "chart": Markup(chart),  # noqa: S704  (our own drawing, whose text is escaped by matplotlib)
+        "images": len(found.images),
+        "classes": len(found.classes),
+        "judged": len(set(found.folds.tolist())),
+        "seeds": found.seeds,
+    }
+    return rendered("study.html.jinja", content, "frostline.studies")

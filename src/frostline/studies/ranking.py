@@ -3,11 +3,11 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from frostline.metrics.comparison import CALLED
 from frostline.metrics.formatting import rounded
-from frostline.report.style import COLOURS, plain
+from frostline.report.style import COLOURS, EDGE, plain
 from frostline.report.style import NAMES as PHASE_NAMES
 from frostline.studies.answer import (
-    NAMES,
     Answer,
     as_figures,
     beyond_guessing,
@@ -40,7 +40,7 @@ def ranked(found: Collected) -> Answer:
         title = f"{len(others) + 1} of {len(found.points)} are within chance of the best"
         text = f"The best is {best.label}; {listed([point.label for point in others])} could be as good."
     text += (
-        f" Log loss {ranking.means[ranking.best].mean:.4f}, accuracy {_accuracy(best)}, by {NAMES[best.phase]}"
+        f" Log loss {ranking.means[ranking.best].mean:.4f}, accuracy {_accuracy(best)}, by the {CALLED[best.phase]}"
         f" ({len(found.images):,} images, each judged by {len(found.seeds)} model{'s' * (len(found.seeds) > 1)} that"
         " never saw it)."
     )
@@ -96,5 +96,5 @@ def _draw(figure: Figure, found: Collected, ranking: Ranking, order: list[int]) 
         filled = colour if ranking.within[place] else "none"
         axes.plot(beside.mean, height, "o", color=colour, markerfacecolor=filled, markersize=7)
     axes.set_yticks(range(len(order)), [plain(found.points[place].label, 24) for place in reversed(order)])
-    axes.axvline(0, color="#8c959f", linewidth=1)
+    axes.axvline(0, color=EDGE, linewidth=1)
     axes.set(xlabel="Log loss above the best", ylim=(-0.6, len(order) - 0.4))

@@ -4,10 +4,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from frostline.common.phase_names import PHASES
-from frostline.report.style import COLOURS
+from frostline.metrics.comparison import CALLED
+from frostline.report.style import COLOURS, EDGE
 from frostline.report.style import NAMES as PHASE_NAMES
 from frostline.studies.answer import (
-    NAMES,
     Answer,
     Tone,
     as_figures,
@@ -31,14 +31,14 @@ def worth_it(found: Collected) -> Answer:
         f"{trainings} trainings of each phase, {len(found.images):,} images, each judged by models that never saw it"
     )
     tone: Tone = "indistinguishable"
-    take = NAMES[point.phase]
+    take = f"the {CALLED[point.phase]}"
     if learned_nothing(found, point):
         title = "Neither phase learned anything beyond guessing"
         advice = "Check the labels and the weights, or add images."
     elif difference.excludes_zero():
         tone = "better" if difference.mean < 0 else "worse"
         title = "Fine-tuning was worth it" if tone == "better" else "Fine-tuning made it worse"
-        advice = f"Take {NAMES['finetune' if tone == 'better' else 'transfer']}."
+        advice = f"Take the {CALLED['finetune' if tone == 'better' else 'transfer']}."
     else:
         title = "Too close to call"
         advice = f"Take {take}, whose validation loss is lower, or the simpler one: nobody can tell them apart here."
@@ -73,7 +73,7 @@ def _draw(figure: Figure, found: Collected) -> None:
     (point,) = found.points
     by_fold = [found.folds == fold for fold in np.unique(found.folds)]
     means = np.array([[point.losses[phase][:, images].mean(axis=1) for images in by_fold] for phase in PHASES])
-    axes.plot([0, 1], means.reshape(2, -1), color="#8c959f", linewidth=1)
+    axes.plot([0, 1], means.reshape(2, -1), color=EDGE, linewidth=1)
     for place, phase in enumerate(PHASES):
         values = means[place].ravel()
         axes.plot(np.full(len(values), place), values, "o", color=COLOURS[phase], markersize=5)

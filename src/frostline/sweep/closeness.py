@@ -36,10 +36,9 @@ def _by_seed(setting: Setting) -> list[Record]:
 def _losses(trial: Record) -> np.ndarray:
     """The log loss of each validation image after fine-tuning."""
     from frostline.metrics.log_loss import log_losses
+    from frostline.studies.tables import labels_of, probabilities_of
     from frostline.sweep.trials import held_out
 
     table = held_out(trial["key"])
     table = table[table["phase"] == "finetune"]
-    classes = [name[2:-1] for name in table.columns if name.startswith("P(")]
-    labels = table["class"].map({name: label for label, name in enumerate(classes)}).to_numpy()
-    return log_losses(labels, table[[f"P({name})" for name in classes]].to_numpy())
+    return log_losses(labels_of(table), probabilities_of(table))

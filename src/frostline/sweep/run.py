@@ -174,7 +174,7 @@ def run(arguments: list[str]) -> None:
     with table.watching(folder, asked.total):
         trial_command(memory)()
     if len(folds) > 1:
-        answer_study(asked.study or "folds", overrides, folder, shared, pipeline)
+        answer_study(asked.study or "folds", overrides, folder, configs, shared, pipeline)
     else:
         _finish(folder, shared, memory, pipeline)
 

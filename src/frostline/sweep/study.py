@@ -1,15 +1,15 @@
 """The end of a sweep that is a study: from its trials to its answer."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline.common.files import write_text
+from frostline.config.settings import Config
 from frostline.runtime.errors import FrostlineError
 from frostline.sweep import table
-from frostline.sweep.plan import compose_trial
 from frostline.sweep.results import (
     LUCK,
     REBUILD,
@@ -31,14 +31,22 @@ if TYPE_CHECKING:
 _CUT = "model.cut_layer"
 
 
-def answer_study(name: str, overrides: Sequence[str], folder: Path, shared: "Shared", pipeline: "Pipeline") -> None:
-    """Answer the study `name`, which `overrides` asked for and whose trials are in `folder`.
+def answer_study(
+    name: str,
+    overrides: Sequence[str],
+    folder: Path,
+    configs: Sequence[Config],
+    shared: "Shared",
+    pipeline: "Pipeline",
+) -> None:
+    """Answer the study `name`, which `overrides` asked for, whose trials have `configs` and are in `folder`.
 
     Leaves its files, logs them on the sweep's run, and says it.
 
     Raises FrostlineError where a trial did not finish.
     """
     from frostline.studies.page import Study, write_study
+    from frostline.sweep.trials import trial_key
     from frostline.tracking import runs
 
     trials = read_trials(folder)
@@ -55,12 +63,13 @@ def answer_study(name: str, overrides: Sequence[str], folder: Path, shared: "Sha
         pipeline.name,
         sorted((key, str(value)) for key, value in pipeline.settings.items()),
         shlex.join(["python", "-m", "frostline.sweep", "-m", *overrides]),
-        folds=compose_trial(trials[0]["overrides"]).folds,
+        folds=configs[0].folds,
     )
-    answer, files = write_study(study, _trainings(trials, shared))
+    by_key = {trial_key(config, shared): config for config in configs}
+    answer, files = write_study(study, _trainings(trials, by_key, shared))
     if answer.take is not None:
         taken = next(trial for trial in trials if answer.take.items() <= values_of(trial).items())
-        config = replace(compose_trial(taken["overrides"]), fold=None, train_share=1.0)
+        config = replace(by_key[taken["key"]], fold=None, train_share=1.0)
         write_text(RECIPE, recipe(config, f"{answer.title}.\nRebuild it: {REBUILD}"))
     table.print_answer(answer, next(file for file in files if file.suffix == ".html"))
     with runs.sweep_run(pipeline) as parent:
@@ -68,7 +77,7 @@ def answer_study(name: str, overrides: Sequence[str], folder: Path, shared: "Sha
         parent.describe(f"**{answer.title}.** {answer.text}\n", {})
 
 
-def _trainings(trials: Sequence[Record], shared: "Shared") -> list["Training"]:
+def _trainings(trials: Sequence[Record], by_key: Mapping[str, Config], shared: "Shared") -> list["Training"]:
     from frostline.models.backbone import layer_names
     from frostline.studies.collected import Training
     from frostline.sweep.trials import held_out
@@ -76,7 +85,7 @@ def _trainings(trials: Sequence[Record], shared: "Shared") -> list["Training"]:
     keys = [key for key in swept_keys(trials) if key not in LUCK]
     found = []
     for trial in trials:
-        config, values = compose_trial(trial["overrides"]), values_of(trial)
+        config, values = by_key[trial["key"]], values_of(trial)
         assert config.fold is not None  # as `run` has seen
         found.append(
             Training(
@@ -89,6 +98,6 @@ def _trainings(trials: Sequence[Record], shared: "Shared") -> list["Training"]:
             )
         )
     if keys == [_CUT]:  # the lowest one first, whatever the order in which they were named
-        order = layer_names(compose_trial(trials[0]["overrides"]).model.backbone)
+        order = layer_names(config.model.backbone)
         found.sort(key=lambda training: order.index(training.values[_CUT]))
     return found

@@ -28,6 +28,7 @@ from frostline.models.saving import load_model, save_model
 from frostline.runtime.code_digest import code_digest
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras, tf
+from frostline.studies.tables import probability_column
 from frostline.sweep.memory import Memory, set_values, values_of
 from frostline.training import distribution, phases, precision
 from frostline.training.folds import choose_images
@@ -120,11 +121,9 @@ def stored(settings: Config, shared: Shared) -> Result | None:
 
 
 def held_out(key: str) -> pd.DataFrame:
-    """What both phases' models of the trial `key`, which was `run`, say of images held out: a row for each of both.
+    """What both phases' models of the trial `key`, which was `run`, say of images held out, as `studies.tables` says.
 
     These are the test images of a fold, which is one of several, else the validation images.
-
-    Columns: image (its path), class, phase, and P(name) for each class, float64.
     """
     return pd.read_parquet(TRIALS / f"{key}.parquet")
 
@@ -158,7 +157,7 @@ def _held_out_split(settings: Config) -> str:
 def _as_table(said: Mapping[PhaseName, np.ndarray], data: Dataset, split: str) -> pd.DataFrame:
     """As `held_out`; `said`: by phase, (N, classes) float64 for the images of `split`."""
     actual = [data.classes[label] for label in data.labels(split)]
-    columns = [f"P({name})" for name in data.classes]
+    columns = [probability_column(name) for name in data.classes]
     tables = [pd.DataFrame(probabilities, columns=columns) for probabilities in said.values()]
     for phase, table in zip(said, tables, strict=True):
         table.insert(0, "phase", phase)
