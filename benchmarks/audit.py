@@ -28,7 +28,6 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from frostline.audit.duplicates import near_duplicates, thumbnails
 from frostline.audit.findings import Labelled, labelled
 from frostline.audit.labels import wrong_labels
 from frostline.audit.outliers import pooled_features
@@ -39,6 +38,7 @@ from frostline.data.archive import list_images, read_member
 from frostline.data.dataset import SPLITS, load_dataset
 from frostline.data.preprocess import preprocess
 from frostline.sources.sample import draw_images
+from frostline.training.near_duplicates import near_duplicates, thumbnails
 
 COPIES, WRONG = 0.2, 0.05  # shares of the images
 MOST_CROPPED = 0.05  # of a side, at each edge

@@ -4,9 +4,15 @@ import numpy as np
 import pytest
 
 from frostline.data.dataset import SPLITS
+from frostline.data.grouping import deal, joined
 from frostline.data.rows import Rows
 from frostline.runtime.errors import FrostlineError
-from frostline.training.folds import assign_folds, choose_images
+from frostline.training.folds import choose_images
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # near-duplicates are kept under the working folder
 
 
 def paths_of(data, split):
@@ -65,7 +71,7 @@ def test_copies_are_in_one_fold_and_folds_are_even():
     rng = np.random.default_rng(1)
     labels = rng.integers(7, size=500)
     pixels = np.array([f"{label}-{rng.integers(40)}" for label in labels])
-    found = assign_folds(labels, pixels, 5)
+    found = deal(labels, pixels, joined([pixels.tolist()]), [1 / 5] * 5, "fold")
     for digest in set(pixels):
         assert len(set(found[pixels == digest])) == 1
     for chosen in [labels == number for number in range(7)] + [np.full(500, True)]:
@@ -75,7 +81,7 @@ def test_copies_are_in_one_fold_and_folds_are_even():
 
 def test_many_classes_of_three_images_each_leave_no_fold_empty_and_no_class_untrained():
     labels, pixels = np.repeat(np.arange(100), 3), np.array([str(number) for number in range(300)])
-    found = assign_folds(labels, pixels, 5)
+    found = deal(labels, pixels, joined([pixels.tolist()]), [1 / 5] * 5, "fold")
     assert set(np.bincount(found, minlength=5)) == {60}
     for fold in range(5):
         trained = labels[(found != fold) & (found != (fold + 1) % 5)]

@@ -15,7 +15,6 @@ import pytest
 from PIL import Image, ImageFilter, ImageOps
 
 from frostline.audit import labels as audit_labels
-from frostline.audit.duplicates import near_duplicates, thumbnails
 from frostline.audit.findings import labelled
 from frostline.audit.outliers import outliers, pooled_features
 from frostline.audit.quality import measure, poor_images
@@ -29,6 +28,7 @@ from frostline.data.preprocess import preprocess
 from frostline.features.cache import entries
 from frostline.runtime.errors import FrostlineError
 from frostline.sources.sample import draw_images
+from frostline.training.near_duplicates import near_duplicates, thumbnails
 
 pytestmark = pytest.mark.slow
 
@@ -119,8 +119,8 @@ def test_planted_copies_are_found_and_nothing_else(images):
 def test_pairs_are_the_same_in_blocks_of_any_size(images, monkeypatch):
     pixels = np.concatenate([thumbnails(images.data.images(split)) for split in ("train", "validation", "test")])
     whole = near_duplicates(pixels)
-    monkeypatch.setattr("frostline.audit.duplicates._BLOCK", 7)
-    monkeypatch.setattr("frostline.audit.duplicates._PAIRS", 3)
+    monkeypatch.setattr("frostline.training.near_duplicates._BLOCK", 7)
+    monkeypatch.setattr("frostline.training.near_duplicates._PAIRS", 3)
     in_blocks = near_duplicates(pixels)
     assert [(pair.first, pair.second, pair.mirrored) for pair in in_blocks] == [
         (pair.first, pair.second, pair.mirrored) for pair in whole

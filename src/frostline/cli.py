@@ -173,7 +173,7 @@ def _settings(texts: Sequence[str]) -> dict[str, str]:
 
 
 def _audit(arguments: argparse.Namespace) -> int:
-    check_installed("`frostline audit`", "audit", "cleanlab", "imagehash")
+    check_installed("`frostline audit`", "audit", "cleanlab")
     from frostline.audit.run import audit
 
     for kind, count in audit(arguments.probabilities, arguments.top).items():

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from frostline.audit.duplicates import Pair, near_duplicates, thumbnails
 from frostline.audit.findings import (
     ACROSS_CLASSES,
     ACROSS_SPLITS,
@@ -28,6 +27,7 @@ from frostline.config.load import load_params
 from frostline.config.paths import AUDIT, AUDIT_TABLE, BACKBONE_WEIGHTS, PROCESSED
 from frostline.data.corrections import DROP
 from frostline.data.dataset import SPLITS, load_dataset
+from frostline.training.near_duplicates import Pair, near_duplicates, thumbnails
 
 _log = logging.getLogger(__name__)
 

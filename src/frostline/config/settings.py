@@ -24,6 +24,14 @@ class Rule:
     """The same in words, for error messages."""
 
 
+def _is_pattern(value: str) -> bool:
+    try:
+        re.compile(value)
+    except re.error:
+        return False
+    return bool(value)
+
+
 Count = Annotated[int, Rule(lambda v: v >= 1, "a whole number, 1 or more")]
 Seed = Annotated[int, Rule(lambda v: v >= 0, "a whole number, 0 or more")]
 Positive = Annotated[float, Rule(lambda v: 0 < v < math.inf, "a number above 0")]
@@ -157,6 +165,9 @@ class Preprocess:
     splits: Literal["random", "given"]
     """random: drawn from all images, in the shares above. given: those that the data bring, in folders called train,
     val, test1 and the like; a validation or test set that is missing is cut from the training images by its share."""
+    group: Annotated[str, Rule(_is_pattern, "a regular expression")] | None
+    """What it finds in an image's path (its first group, or all of it) is its group, a patient or a video, which no
+    drawn split and no fold parts. null: only copies, and in folds near-duplicates, stay together."""
     top_folders: Literal["auto", "classes", "splits"]
     """What the topmost folders of the data are. auto: splits, if they hold the same subfolders, else classes."""
     name_encoding: Literal["auto", "utf-8", "cp949", "gbk", "cp932", "big5", "cp866", "cp437"]

@@ -16,8 +16,9 @@ from frostline.runtime.errors import FrostlineError
 UNLABELLED = "unlabelled"
 CLASSES_FILE = "classes.json"
 MANIFEST_FILE = "manifest.csv"
-MANIFEST_COLUMNS = ("path", "class", "split", "sha256", "size", "pixels", "verdict")
-"""sha256 and size (bytes) are the file's; pixels: SHA-256 of the decoded array; verdict: ok or the reason."""
+MANIFEST_COLUMNS = ("path", "class", "split", "sha256", "size", "pixels", "verdict", "group")
+"""sha256 and size (bytes) are the file's; pixels: SHA-256 of the decoded array; verdict: ok or the reason; group: of
+images that no split parts, empty where none is named."""
 
 
 def images_file(split: str) -> str:

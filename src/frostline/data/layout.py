@@ -29,6 +29,8 @@ class Reading:
     """Of names that do not say theirs; see `zip_names`."""
     shown_as: str = ""
     """What the data set is called in errors; empty: as the archive is."""
+    group: str | None = None
+    """A regular expression that finds each labelled image's group in its path; see `grouping.named_groups`."""
     corrections: Path | None = None
     """A file of the user's with other classes for some images; see `corrections`."""
 

@@ -30,9 +30,10 @@ from frostline.data.dataset import (
     images_file,
     labels_file,
 )
+from frostline.data.grouping import named_groups
 from frostline.data.images import UnreadableImageError, decode_image
 from frostline.data.layout import AS_IT_SEEMS, Reading, part_of
-from frostline.data.splitting import assign_splits, complete_splits, given_splits
+from frostline.data.splitting import assign_groups, assign_splits, complete_splits, given_splits
 from frostline.runtime import ray_pool
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.process_pool import cores, mapped
@@ -79,6 +80,8 @@ class Entry:
     """Where the decoded image lies: the name of the staged file, and the row in it."""
     own_split: str = ""
     """The data set's own."""
+    group: str = ""
+    """Of images that no split parts."""
 
 
 def preprocess(
@@ -263,9 +266,17 @@ def _assign(entries: Sequence[Entry], seed: int, shares: Mapping[str, float], re
     labelled = [entry for entry in good if entry.label is not None]
     labels = [entry.label or "" for entry in labelled]
     pixels = [entry.pixels for entry in labelled]
+    if reading.group:
+        for entry, group in zip(labelled, named_groups([entry.path for entry in labelled], reading.group), strict=True):
+            entry.group = group
     if reading.splits == "given":
         given = given_splits([entry.own_split for entry in labelled])
         splits: Sequence[str] = complete_splits(labels, pixels, given, seed, shares)
+        places = {(entry.group, split) for entry, split in zip(labelled, splits, strict=True) if entry.group}
+        if across := sum(count > 1 for count in Counter(group for group, _ in places).values()):
+            _say(f"{across:,} groups stand in more than one of the given splits: what is measured there is too good")
+    elif reading.group:
+        splits = assign_groups(labels, pixels, [entry.group for entry in labelled], seed, shares)
     else:
         splits = assign_splits(labels, pixels, seed, shares)
     for entry in good:
@@ -331,7 +342,7 @@ def _write_at(descriptor: int, data: bytes, offset: int) -> None:
 
 
 def _manifest_row(entry: Entry) -> dict[str, str | int | None]:
-    values = (entry.path, entry.label, entry.split, entry.sha256, entry.size, entry.pixels, entry.verdict)
+    values = (entry.path, entry.label, entry.split, entry.sha256, entry.size, entry.pixels, entry.verdict, entry.group)
     return dict(zip(MANIFEST_COLUMNS, values, strict=True))
 
 

@@ -4,7 +4,10 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from frostline.data.dataset import SPLITS, Split
+from frostline.data.grouping import deal, joined
 from frostline.data.layout import part_of
 from frostline.runtime.errors import FrostlineError
 
@@ -46,6 +49,30 @@ def assign_splits(classes: Sequence[str], digests: Sequence[str], seed: int, sha
         for position, digest in enumerate(ranked):
             split_of[digest] = "test" if position < test_end else "validation" if position < validation_end else "train"
     return [split_of[digest] for digest in digests]
+
+
+def assign_groups(
+    classes: Sequence[str], digests: Sequence[str], groups: Sequence[str], seed: int, shares: Mapping[str, float]
+) -> list[Split]:
+    """Return the split of each image so that copies, and images of one of `groups`, stand in one.
+
+    See `grouping.deal`: splits have their shares as far as whole groups allow.
+
+    Raises FrostlineError if a class has no image in one of the splits.
+    """
+    labels = np.unique(classes, return_inverse=True)[1]
+    together = joined([digests, groups])
+    parts = deal(labels, np.array(digests), together, [shares[split] for split in SPLITS], f"{seed}/split")
+    splits = [SPLITS[part] for part in parts]
+    for name in sorted(set(classes)):
+        there = {split for split, own in zip(splits, classes, strict=True) if own == name}
+        if missing := [split for split in SPLITS if split not in there]:
+            count = len({group for group, own in zip(groups, classes, strict=True) if own == name})
+            raise FrostlineError(
+                f"Class {name!r} has images of {count} group{'s' * (count != 1)} (preprocess.group), which leaves the "
+                f"{missing[0]} set without one.\nAdd images of other groups to it, or group more finely."
+            )
+    return splits
 
 
 def given_splits(names: Sequence[str]) -> list[Split]:

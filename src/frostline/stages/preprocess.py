@@ -31,6 +31,7 @@ def main(config: Config) -> None:
             settings.splits,
             settings.name_encoding,
             shown_as=config.data.path if isinstance(config.data, FolderData) else "",
+            group=settings.group,
             corrections=paths.CORRECTIONS,
         ),
         processes="ray" if config.workers == "ray" else None,

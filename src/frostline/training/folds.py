@@ -2,22 +2,29 @@
 
 import csv
 import hashlib
+import logging
 import math
 from dataclasses import replace
 
 import numpy as np
 
-from frostline.common.files import digest_of
+from frostline.common.files import digest_of, replacing
+from frostline.config.paths import NEAR_DUPLICATES
 from frostline.data.dataset import MANIFEST_FILE, SPLITS, Dataset
+from frostline.data.grouping import deal, joined
+from frostline.runtime.code_digest import code_digest
 from frostline.runtime.errors import FrostlineError
+
+_log = logging.getLogger(__name__)
 
 
 def choose_images(data: Dataset, fold: int | None, folds: int, train_share: float) -> Dataset:
     """Return `data` split otherwise: by a fold, with less to train on, or both; `data` itself where neither is asked.
 
-    Of `folds` parts of all labelled images (see `assign_folds`), `fold` is the test set, the next one (after the last
-    the first) the validation set, and the others are trained on. Which images are in which part does not depend on the
-    run's seed, so that trainings with other seeds are judged on the same images.
+    Of `folds` parts of all labelled images (see `deal`), `fold` is the test set, the next one (after the last the
+    first) the validation set, and the others are trained on. No part has a part only of the copies or near-duplicates
+    of an image, or of a group that the data set names. Which images are in which part does not depend on the run's
+    seed, so that trainings with other seeds are judged on the same images.
 
     Args:
         data: as it is stored.
@@ -32,10 +39,10 @@ def choose_images(data: Dataset, fold: int | None, folds: int, train_share: floa
     if fold is None and train_share == 1:
         return data
     labels = np.concatenate([data.labels(split) for split in SPLITS])
-    pixels = _pixels(data)
+    pixels, names = _contents(data)
     rows = {"train": np.arange(len(data.names("train")))}  # the first of all: see Dataset.rows
     if fold is not None:
-        part = assign_folds(labels, pixels, folds)
+        part = deal(labels, pixels, _together(data, pixels, names, folds), [1 / folds] * folds, "fold")
         test, validation = part == fold, part == (fold + 1) % folds
         chosen = {"train": ~test & ~validation, "validation": validation, "test": test}
         rows = {split: np.flatnonzero(of_split) for split, of_split in chosen.items()}
@@ -48,25 +55,32 @@ def choose_images(data: Dataset, fold: int | None, folds: int, train_share: floa
     return replace(data, digest=digest, rows=rows)
 
 
-def assign_folds(labels: np.ndarray, pixels: np.ndarray, folds: int) -> np.ndarray:
-    """Return the fold of each image, (N,) int: class by class, the distinct images are dealt out in a fixed order.
+def _together(data: Dataset, pixels: np.ndarray, names: np.ndarray, folds: int) -> np.ndarray:
+    """Which images may not be parted, (N,) group numbers.
 
-    The order is by a hash of the content: names do not matter. Images of the same pixels are in one fold. Folds differ
-    by at most one distinct image in each class, and in all.
-
-    Args:
-        labels: (N,) class indices.
-        pixels: (N,) digests of the content.
-        folds: how many.
+    Chains of near-duplicates that no fold can hold are no copies of one picture, but how these pictures are: then
+    near-duplicates are parted, and it is said.
     """
-    found, dealt = np.empty(len(labels), int), 0
-    for number in np.unique(labels):
-        rows = np.flatnonzero(labels == number)
-        ranked = _ranked(pixels[rows], "fold")
-        fold_of = {digest: (dealt + place) % folds for place, digest in enumerate(ranked)}
-        dealt += len(ranked)
-        found[rows] = [fold_of[digest] for digest in pixels[rows]]
-    return found
+    named = joined([pixels.tolist(), [name or row for row, name in enumerate(names)]])
+    alike = joined([named.tolist()], _near_duplicates(data).tolist())
+    if len(alike) and np.bincount(alike).max() > max(len(alike) / folds, np.bincount(named).max()):
+        _log.info("near-duplicates are not kept together in folds: %d images are one chain", np.bincount(alike).max())
+        return named
+    return alike
+
+
+def _near_duplicates(data: Dataset) -> np.ndarray:
+    """Pairs of near-duplicates among the stored labelled images, (P, 2) int; found once for each data set."""
+    path = NEAR_DUPLICATES / f"{digest_of([data.stored_digest, code_digest('frostline.training.near_duplicates')])}.npy"
+    if not path.is_file():
+        from frostline.training.near_duplicates import near_duplicates, thumbnails  # only folds need it
+
+        pairs = near_duplicates(np.concatenate([thumbnails(data.stored_images(split)) for split in SPLITS]))
+        found = np.array([(pair.first, pair.second) for pair in pairs], np.int64).reshape(-1, 2)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            np.save(file, found, allow_pickle=False)
+    kept: np.ndarray = np.load(path, allow_pickle=False)
+    return kept
 
 
 def _share(rows: np.ndarray, labels: np.ndarray, pixels: np.ndarray, share: float) -> np.ndarray:
@@ -83,11 +97,12 @@ def _ranked(pixels: np.ndarray, name: str) -> list[str]:
     return sorted(set(pixels), key=lambda digest: hashlib.sha256(f"{name}/{digest}".encode()).digest())
 
 
-def _pixels(data: Dataset) -> np.ndarray:
-    """The digests of the stored labelled images, in the order of SPLITS."""
-    found: dict[str, list[str]] = {split: [] for split in SPLITS}
+def _contents(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Of the stored labelled images, in the order of SPLITS: the digests of their pixels, and the groups' names."""
+    found: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
     with (data.folder / MANIFEST_FILE).open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if row["split"] in found:
-                found[row["split"]].append(row["pixels"])
-    return np.array([digest for split in SPLITS for digest in found[split]])
+                found[row["split"]].append((row["pixels"], row["group"]))
+    pixels, names = zip(*(pair for split in SPLITS for pair in found[split]), strict=True)
+    return np.array(pixels), np.array(names)
