@@ -1,6 +1,6 @@
 """The pipeline's two training stages against the plain Keras script of the same recipe, on the same images.
 
-    python benchmarks/vs_keras.py [--pairs 3] [--data FOLDER] [--weights FILE.h5] [--sweep]
+    python benchmarks/vs_keras.py [--pairs 3] [--data FOLDER] [--weights FILE.h5] [--sweep] [--study NAME …]
 
 Each side runs as processes of its own, in turn, with nothing left from before: the pipeline's feature cache, models
 and MLflow store are removed before each of its runs. Whole processes are timed, imports and all; of the plain
@@ -23,14 +23,20 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from frostline.common.files import read_json
+from frostline.common.files import read_csv, read_json
 from frostline.config.paths import BACKBONE_WEIGHTS, METRICS, PROCESSED
 from frostline.data.dataset import SPLITS, load_dataset
 
 PHASES = ("transfer", "finetune")
 SWEEP = {"model.cut_layer": "mixed5,mixed6,mixed7", "finetune.learning_rate": "3e-6,1e-5,3e-5,1e-4"}
-TRIALS = 12
-_LEFT_BY_TRAINING = (".frostline", "models/transfer.keras", "models/finetune.keras", "mlruns", "reports/curves")
+_LEFT_BY_TRAINING = (
+    ".frostline",
+    "models/transfer.keras",
+    "models/finetune.keras",
+    "mlruns",
+    "multirun",
+    "reports/curves",
+)
 
 Scores = dict[str, dict[str, float]]
 """Per phase, `log_loss` and `accuracy` on the test set."""
@@ -104,10 +110,11 @@ def remove_training(project: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-def run_sweep(project: Path, epochs: list[str]) -> Measured:
+def run_sweep(project: Path, overrides: Iterable[str]) -> tuple[Measured, int]:
+    """Run a sweep or a study; return also how many trials it had."""
     remove_training(project)
-    grid = [f"{key}={values}" for key, values in SWEEP.items()]
-    return measure([sys.executable, "-m", "frostline.sweep", "-m", *grid, *epochs], project)
+    measured = measure([sys.executable, "-m", "frostline.sweep", "-m", *overrides], project)
+    return measured, len(read_csv(next(project.glob("multirun/*/trials.csv"))))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -119,7 +126,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, help="the backbone's weights (default: seeded random ones)")
     parser.add_argument("--epochs", type=int, default=2, help="of each phase")
     parser.add_argument("--cache", action="store_true", help="the plain script keeps decoded images in memory")
-    parser.add_argument("--sweep", action="store_true", help=f"also a sweep of {TRIALS} trials")
+    parser.add_argument("--sweep", action="store_true", help="also a sweep over cut layers and rates")
+    parser.add_argument(
+        "--study", nargs="*", default=[], help="also these of conf/study, without settings of their own"
+    )
     return parser.parse_args()
 
 
@@ -141,18 +151,10 @@ def main() -> None:
         print_time(console, plain, ours)
         print_scores(console, plain[-1].scores, ours[-1].scores)
         if arguments.sweep:
-            sweep = run_sweep(project, epochs)
-            print(sweep.output)
-            seconds, cpu = (
-                TRIALS * statistics.median(values)
-                for values in zip(*((run.seconds, run.cpu) for run in plain), strict=True)
-            )
-            console.print(
-                f"Sweep of {TRIALS} trials: {sweep.seconds:.0f} s ({sweep.cpu:.0f} s of CPU time, other jobs "
-                f"{sweep.others:.0f}). {TRIALS} plain scripts: {seconds:.0f} s ({cpu:.0f} s of CPU time), estimated as "
-                f"{TRIALS} times the measured one, cut at mixed7. {seconds / sweep.seconds:.1f} times as fast, "
-                f"{cpu / sweep.cpu:.1f} times by CPU time."
-            )
+            grid = [f"{key}={values}" for key, values in SWEEP.items()]
+            print_sweep(console, "Sweep", *run_sweep(project, [*grid, *epochs]), plain)
+        for name in arguments.study:
+            print_sweep(console, f"Study {name}", *run_sweep(project, [f"study={name}", *epochs]), plain)
 
 
 def text(run: Run) -> str:
@@ -174,6 +176,17 @@ def print_time(console: Console, plain: list[Run], ours: list[Run]) -> None:
     ):
         each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
         console.print(f"Plain over pipeline, {what}: median {statistics.median(ratios):.2f} (pairs: {each})")
+
+
+def print_sweep(console: Console, name: str, sweep: Measured, trials: int, plain: list[Run]) -> None:
+    print(sweep.output)
+    one, one_cpu = statistics.median(run.seconds for run in plain), statistics.median(run.cpu for run in plain)
+    console.print(
+        f"{name} of {trials} trials: {sweep.seconds:.0f} s ({sweep.cpu:.0f} s of CPU time, other jobs "
+        f"{sweep.others:.0f}), {sweep.seconds / one:.2f} times one plain script ({sweep.cpu / one_cpu:.2f} by CPU time). "
+        f"Against as many plain scripts as trials, estimated as so many times the measured one, cut at mixed7: "
+        f"{trials * one / sweep.seconds:.1f} times as fast, {trials * one_cpu / sweep.cpu:.1f} times by CPU time."
+    )
 
 
 def print_scores(console: Console, plain: Scores, pipeline: Scores) -> None:
