@@ -183,7 +183,7 @@ def print_sweep(console: Console, name: str, sweep: Measured, trials: int, plain
     one, one_cpu = statistics.median(run.seconds for run in plain), statistics.median(run.cpu for run in plain)
     console.print(
         f"{name} of {trials} trials: {sweep.seconds:.0f} s ({sweep.cpu:.0f} s of CPU time, other jobs "
-        f"{sweep.others:.0f}), {sweep.seconds / one:.2f} times one plain script ({sweep.cpu / one_cpu:.2f} by CPU time). "
+        f"{sweep.others:.0f}), {sweep.seconds / one:.2f} plain scripts' time ({sweep.cpu / one_cpu:.2f} of CPU time). "
         f"Against as many plain scripts as trials, estimated as so many times the measured one, cut at mixed7: "
         f"{trials * one / sweep.seconds:.1f} times as fast, {trials * one_cpu / sweep.cpu:.1f} times by CPU time."
     )
