@@ -1,6 +1,7 @@
 """Other splits of the same images, as lists of rows: nothing is decoded, and no feature computed, a second time."""
 
 import csv
+import functools
 import hashlib
 import logging
 import math
@@ -38,11 +39,10 @@ def choose_images(data: Dataset, fold: int | None, folds: int, train_share: floa
     """
     if fold is None and train_share == 1:
         return data
-    labels = np.concatenate([data.labels(split) for split in SPLITS])
-    pixels, names = _contents(data)
+    labels, pixels, _ = _contents(data)
     rows = {"train": np.arange(len(data.names("train")))}  # the first of all: see Dataset.rows
     if fold is not None:
-        part = deal(labels, pixels, _together(data, pixels, names, folds), [1 / folds] * folds, "fold")
+        part = _parts(data, folds)
         test, validation = part == fold, part == (fold + 1) % folds
         chosen = {"train": ~test & ~validation, "validation": validation, "test": test}
         rows = {split: np.flatnonzero(of_split) for split, of_split in chosen.items()}
@@ -53,6 +53,12 @@ def choose_images(data: Dataset, fold: int | None, folds: int, train_share: floa
     rows["train"] = _share(rows["train"], labels, pixels, train_share)
     digest = digest_of([data.digest, {split: chosen.tolist() for split, chosen in rows.items()}])
     return replace(data, digest=digest, rows=rows)
+
+
+@functools.lru_cache(maxsize=1)  # a trial asks several times
+def _parts(data: Dataset, folds: int) -> np.ndarray:
+    labels, pixels, names = _contents(data)
+    return deal(labels, pixels, _together(data, pixels, names, folds), [1 / folds] * folds, "fold")
 
 
 def _together(data: Dataset, pixels: np.ndarray, names: np.ndarray, folds: int) -> np.ndarray:
@@ -97,12 +103,13 @@ def _ranked(pixels: np.ndarray, name: str) -> list[str]:
     return sorted(set(pixels), key=lambda digest: hashlib.sha256(f"{name}/{digest}".encode()).digest())
 
 
-def _contents(data: Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Of the stored labelled images, in the order of SPLITS: the digests of their pixels, and the groups' names."""
+@functools.lru_cache(maxsize=1)
+def _contents(data: Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the stored labelled images, in the order of SPLITS: labels, digests of the pixels, and the groups' names."""
     found: dict[str, list[tuple[str, str]]] = {split: [] for split in SPLITS}
     with (data.folder / MANIFEST_FILE).open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if row["split"] in found:
                 found[row["split"]].append((row["pixels"], row["group"]))
     pixels, names = zip(*(pair for split in SPLITS for pair in found[split]), strict=True)
-    return np.array(pixels), np.array(names)
+    return np.concatenate([data.labels(split) for split in SPLITS]), np.array(pixels), np.array(names)
