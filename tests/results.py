@@ -108,6 +108,7 @@ def write_example_report(
     across=0,
     choice=None,
     shares=None,
+    unlabelled=7,
 ):
     pair, choice = pair or predictions(86), choice or chosen()
     evaluation, labels = judged(pair, choice, shares), pair.labels
@@ -137,7 +138,7 @@ def write_example_report(
             data={
                 "classes": list(classes),
                 "counts": {"test": counts, "train": train, "validation": dict.fromkeys(classes, 1234)},
-                "unlabelled": 7,
+                "unlabelled": unlabelled,
                 "rejected": {"empty file": 1, "not a <image>": 3},
                 "duplicates": {"groups": 1, "images": 2} | ({"groups_across_splits": across} if across else {}),
                 "ignored": 0,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from frostline.explain.grad_cam import grad_cam
+from frostline.explain.grad_cam import checked_grad_cam, grad_cam, tells
 from frostline.models.backbone import build_backbone
 from frostline.models.head import add_head
 from frostline.runtime.quiet_tensorflow import keras
@@ -73,3 +73,22 @@ def test_the_recipes_classifier_is_seen_at_its_cut_layer(prepared, weights):
     assert np.isfinite(found).all()
     np.testing.assert_array_equal(found, grad_cam(model, batch, np.array([0, 1, 1])))
     assert not np.array_equal(found, grad_cam(model, batch, np.array([1, 0, 0])))
+
+
+def test_a_map_tells_where_what_it_shows_carries_the_score():
+    model, batch = classifier(1, "sigmoid"), images(6)
+    output = model.layers[-1]
+    output.set_weights([np.abs(output.kernel.numpy()), np.zeros(1)])
+    batch[:, :6] //= 8  # dark above: the convolution gives more below, one way or the other
+    classes = np.ones(6, np.int64)
+    maps = grad_cam(model, batch, classes)
+    turned = maps.max(axis=(1, 2), keepdims=True) - maps
+    told = tells(model, batch, classes, maps)
+    assert told.any() and (told != tells(model, batch, classes, turned)).all()
+    found = checked_grad_cam(model, batch, classes)
+    np.testing.assert_array_equal(found[told], maps[told])
+    assert not found[~told].any()
+
+
+def test_no_images_tell_nothing():
+    assert checked_grad_cam(classifier(1, "sigmoid"), images(0), np.empty(0, np.int64)).shape == (0, 5, 5)

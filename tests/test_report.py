@@ -99,6 +99,11 @@ def test_copies_in_several_given_splits_are_said(tmp_path, html):
     assert "of equal pixels, 1 of them in several of the given splits" in write_example_report(tmp_path, across=1)
 
 
+def test_submission_csv_is_named_where_there_is_one_only(tmp_path, html):
+    assert "As in submission.csv" in html
+    assert "submission" not in write_example_report(tmp_path, unlabelled=0).split('id="reproduce"')[0]
+
+
 def test_names_are_escaped(tmp_path):
     html = write_example_report(tmp_path, classes=HOSTILE)
     assert "<script>alert" not in html

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from frostline.data.dataset import Dataset
-from frostline.explain.grad_cam import grad_cam
+from frostline.explain.grad_cam import checked_grad_cam
 from frostline.fonts.lettering import isolated
 from frostline.metrics.bootstrap import Pair, by_phase
 from frostline.metrics.choice import Choice
@@ -108,10 +108,10 @@ def _images(
     explained: Mapping[str, np.ndarray],
     classes: Sequence[str],
 ) -> list[ShownImage]:
-    heats = {phase: grad_cam(model, pixels, explained[phase]) for phase, model in models.items()}
+    heats = {phase: checked_grad_cam(model, pixels, explained[phase]) for phase, model in models.items()}
     return [
         ShownImage(
-            name.rsplit("/", 1)[-1],
+            name,
             facts[row],
             pixels[row],
             {phase: Heat(maps[row], classes[explained[phase][row]]) for phase, maps in heats.items()},

@@ -102,6 +102,7 @@ class Heat:
 @dataclass(frozen=True)
 class ShownImage:
     name: str
+    """Its path in the archive, as predictions.csv and corrections.csv have it."""
     facts: Sequence[str]
     """Lines of the caption."""
     pixels: np.ndarray
@@ -247,6 +248,7 @@ def _test_figures(report: Report) -> dict[str, Any]:
         "confused_pairs": _confused_pairs(evaluation, classes),
         "figure_rows": list(_figure_rows(evaluation, classes)),
         "effect_rows": list(_effect_rows(report)),
+        "has_submission": _has_submission(report),
     }
 
 
@@ -349,6 +351,11 @@ def _figure_rows(evaluation: Evaluation, classes: Sequence[str]) -> Iterator[dic
             }
 
 
+def _has_submission(report: Report) -> bool:
+    """Whether there are images to write submission.csv for."""
+    return bool(report.data["unlabelled"]) and len(report.classes) == 2
+
+
 def _effect_rows(report: Report) -> Iterator[dict[str, str]]:
     """One row for the chosen model's probabilities as it gives them, and one per way to calibrate them."""
     settings, evaluation = report.settings.evaluate, report.evaluation
@@ -361,7 +368,7 @@ def _effect_rows(report: Report) -> Iterator[dict[str, str]]:
         "interval": "",
         "ece": f"{before['ece']:.4f}",
     }
-    for effect in report.effects:
+    for effect in report.effects if _has_submission(report) else report.effects[:-1]:
         calibration = effect.calibration
         name = {
             "flip": "Mean with the mirrored image",

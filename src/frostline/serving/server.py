@@ -25,7 +25,7 @@ from starlette.routing import Route
 
 from frostline.common.data_urls import data_url
 from frostline.data.images import ImageTooLargeError, NotAImageError, as_png, decode_image
-from frostline.explain.grad_cam import grad_cam
+from frostline.explain.grad_cam import checked_grad_cam
 from frostline.explain.heat_map import heat_png, where
 from frostline.metrics.predicted import predicted_classes
 from frostline.runtime.errors import FrostlineError
@@ -141,7 +141,7 @@ def _classify(
     with one_by_one:
         probabilities = classifier.probabilities(pixels)
         predicted = predicted_classes(probabilities, classifier.threshold)
-        maps = grad_cam(classifier.model, pixels, predicted) if explain else None
+        maps = checked_grad_cam(classifier.model, pixels, predicted) if explain else None
     found = answers(classifier.classes, probabilities, predicted)
     if maps is not None:
         for answer, image, heat in zip(found, pixels, maps, strict=True):
