@@ -19,10 +19,11 @@ CURVES = {
 }
 LABELS, TRANSFER = noisy(200, 6)
 VALIDATION = Pair(LABELS, TRANSFER, noisy(200, 3)[1])
+SHARES = np.array([0.5, 0.5])
 
 
 def chosen(curves, *overrides):
-    return choose(Trained({}, curves, None, compose_conf([*overrides], CONF)), VALIDATION)
+    return choose(Trained({}, curves, None, compose_conf([*overrides], CONF)), VALIDATION, SHARES)
 
 
 def test_the_phase_is_that_whose_kept_weights_have_the_lower_validation_loss():

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from hydra import compose, initialize_config_dir
@@ -172,15 +172,17 @@ def _chosen(kinds: Sequence[type], content: Any, key: str, where: str) -> type:
 
 def _value(hint: Any, value: Any, key: str, where: str) -> Any:
     """`value` converted to the type `hint` of the setting `key`, where that is one of its valid values."""
-    optional = get_origin(hint) in (Union, UnionType)
-    if optional and value is None:
+    hints = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if value is None and NoneType in hints:
         return None
-    kind, rule = _type_and_rule(get_args(hint)[0] if optional else hint)
-    with suppress(OmegaConfBaseException, OverflowError):  # is not of this type
-        value = _NODES[kind].validate_and_convert(value)
-        if rule.holds(value):
-            return value
-    raise FrostlineError(f"{where}: {key} is {value!r}; valid: {rule.valid}{', or null' if optional else ''}.")
+    rules = [_type_and_rule(one) for one in hints if one is not NoneType]
+    for kind, rule in rules:
+        with suppress(OmegaConfBaseException, OverflowError):  # is not of this type
+            value = _NODES[kind].validate_and_convert(value)
+            if rule.holds(value):
+                return value
+    valid = [rule.valid for _, rule in rules] + ["null"] * (NoneType in hints)
+    raise FrostlineError(f"{where}: {key} is {value!r}; valid: {', or '.join(valid)}.")
 
 
 def _type_and_rule(hint: Any) -> tuple[type, Rule]:

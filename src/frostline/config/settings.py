@@ -227,9 +227,10 @@ class Submission:
 
 @dataclass
 class Evaluate:
-    threshold: Share
-    """Calibrated probability above which the second of two classes is predicted; of more classes, the most probable one
-    is."""
+    threshold: Share | Literal["balanced_accuracy", "f1"]
+    """Calibrated probability above which the second of two classes is predicted; a word: that for which this figure is
+    highest (see `threshold_for`). Where a false alarm costs a and a miss b, it is a / (a + b). Of more classes, the
+    most probable one is predicted."""
     calibrate: Literal["temperature", "none"]
     """What is done to the probabilities wherever the chosen model is used. temperature: calibrated on the validation
     images; none: as the model gives them."""

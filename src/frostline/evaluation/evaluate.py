@@ -16,10 +16,12 @@ from frostline.metrics.calibration import CalibrationEffect, Views, calibration_
 from frostline.metrics.cautions import cautions
 from frostline.metrics.choice import Choice
 from frostline.metrics.comparison import CALLED, Evaluation, evaluate
+from frostline.metrics.threshold import threshold_for
 from frostline.models.saving import save_for_use
 from frostline.report import charts
 from frostline.report.galleries import label_issues_gallery, prediction_galleries
 from frostline.report.page import Report, write_report
+from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras
 from frostline.training.loop import Epoch, kept_epoch
 from frostline.training.phases import predictor_of
@@ -84,7 +86,6 @@ def assess(trained: Trained) -> Assessment:
         )
         for split in ("validation", "test")
     }
-    choice = choose(trained, pairs["validation"])
     drawing: dict[str, Any] = {
         "bins": settings.calibration_bins,
         "resamples": settings.bootstrap,
@@ -92,6 +93,7 @@ def assess(trained: Trained) -> Assessment:
     }
     count = len(data.classes)
     shares = np.bincount(data.labels("train"), minlength=count) / len(data.labels("train"))
+    choice = choose(trained, pairs["validation"], shares)
     evaluation = evaluate(pairs["test"], choice, shares, **drawing)
     predict = predictors[choice.phase]
     validation, test = (
@@ -104,10 +106,13 @@ def assess(trained: Trained) -> Assessment:
     return Assessment(pairs, evaluation, said, effects, predict)
 
 
-def choose(trained: Trained, validation: Pair) -> Choice:
-    """Choose the phase whose model has the lower validation loss, and each one's temperature; see `Choice`.
+def choose(trained: Trained, validation: Pair, shares: np.ndarray) -> Choice:
+    """Choose the phase whose model has the lower validation loss, each one's temperature and the threshold.
 
-    Not by the test set, which then would judge its own choice. `validation`: both phases' probabilities.
+    Not by the test set, which then would judge its own choice. `validation`: both phases' probabilities; `shares`:
+    (classes,), of the training images.
+
+    Raises FrostlineError where a threshold is to be found for more than two classes.
     """
     settings = trained.config.evaluate
     losses = {
@@ -118,7 +123,15 @@ def choose(trained: Trained, validation: Pair) -> Choice:
         phase: fit_temperature(validation.labels, p) if settings.calibrate == "temperature" else 1.0
         for phase, p in by_phase(validation).items()
     }
-    return Choice(losses, temperatures, settings.threshold)
+    if not isinstance(settings.threshold, str):
+        return Choice(losses, temperatures, settings.threshold)
+    if len(shares) > 2:
+        raise FrostlineError(
+            f"evaluate.threshold={settings.threshold} is for two classes, and these are {len(shares)}.\n"
+            "Of more than two the most probable is predicted: leave it at 0.5."
+        )
+    in_use = Choice(losses, temperatures, threshold=0.5).in_use(validation)
+    return Choice(losses, temperatures, threshold_for(settings.threshold, in_use[:, 1], float(shares[1])))
 
 
 def _mirrored(predict: Predict, data: Dataset, split: str, config: Config) -> np.ndarray | None:

@@ -27,6 +27,8 @@ def cautions(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
         found.append(
             f"Unequal classes: {train[most]:,} training images of {most}, {train[least]:,} of {least}. "
             "Accuracy flatters a model that neglects the small class: look at balanced accuracy and the lowest recall."
+            + " evaluate.threshold=balanced_accuracy predicts with both classes in mind."
+            * (len(train) == 2)
         )
     return found
 

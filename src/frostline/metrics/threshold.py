@@ -1,0 +1,27 @@
+"""The probability above which the second of two classes is predicted, for the figure that a user cares for."""
+
+import numpy as np
+
+
+def threshold_for(figure: str, probabilities: np.ndarray, share: float) -> float:
+    """Return the threshold for which the expected `figure` is highest where `probabilities` mean what they say.
+
+    Of balanced accuracy it is the share of the second class: to find one of its images is worth 1 / share, one of the
+    first class 1 / (1 - share). F1 depends on all images together, so that of these is maximized (Lipton, Elkan &
+    Naryanaswamy 2014, "Optimal Thresholding of Classifiers to Maximize F1 Measure"). Labels are not counted: of few
+    images of the small class, which threshold is best is mostly luck.
+
+    Args:
+        figure: "balanced_accuracy" or "f1".
+        probabilities: (N,), of the second class, calibrated, for the validation images.
+        share: of the second class among the training images, between 0 and 1.
+    """
+    if figure == "balanced_accuracy":
+        return round(share, 4)
+    values = np.unique(np.concatenate([[0, 1], probabilities]))
+    candidates = (values[1:] + values[:-1]) / 2
+    falling = np.sort(probabilities)[::-1]
+    above = np.searchsorted(-falling, -candidates)
+    expected_hits = np.concatenate([[0], np.cumsum(falling)])[above]
+    expected_f1 = 2 * expected_hits / np.maximum(above + falling.sum(), 1e-12)
+    return round(float(candidates[np.argmax(expected_f1)]), 4)

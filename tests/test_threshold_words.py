@@ -1,0 +1,51 @@
+"""evaluate.threshold=balanced_accuracy|f1: the threshold for which that figure is highest."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import balanced_accuracy_score, f1_score
+
+from frostline.config.load import compose_conf
+from frostline.evaluation.evaluate import Trained, choose
+from frostline.metrics.bootstrap import Pair
+from frostline.metrics.threshold import threshold_for
+from frostline.runtime.errors import FrostlineError
+from results import CONF, epochs, of
+
+FIGURES = {"balanced_accuracy": balanced_accuracy_score, "f1": f1_score}
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+@pytest.mark.parametrize("share", [0.05, 0.2, 0.8])
+def test_no_other_threshold_is_better_where_probabilities_mean_what_they_say(figure, share):
+    rng = np.random.default_rng(3)
+    labels = rng.random(200_000) < share
+    logits = rng.normal(size=len(labels)) + 2 * labels
+    probabilities = 1 / (1 + (1 - share) / share * np.exp(2 - 2 * logits))  # of two normal distributions, exactly
+    reached = FIGURES[figure](labels, probabilities > threshold_for(figure, probabilities, share))
+    best = max(FIGURES[figure](labels, probabilities > t) for t in np.linspace(0.01, 0.99, 99))
+    assert reached > best - 0.003
+    assert FIGURES[figure](labels, probabilities > 0.5) < reached - 0.002 or share == 0.8
+
+
+@pytest.mark.parametrize("probabilities", [[0.0, 0.0], [1.0, 1.0], [0.3], [0.2, 0.2, 0.9]])
+def test_f1_of_few_or_certain_images_has_a_threshold(probabilities):
+    assert 0 < threshold_for("f1", np.array(probabilities), 0.5) < 1
+
+
+def chosen_with(threshold, classes=2):
+    config = compose_conf([f"evaluate.threshold={threshold}", "evaluate.calibrate=none"], CONF)
+    second = np.array([0.1, 0.2, 0.3, 0.9])
+    said = of(second) if classes == 2 else np.full((4, classes), 1 / classes)
+    trained = Trained({}, {"transfer": epochs(2), "finetune": epochs(2)}, None, config)
+    shares = np.array([0.9, 0.1]) if classes == 2 else np.full(classes, 1 / classes)
+    return choose(trained, Pair(np.array([0, 1, 0, 1]), said, said), shares).threshold
+
+
+def test_the_choice_has_the_threshold_that_is_asked_for():
+    assert chosen_with(0.35) == 0.35
+    assert chosen_with("balanced_accuracy") == 0.1
+    assert chosen_with("f1") == threshold_for("f1", np.array([0.1, 0.2, 0.3, 0.9]), 0.1)
+    with pytest.raises(FrostlineError, match="threshold=f1 is for two classes, and these are 3"):
+        chosen_with("f1", classes=3)
+    with pytest.raises(FrostlineError, match="valid: a share between 0 and 1, or balanced_accuracy, f1"):
+        chosen_with("f2")
