@@ -19,7 +19,7 @@ def depth(found: Collected) -> Answer:
     ranking = within_chance(losses, found.folds)
     enough = shallowest_enough(losses, found.folds)
     best, taken = found.points[ranking.best], found.points[enough]
-    close = [point.label for point, within in zip(found.points, ranking.within, strict=True) if within]
+    others = [point for point, close in zip(found.points, ranking.within, strict=True) if close and point is not best]
     if learned_nothing(found, best):
         title, text = "No cut learned anything beyond guessing", "Check the labels and the weights, or add images."
     else:
@@ -27,7 +27,7 @@ def depth(found: Collected) -> Answer:
         higher = "it is the best" if taken is best else f"the best, {best.label}, is within one standard error of it"
         text = (
             f"Log loss {ranking.means[enough].mean:.4f} by the {CALLED[taken.phase]}; {higher}. "
-            f"Within chance of the best: {listed(close)}."
+            f"Within chance of the best: {listed([point.label for point in others]) if others else 'no other'}."
         )
     return Answer(
         title,

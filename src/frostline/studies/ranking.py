@@ -63,7 +63,10 @@ def row(found: Collected, ranking: Ranking, place: int) -> list[str]:
     if place == ranking.best:
         beside = "the best"
     else:
-        beside = interval_text(ranking.differences[place]) + (", within chance" if ranking.within[place] else "")
+        beside = interval_text(ranking.differences[place])
+        if ranking.within[place]:
+            alone = ranking.differences[place].low > 0  # as if no other point were compared, it would be out
+            beside += ", within chance" + f" (corrected for {len(found.points) - 1} comparisons)" * alone
     loss = f"{ranking.means[place].mean:.4f}"
     return [point.label, loss, _accuracy(point), PHASE_NAMES[point.phase], beside]
 
