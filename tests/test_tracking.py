@@ -258,7 +258,7 @@ def lock_held(path):
 
 def test_a_store_that_stays_locked_ends_a_run_before_training(settings, monkeypatch):
     tracking.open_pipeline(settings, "data")
-    monkeypatch.setattr("frostline.tracking.store._SQLITE_WAIT", 0.2)
+    monkeypatch.setattr("frostline.tracking.store.SQLITE_WAIT", 0.2)
     with lock_held("mlruns/mlflow.db"), pytest.raises(FrostlineError, match="database is locked") as raised:
         tracking.open_pipeline(settings, "data")
     assert len(str(raised.value).splitlines()) == 2
