@@ -59,17 +59,17 @@ def test_a_pipelines_phases_lie_below_one_parent_with_the_same_metric_names(sett
             run.tag_model(model)
             run.log_files(model)
     found = runs(pipeline)
-    assert set(found) == {"sample-random", "transfer sample-random", "finetune sample-random"}
-    parent = found["sample-random"]
+    assert set(found) == {"sample", "transfer sample", "finetune sample"}
+    parent = found["sample"]
     for phase in ("transfer", "finetune"):
-        run = found[f"{phase} sample-random"]
+        run = found[f"{phase} sample"]
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert run.info.status == "FINISHED"
         assert run.data.metrics == {"train/loss": 0.5, "validation/loss": 1.0}
         assert run.data.params["transfer.learning_rate"] == "0.001"
         assert run.data.params["model.cut_layer"] == "mixed7"
         assert run.data.tags["frostline.phase"] == phase
-        assert run.data.tags["frostline.experiment"] == "sample-random"
+        assert run.data.tags["frostline.experiment"] == "sample"
         (logged,) = run.inputs.dataset_inputs
         dataset = logged.dataset
         assert (dataset.name, dataset.digest) == ("sample", "0" * 32)

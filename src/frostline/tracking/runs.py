@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import subprocess
 import threading
 import time
@@ -42,6 +43,8 @@ class Pipeline:
     """What one pipeline's (or sweep's) runs have in common."""
 
     experiment_id: str
+    experiment: str
+    """What the experiment is called, and the registered model."""
     name: str
     settings: Mapping[str, Any]
     """Flattened parameters, without secrets (see `params_of`)."""
@@ -64,11 +67,22 @@ def open_pipeline(settings: Config, data_digest: str, group: str = "") -> Pipeli
     """
     with store_is_needed():
         uri = os.environ.get("MLFLOW_TRACKING_URI") or settings.tracking.uri
-        experiment_id = connect(uri, settings.tracking.experiment)
+        experiment = experiment_of(settings)
+        experiment_id = connect(uri, experiment)
         close_what_was_killed()
     flat = params_of(settings)
     text = group or json.dumps([flat, data_digest], sort_keys=True)
-    return Pipeline(experiment_id, settings.name, flat, data_digest, hashlib.sha256(text.encode()).hexdigest()[:16])
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Pipeline(experiment_id, experiment, settings.name, flat, data_digest, key)
+
+
+def experiment_of(settings: Config) -> str:
+    """What the experiment of this data set is called, and its registered model.
+
+    "-" stands for what MLflow does not take in the name of a model, or in asking for it; and no store has room for
+    more than 256 characters.
+    """
+    return re.sub(r"[/:'\"]", "-", f"{settings.tracking.experiment}-{settings.data.name}")[:256]
 
 
 def params_of(settings: Config) -> dict[str, Any]:
@@ -240,7 +254,9 @@ def times_judged(pipeline: Pipeline) -> int:
     Raises FrostlineError where the store cannot be used.
     """
     with store_is_needed():
-        found = _search(pipeline, {PHASE: "evaluate", DATA: pipeline.data_digest}, "status = 'FINISHED'")
+        everywhere = [each.experiment_id for each in mlflow.MlflowClient().search_experiments()]  # whatever its name
+        judged = {PHASE: "evaluate", DATA: pipeline.data_digest}
+        found = _search(pipeline, judged, "status = 'FINISHED'", experiments=everywhere)
     return len({run.data.tags[PIPELINE] for run in found} | {pipeline.key})
 
 
@@ -309,11 +325,13 @@ def _newest_parent(pipeline: Pipeline, tags: Mapping[str, str]) -> str:
     return str(found[0].info.run_id) if found else _create("pipeline", pipeline, None, tags)
 
 
-def _search(pipeline: Pipeline, tags: Mapping[str, str], *conditions: str) -> list[mlflow.entities.Run]:
-    """Runs of the experiment with these tags, newest first."""
+def _search(
+    pipeline: Pipeline, tags: Mapping[str, str], *conditions: str, experiments: Sequence[str] = ()
+) -> list[mlflow.entities.Run]:
+    """Runs with these tags of the pipeline's experiment, or of `experiments`, newest first."""
     clauses = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
     found = mlflow.MlflowClient().search_runs(
-        [pipeline.experiment_id],
+        list(experiments) or [pipeline.experiment_id],
         " and ".join([*clauses, *conditions]),
         order_by=["attributes.start_time DESC"],
     )

@@ -105,7 +105,7 @@ def connect(uri: str, experiment: str) -> str:
                 raise
     elif found.lifecycle_stage == "deleted":
         raise FrostlineError(
-            f"MLflow's experiment {experiment!r} has been deleted. Name another (tracking.experiment), or restore it:\n"
+            f"MLflow's experiment {experiment!r} has been deleted. Set another data.name, or restore it:\n"
             f"MLFLOW_TRACKING_URI={shlex.quote(store())} "
             f"mlflow experiments restore --experiment-id {found.experiment_id}"
         )
@@ -180,10 +180,11 @@ def store() -> str:
 
 def store_in_project() -> str:
     """The same for notes in the project's folder, which may be moved: a file in there by its path from there."""
-    address = store()
+    address, project = str(mlflow.get_tracking_uri()), ROOT.resolve()
     path = Path(address.removeprefix("sqlite:///").partition("?")[0]).resolve()
-    inside = address.startswith("sqlite:///") and path.is_relative_to(ROOT.resolve())
-    return f"sqlite:///{path.relative_to(ROOT.resolve())}" if inside else address
+    if address.startswith("sqlite:///") and path.is_relative_to(project):
+        return f"sqlite:///{path.relative_to(project)}"
+    return store()
 
 
 def reason(error: Exception) -> str:
