@@ -81,6 +81,24 @@ def test_a_pipelines_phases_lie_below_one_parent_with_the_same_metric_names(sett
     assert list(Path("mlruns/artifacts").rglob("model.keras"))
 
 
+def test_a_pipeline_and_a_sweep_show_their_data_set_too(settings):
+    pipeline = tracking.open_pipeline(settings, "0" * 64)
+    with tracking.phase_run("transfer", pipeline) as run:
+        pass
+    parent = mlflow.get_run(mlflow.get_run(run.id).data.tags["mlflow.parentRunId"])
+    assert [(each.dataset.name, each.dataset.digest) for each in parent.inputs.dataset_inputs] == [("sample", "0" * 32)]
+
+
+def test_the_names_of_trials_have_short_numbers_and_are_found_by_the_long_ones(settings):
+    pipeline = tracking.open_pipeline(settings, "data digest", group="a sweep")
+    name = "finetune.learning_rate=9.999999747378752e-06 model.dropout=0.25 weights.path=./1.23456789.h5 seed=12345678"
+    tracking.restore_phase(name, pipeline, EPOCHS)
+    tracking.restore_phase(name, pipeline, EPOCHS)
+    (trial,) = (run for run in all_runs(pipeline) if run.data.tags["frostline.phase"] == name)
+    short = "finetune.learning_rate=1e-05 model.dropout=0.25 weights.path=./1.23456789.h5 seed=12345678 sample"
+    assert trial.info.run_name == short
+
+
 def test_the_commit_is_a_tag(settings):
     subprocess.run(["git", "init", "-q", "."], check=True)
     subprocess.run(
@@ -356,7 +374,9 @@ def test_a_long_run_has_system_metrics(settings, monkeypatch):
         return any(name.startswith("system/cpu") for name in mlflow.get_run(run_id).data.metrics)
 
     with tracking.phase_run("transfer", pipeline) as run:
-        wait_until(lambda: has_some(run.id))
+        parent = mlflow.get_run(run.id).data.tags["mlflow.parentRunId"]
+        wait_until(lambda: has_some(parent))
+    assert not has_some(run.id), "where phases are compared, MLflow would show them first"
     assert mlflow.get_run(run.id).info.status == "FINISHED"
 
 

@@ -229,3 +229,12 @@ def test_the_description_of_the_parent_is_the_verdict_and_the_report_an_artifact
 def test_a_link_can_open_the_mode_for_model_training(open_mlflow):
     page = open_mlflow("/#/experiments/1?workflowType=machine_learning")  # else a new browser shows GenAI's traces
     row(page, "sample").wait_for()
+
+
+def test_a_link_shows_the_data_set_and_the_test_figures_as_columns(open_mlflow, keep_screenshot):
+    page = open_mlflow("/#/experiments/1/runs?viewStateShareKey=figures&workflowType=machine_learning")
+    row(page, "sample").wait_for()
+    for column in ("Dataset", "test/log_loss", "test/accuracy"):
+        page.get_by_role("columnheader", name=column).first.wait_for()
+    page.locator(".ag-center-cols-container").get_by_text("sample").first.wait_for()
+    keep_screenshot(page, "mlflow-figures")

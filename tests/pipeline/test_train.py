@@ -61,7 +61,7 @@ def test_from_a_folder_to_a_model_and_again(clone, pictures):
     runs = clone.runs(pictures.name)
     assert {run.data.params["name"] for run in runs} == {pictures.name}
     assert pictures.name in {run.info.run_name for run in runs}
-    assert clone.client().get_registered_model(f"frostline-{pictures.name}").aliases == {"champion": "1"}
+    assert clone.client().get_registered_model(f"frostline-{pictures.name}").aliases == {"champion": 1}
 
     assert ran(frostline(clone, "train")) == [], "nothing has changed"
     assert frostline(clone, "set").splitlines() == [

@@ -113,10 +113,7 @@ class Run:
 
     def log_data(self, name: str, source: str, digest: str, context: str) -> None:
         """Log the data set as an input of the run; `digest` is that of its manifest."""
-        origin = mlflow.data.code_dataset_source.CodeDatasetSource({"source": source})
-        dataset = mlflow.data.meta_dataset.MetaDataset(origin, name=name, digest=digest[:32])
-        tag = mlflow.entities.InputTag(mlflow.utils.mlflow_tags.MLFLOW_DATASET_CONTEXT, context)
-        described = mlflow.entities.DatasetInput(mlflow.entities.Dataset(**dataset.to_dict()), [tag])
+        described = _data_set(name, source, digest, context)
         self.outbox.put("data set", lambda: mlflow.MlflowClient().log_inputs(self.id, [described]))
 
     def log_files(self, *paths: Path) -> None:
@@ -191,7 +188,7 @@ def _running(pipeline: Pipeline, begin: Callable[[Mapping[str, str]], list[str]]
             runs = begin({TOKEN: token})
         status = "FAILED"
         try:
-            with _system_metrics(runs[0]):
+            with _system_metrics(runs[-1]):  # the parent: MLflow would show them before a phase's own figures
                 yield Run(runs[0], token, outbox)
             status = "FINISHED"
         except KeyboardInterrupt:
@@ -214,8 +211,8 @@ def _system_metrics(run_id: str) -> Iterator[None]:
 
     monitor = None
     with suppress(Exception):  # a machine that psutil cannot read
-        monitor = SystemMetricsMonitor(run_id, sampling_interval=_SYSTEM_METRICS_EVERY)
-        # Eight names would push a phase's own figures out of sight where runs are compared.
+        monitor = SystemMetricsMonitor(run_id, sampling_interval=_SYSTEM_METRICS_EVERY, resume_logging=True)
+        # Eight names more, which say nothing of a training.
         monitor.monitors = [each for each in monitor.monitors if not isinstance(each, DiskMonitor | NetworkMonitor)]
         monitor.start()
     try:
@@ -301,11 +298,26 @@ def _create(name: str, pipeline: Pipeline, parent: str | None, tags: Mapping[str
         **({_PARENT: parent} if parent else {}),
         **tags,
     }
-    shown = pipeline.name if parent is None else f"{name} {pipeline.name}"
+    shown = pipeline.name if parent is None else f"{_with_short_numbers(name)} {pipeline.name}"
     run = client.create_run(pipeline.experiment_id, tags=all_tags, run_name=shown)
     params = [mlflow.entities.Param(key, str(value)) for key, value in pipeline.settings.items()]
     client.log_batch(run.info.run_id, params=params)
+    if parent is None:  # people see it first, and MLflow has a column for its data set
+        name, source = (str(pipeline.settings[f"data.{key}"]) for key in ("name", "depends_on"))
+        client.log_inputs(run.info.run_id, [_data_set(name, source, pipeline.data_digest, "pipeline")])
     return str(run.info.run_id)
+
+
+def _data_set(name: str, source: str, digest: str, context: str) -> mlflow.entities.DatasetInput:
+    origin = mlflow.data.code_dataset_source.CodeDatasetSource({"source": source})
+    dataset = mlflow.data.meta_dataset.MetaDataset(origin, name=name, digest=digest[:32])
+    tag = mlflow.entities.InputTag(mlflow.utils.mlflow_tags.MLFLOW_DATASET_CONTEXT, context)
+    return mlflow.entities.DatasetInput(mlflow.entities.Dataset(**dataset.to_dict()), [tag])
+
+
+def _with_short_numbers(trial: str) -> str:
+    """ "learning_rate=9.999999747378752e-06" as "learning_rate=1e-05": its parameters have all digits."""
+    return re.sub(r"(?<==)-?\d*\.\d+(e[+-]?\d+)?", lambda number: f"{float(number[0]):.4g}", trial)
 
 
 def _parent(name: str, pipeline: Pipeline, tags: Mapping[str, str]) -> str:
