@@ -82,7 +82,7 @@ study: install           ## answers from many trainings: make study STUDY=worth_
 	$(RUN) python -m frostline.sweep -m study=$(or $(STUDY),worth_it) $(ARGS)
 
 ui: install              ## browse the runs at http://127.0.0.1:5000
-	$(RUN) MLFLOW_DISABLE_TELEMETRY=true mlflow ui --host 127.0.0.1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlruns/mlflow.db}"
+	$(RUN) python -m frostline.tracking.places && MLFLOW_DISABLE_TELEMETRY=true mlflow ui --host 127.0.0.1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlruns/mlflow.db}"
 
 server: HOST := 127.0.0.1
 server: PORT := 5000

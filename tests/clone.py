@@ -89,9 +89,9 @@ class Clone:
         store = f"sqlite:///{self.root}/mlruns/mlflow.db"
         return mlflow.MlflowClient(store, store)
 
-    def runs(self):
+    def runs(self, data="sample"):
         client = self.client()
-        experiment = client.get_experiment_by_name("frostline")
+        experiment = client.get_experiment_by_name(f"frostline-{data}")
         return list(client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"]))
 
     def phases(self, phase):

@@ -75,6 +75,6 @@ class MlflowServer:
 
     def _runs(self, stage):
         client = mlflow.MlflowClient(self.uri)
-        experiment = client.get_experiment_by_name("frostline")
+        experiment = client.get_experiment_by_name("frostline-sample")
         condition = f"tags.`frostline.phase` = '{stage}'" if stage else ""
         return list(client.search_runs([experiment.experiment_id], condition)) if experiment else []

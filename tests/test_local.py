@@ -35,7 +35,7 @@ def test_options_of_groups_stay_and_another_source_can_still_be_chosen(project):
     Path("pictures/1.jpg").touch()
     set_local({"data": "folder", "data.path": "pictures", "experiment": "best", "model": "resnet50"})
     config = compose_conf()
-    assert (config.data.source, config.data.path, config.name) == ("folder", "pictures", "best")
+    assert (config.data.source, config.data.path, config.name) == ("folder", "pictures", "pictures-best")
     assert config.preprocess.image_size == 224
     assert compose_conf(["data=sample"]).data.source == "sample"
     assert read_local()["data"] == "folder"

@@ -104,7 +104,7 @@ def test_a_file_that_is_none_is_one_line(project, value, words):
 def test_a_place_that_was_edited_by_hand_in_one_line_of_two_is_refused(project, pictures):
     """DVC would go on watching the old folder."""
     params = yaml.safe_load((project / "params.yaml").read_text())
-    params["data"] = {"source": "folder", "path": "../new", "depends_on": "../old", "code": "c"}
+    params["data"] = {"source": "folder", "name": "n", "path": "../new", "depends_on": "../old", "code": "c"}
     (project / "params.yaml").write_text(yaml.safe_dump(params))
     with pytest.raises(FrostlineError, match=r"data\.path is '\.\./new', but DVC watches data\.depends_on.*'\.\./old'"):
         load_params()

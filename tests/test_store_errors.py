@@ -48,9 +48,9 @@ def database(project, monkeypatch):
 
 def test_a_deleted_experiment_is_restored_by_the_command_that_is_named(database, fails):
     uri = f"sqlite:///{database}"
-    mlflow.MlflowClient(uri).delete_experiment(mlflow.get_experiment_by_name("frostline").experiment_id)
+    mlflow.MlflowClient(uri).delete_experiment(mlflow.get_experiment_by_name("frostline-sample").experiment_id)
     cause, command = fails(uri)
-    assert "experiment 'frostline' has been deleted" in cause
+    assert "experiment 'frostline-sample' has been deleted" in cause
     setting, *arguments = shlex.split(command)
     environment = os.environ | dict([setting.split("=", 1)])
     subprocess.run([sys.executable, "-m", *arguments], env=environment, check=True, capture_output=True)

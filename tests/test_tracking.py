@@ -59,17 +59,17 @@ def test_a_pipelines_phases_lie_below_one_parent_with_the_same_metric_names(sett
             run.tag_model(model)
             run.log_files(model)
     found = runs(pipeline)
-    assert set(found) == {"sample-random", "transfer sample-random", "finetune sample-random"}
-    parent = found["sample-random"]
+    assert set(found) == {"sample", "transfer sample", "finetune sample"}
+    parent = found["sample"]
     for phase in ("transfer", "finetune"):
-        run = found[f"{phase} sample-random"]
+        run = found[f"{phase} sample"]
         assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert run.info.status == "FINISHED"
         assert run.data.metrics == {"train/loss": 0.5, "validation/loss": 1.0}
         assert run.data.params["transfer.learning_rate"] == "0.001"
         assert run.data.params["model.cut_layer"] == "mixed7"
         assert run.data.tags["frostline.phase"] == phase
-        assert run.data.tags["frostline.experiment"] == "sample-random"
+        assert run.data.tags["frostline.experiment"] == "sample"
         (logged,) = run.inputs.dataset_inputs
         dataset = logged.dataset
         assert (dataset.name, dataset.digest) == ("sample", "0" * 32)
@@ -79,6 +79,24 @@ def test_a_pipelines_phases_lie_below_one_parent_with_the_same_metric_names(sett
         assert [(point.step, point.value) for point in history] == [(1, 1.0), (2, 0.5)]
     assert Path("mlruns/mlflow.db").is_file()
     assert list(Path("mlruns/artifacts").rglob("model.keras"))
+
+
+def test_a_pipeline_and_a_sweep_show_their_data_set_too(settings):
+    pipeline = tracking.open_pipeline(settings, "0" * 64)
+    with tracking.phase_run("transfer", pipeline) as run:
+        pass
+    parent = mlflow.get_run(mlflow.get_run(run.id).data.tags["mlflow.parentRunId"])
+    assert [(each.dataset.name, each.dataset.digest) for each in parent.inputs.dataset_inputs] == [("sample", "0" * 32)]
+
+
+def test_the_names_of_trials_have_short_numbers_and_are_found_by_the_long_ones(settings):
+    pipeline = tracking.open_pipeline(settings, "data digest", group="a sweep")
+    name = "finetune.learning_rate=9.999999747378752e-06 model.dropout=0.25 weights.path=./1.23456789.h5 seed=12345678"
+    tracking.restore_phase(name, pipeline, EPOCHS)
+    tracking.restore_phase(name, pipeline, EPOCHS)
+    (trial,) = (run for run in all_runs(pipeline) if run.data.tags["frostline.phase"] == name)
+    short = "finetune.learning_rate=1e-05 model.dropout=0.25 weights.path=./1.23456789.h5 seed=12345678 sample"
+    assert trial.info.run_name == short
 
 
 def test_the_commit_is_a_tag(settings):
@@ -258,7 +276,7 @@ def lock_held(path):
 
 def test_a_store_that_stays_locked_ends_a_run_before_training(settings, monkeypatch):
     tracking.open_pipeline(settings, "data")
-    monkeypatch.setattr("frostline.tracking.store._SQLITE_WAIT", 0.2)
+    monkeypatch.setattr("frostline.tracking.store.SQLITE_WAIT", 0.2)
     with lock_held("mlruns/mlflow.db"), pytest.raises(FrostlineError, match="database is locked") as raised:
         tracking.open_pipeline(settings, "data")
     assert len(str(raised.value).splitlines()) == 2
@@ -356,7 +374,9 @@ def test_a_long_run_has_system_metrics(settings, monkeypatch):
         return any(name.startswith("system/cpu") for name in mlflow.get_run(run_id).data.metrics)
 
     with tracking.phase_run("transfer", pipeline) as run:
-        wait_until(lambda: has_some(run.id))
+        parent = mlflow.get_run(run.id).data.tags["mlflow.parentRunId"]
+        wait_until(lambda: has_some(parent))
+    assert not has_some(run.id), "where phases are compared, MLflow would show them first"
     assert mlflow.get_run(run.id).info.status == "FINISHED"
 
 

@@ -127,7 +127,7 @@ def test_eight_writers_at_once_lose_nothing(project, server, monkeypatch):
     assert done.returncode == 0
 
     client = mlflow.MlflowClient(server.uri)
-    runs = client.search_runs([client.get_experiment_by_name("frostline").experiment_id])
+    runs = client.search_runs([client.get_experiment_by_name("frostline-sample").experiment_id])
     assert {run.info.status for run in runs} == {"FINISHED"}
     fetched = project / "fetched"
     fetched.mkdir()

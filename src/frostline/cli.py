@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("folder", nargs="?", type=Path, help="one folder per class; left out: the one of last time")
     train.add_argument("--weights", metavar="imagenet|random|FILE", help="of the backbone (default: imagenet)")
     train.add_argument("--recipe", metavar="NAME", help="an option of conf/experiment (default: best)")
-    train.add_argument("--name", help="of the runs in MLflow (default: the folder's)")
+    train.add_argument("--name", help="of the data set in MLflow (default: the folder's)")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting of params.yaml")
     train.set_defaults(run=_train)
 
@@ -143,7 +143,7 @@ def _count(text: str) -> int:
 def _train(arguments: argparse.Namespace) -> int:
     from frostline.project.train import train
 
-    settings = _settings(arguments.set) | ({"name": arguments.name} if arguments.name else {})
+    settings = _settings(arguments.set) | ({"data.name": arguments.name} if arguments.name else {})
     return train(arguments.folder, arguments.weights, arguments.recipe, settings)
 
 

@@ -1,4 +1,5 @@
-"""The resolvers `own_folder` and `own_file` of conf/: a place that the user names, checked while conf/ is composed.
+"""The resolvers `own_folder`, `own_name` and `own_file` of conf/: a place that the user names, checked while conf/ is
+composed, and what it is called.
 
 DVC watches it: `dvc exp run -S` would fail on it before any stage could say what is wrong, or wait for a pipe for good.
 Hydra imports what lies in this package before it composes, and DVC composes by Hydra (.dvc/config says where it lies).
@@ -41,6 +42,13 @@ def _check_what_dvc_reads(folder: Path) -> None:
                 raise FrostlineError(f"{str(file)!a}: the name is not UTF-8. Rename it.") from None
 
 
+def own_name(_parent_: DictConfig) -> str:
+    """What the folder or zip file at the `path` beside it is called."""
+    _, place = _path_and_place("data.path", _parent_)
+    name = place.stem if place.suffix.lower() == ".zip" else place.name
+    return name if name.strip() else _parent_.source  # the root of the file system has none
+
+
 def own_file(_parent_: DictConfig) -> str:
     """The `path` beside it, as it is, where it is a file."""
     path, place = _path_and_place("weights.path", _parent_)
@@ -69,4 +77,5 @@ def _error(key: str, text: str) -> InterpolationResolutionError:
 
 
 OmegaConf.register_new_resolver("own_folder", own_folder, replace=True)
+OmegaConf.register_new_resolver("own_name", own_name, replace=True)
 OmegaConf.register_new_resolver("own_file", own_file, replace=True)

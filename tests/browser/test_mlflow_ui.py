@@ -54,7 +54,7 @@ def fill(digest="5" * 64):
         MODELS[phase].parent.mkdir(exist_ok=True)
         MODELS[phase].write_text(phase)
         with tracking.phase_run(phase, pipeline) as run:
-            run.log_data(settings.data.source, settings.data.depends_on, digest, context="training")
+            run.log_data(settings.data.name, settings.data.depends_on, digest, context="training")
             for epoch in epochs:
                 run.log_epoch(epoch)
             run.log_files(CURVES[phase])
@@ -128,9 +128,9 @@ def runs(open_mlflow):
     page = open_mlflow()
     page.get_by_text("Model training", exact=True).click()
     page.get_by_role("link", name="Experiments").first.click()
-    page.get_by_role("link", name="frostline").first.click()
-    row(page, "sample-random").get_by_role("button").click()
-    row(page, "transfer sample-random").wait_for()
+    page.get_by_role("link", name="frostline-sample").first.click()
+    row(page, "sample").get_by_role("button").click()
+    row(page, "transfer sample").wait_for()
     return page
 
 
@@ -149,8 +149,8 @@ PHASE_IS_SHOWN = """(link) => {
 
 def test_the_phases_stand_below_their_parent_by_names_that_tell_them_apart(runs, keep_screenshot):
     names = runs.locator(".ag-pinned-left-cols-container [role=row] a")
-    phases = [f"{phase} sample-random" for phase in ("evaluate", "finetune", "transfer")]
-    assert names.all_inner_texts() == ["sample-random", *phases]
+    phases = [f"{phase} sample" for phase in ("evaluate", "finetune", "transfer")]
+    assert names.all_inner_texts() == ["sample", *phases]
     parent, *below = [link.bounding_box()["x"] for link in names.all()]
     assert min(below) > parent
     assert all(names.nth(number).evaluate(PHASE_IS_SHOWN) for number in (1, 2, 3)), "MLflow cuts the end of long names"
@@ -172,7 +172,7 @@ METRICS = """() => {
 
 def test_both_phases_are_compared_metric_by_metric_and_curve_by_curve(runs, keep_screenshot):
     for phase in EPOCHS:
-        row(runs, f"{phase} sample-random").locator(".ag-selection-checkbox input").check()
+        row(runs, f"{phase} sample").locator(".ag-selection-checkbox input").check()
     runs.get_by_role("button", name="Compare", exact=True).click()
     runs.get_by_role("link", name="train/loss").wait_for()
     for folded in ("Visualizations", "Parameters"):
@@ -180,7 +180,7 @@ def test_both_phases_are_compared_metric_by_metric_and_curve_by_curve(runs, keep
     for folded in ("Parallel Coordinates Plot", "finetune.learning_rate"):
         runs.get_by_text(folded).first.wait_for(state="hidden")
     names = runs.get_by_role("row", name="Run Name:").get_by_role("cell").all_inner_texts()
-    assert [name.strip() for name in names] == [f"{phase} sample-random" for phase in EPOCHS]
+    assert [name.strip() for name in names] == [f"{phase} sample" for phase in EPOCHS]
     expected: dict[str, list[Any]] = {}
     for phase, rows in EPOCHS.items():
         trained = dict(zip(COLUMNS[1:], rows[-1][1:], strict=True))
@@ -200,7 +200,7 @@ def test_both_phases_are_compared_metric_by_metric_and_curve_by_curve(runs, keep
         return "/compare-runs" not in runs.url
 
     wait_until(opened, seconds=60)
-    legend = [runs.get_by_text(f"{phase} sample-random (train/loss)") for phase in EPOCHS]
+    legend = [runs.get_by_text(f"{phase} sample (train/loss)") for phase in EPOCHS]
     for entry in legend:
         entry.first.wait_for()
     lines = runs.locator(".js-plotly-plot .scatterlayer .trace:has(.js-line)")
@@ -211,11 +211,11 @@ def test_both_phases_are_compared_metric_by_metric_and_curve_by_curve(runs, keep
 
 
 def test_the_description_of_the_parent_is_the_verdict_and_the_report_an_artifact(runs, keep_screenshot):
-    row(runs, "sample-random").get_by_role("link").click()
+    row(runs, "sample").get_by_role("link").click()
     title = runs.locator("strong", has_text=result().verdict.title)  # bold, so it is read as Markdown
     title.wait_for()
     assert result().verdict.detail in title.locator("..").inner_text()
-    evaluated = runs.get_by_role("link", name="evaluate sample-random")
+    evaluated = runs.get_by_role("link", name="evaluate sample")
     evaluated.wait_for()
     keep_screenshot(runs, "mlflow-parent")
 
@@ -228,4 +228,13 @@ def test_the_description_of_the_parent_is_the_verdict_and_the_report_an_artifact
 
 def test_a_link_can_open_the_mode_for_model_training(open_mlflow):
     page = open_mlflow("/#/experiments/1?workflowType=machine_learning")  # else a new browser shows GenAI's traces
-    row(page, "sample-random").wait_for()
+    row(page, "sample").wait_for()
+
+
+def test_a_link_shows_the_data_set_and_the_test_figures_as_columns(open_mlflow, keep_screenshot):
+    page = open_mlflow("/#/experiments/1/runs?viewStateShareKey=figures&workflowType=machine_learning")
+    row(page, "sample").wait_for()
+    for column in ("Dataset", "test/log_loss", "test/accuracy"):
+        page.get_by_role("columnheader", name=column).first.wait_for()
+    page.locator(".ag-center-cols-container").get_by_text("sample").first.wait_for()
+    keep_screenshot(page, "mlflow-figures")

@@ -58,19 +58,23 @@ def test_from_a_folder_to_a_model_and_again(clone, pictures):
     assert clone.json("reports/data.json")["classes"] == ["개", "고양이"]
     label = frostline(clone, "predict", str(pictures / "개" / "1.jpg"))
     assert "개" in label or "고양이" in label
-    assert {run.data.params["name"] for run in clone.runs()} == {pictures.name}
+    runs = clone.runs(pictures.name)
+    assert {run.data.params["name"] for run in runs} == {pictures.name}
+    assert pictures.name in {run.info.run_name for run in runs}
+    assert clone.client().get_registered_model(f"frostline-{pictures.name}").aliases == {"champion": 1}
 
     assert ran(frostline(clone, "train")) == [], "nothing has changed"
     assert frostline(clone, "set").splitlines() == [
         "data=folder",
         f"data.path={pictures}",
         "experiment=demo",
-        f"name={pictures.name}",
         "transfer.epochs=1",
         "weights=random",
     ]
-    frostline(clone, "set", "finetune.batch_size=8")
-    assert ran(clone.dvc("repro")) == ["finetune", "evaluate"]
+    frostline(clone, "set", "finetune.batch_size=8", "data.name=a/b")
+    assert ran(clone.dvc("repro")) == ["fetch-data", "finetune", "evaluate"]
+    assert {run.info.run_name for run in clone.runs("a-b")} >= {"a/b", "finetune a/b", "evaluate a/b"}
+    frostline(clone, "set", "--unset", "data.name")
     clone.dvc("exp", "run", "-S", "seed=43", "fetch-data")
     composed = (clone.root / "params.yaml").read_text(encoding="utf-8")
     assert "seed: 43" in composed

@@ -46,6 +46,8 @@ class Data:
     """Where the labelled images come from. Each source has settings of its own."""
 
     source: str
+    name: Annotated[str, Rule(lambda v: bool(v.strip()), "text")]
+    """Of the data set: by it MLflow's experiment, runs and registered model are called."""
     depends_on: str
     """What DVC watches for this source: the user's folder, or the code that makes or fetches the data."""
     code: str
@@ -249,7 +251,7 @@ class Tracking:
     uri: str
     """Of the store; the environment variable MLFLOW_TRACKING_URI, where set, wins over it."""
     experiment: str
-    """MLflow's name for all runs together."""
+    """What the names of MLflow's experiments begin with; each data set has one: "frostline-" and its name."""
     log_models: bool
     """Whether the models themselves are stored with their runs."""
 
@@ -260,7 +262,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 @dataclass
 class Config:
     name: str
-    """Of the run, in MLflow and the report."""
+    """Of the run, in MLflow and the report: the data set's and the recipe's, unless set."""
     seed: Seed
     """From which every source of randomness derives a seed of its own; data and weights have theirs."""
     fold: Annotated[int, Rule(lambda v: v >= 0, "a whole number, 0 or more, below folds")] | None

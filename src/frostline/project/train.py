@@ -36,9 +36,12 @@ def train(folder: Path | None, weights: str | None, recipe: str | None, settings
             be trained on, or a choice is not valid.
     """
     check_project()
-    choices = _choices(folder, weights, recipe, read_local())
+    kept = read_local()
+    choices = _choices(folder, weights, recipe, kept)
+    moved = "data.path" in choices and choices["data.path"] != kept.get("data.path")
+    names = [key for key in ("name", "data.name") if moved and key in kept]  # other images have another name
     with _alone():
-        set_local({**choices, **settings})
+        set_local({**choices, **settings}, unset=names)
         write_params()
         status = subprocess.run([sys.executable, "-m", "dvc", "repro"]).returncode
     if status == 0:
@@ -75,8 +78,6 @@ def _choices(folder: Path | None, weights: str | None, recipe: str | None, kept:
     if folder is not None:
         place = folder.expanduser().absolute()
         choices |= {"data": "folder", "data.path": str(place)}
-        if str(place) != kept.get("data.path"):
-            choices["name"] = place.name
     elif "data" not in kept:
         raise FrostlineError("Which pictures?\nfrostline train FOLDER, with one folder per class in it.")
     if weights in ("imagenet", "random") or (weights is None and "weights" not in kept):

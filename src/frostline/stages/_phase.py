@@ -51,7 +51,7 @@ def _train_and_log(
     checkpoint = checkpoint_path(phase, config, data, sha256_of(start), strategy)
     patience = getattr(config, phase).patience
     with runs.phase_run(phase, runs.open_pipeline(config, data.digest)) as run:
-        run.log_data(config.data.source, config.data.depends_on, data.digest, context="training")
+        run.log_data(config.data.name, config.data.depends_on, data.digest, context="training")
         run.tag_computing(precision.resolve(config.precision))
         model = build(data)
         history = train(model, data, config, Session(run.log_epoch, checkpoint, strategy, config.checkpoint_every))

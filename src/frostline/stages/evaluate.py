@@ -51,7 +51,7 @@ def _log(run: runs.Run, pipeline: runs.Pipeline, found: Assessment, trained: Tra
         phases_run = runs.find_or_restore(phase, pipeline, MODELS[phase], epochs, asked_by=run)
         run.log_metrics({f"test/{name}": value for name, value in values.items()}, on=phases_run)
     run.log_metrics({f"difference/{name}": value for name, value in found.evaluation.difference.items()})
-    run.log_data(config.data.source, config.data.depends_on, data.digest, context="testing")
+    run.log_data(config.data.name, config.data.depends_on, data.digest, context="testing")
     run.log_files(REPORT, EVALUATION)
     told = {
         **{f"test/{name}": value for name, value in figures[choice.phase].items()},
@@ -62,10 +62,9 @@ def _log(run: runs.Run, pipeline: runs.Pipeline, found: Assessment, trained: Tra
     if config.tracking.log_models:
         register(
             run,
-            f"{config.tracking.experiment}-{config.data.source}",
+            pipeline,
             Candidate(CLASSIFIER, MODELS[choice.phase], choice, found.note),
-            data.classes,
-            example=data.images("test")[0],
+            data,
             resamples=config.evaluate.bootstrap,
             seed=config.seed,
         )

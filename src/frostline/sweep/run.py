@@ -112,7 +112,7 @@ def run_trial(
                 if hopeless and number < total and hopeless(number, loss):
                     raise sweep_trials.PrunedError(f"validation loss {loss:.4g} after epoch {number} of {total}")
 
-            tracked.log_data(config.data.source, config.data.depends_on, shared.data.digest, context="training")
+            tracked.log_data(config.data.name, config.data.depends_on, shared.data.digest, context="training")
             tracked.tag_computing(precision.resolve(config.precision))
             try:
                 result = sweep_trials.run(config, shared, memory, on_epoch)

@@ -5,15 +5,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from frostline.common.files import read_csv
-from frostline.evaluation.predictions import in_use_of
+from frostline.common.files import read_csv, write_csv
+from frostline.data.dataset import Dataset
+from frostline.evaluation.predictions import IN_USE, in_use_of, prediction_column
 from frostline.metrics.bootstrap import Interval, Pair, bootstrap_intervals
+from frostline.metrics.classification import scored_classes
 from frostline.metrics.formatting import decimals, signed
 from frostline.metrics.log_loss import log_losses
+from frostline.serving.classifier import load_classifier
 
 FILES = {"validation": "validation_predictions.csv", "test": "predictions.csv"}
 """By split, the file in reports/evaluation that has a model's answers."""
+
+
+_AT_ONCE = 256
+"""Images in memory, where they are given the size that a champion takes."""
+
+
+class NotComparableError(Exception):
+    """A model's answers or classes are not those of the images that another one is judged by."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +40,16 @@ def challenge(champion: Path, new: Path, classes: Sequence[str], *, resamples: i
     """Compare two models, as they are used, by their folders with FILES.
 
     The new one wins where the 95% interval of the difference in log loss on the validation images (paired bootstrap)
-    lies below 0; the difference on the test images is told, and has no say. Predictions for other images say nothing:
-    what one model has not seen, the other may have been trained on.
+    lies below 0; the difference on the test images is told, and has no say.
 
-    Raises KeyError or OSError where the champion has no such predictions.
+    Raises NotComparableError where the champion's predictions are for other images than the new one's, and KeyError or
+    OSError where it has none.
     """
     told = {}
     for split, name in FILES.items():
         before, after = read_csv(champion / name), read_csv(new / name)
         if [_image(row) for row in before] != [_image(row) for row in after]:
-            return Contest(False, f"The champion has other {split} images: not comparable.")
+            raise NotComparableError(split)
         labels = np.array([classes.index(row["class"]) for row in after])
         pair = Pair(labels, baseline=in_use_of(before, classes), candidate=in_use_of(after, classes))
         found = bootstrap_intervals(pair, ["log_loss"], ["difference"], threshold=0.5, resamples=resamples, seed=seed)
@@ -48,6 +60,33 @@ def challenge(champion: Path, new: Path, classes: Sequence[str], *, resamples: i
     verdict = "Better than the champion" if wins else "Not better than the champion beyond chance"
     against = test.low > 0 if wins else test.high < 0
     return Contest(wins, f"{verdict} {chosen}. {'But' if against else 'Also'} {judged}.")
+
+
+def answer_anew(model: Path, data: Dataset, folder: Path) -> None:
+    """Write FILES into `folder`: what the `model` file, as it is used, says of the images of `data`.
+
+    Raises NotComparableError where it tells other classes apart, FrostlineError where it cannot be used.
+    """
+    champion = load_classifier(model)
+    if tuple(champion.classes) != data.classes:
+        raise NotComparableError(f"it tells other classes apart: {', '.join(champion.classes)}")
+    for split, name in FILES.items():
+        images, classes = data.images(split), [data.classes[label] for label in data.labels(split)]
+        some = (images[first : first + _AT_ONCE] for first in range(0, len(images), _AT_ONCE))
+        probabilities = np.concatenate([champion.probabilities(_in_size(each, champion.size)) for each in some])
+        columns: dict[str, Sequence[object]] = {"path": data.names(split), "class": classes}
+        for number in scored_classes(probabilities):
+            column = prediction_column(IN_USE, data.classes[number], len(data.classes))
+            columns[column] = [f"{value:.6f}" for value in probabilities[:, number]]
+        rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+        write_csv(folder / name, tuple(columns), rows)
+
+
+def _in_size(images: np.ndarray, size: int) -> np.ndarray:
+    if images.shape[1] == size:
+        return images
+    scaled = [Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR) for image in images]
+    return np.stack([np.asarray(image) for image in scaled])
 
 
 def _in_words(pair: Pair, interval: Interval, split: str) -> str:

@@ -2,25 +2,25 @@
 
 The alias `champion` is moved only where a paired test says that the new version is better on the same validation
 images, or where it is the champion's weights with another threshold or temperature; otherwise the new version becomes
-the `challenger`. Its description says what the test images say of that.
+the `challenger`. Its description says what the test images say of that. A champion that was tested on other images
+answers for these anew; where it cannot, a new line of versions begins.
 """
 
-import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from frostline.common.files import sha256_of
 from frostline.config.paths import EVALUATION
+from frostline.data.dataset import Dataset
 from frostline.metrics.choice import Choice
-from frostline.tracking.champion import FILES, Contest, challenge
+from frostline.runtime.errors import FrostlineError
+from frostline.tracking.champion import FILES, Contest, NotComparableError, answer_anew, challenge
 from frostline.tracking.logged_model import send_model
 from frostline.tracking.quiet_mlflow import mlflow
-from frostline.tracking.runs import Run
+from frostline.tracking.runs import Pipeline, Run
 from frostline.tracking.tags import MODEL, PHASE
 
 if TYPE_CHECKING:
@@ -29,6 +29,18 @@ if TYPE_CHECKING:
 CHAMPION, CHALLENGER = "champion", "challenger"
 _EVALUATION_RUN, _THRESHOLD = "frostline.evaluation_run", "frostline.threshold"
 _TEMPERATURE = "frostline.temperature"
+_DESCRIPTION = "Classifiers of "
+_DRAWN_BY = (
+    "seed",
+    "fold",
+    "folds",
+    "preprocess.image_size",
+    "preprocess.splits",
+    "preprocess.train",
+    "preprocess.validation",
+    "preprocess.test",
+)
+"""Settings that say which images are trained on."""
 
 
 @dataclass(frozen=True)
@@ -43,26 +55,23 @@ class Candidate:
     """The verdict, Markdown."""
 
 
-def register(
-    run: Run, name: str, new: Candidate, classes: Sequence[str], *, example: np.ndarray, resamples: int, seed: int
-) -> None:
-    """Log the `new` model on `run`, make it a version of the registered model `name`, and give it its alias.
+def register(run: Run, pipeline: Pipeline, new: Candidate, data: Dataset, *, resamples: int, seed: int) -> None:
+    """Log the `new` model on `run`, make it a version of the data set's registered model, and give it its alias.
 
-    `run`: the evaluation's, which has the folder EVALUATION among its artifacts.
-    Of `name`, what MLflow does not take in a name becomes "-". `example`: see `send_model`.
+    `run`: the evaluation's in `pipeline`, which has the folder EVALUATION among its artifacts. `data`: the images that
+    this is about.
 
     A model is logged and registered once: a version of the same weights, threshold and temperature is taken again, with
     the figures of its newest evaluation.
     """
-    digest, name = sha256_of(new.trained), re.sub(r"[/:'\"]", "-", name)
-    threshold = new.choice.threshold if len(classes) == 2 else None
+    digest, name = sha256_of(new.trained), pipeline.experiment
+    threshold = new.choice.threshold if len(data.classes) == 2 else None
     used = {_THRESHOLD: str(threshold), _TEMPERATURE: str(new.choice.temperature)}
     identity = {MODEL: digest, **used}
 
     def send() -> None:
         client = mlflow.MlflowClient()
-        if not client.search_registered_models(f"name = '{name}'"):
-            client.create_registered_model(name, description=f"Classifiers of {', '.join(classes)}.")
+        _describe(name, f"{_DESCRIPTION}{pipeline.settings['data.name']}: {', '.join(data.classes)}.")
         clauses = [f"name = '{name}'", *(f"tags.`{key}` = '{value}'" for key, value in identity.items())]
         same = client.search_model_versions(" and ".join(clauses))
         tags = {**identity, PHASE: new.choice.phase, _EVALUATION_RUN: run.id}
@@ -71,12 +80,22 @@ def register(
             for key, value in tags.items():
                 client.set_model_version_tag(name, entry.version, key, value)
         else:
-            logged = send_model(new.model, example, run.id)
+            logged = send_model(new.model, data.images("test")[0], run.id)
             source = f"models:/{logged.model_id}"
             entry = client.create_model_version(name, source, run.id, tags, model_id=logged.model_id)
-        _give_alias(name, entry, new, lambda champion: _contest(champion, classes, resamples, seed))
+        _give_alias(name, entry, new, lambda champion: _contest(champion, pipeline, data, resamples, seed))
 
     run.outbox.put("registered model", send)
+
+
+def _describe(name: str, text: str) -> None:
+    """Make the registered model `name`, and describe it by `text`, unless somebody has described it."""
+    client = mlflow.MlflowClient()
+    found = client.search_registered_models(f"name = '{name}'")
+    if not found:
+        client.create_registered_model(name, description=text)
+    elif (found[0].description or _DESCRIPTION).startswith(_DESCRIPTION):
+        client.update_registered_model(name, text)
 
 
 def _give_alias(name: str, entry: "ModelVersion", new: Candidate, contest: Callable[["ModelVersion"], Contest]) -> None:
@@ -99,12 +118,39 @@ def _give_alias(name: str, entry: "ModelVersion", new: Candidate, contest: Calla
         client.delete_registered_model_alias(name, CHALLENGER)
 
 
-def _contest(champion: "ModelVersion", classes: Sequence[str], resamples: int, seed: int) -> Contest:
+def _contest(champion: "ModelVersion", pipeline: Pipeline, data: Dataset, resamples: int, seed: int) -> Contest:
     client = mlflow.MlflowClient()
-    with tempfile.TemporaryDirectory() as folder:
+
+    def compare(folder: Path) -> Contest:
+        return challenge(folder, EVALUATION, data.classes, resamples=resamples, seed=seed)
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         try:
-            for name in FILES.values():
-                path = client.download_artifacts(champion.tags[_EVALUATION_RUN], f"{EVALUATION.name}/{name}", folder)
-            return challenge(Path(path).parent, EVALUATION, classes, resamples=resamples, seed=seed)
-        except (mlflow.exceptions.MlflowException, OSError, KeyError):
-            return Contest(False, "The champion's predictions are not in the store any more, or of an older form.")
+            for file in FILES.values():
+                path = client.download_artifacts(champion.tags[_EVALUATION_RUN], f"{EVALUATION.name}/{file}", name)
+            return compare(Path(path).parent)
+        except (mlflow.exceptions.MlflowException, OSError, KeyError, NotComparableError):
+            pass  # of other images, not there any more, or of an older form
+        try:
+            address = f"models:/{champion.name}/{champion.version}"
+            model = Path(mlflow.artifacts.download_artifacts(address, dst_path=str(folder / "model")))
+            (classifier,) = model.glob("data/*.keras")
+            answer_anew(classifier, data, folder)
+        except (mlflow.exceptions.MlflowException, OSError, ValueError, FrostlineError, NotComparableError) as error:
+            client.get_model_version(champion.name, champion.version)  # raises where the store is away, not the model
+            why = str(error) if isinstance(error, NotComparableError) else "its model cannot be had"
+            told = f"version {champion.version}, the champion before, cannot be judged on these images"
+            return Contest(True, f"A new line of versions begins: {told} ({why}).")
+        outcome = compare(folder)
+    seen = ", some of which it may have been trained on" if _drew_otherwise(champion, pipeline) else ""
+    return Contest(outcome.wins, f"The champion was judged anew on these images{seen}. {outcome.reason}")
+
+
+def _drew_otherwise(champion: "ModelVersion", pipeline: Pipeline) -> bool:
+    """Whether what were training images of the `champion` may be others by now."""
+    try:
+        params = mlflow.MlflowClient().get_run(champion.tags[_EVALUATION_RUN]).data.params
+    except (mlflow.exceptions.MlflowException, KeyError):
+        return True
+    return any(params.get(key) != str(pipeline.settings[key]) for key in _DRAWN_BY)

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import subprocess
 import threading
 import time
@@ -42,6 +43,8 @@ class Pipeline:
     """What one pipeline's (or sweep's) runs have in common."""
 
     experiment_id: str
+    experiment: str
+    """What the experiment is called, and the registered model."""
     name: str
     settings: Mapping[str, Any]
     """Flattened parameters, without secrets (see `params_of`)."""
@@ -64,11 +67,22 @@ def open_pipeline(settings: Config, data_digest: str, group: str = "") -> Pipeli
     """
     with store_is_needed():
         uri = os.environ.get("MLFLOW_TRACKING_URI") or settings.tracking.uri
-        experiment_id = connect(uri, settings.tracking.experiment)
+        experiment = experiment_of(settings)
+        experiment_id = connect(uri, experiment)
         close_what_was_killed()
     flat = params_of(settings)
     text = group or json.dumps([flat, data_digest], sort_keys=True)
-    return Pipeline(experiment_id, settings.name, flat, data_digest, hashlib.sha256(text.encode()).hexdigest()[:16])
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Pipeline(experiment_id, experiment, settings.name, flat, data_digest, key)
+
+
+def experiment_of(settings: Config) -> str:
+    """What the experiment of this data set is called, and its registered model.
+
+    "-" stands for what MLflow does not take in the name of a model, or in asking for it; and no store has room for
+    more than 256 characters.
+    """
+    return re.sub(r"[/:'\"]", "-", f"{settings.tracking.experiment}-{settings.data.name}")[:256]
 
 
 def params_of(settings: Config) -> dict[str, Any]:
@@ -99,10 +113,7 @@ class Run:
 
     def log_data(self, name: str, source: str, digest: str, context: str) -> None:
         """Log the data set as an input of the run; `digest` is that of its manifest."""
-        origin = mlflow.data.code_dataset_source.CodeDatasetSource({"source": source})
-        dataset = mlflow.data.meta_dataset.MetaDataset(origin, name=name, digest=digest[:32])
-        tag = mlflow.entities.InputTag(mlflow.utils.mlflow_tags.MLFLOW_DATASET_CONTEXT, context)
-        described = mlflow.entities.DatasetInput(mlflow.entities.Dataset(**dataset.to_dict()), [tag])
+        described = _data_set(name, source, digest, context)
         self.outbox.put("data set", lambda: mlflow.MlflowClient().log_inputs(self.id, [described]))
 
     def log_files(self, *paths: Path) -> None:
@@ -177,7 +188,7 @@ def _running(pipeline: Pipeline, begin: Callable[[Mapping[str, str]], list[str]]
             runs = begin({TOKEN: token})
         status = "FAILED"
         try:
-            with _system_metrics(runs[0]):
+            with _system_metrics(runs[-1]):  # the parent: MLflow would show them before a phase's own figures
                 yield Run(runs[0], token, outbox)
             status = "FINISHED"
         except KeyboardInterrupt:
@@ -200,8 +211,8 @@ def _system_metrics(run_id: str) -> Iterator[None]:
 
     monitor = None
     with suppress(Exception):  # a machine that psutil cannot read
-        monitor = SystemMetricsMonitor(run_id, sampling_interval=_SYSTEM_METRICS_EVERY)
-        # Eight names would push a phase's own figures out of sight where runs are compared.
+        monitor = SystemMetricsMonitor(run_id, sampling_interval=_SYSTEM_METRICS_EVERY, resume_logging=True)
+        # Eight names more, which say nothing of a training.
         monitor.monitors = [each for each in monitor.monitors if not isinstance(each, DiskMonitor | NetworkMonitor)]
         monitor.start()
     try:
@@ -240,7 +251,9 @@ def times_judged(pipeline: Pipeline) -> int:
     Raises FrostlineError where the store cannot be used.
     """
     with store_is_needed():
-        found = _search(pipeline, {PHASE: "evaluate", DATA: pipeline.data_digest}, "status = 'FINISHED'")
+        everywhere = [each.experiment_id for each in mlflow.MlflowClient().search_experiments()]  # whatever its name
+        judged = {PHASE: "evaluate", DATA: pipeline.data_digest}
+        found = _search(pipeline, judged, "status = 'FINISHED'", experiments=everywhere)
     return len({run.data.tags[PIPELINE] for run in found} | {pipeline.key})
 
 
@@ -285,11 +298,26 @@ def _create(name: str, pipeline: Pipeline, parent: str | None, tags: Mapping[str
         **({_PARENT: parent} if parent else {}),
         **tags,
     }
-    shown = pipeline.name if parent is None else f"{name} {pipeline.name}"
+    shown = pipeline.name if parent is None else f"{_with_short_numbers(name)} {pipeline.name}"
     run = client.create_run(pipeline.experiment_id, tags=all_tags, run_name=shown)
     params = [mlflow.entities.Param(key, str(value)) for key, value in pipeline.settings.items()]
     client.log_batch(run.info.run_id, params=params)
+    if parent is None:  # people see it first, and MLflow has a column for its data set
+        name, source = (str(pipeline.settings[f"data.{key}"]) for key in ("name", "depends_on"))
+        client.log_inputs(run.info.run_id, [_data_set(name, source, pipeline.data_digest, "pipeline")])
     return str(run.info.run_id)
+
+
+def _data_set(name: str, source: str, digest: str, context: str) -> mlflow.entities.DatasetInput:
+    origin = mlflow.data.code_dataset_source.CodeDatasetSource({"source": source})
+    dataset = mlflow.data.meta_dataset.MetaDataset(origin, name=name, digest=digest[:32])
+    tag = mlflow.entities.InputTag(mlflow.utils.mlflow_tags.MLFLOW_DATASET_CONTEXT, context)
+    return mlflow.entities.DatasetInput(mlflow.entities.Dataset(**dataset.to_dict()), [tag])
+
+
+def _with_short_numbers(trial: str) -> str:
+    """ "learning_rate=9.999999747378752e-06" as "learning_rate=1e-05": its parameters have all digits."""
+    return re.sub(r"(?<==)-?\d*\.\d+(e[+-]?\d+)?", lambda number: f"{float(number[0]):.4g}", trial)
 
 
 def _parent(name: str, pipeline: Pipeline, tags: Mapping[str, str]) -> str:
@@ -309,11 +337,13 @@ def _newest_parent(pipeline: Pipeline, tags: Mapping[str, str]) -> str:
     return str(found[0].info.run_id) if found else _create("pipeline", pipeline, None, tags)
 
 
-def _search(pipeline: Pipeline, tags: Mapping[str, str], *conditions: str) -> list[mlflow.entities.Run]:
-    """Runs of the experiment with these tags, newest first."""
+def _search(
+    pipeline: Pipeline, tags: Mapping[str, str], *conditions: str, experiments: Sequence[str] = ()
+) -> list[mlflow.entities.Run]:
+    """Runs with these tags of the pipeline's experiment, or of `experiments`, newest first."""
     clauses = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
     found = mlflow.MlflowClient().search_runs(
-        [pipeline.experiment_id],
+        list(experiments) or [pipeline.experiment_id],
         " and ".join([*clauses, *conditions]),
         order_by=["attributes.start_time DESC"],
     )

@@ -1,5 +1,6 @@
 """The MLflow store: opening it, naming it in messages, and what is said where it cannot be used."""
 
+import json
 import os
 import re
 import shlex
@@ -15,10 +16,16 @@ import requests
 from frostline.config.paths import ROOT
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.urls import hide_credentials
+from frostline.tracking.places import ARTIFACTS, SQLITE_WAIT, follow_project
 from frostline.tracking.quiet_mlflow import mlflow
 
-_SQLITE_WAIT = 20.0
-"""Seconds to wait for a locked SQLite store before anything is trained; as long as MLflow waits later."""
+_COLUMNS = (
+    "attributes.`Dataset`",
+    *(f"metrics.`test/{name}`" for name in ("log_loss", "accuracy")),
+    "attributes.`Duration`",
+)
+_VIEW = {"mlflow.sharedViewState.figures": json.dumps({"selectedColumns": _COLUMNS})}
+"""MLflow shows no metric unless asked: the view "figures" of an experiment's runs, which a link opens (see README)."""
 
 _UNSET = "or unset MLFLOW_TRACKING_URI to use the local one."
 _KNOWN = (
@@ -87,24 +94,27 @@ _KNOWN = (
 def connect(uri: str, experiment: str) -> str:
     """Let MLflow use the store at `uri`, and return the id of `experiment` there, which is made where there is none.
 
-    A relative SQLite path is taken from the project's folder. Raises whatever MLflow, its drivers and SQLite raise:
+    A relative SQLite path is taken from the project's folder; of a store in there, the artifacts are where the project
+    lies now. Raises whatever MLflow, its drivers and SQLite raise:
     to be called within `store_is_needed`.
     """
     path, artifacts = _choose(uri), None
     if path:
         path.parent.mkdir(parents=True, exist_ok=True)
-        artifacts = (path.parent / "artifacts").as_uri()
+        artifacts = (path.parent / ARTIFACTS).as_uri()
         wait_for_lock(path)
-    found = mlflow.get_experiment_by_name(experiment)
+    found = mlflow.get_experiment_by_name(experiment)  # which refuses the tables of another MLflow
+    if path:
+        follow_project(path)
     if found is None:
         try:
-            mlflow.create_experiment(experiment, artifact_location=artifacts)
+            mlflow.create_experiment(experiment, artifact_location=artifacts, tags=_VIEW)
         except mlflow.exceptions.MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
                 raise
     elif found.lifecycle_stage == "deleted":
         raise FrostlineError(
-            f"MLflow's experiment {experiment!r} has been deleted. Name another (tracking.experiment), or restore it:\n"
+            f"MLflow's experiment {experiment!r} has been deleted. Set another data.name, or restore it:\n"
             f"MLFLOW_TRACKING_URI={shlex.quote(store())} "
             f"mlflow experiments restore --experiment-id {found.experiment_id}"
         )
@@ -163,7 +173,7 @@ def wait_for_lock(path: Path) -> None:
 
     Raises sqlite3.OperationalError where it stays locked, or may only be read.
     """
-    connection = sqlite3.connect(path, timeout=_SQLITE_WAIT, isolation_level=None)
+    connection = sqlite3.connect(path, timeout=SQLITE_WAIT, isolation_level=None)
     try:
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("PRAGMA user_version = 1")  # the lock alone is given for a file that may only be read, too
@@ -175,6 +185,15 @@ def wait_for_lock(path: Path) -> None:
 def store() -> str:
     """The address of the store in use, without credentials."""
     return hide_credentials(mlflow.get_tracking_uri())
+
+
+def store_in_project() -> str:
+    """The same for notes in the project's folder, which may be moved: a file in there by its path from there."""
+    address, project = str(mlflow.get_tracking_uri()), ROOT.resolve()
+    path = Path(address.removeprefix("sqlite:///").partition("?")[0]).resolve()
+    if address.startswith("sqlite:///") and path.is_relative_to(project):
+        return f"sqlite:///{path.relative_to(project)}"
+    return store()
 
 
 def reason(error: Exception) -> str:

@@ -10,7 +10,7 @@ from frostline.common.files import read_json, replacing
 from frostline.config.paths import WORK
 from frostline.tracking.outbox import Outbox
 from frostline.tracking.quiet_mlflow import mlflow
-from frostline.tracking.store import store
+from frostline.tracking.store import store_in_project
 from frostline.tracking.tags import TOKEN
 
 _MARKERS = WORK / "runs"
@@ -27,7 +27,7 @@ def marked(token: str, experiment_id: str, outbox: Outbox) -> Iterator[None]:
         with replacing(path) as temporary:
             file = stack.enter_context(temporary.open("w"))
             lock_descriptor(file.fileno())  # before it has its name: nobody finds it unlocked
-            json.dump({"store": store(), "experiment": experiment_id}, file)
+            json.dump({"store": store_in_project(), "experiment": experiment_id}, file)
             file.flush()
         yield
         if not outbox.unsent:
@@ -36,10 +36,10 @@ def marked(token: str, experiment_id: str, outbox: Outbox) -> Iterator[None]:
 
 def close_what_was_killed() -> None:
     """Close as KILLED what processes that are gone left running in the store in use."""
-    client = mlflow.MlflowClient()
+    client, here = mlflow.MlflowClient(), store_in_project()
     for path in _MARKERS.glob("*.json"):
         with suppress(FileNotFoundError), path.open() as file:  # its process may end just now
-            if not lock_descriptor(file.fileno(), blocking=False) or (left := read_json(path))["store"] != store():
+            if not lock_descriptor(file.fileno(), blocking=False) or (left := read_json(path))["store"] != here:
                 continue
             condition = f"tags.`{TOKEN}` = '{path.stem}' and status = 'RUNNING'"
             for run in client.search_runs([left["experiment"]], condition):

@@ -1,0 +1,94 @@
+"""Where the artifacts of a store in the project's folder lie once the project has been moved or copied.
+
+MLflow keeps their places as absolute ones: a project that lies elsewhere now would write into the folder that it was in
+before, and a copy into its original. So whoever opens such a store first has the places follow the project.
+"""
+
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from frostline.config.paths import ROOT
+from frostline.runtime.logs import show
+
+ARTIFACTS = "artifacts"
+"""Beside the store's file: the folder of the artifacts."""
+SQLITE_WAIT = 20.0
+"""Seconds to wait for a locked SQLite store before anything is trained; as long as MLflow waits later."""
+
+_PLACES = {
+    "experiments": ("artifact_location",),
+    "runs": ("artifact_uri",),
+    "logged_models": ("artifact_location",),
+    "model_versions": ("source", "storage_location"),
+}
+"""By table, the columns in which MLflow keeps them, as file:// addresses or as paths."""
+
+_log = logging.getLogger("frostline.tracking.places")  # also where it is run as a program
+
+
+def follow_project(store: Path) -> None:
+    """Let the places in the SQLite file `store` (absolute) be those below its folder, where the project lies now.
+
+    Only of a store in the project's folder. What lies at its former place alone keeps that: runs that were written
+    there after a move, by programs that did not know of it. Raises sqlite3.Error where the file cannot be used.
+    """
+    if not store.is_relative_to(ROOT.resolve()):
+        return
+    with closing(sqlite3.connect(store, timeout=SQLITE_WAIT, isolation_level=None)) as connection:
+        if not list(_former_folders(connection, store.parent)):
+            return
+        with connection:
+            connection.execute("BEGIN IMMEDIATE")
+            moved = list(_former_folders(connection, store.parent))  # none, where another process was faster
+            for folder in moved:
+                _rewrite(connection, folder, store.parent)
+    for folder in moved:
+        _log.info("MLflow's files of this project lay in %s; they now lie in %s.", folder, store.parent)
+
+
+def _former_folders(connection: sqlite3.Connection, folder: Path) -> Iterator[Path]:
+    """Where the store's `folder` was: what its experiments say that have their artifacts at the same place of another
+    project."""
+    here = (folder / ARTIFACTS).as_uri()
+    end = here.removeprefix(ROOT.resolve().as_uri())
+    for (place,) in connection.execute("SELECT DISTINCT artifact_location FROM experiments"):
+        if place and place.startswith("file://") and place.endswith(end) and place != here:
+            yield _path(place).parent
+
+
+def _rewrite(connection: sqlite3.Connection, before: Path, now: Path) -> None:
+    beginnings = [(f"{before.as_uri()}/", f"{now.as_uri()}/"), (f"{before}/", f"{now}/")]
+    cells = [(table, column) for table, columns in _PLACES.items() for column in columns]
+    for table, column in cells:
+        for old, new in beginnings:
+            query = f"SELECT rowid, {column} FROM {table} WHERE substr({column}, 1, ?) = ?"  # noqa: S608 - our names
+            for row, place in connection.execute(query, [len(old), old]).fetchall():
+                follows = new + place.removeprefix(old)
+                if table == "experiments" or _path(follows).exists() or not _path(place).exists():
+                    command = f"UPDATE {table} SET {column} = ? WHERE rowid = ?"  # noqa: S608 - our names
+                    connection.execute(command, [follows, row])
+
+
+def _path(place: str) -> Path:
+    return Path(unquote(urlsplit(place).path) if place.startswith("file://") else place)
+
+
+def main() -> None:
+    """`make ui`, before MLflow's own server opens the store."""
+    show()
+    address = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db"
+    store = (ROOT / address.removeprefix("sqlite:///").partition("?")[0]).resolve()
+    if address.startswith("sqlite:///") and store.is_file():
+        try:
+            follow_project(store)
+        except sqlite3.Error as error:
+            _log.warning("%s: if the project was moved, its artifacts may not be found (%s).", store, error)
+
+
+if __name__ == "__main__":
+    main()
