@@ -34,6 +34,8 @@ _DRAWN_BY = (
     "seed",
     "fold",
     "folds",
+    "train_share",
+    "preprocess.group",
     "preprocess.image_size",
     "preprocess.splits",
     "preprocess.train",
