@@ -231,8 +231,8 @@ def test_metrics_are_plain_numbers_of_both_phases_and_the_seed_decides_them(tmp_
     assert result["verdict"]["chosen"] == "finetune"
     assert result["guessing"]["log_loss"] == pytest.approx(math.log(2), rel=1e-5)
     assert result["verdict"]["images"] == 90
-    write_json(tmp_path / "metrics.json", result)
-    assert read_json(tmp_path / "metrics.json") == result
+    write_json(tmp_path / "figures.json", result)
+    assert read_json(tmp_path / "figures.json") == result
     np.random.seed(3)  # global state must not matter
     assert found(1) == result
     assert found(2) != result

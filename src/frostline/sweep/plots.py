@@ -83,7 +83,7 @@ def heat_map(path: Path, settings: Sequence[Setting], row: str, column: str) -> 
 
 
 def parallel_coordinates(path: Path, settings: Sequence[Setting]) -> None:
-    """One line per setting through its values and its losses, coloured by the validation loss after fine-tuning."""
+    """One line per setting through its values and its losses, coloured by the validation loss of the better phase."""
     keys = list(settings[0].values)
     names = [*keys, "loss after\ntransfer", "loss after\nfine-tuning"]
     values: list[list[str]] = [[setting.values[key] for setting in settings] for key in keys]
@@ -112,7 +112,7 @@ def parallel_coordinates(path: Path, settings: Sequence[Setting]) -> None:
         axes.tick_params(length=0)
         figure.suptitle(f"Validation loss{_over_seeds(settings)}; the best is the thick line", x=0.01, ha="left")
         figure.colorbar(
-            matplotlib.cm.ScalarMappable(scale, _COLOURS), ax=axes, label="loss after fine-tuning", fraction=0.04
+            matplotlib.cm.ScalarMappable(scale, _COLOURS), ax=axes, label="loss of the better phase", fraction=0.04
         )
 
 
