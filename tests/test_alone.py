@@ -13,6 +13,7 @@ from frostline.project import alone
 from frostline.project.alone import beside_no_dvc
 from frostline.runtime.errors import FrostlineError
 from servers import wait_until
+from tracked import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +21,7 @@ STAGE = """
 stages:
   wait:
     cmd: touch running && while [ ! -f go ]; do sleep 0.1; done && echo done > out
-    params: [n]
+    params: [rate]
     outs: [out]
 """
 
@@ -32,17 +33,22 @@ def repository(tmp_path, monkeypatch):
         monkeypatch.setenv(f"GIT_{name}_NAME", "a")
         monkeypatch.setenv(f"GIT_{name}_EMAIL", "a@example.com")
     (tmp_path / "dvc.yaml").write_text(STAGE)
-    (tmp_path / "params.yaml").write_text("n: 1\n")
+    (tmp_path / "params.yaml").write_text("rate: 1\n")
     (tmp_path / ".gitignore").write_text("running\ngo\n")
-    for command in (
-        "git init -q",
-        f"{sys.executable} -m dvc init -q",
-        f"{sys.executable} -m dvc config core.analytics false",
-        "git add -A",
-        "git commit -qm stage",
-    ):
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf/config.yaml").write_text("rate: 1\n")
+    (tmp_path / ".dvc/tmp").mkdir(parents=True)
+    (tmp_path / ".dvc/config").write_text(
+        f"[core]\nanalytics = false\n[hydra]\nenabled = true\nplugins_path = {ROOT}/src\n"
+    )
+    (tmp_path / ".dvc/.gitignore").write_text("/tmp\n/cache\n")
+    for command in ("git init -q", "git add -A", "git commit -qm stage"):
         subprocess.run(command.split(), check=True)
     return tmp_path
+
+
+def dvc(*arguments, **options):
+    return subprocess.run([sys.executable, "-m", "dvc", *arguments], capture_output=True, text=True, **options)
 
 
 def start(repository, *arguments):
@@ -52,7 +58,7 @@ def start(repository, *arguments):
     return process
 
 
-@pytest.mark.parametrize("command", [["repro"], ["exp", "run", "-S", "n=2"]])
+@pytest.mark.parametrize("command", [["repro"], ["exp", "run", "-S", "rate=2"]])
 def test_a_running_command_is_named_and_a_killed_one_is_not_waited_for(repository, command):
     process = start(repository, *command)
     with pytest.raises(FrostlineError) as raised, beside_no_dvc():
@@ -66,9 +72,29 @@ def test_a_running_command_is_named_and_a_killed_one_is_not_waited_for(repositor
     with beside_no_dvc():
         pass
     (repository / "go").touch()
-    done = subprocess.run([sys.executable, "-m", "dvc", "repro", "--force"], capture_output=True, text=True)
+    done = dvc("repro", "--force")
     assert done.returncode == 0, done.stderr
     assert process.wait() == -signal.SIGKILL
+
+
+def test_a_second_experiment_is_refused_before_it_ruins_the_first(repository):
+    first = start(repository, "exp", "run", "-S", "rate=2")
+    second = dvc("exp", "run", "-S", "rate=3")
+    assert second.returncode == 255
+    said = (
+        f"ERROR: `dvc exp run -S rate=2` is running in this project (process {first.pid}).\nWait until it has ended.\n"
+    )
+    assert second.stderr == said
+    (repository / "go").touch()
+    assert first.wait(timeout=60) == 0
+    assert (repository / "params.yaml").read_text() == "rate: 2\n"
+
+
+def test_an_experiment_below_the_projects_folder_is_told_where_to_go(repository):
+    below = repository / "conf"
+    refused = dvc("exp", "run", "-S", "rate=3", cwd=below)
+    assert refused.stderr == f"ERROR: {below} is not the project's folder: cd {repository}\n"
+    assert [path.name for path in below.iterdir()] == ["config.yaml"]
 
 
 def test_a_command_that_has_not_come_to_a_stage_is_named_and_one_that_begins_has_to_wait(repository, monkeypatch):
@@ -84,9 +110,8 @@ def test_a_command_that_has_not_come_to_a_stage_is_named_and_one_that_begins_has
 
 
 def test_a_number_that_another_process_has_now_holds_nothing(repository):
-    (repository / ".dvc/tmp").mkdir(exist_ok=True)
     locks = repository / ".dvc/tmp/rwlock"
-    locks.write_text(f'{{"write": {{"out": {{"pid": {os.getpid()}, "cmd": "dvc repro"}}}}, "read": {{}}}}')
+    locks.write_text(f'{{"write": {{"out": {{"pid": {os.getppid()}, "cmd": "dvc repro"}}}}, "read": {{}}}}')
     with pytest.raises(FrostlineError), beside_no_dvc():
         pass
     os.utime(locks, (1, 1))

@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -53,15 +54,15 @@ def beside_no_dvc() -> Iterator[None]:
                 file.seek(0)
                 raise _busy(*_process_in(file.read()))
             time.sleep(0.1)
-        _check_idle()
+        check_idle()
         yield
 
 
-def _check_idle() -> None:
-    """Raise FrostlineError where a DVC command runs a stage or an experiment in this project.
+def check_idle() -> None:
+    """Raise FrostlineError where another DVC command runs a stage or an experiment in this project.
 
-    What a process that is gone has left is removed: DVC would stop at it where another one has its number, or where
-    nobody has asked for its end.
+    To be called while DVC's lock is held. What a process that is gone has left is removed: DVC would stop at it where
+    another one has its number, or where nobody has asked for its end.
     """
     for path in (_STAGES, _EXPERIMENT):
         try:
@@ -69,9 +70,10 @@ def _check_idle() -> None:
         except (OSError, ValueError):
             continue
         for holder in holders:
-            if _is_running(int(holder["pid"]), since):
-                raise _busy(int(holder["pid"]), holder.get("cmd") or "")
-        if holders:
+            process = int(holder["pid"])
+            if process != os.getpid() and _is_running(process, since):
+                raise _busy(process, holder.get("cmd") or _command_of(process))
+        if not any(int(holder["pid"]) == os.getpid() for holder in holders):
             path.unlink(missing_ok=True)
 
 
@@ -96,9 +98,16 @@ def _process_in(text: str) -> tuple[int | None, str]:
     """The process that a lock's file names, and its command; None and nothing where it names none."""
     try:
         process = int(text)
-        return process, " ".join(psutil.Process(process).cmdline())
-    except (ValueError, psutil.Error):
+    except ValueError:
         return None, ""
+    return process, _command_of(process)
+
+
+def _command_of(process: int) -> str:
+    try:
+        return " ".join(psutil.Process(process).cmdline())
+    except psutil.Error:
+        return ""
 
 
 def _busy(process: int | None, command: str) -> FrostlineError:
