@@ -23,7 +23,7 @@ class Alone(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         if "dvc.repo" not in sys.modules or _ELSEWHERE & set(sys.argv):
             return
-        from dvc.exceptions import DvcException  # type: ignore[import-untyped]  # DVC prints it as a line
+        from dvc.exceptions import DvcException  # DVC prints it as a line
 
         here = Path.cwd()
         above = next((folder for folder in here.parents if (folder / ".dvc").is_dir()), None)

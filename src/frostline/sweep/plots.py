@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
+from frostline.common.phase_names import PHASES
 from frostline.fonts.lettering import width
 from frostline.report.style import COLOURS, INK, plain, wide_drawing
 from frostline.sweep.results import Setting, in_order, short
@@ -92,7 +93,7 @@ def parallel_coordinates(path: Path, settings: Sequence[Setting]) -> None:
     with wide_drawing(path, 1.6 + 1.5 * len(names), 4.2) as figure:
         axes = figure.add_subplot()
         heights = [_draw_axis(axes, place, texts) for place, texts in enumerate(values)]
-        for place, phase in enumerate(("transfer", "finetune"), len(keys)):
+        for place, phase in enumerate(PHASES, len(keys)):
             heights.append(_draw_axis(axes, place, [f"{setting.mean(phase):.4f}" for setting in settings]))
         lines = np.array(heights)
         for index in reversed(range(len(settings))):  # the best last, on top

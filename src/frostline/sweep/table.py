@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 
 from frostline.common.phase_names import PHASES
-from frostline.runtime.progress import CONSOLE
+from frostline.runtime.progress import CONSOLE, in_words
 from frostline.sweep.results import (
     AFTER,
     REBUILD,
@@ -83,7 +83,7 @@ def _watch(folder: Path, total: int, live: Live | None, stop: threading.Event) -
 
 
 def _progress(trials: Sequence[Record], total: int, seconds: float | None) -> str:
-    left = f"; about {_time(seconds)} left" if seconds and len(trials) < total else ""
+    left = f"; about {in_words(seconds)} left" if seconds and len(trials) < total else ""
     return f"{len(trials)}/{total} trials{left}. {headline(trials)}"
 
 
@@ -95,17 +95,10 @@ def _line(trial: Record) -> str:
     return f"{values}: {status(trial)}, {reason(trial)}"
 
 
-def _time(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{round(seconds)} s"
-    return f"{minutes} min" if minutes < 120 else f"{seconds / 3600:.1f} h"
-
-
 def _live_table(trials: Sequence[Record], total: int, seconds: float | None) -> Table:
     settings, lost = rank(trials), [trial for trial in trials if "finetune" not in trial]
     table = _table(f"{len(trials)} of {total} trials", settings[:_SHOWN], lost[-3:], trials)
-    left = f"about {_time(seconds)} left" if seconds else "time left unknown yet"
+    left = f"about {in_words(seconds)} left" if seconds else "time left unknown yet"
     table.caption = f"{left}; best first, by validation loss of the better phase"
     return table
 
