@@ -126,8 +126,19 @@ def test_the_fetch_stages_and_preprocess_import_no_tensorflow(clone):
         clone.python("-c", code.format(stage))
 
 
+def test_what_dvc_shows_of_the_figures_fits_a_terminal(clone):
+    shown = clone.dvc("metrics", "show")
+    assert max(map(len, shown.splitlines())) <= 120
+    figures, metrics = clone.json("reports/figures.json"), clone.json("reports/metrics.json")
+    assert metrics["log_loss"] == figures["in_use"]["log_loss"]
+    assert all(metrics[f"{phase}/log_loss"] == figures[phase]["log_loss"] for phase in ("transfer", "finetune"))
+    losses = [clone.json(f"reports/{phase}.json")["validation/loss"] for phase in ("transfer", "finetune")]
+    assert metrics["validation_loss"] == pytest.approx(min(losses), rel=1e-5)
+
+
 def test_predict_and_compare(clone):
     table = clone.python("-m", "frostline.cli", "compare")
+    assert max(map(len, table.splitlines())) <= 120
     assert "log_loss" in table
     assert "transfer" in table
     assert "Guessing by class shares: log_loss 0.69" in table
