@@ -61,8 +61,8 @@ def beside_no_dvc() -> Iterator[None]:
 def check_idle() -> None:
     """Raise FrostlineError where another DVC command runs a stage or an experiment in this project.
 
-    To be called while DVC's lock is held. What a process that is gone has left is removed: DVC would stop at it where
-    another one has its number, or where nobody has asked for its end.
+    To be called while DVC's lock is held. What a process that is gone has left is removed where DVC would stop at it:
+    another one has its number, or nobody has asked for its end.
     """
     for path in (_STAGES, _EXPERIMENT):
         try:
@@ -70,10 +70,10 @@ def check_idle() -> None:
         except (OSError, ValueError):
             continue
         for holder in holders:
-            process = int(holder["pid"])
-            if process != os.getpid() and _is_running(process, since):
-                raise _busy(process, holder.get("cmd") or _command_of(process))
-        if not any(int(holder["pid"]) == os.getpid() for holder in holders):
+            if holder["pid"] != os.getpid() and _is_running(holder["pid"], since):
+                raise _busy(holder["pid"], holder.get("cmd") or _command_of(holder["pid"]))
+        numbers = {holder["pid"] for holder in holders}
+        if os.getpid() not in numbers and any(map(psutil.pid_exists, numbers)):
             path.unlink(missing_ok=True)
 
 
