@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from frostline.common.files import read_csv, read_json
-from frostline.config.paths import BACKBONE_WEIGHTS, METRICS, PROCESSED
+from frostline.config.paths import BACKBONE_WEIGHTS, FIGURES, PROCESSED
 from frostline.data.dataset import SPLITS, load_dataset
 
 PHASES = ("transfer", "finetune")
@@ -94,13 +94,13 @@ def run_pipeline(project: Path) -> Run:
     remove_training(project)
     stages = [stage(phase, project) for phase in PHASES]
     stage("evaluate", project)  # after the timing
-    metrics = read_json(project / METRICS)
+    figures = read_json(project / FIGURES)
     return Run(
         sum(measured.seconds for measured in stages),
         sum(measured.cpu for measured in stages),
         sum(measured.others for measured in stages),
         max(measured.resident for measured in stages),
-        {phase: metrics[phase] for phase in PHASES},
+        {phase: figures[phase] for phase in PHASES},
     )
 
 

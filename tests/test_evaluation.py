@@ -231,8 +231,12 @@ def test_metrics_are_plain_numbers_of_both_phases_and_the_seed_decides_them(tmp_
     assert result["verdict"]["chosen"] == "finetune"
     assert result["guessing"]["log_loss"] == pytest.approx(math.log(2), rel=1e-5)
     assert result["verdict"]["images"] == 90
-    write_json(tmp_path / "metrics.json", result)
-    assert read_json(tmp_path / "metrics.json") == result
+    write_json(tmp_path / "figures.json", result)
+    assert read_json(tmp_path / "figures.json") == result
+    compared = judged(Pair(labels.astype(np.uint8), transfer, finetune), seed=1).compared()
+    assert list(compared) == ["accuracy", "log_loss", "validation_loss", "transfer/log_loss", "finetune/log_loss"]
+    assert compared["log_loss"] == result["in_use"]["log_loss"]
+    assert compared["transfer/log_loss"] == before["log_loss"]
     np.random.seed(3)  # global state must not matter
     assert found(1) == result
     assert found(2) != result

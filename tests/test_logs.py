@@ -5,7 +5,9 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
+from frostline.runtime import progress
 from frostline.runtime.logs import show_as_asked
 
 
@@ -39,3 +41,22 @@ def test_a_quiet_stage_says_nothing(project):
     command = [sys.executable, "-m", "frostline.stages", "fetch_data", "--quiet", "data.images=20"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_bar_shows_the_figures_beside_the_rate_where_there_is_room(monkeypatch, capsys):
+    for width, there in ((160, True), (80, False)):
+        monkeypatch.setattr(progress, "CONSOLE", Console(force_terminal=True, width=width, stderr=True))
+        with progress.track("finetune 2/3", 100, "images") as advance:
+            advance(50, "loss 0.1250 accuracy 0.950, validation 0.2500 0.900")
+            progress.time.sleep(0.2)
+        line = capsys.readouterr().err
+        assert ("loss 0.1250 accuracy 0.950, validation 0.2500 0.900" in line) == there
+        assert "finetune 2/3" in line
+        assert "50/100" in line
+        assert "images/s" in line
+        assert "left" in line
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(20.4, "20 s"), (60, "1 min"), (7000, "117 min"), (9000, "2.5 h")])
+def test_a_time_that_is_left_is_told_in_words(seconds, said):
+    assert progress.in_words(seconds) == said

@@ -142,7 +142,7 @@ def test_splits_that_the_data_bring_are_pooled_or_kept(tmp_path, capsys):
     prepare(archive, tmp_path / "pooled")
     pooled, *_ = capsys.readouterr().err.splitlines()
     understood = "classes cats and dogs, pooled from train, val and test1"
-    assert pooled == f"{understood}; keep its own splits with preprocess.splits=given"
+    assert pooled == f"{understood}; split anew: preprocess.splits=given keeps its own"
     rows = manifest(tmp_path / "pooled")
     assert {row["split"] for name, row in rows.items() if name.startswith("train/")} == set(SHARES)
     summary = prepare(archive, tmp_path / "kept", reading=GIVEN)

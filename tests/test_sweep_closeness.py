@@ -53,6 +53,12 @@ def test_seeds_are_taken_together_and_must_be_the_same(ran):
     assert close_to_best(rank(both[:1])) == ""
 
 
+def test_each_is_judged_by_its_better_phase(ran):
+    settings = rank([ran(0.3, transfer=0.29, cut="a"), ran(0.5, cut="b")])
+    assert settings[0].phase == "transfer"
+    assert close_to_best(settings).startswith("No other one"), "the table of phase transfer is read"
+
+
 def test_that_the_transfer_model_alone_was_better_is_said(ran):
     worse, better = ran(0.5, transfer=0.2, cut="a"), ran(0.3, cut="b")
     assert "In 1 of 2 settings fine-tuning made it worse" in headline([worse, better])

@@ -92,11 +92,11 @@ def at_once(folders, environment, command):
         process.stderr.close()
 
 
-def end(folder_and_process):
+def end(folder_and_process, status=0):
     """Wait for the process; return the folder."""
     folder, process = folder_and_process
     errors = process.stderr.read()
-    assert process.wait() == 0, errors
+    assert process.wait() == status, errors
     return folder
 
 
@@ -124,6 +124,8 @@ def test_trials_run_side_by_side_and_one_whose_process_is_killed_does_not_stop_t
 
 SWEEP = ["-m", "frostline.sweep", "-m", "model.cut_layer=mixed1", "model.dense_units=8", "transfer.epochs=1"]
 SWEEP += ["finetune.epochs=1", "finetune.thaw_from=auto,mixed1,mixed5"]
+_FAILED = 1
+"""The exit status: mixed5 is above the cut layer."""
 
 
 def records(folder):
@@ -136,7 +138,7 @@ def records(folder):
 def alone(prepared, weights, environment, tmp_path_factory):
     """A project in which the trials have run in one process, which has as many threads as the others will have."""
     folder = tmp_path_factory.mktemp("alone")
-    write_tracked(folder, "conf")
+    write_tracked(folder, "conf", "dvc.yaml")
     with contextlib.chdir(folder):
         settings = asdict(compose_conf([f"preprocess.image_size={SIZE}"]))
     (folder / "params.yaml").write_text(yaml.safe_dump(settings))
@@ -144,7 +146,8 @@ def alone(prepared, weights, environment, tmp_path_factory):
     (folder / BACKBONE_WEIGHTS).parent.mkdir()
     shutil.copy(weights, folder / BACKBONE_WEIGHTS)
     one_thread = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
-    subprocess.run([sys.executable, *SWEEP], cwd=folder, env=environment | one_thread, capture_output=True, check=True)
+    done = subprocess.run([sys.executable, *SWEEP], cwd=folder, env=environment | one_thread, capture_output=True)
+    assert done.returncode == _FAILED
     return folder
 
 
@@ -170,7 +173,7 @@ def sweeps(alone, environment, tmp_path_factory):
 def test_trials_in_several_processes_share_a_transfer_phase_and_give_the_figures_of_one_process(
     engine, alone, sweeps, environment
 ):
-    folder = end(sweeps[engine])
+    folder = end(sweeps[engine], _FAILED)
     expected, found = records(alone), records(folder)
     for trials in (expected, found):  # the words depend on whether another trial has left the transfer phase
         assert trials.pop("mixed5")["error"].startswith("finetune.thaw_from is 'mixed5'")
@@ -194,7 +197,7 @@ def gone_on(alone, sweeps, environment, tmp_path_factory):
     this trial's file was last written. Whoever runs the second trial is left alone: Ray ends it, submitit does not."""
     folders, left, times = copies(alone, tmp_path_factory.mktemp("killed")), [], {}
     for started in sweeps.values():
-        end(started)  # first: one at a time takes no longer
+        end(started, _FAILED)  # first: one at a time takes no longer
     sweep = [*SWEEP[:-1], "finetune.thaw_from=auto,mixed1"]
     with at_once(folders, environment, [*sweep, "hydra.sweeper.max_batch_size=1"]) as started:
         while len(times) < len(started):

@@ -30,12 +30,16 @@ def test_a_search_is_checked_at_both_ends_of_its_intervals(project):
     pytest.importorskip("optuna")
     rates = "finetune.learning_rate=tag(log,interval(1e-5,1))"
     asked = plan(["hydra/sweeper=optuna", "hydra.sweeper.n_trials=7", rates])
+    assert asked.trials == [["finetune.learning_rate=1e-05"], ["finetune.learning_rate=1.0"]], (
+        "what was asked for alone"
+    )
+    asked = plan(["hydra/sweeper=optuna_recipe", "hydra.sweeper.n_trials=7", rates])
     assert asked.total == 7
     assert is_search(asked.hydra)
     joined = [" ".join(trial) for trial in asked.trials]
     assert any("finetune.learning_rate=1e-05" in trial for trial in joined)
     assert any("finetune.learning_rate=1.0" in trial for trial in joined)
-    for layer in ("mixed5", "mixed6", "mixed7"):  # of conf/hydra/sweeper/optuna.yaml
+    for layer in ("mixed5", "mixed6", "mixed7"):  # of conf/hydra/sweeper/optuna_recipe.yaml
         assert any(f"model.cut_layer={layer}" in trial for trial in joined)
     for trial in asked.trials:
         compose_trial(trial)
@@ -44,7 +48,7 @@ def test_a_search_is_checked_at_both_ends_of_its_intervals(project):
 def test_what_is_searched_names_the_search_and_how_long_does_not(project):
     pytest.importorskip("optuna")
     first, longer, other = (
-        plan(["hydra/sweeper=optuna", *more]).text
+        plan(["hydra/sweeper=optuna_recipe", *more]).text
         for more in (["hydra.sweeper.n_trials=3"], ["hydra.sweeper.n_trials=30"], ["model.dropout=0"])
     )
     assert first == longer != other
@@ -60,6 +64,7 @@ def test_what_is_searched_names_the_search_and_how_long_does_not(project):
         (["study=worth_it", "hydra/sweeper=optuna"], ["a search takes no folds"]),
         (["finetune.learning_rate=interval(1e-5,1e-3)"], ["hydra/sweeper=optuna"]),
         (["hydra/sweeper=optna"], ["optna"]),
+        (["hydra/sweeper=optuna", "transfer.epochs=1"], ["nothing to search", "optuna_recipe"]),
         (["model=glob(*)"], ["not a list of values"]),
         (["a b"], ["not a list of overrides"]),
     ],

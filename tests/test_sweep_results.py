@@ -10,6 +10,7 @@ from frostline.sweep.results import (
     describe,
     headline,
     in_order,
+    lowest_loss,
     rank,
     read_trials,
     recipe,
@@ -46,6 +47,21 @@ def test_settings_are_ranked_by_the_mean_over_seeds_not_by_the_luckiest_one():
     assert second.mean() == pytest.approx(0.45)
 
 
+def test_the_better_phase_ranks_and_both_figures_are_said():
+    trials = [
+        trial(0.40, transfer_loss=0.50, model__cut_layer="mixed5"),
+        trial(0.60, transfer_loss=0.30, model__cut_layer="mixed6"),
+    ]
+    first, second = rank(trials)
+    assert (first.label, first.phase, first.mean()) == ("model.cut_layer=mixed6", "transfer", 0.30)
+    assert (second.phase, second.mean()) == ("finetune", 0.40)
+    assert lowest_loss(trials[1]) == 0.30
+    text = describe(trials, None)
+    assert "mixed6, validation loss 0.3000 after transfer, 0.6000 after fine-tuning." in text
+    assert "In 1 of 2 settings fine-tuning made it worse" in text
+    assert "| 1 | `model.cut_layer=mixed6` | 1 | 0.3000 | 0.6000 |" in text
+
+
 def test_a_setting_of_which_a_seed_failed_cannot_win():
     trials = [
         trial(0.1, model__cut_layer="mixed5", seed=1),
@@ -55,6 +71,7 @@ def test_a_setting_of_which_a_seed_failed_cannot_win():
     ]
     assert [setting.values["model.cut_layer"] for setting in rank(trials)] == ["mixed6", "mixed5"]
     assert "`model.cut_layer=mixed5 seed=2`: failed, out of memory\n" in describe(trials, None)
+    assert headline(trials).startswith("Best of 3 of 4 trials: ")
 
 
 def test_only_what_differs_is_named():
@@ -62,7 +79,10 @@ def test_only_what_differs_is_named():
     assert swept_keys(trials) == ["seed"]
     (setting,) = rank(trials)
     assert setting.values == {}
-    assert headline(trials) == "Best of 2 trials: default, validation loss 0.1500 ± 0.0707, mean of 2 seeds."
+    assert headline(trials) == (
+        "Best of 2 trials: default, validation loss 0.7000 after transfer, 0.1500 ± 0.0707 after fine-tuning, "
+        "mean of 2 seeds."
+    )
     assert headline([trial(seed=1) | {"error": "no"}]) == "None of 1 trial finished."
 
 
@@ -116,4 +136,4 @@ def test_the_test_figures_stand_apart_from_the_ranking():
     assert "log loss 0.1235, accuracy 0.9000 (1,500 images)" in text
     ranking = text[text.index("| |") :]
     assert "0.1235" not in ranking
-    assert "| 1 | `model.dropout=0` | 1 | 0.3000 | 0.3000 |" in ranking
+    assert "| 1 | `model.dropout=0` | 1 | 0.7000 | 0.3000 | 0.3000 |" in ranking

@@ -28,6 +28,7 @@ def loss_of(params):
 def record_of(trial):
     return {
         "overrides": sweep_search.overrides_of(trial, FIXED),
+        "transfer": {"validation/loss": loss_of(trial.params) + 1},
         "finetune": {"validation/loss": loss_of(trial.params)},
     }
 
@@ -72,7 +73,11 @@ def test_a_trial_worse_than_the_median_after_as_many_epochs_is_given_up():
         hopeless = sweep_search.reporter(STORAGE, "name", trial.number)
         assert not hopeless(1, loss), "three trials are needed to learn from"
         assert not hopeless(2, loss / 2)
-        sweep_search.tell(study, trial, {"overrides": [], "finetune": {"validation/loss": loss / 2}})
+        sweep_search.tell(
+            study,
+            trial,
+            {"overrides": [], **{phase: {"validation/loss": loss / 2} for phase in ("transfer", "finetune")}},
+        )
     trial = sweep_search.next_trial(study, SPACE, seed=1, parallel=True)
     assert not sweep_search.reporter(STORAGE, "name", trial.number)(1, 1.9)
     again = sweep_search.reporter(STORAGE, "name", trial.number)  # as after its process was killed

@@ -3,7 +3,10 @@ import os
 import pty
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
+
+from rich.console import Console
 
 from frostline.sweep.table import print_summary, print_trials, watching
 
@@ -23,7 +26,7 @@ def test_lines_where_there_is_no_terminal(tmp_path, capsys):
         finish(tmp_path, 0, 0.5)
         finish(tmp_path, 1, None, error="no memory\nmore")
     lines = capsys.readouterr().err.splitlines()
-    assert "seed=0 model.dropout=0: validation loss 0.5000" in lines
+    assert "seed=0 model.dropout=0: validation loss 0.5000 after transfer, 0.5000 after fine-tuning" in lines
     assert "seed=1 model.dropout=1: failed, no memory" in lines
     assert lines[-1].startswith("2/3 trials")
     assert "\x1b" not in "".join(lines)
@@ -74,6 +77,18 @@ def test_a_live_table_on_a_terminal_above_the_bars_and_gone_after_an_interrupt(t
     assert text.index("1 of 2 trials") < text.rindex("transfer 1/1")
     assert text.count("\x1b[?25h") >= 1, "the cursor is shown again"
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")
+
+
+def test_numbers_are_never_broken_over_lines(tmp_path, monkeypatch):
+    long = "model.cut_layer=a_layer_with_a_name_that_takes_a_line_of_its_own"
+    trials = [finish(tmp_path, number, loss) for number, loss in enumerate((0.123456, 0.5, 0.25, 0.75))]
+    for number, trial in enumerate(trials):
+        trial["overrides"] = [f"seed={number % 2}", f"{long}_{number // 2}"]
+    written = StringIO()
+    monkeypatch.setattr("frostline.sweep.table.Console", lambda: Console(file=written, width=60, force_terminal=True))
+    print_trials(trials)
+    assert "0.3117 ± 0.2663" in written.getvalue()
+    assert "0.5000 ± 0.3536" in written.getvalue()
 
 
 def test_the_table_at_the_end_names_the_reasons(tmp_path, capsys):

@@ -152,17 +152,21 @@ def test_a_trial_that_is_given_up_leaves_nothing_and_its_transfer_phase_serves_t
     assert trials.run(other, shared, memory, nothing) == result, "the model was set back to the last bit"
     bars(capsys)
 
-    figures = trials.score_on_test(other, shared, memory)
+    figures = trials.score_on_test(other, shared, memory, "finetune")
     assert figures["images"] == len(shared.data.labels("test"))
     assert figures["loss"] > 0
     assert bars(capsys) == ["features"], "the best trial's model is in memory"
-    assert trials.score_on_test(other, shared, memory) == figures
+    assert trials.score_on_test(other, shared, memory, "finetune") == figures
     assert bars(capsys) == [], "the test set is looked at once"
 
-    (folder / f".frostline/trials/{trials.trial_key(other, shared)}.test.json").unlink()
+    (folder / f".frostline/trials/{trials.trial_key(other, shared)}.finetune.test.json").unlink()
     memory.best_key = "another trial's"
-    assert trials.score_on_test(other, shared, memory) == figures
+    assert trials.score_on_test(other, shared, memory, "finetune") == figures
     assert bars(capsys) == ["finetune 1/1"], "its model is made again"
+    after_transfer = trials.score_on_test(other, shared, memory, "transfer")
+    assert after_transfer["images"] == figures["images"]
+    assert after_transfer["loss"] != figures["loss"]
+    assert not any("/" in name for name in bars(capsys)), "the transfer phase's model is in its file"
 
     trials.forget(other, shared)
     assert trials.stored(other, shared) is None

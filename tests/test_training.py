@@ -108,10 +108,16 @@ def test_a_loss_that_is_no_number_ends_the_training_and_is_not_gone_on_from(exam
     assert not checkpoint.exists()
 
 
-def test_epochs_are_reported_as_they_come(examples):
+def test_epochs_are_reported_as_they_come(examples, capsys):
     seen = []
     history = run(make_model(), examples, on_epoch=seen.append)
     assert seen == history
+    lines = [line for line in capsys.readouterr().err.splitlines() if ": epoch " in line]
+    for line, (number, *figures) in zip(lines, (epoch.values() for epoch in history), strict=True):
+        loss, accuracy, *validation = (f"{value:.{3 + (place % 2 == 0)}f}" for place, value in enumerate(figures))
+        said = f"transfer: epoch {number}: loss {loss} accuracy {accuracy}, validation {' '.join(validation)}"
+        assert line == said if number == len(history) else line.startswith(f"{said}; about ")
+    assert lines[0].endswith(" s left")
 
 
 class KilledError(Exception):

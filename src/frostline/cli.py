@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from frostline.common.files import read_json
-from frostline.config.paths import AUDIT, AUDIT_TABLE, CLASSIFIER, CORRECTIONS, EVALUATION, METRICS, REPORT
+from frostline.config.paths import AUDIT, AUDIT_TABLE, CLASSIFIER, CORRECTIONS, EVALUATION, FIGURES, REPORT
+from frostline.config.project import check_project
 from frostline.runtime import own_process
 from frostline.runtime.errors import FrostlineError, check_installed, in_one_line
 from frostline.runtime.logs import show_as_asked
@@ -173,6 +174,7 @@ def _settings(texts: Sequence[str]) -> dict[str, str]:
 
 
 def _audit(arguments: argparse.Namespace) -> int:
+    check_project()
     check_installed("`frostline audit`", "audit", "cleanlab")
     from frostline.audit.run import audit
 
@@ -182,10 +184,24 @@ def _audit(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check_model(path: Path) -> None:
+    """Raise FrostlineError where there is no model at `path`, before TensorFlow is imported for it."""
+    if path.exists():
+        return
+    if path == CLASSIFIER:
+        check_project()
+        raise FrostlineError(f"{path} not found: no model was trained here yet. {_TRAIN}")
+    raise FrostlineError(f"{path} not found. {_TRAIN}")
+
+
+_TRAIN = "Train one: `frostline train FOLDER`, or `dvc repro` for the settings of params.yaml."
+
+
 def _predict(arguments: argparse.Namespace) -> int:
     from frostline.runtime.progress import track
     from frostline.serving.predict import COLUMNS, find_images, predict_files, write_table
 
+    _check_model(arguments.model)
     files = find_images(arguments.places)
     predictions = predict_files(arguments.model, files, arguments.threshold)
     if arguments.output:
@@ -214,6 +230,7 @@ def _predict(arguments: argparse.Namespace) -> int:
 
 def _serve(arguments: argparse.Namespace) -> int:
     check_installed("`frostline serve`", "serve", "starlette", "uvicorn", "python_multipart")
+    _check_model(arguments.model)
     from frostline.serving.server import serve
 
     try:
@@ -224,6 +241,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
+    _check_model(arguments.model)
     from frostline.models.saving import load_trained
     from frostline.serving.export import check_images, default_path, export
 
@@ -245,12 +263,15 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    if not METRICS.is_file():
-        raise FrostlineError(f"{METRICS} not found.\nRun `dvc repro` first.")
-    metrics = read_json(METRICS)
+    check_project()
+    verdict = EVALUATION / "verdict.md"
+    if not (verdict.is_file() and FIGURES.is_file()):  # the figures alone may have come with a clone
+        came = f"; the figures in {FIGURES.parent}/ came with the clone" if FIGURES.is_file() else ""
+        raise FrostlineError(f"no model was evaluated on this machine yet{came}. {_TRAIN}")
+    metrics = read_json(FIGURES)
     table = Table(title=f"Test set: {metrics['verdict']['images']} images, 95% intervals", box=box.SIMPLE_HEAD)
     for column in ("", "transfer", "finetune", "difference"):
-        table.add_column(column, justify="right" if column else "left")
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
     for name in metrics["difference"]:
         if not name.endswith(("_low", "_high")):
             cells = (_with_interval(metrics[column], name, sign) for column, sign in _COMPARED)
@@ -261,7 +282,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         told = ", ".join(f"{name} {metrics[part][name]:.3f}" for name in ("log_loss", "accuracy"))
         console.print(f"{what}: {told}", highlight=False)
     console.print()
-    console.print((EVALUATION / "verdict.md").read_text(encoding="utf-8").strip().replace("**", ""), highlight=False)
+    console.print(verdict.read_text(encoding="utf-8").strip().replace("**", ""), highlight=False)
     console.print(f"\nReport: {REPORT}   Predictions: {EVALUATION}/predictions.csv\nRuns:   make ui", highlight=False)
     return 0
 
@@ -314,6 +335,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 def _cache_ls(arguments: argparse.Namespace) -> int:
     from frostline.features.cache import entries
 
+    check_project()
     rows = entries()
     for entry in rows:
         print(f"{entry.layer:<20} {entry.count:>8} images {entry.bytes / 2**20:>9.1f} MiB")
@@ -324,6 +346,7 @@ def _cache_ls(arguments: argparse.Namespace) -> int:
 def _cache_prune(arguments: argparse.Namespace) -> int:
     from frostline.features.cache import prune
 
+    check_project()
     deleted = prune(arguments.keep_gib)
     print(f"deleted {len(deleted)} entries, {sum(entry.bytes for entry in deleted) / 2**20:.1f} MiB")
     return 0

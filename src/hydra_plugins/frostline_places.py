@@ -15,6 +15,7 @@ from omegaconf.errors import InterpolationResolutionError
 from frostline.runtime.errors import FrostlineError
 from frostline.sources.folder import check_folder
 
+_EXAMPLES = {"data.path": "../pictures", "weights.path": "../weights.h5"}
 _ELSEWHERE = {"--queue", "--temp"}
 """With these, DVC runs in a copy of the project."""
 
@@ -60,7 +61,7 @@ def own_file(_parent_: DictConfig) -> str:
 def _path_and_place(key: str, section: DictConfig) -> tuple[str, Path]:
     """The path of `section`, and where it is, taken from the project's folder."""
     if OmegaConf.is_missing(section, "path"):
-        raise InterpolationResolutionError(f"{key} has no value; give it one, e.g. {key}=...")
+        raise InterpolationResolutionError(f"{key} has no value; say where it is, e.g. {key}={_EXAMPLES[key]}")
     path = section.path
     if not isinstance(path, str) or not path:
         raise _error(key, f"{path!r} is no text. A name that reads as something else is written {key}=./NAME")

@@ -31,12 +31,12 @@ def test_every_output_is_there(clone):
     outs = [out["path"] for stage in lock["stages"].values() for out in stage["outs"]]
     assert all((clone.root / out).exists() for out in outs)
     assert list(lock["stages"]) == STAGES
-    assert clone.json("reports/metrics.json")["verdict"]["chosen"] in ("transfer", "finetune")
+    assert clone.json("reports/figures.json")["verdict"]["chosen"] in ("transfer", "finetune")
     rows = list(csv.DictReader((clone.root / "reports/evaluation/submission.csv").open()))
     assert [row["id"] for row in rows] == [str(n) for n in range(1, 7)]
     assert all(0 <= float(row["label"]) <= 1 for row in rows)
     predictions = list(csv.DictReader((clone.root / "reports/evaluation/predictions.csv").open()))
-    assert len(predictions) == clone.json("reports/metrics.json")["verdict"]["images"] == 16
+    assert len(predictions) == clone.json("reports/figures.json")["verdict"]["images"] == 16
 
 
 def test_a_second_repro_runs_nothing(clone):
@@ -55,7 +55,7 @@ def test_mlflow_holds_the_parent_and_its_runs(clone):
     runs = {run.data.tags["frostline.phase"]: run for run in clone.runs()[:4]}
     assert set(runs) == {"pipeline", "transfer", "finetune", "evaluate"}
     parent = runs["pipeline"].info.run_id
-    metrics = clone.json("reports/metrics.json")
+    metrics = clone.json("reports/figures.json")
     for phase in ("transfer", "finetune"):
         run = runs[phase]
         assert run.data.tags["mlflow.parentRunId"] == parent
@@ -126,8 +126,19 @@ def test_the_fetch_stages_and_preprocess_import_no_tensorflow(clone):
         clone.python("-c", code.format(stage))
 
 
+def test_what_dvc_shows_of_the_figures_fits_a_terminal(clone):
+    shown = clone.dvc("metrics", "show")
+    assert max(map(len, shown.splitlines())) <= 120
+    figures, metrics = clone.json("reports/figures.json"), clone.json("reports/metrics.json")
+    assert metrics["log_loss"] == figures["in_use"]["log_loss"]
+    assert all(metrics[f"{phase}/log_loss"] == figures[phase]["log_loss"] for phase in ("transfer", "finetune"))
+    losses = [clone.json(f"reports/{phase}.json")["validation/loss"] for phase in ("transfer", "finetune")]
+    assert metrics["validation_loss"] == pytest.approx(min(losses), rel=1e-5)
+
+
 def test_predict_and_compare(clone):
     table = clone.python("-m", "frostline.cli", "compare")
+    assert max(map(len, table.splitlines())) <= 120
     assert "log_loss" in table
     assert "transfer" in table
     assert "Guessing by class shares: log_loss 0.69" in table
@@ -219,7 +230,7 @@ def test_a_threshold_runs_only_evaluate_and_all_that_predicts_follows_it(clone):
     assert [one["class"] for one in said] == predicted
     in_use = [float(row["in_use"]) for row in rows]
     np.testing.assert_allclose([one["probabilities"]["dog"] for one in said], in_use, atol=2e-3)
-    assert clone.json("reports/metrics.json")["in_use"]["temperature"] != 1
+    assert clone.json("reports/figures.json")["in_use"]["temperature"] != 1
 
     champion = clone.client().get_model_version_by_alias("frostline-sample", "champion")
     assert champion.tags["frostline.threshold"] == str(threshold)

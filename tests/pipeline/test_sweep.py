@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from clone import Clone, ran
+from frostline.sweep.results import lowest_loss
 
 pytestmark = pytest.mark.slow
 
@@ -24,8 +25,8 @@ SMALL = ("model.cut_layer=mixed1", "transfer.epochs=1")  # what is quick to fine
 
 
 class Sweeps(Clone):
-    def sweep(self, *arguments):
-        return self.python("-m", "frostline.sweep", "-m", *arguments)
+    def sweep(self, *arguments, code=0):
+        return self.python("-m", "frostline.sweep", "-m", *arguments, code=code)
 
     def kill_sweep_after(self, trials, *arguments):
         """Start a sweep, kill -9 it as soon as it has so many trials, and return its folder."""
@@ -87,10 +88,11 @@ def test_a_killed_sweep_goes_on_where_it_stopped(clone):
     after = clone.stored()
     assert before.items() <= after.items(), "what was finished is not run again"
     assert sum(name.endswith(".test.json") for name in after) == 1, "the test set is for the winner alone"
-    losses = [trial["finetune"]["validation/loss"] for trial in trials]
+    losses = [lowest_loss(trial) for trial in trials]
     winner = trials[losses.index(min(losses))]
     rate = next(part for part in winner["overrides"] if part.startswith("finetune.learning_rate"))
-    assert f"Best of 3 trials: {rate}, validation loss {min(losses):.4f}" in output
+    after = [f"{winner[phase]['validation/loss']:.4f}" for phase in ("transfer", "finetune")]
+    assert f"Best of 3 trials: {rate}, validation loss {after[0]} after transfer, {after[1]} after fine-" in output
     assert "On the test set, looked at once" in output
     assert trials[0]["transfer"] == trials[1]["transfer"] == trials[2]["transfer"]
     assert "transfer 1/1" not in output, "the trials share the phase that the killed process trained"
@@ -134,7 +136,7 @@ def test_the_same_sweep_again_trains_nothing_and_says_the_same(clone):
 
 def test_the_pipeline_rebuilds_the_winner_to_the_same_figures(clone):
     folder = clone.folders()[-1]
-    winner = min(clone.trials(folder), key=lambda trial: trial["finetune"]["validation/loss"])
+    winner = min(clone.trials(folder), key=lowest_loss)
     assert (folder / "best.yaml").read_bytes() == (clone.root / "conf/experiment/swept.yaml").read_bytes()
     assert ran(clone.dvc("exp", "run", "-S", "experiment=swept")) == ["transfer", "finetune", "evaluate"]
     for phase in ("transfer", "finetune"):
@@ -142,7 +144,8 @@ def test_the_pipeline_rebuilds_the_winner_to_the_same_figures(clone):
         assert (clone.root / f"reports/{phase}.json").read_text() == expected
     (test,) = (clone.root / ".frostline/trials").glob("*.test.json")
     log_loss = json.loads(test.read_text())["loss"]
-    assert clone.json("reports/metrics.json")["finetune"]["log_loss"] == pytest.approx(log_loss, rel=1e-4)
+    figures = clone.json("reports/figures.json")
+    assert figures[figures["verdict"]["chosen"]]["log_loss"] == pytest.approx(log_loss, rel=1e-4)
 
 
 @pytest.mark.skipif(find_spec("optuna") is None, reason="needs the extra frostline[optuna]")
@@ -173,27 +176,35 @@ def test_queued_experiments_run_show_and_apply(clone):
     subprocess.run(["git", "commit", "-qm", "winner"], cwd=clone.root, check=True, env=clone.environment)
     rates = ("0.0002", "0.0005")
     options = ["-S", "experiment=swept", "-S", f"finetune.learning_rate=choice({','.join(rates)})"]
-    clone.dvc("exp", "run", "--queue", *options, "finetune")
+    clone.dvc("exp", "run", "--queue", *options)
     logged = len(clone.phases("finetune"))
     output = clone.dvc("exp", "run", "--run-all")
-    assert ran(output) == ["finetune", "finetune"]
+    assert ran(output) == ["finetune", "evaluate"] * 2
     assert "features:" not in output, "queued experiments use the project's cache"
     assert len(clone.phases("finetune")) == logged + 2, "and log to its MLflow store"
 
-    columns = ["--only-changed", "--drop", ".*(/|_low|_high)", "--keep", ".*validation/loss"]
-    table = list(csv.DictReader(io.StringIO(clone.dvc("exp", "show", "--csv", *columns))))
+    columns = ["--only-changed", "--drop", ".*/"]  # as README.md has it
+    table = clone.run("env", "COLUMNS=120", sys.executable, "-m", "dvc", "exp", "show", *columns)
+    assert "finetune.learning_rate" in table
+    assert "…" not in table
+    table = list(csv.DictReader(io.StringIO(clone.dvc("exp", "show", "--csv", "--only-changed"))))
     done = {row["finetune.learning_rate"]: row for row in table if row["State"] == "Success"}
     assert sorted(done) == sorted(rates)
-    losses = {rate: float(row["reports/finetune.json:validation/loss"]) for rate, row in done.items()}
+    losses = {rate: float(row["finetune/log_loss"]) for rate, row in done.items()}
     assert len(set(losses.values())) == 2
-    assert len(table[0]) < 30, "columns that fit a screen"
 
     better = min(losses, key=losses.get)
     clone.dvc("exp", "apply", done[better]["Experiment"])
     params = yaml.safe_load((clone.root / "params.yaml").read_text())
     assert params["finetune"]["learning_rate"] == float(better)
-    assert clone.json("reports/finetune.json")["validation/loss"] == losses[better]
-    assert ran(clone.dvc("repro", "finetune")) == []
+    assert clone.json("reports/metrics.json")["finetune/log_loss"] == losses[better]
+    assert ran(clone.dvc("repro")) == []
+
+
+def test_a_single_trial_without_m_is_told_as_well(clone):
+    output = clone.python("-m", "frostline.sweep", *SMALL, "finetune.learning_rate=1e-5")
+    assert "Best of 1 trial: " in output
+    assert "On the test set, looked at once" in output
 
 
 STUDY = ("study=worth_it", "folds=3", "seed=1", "finetune.epochs=1", *SMALL)
@@ -251,11 +262,13 @@ def test_a_sweeps_mistakes_cost_one_line_and_no_training(clone):
 def test_a_trial_that_fails_does_not_stop_the_others_and_force_runs_all_again(clone):
     """The last test: mixed1 above mixed5 cannot be; the other trial has run before."""
     before = clone.stored()
-    output = clone.sweep("--force", *SMALL, "finetune.thaw_from=mixed5,auto", "finetune.learning_rate=1e-5")
+    output = clone.sweep("--force", *SMALL, "finetune.thaw_from=mixed5,auto", "finetune.learning_rate=1e-5", code=1)
     trials = clone.trials(clone.folders()[-1])
     assert "above model.cut_layer" in trials[0]["error"]
     assert "failed: finetune.thaw_from is 'mixed5', above model.cut_layer='mixed1'" in output
     assert "finetune" in trials[1]
+    assert "Best of 1 of 2 trials: " in output
+    assert "error: 1 of 2 trials failed: finetune.thaw_from is 'mixed5'" in output
     assert "transfer 1/1" in output
     again = [name for name, time_written in clone.stored().items() if before.get(name, 0) != time_written]
     assert any(name in before for name in again), "the same trial, written again"

@@ -133,7 +133,7 @@ def test_it_wants_a_project_in_a_git_repository(tmp_path, clone):
     ended = subprocess.run(command, cwd=tmp_path, env=clone.environment, capture_output=True, text=True)
     assert ended.returncode == 1
     assert "is no Frostline project" in ended.stderr
-    assert len(ended.stderr.splitlines()) == 2
+    assert len(ended.stderr.splitlines()) == 1
     (tmp_path / "conf").mkdir()
     (tmp_path / "conf/config.yaml").write_text("")
     (tmp_path / "dvc.yaml").write_text("")

@@ -151,7 +151,7 @@ def _understood(listing: Listing, reading: Reading) -> str:
         kept = listing.understood.replace("pooled from", "with the splits")
         return kept + (f"; {' and '.join(missing)} cut from train" if missing else "")
     can_be_kept = "train" in parts and len(parts - {None}) > 1
-    return listing.understood + ("; keep its own splits with preprocess.splits=given" if can_be_kept else "")
+    return listing.understood + ("; split anew: preprocess.splits=given keeps its own" if can_be_kept else "")
 
 
 def _classes(listing: Listing, where: str) -> list[str]:

@@ -7,7 +7,16 @@ from typing import Any
 import numpy as np
 
 from frostline.common.files import read_json, replacing, sha256_of, write_json, write_text
-from frostline.config.paths import BACKBONE_WEIGHTS, CLASSIFIER, DATA_SUMMARY, EVALUATION, METRICS, MODELS, REPORT
+from frostline.config.paths import (
+    BACKBONE_WEIGHTS,
+    CLASSIFIER,
+    DATA_SUMMARY,
+    EVALUATION,
+    FIGURES,
+    METRICS,
+    MODELS,
+    REPORT,
+)
 from frostline.config.settings import Config
 from frostline.data.dataset import SPLITS, UNLABELLED, Dataset
 from frostline.evaluation.predictions import write_predictions, write_submission
@@ -139,7 +148,7 @@ def _mirrored(predict: Predict, data: Dataset, split: str, config: Config) -> np
 
 
 def write_assessment(found: Assessment, trained: Trained) -> None:
-    """Write the stage's outputs: classifier.keras, reports/evaluation, metrics.json and report.html.
+    """Write the stage's outputs: classifier.keras, reports/evaluation, metrics.json, figures.json and report.html.
 
     `found`: what `assess` found of what was `trained`.
     """
@@ -161,7 +170,8 @@ def write_assessment(found: Assessment, trained: Trained) -> None:
             write_submission(folder / "submission.csv", data, found.effects[-1].calibration.apply(asked, mirrored))
         write_text(folder / "verdict.md", f"{found.note}\n")
     submission = {"submission": found.effects[-1].as_metrics()}
-    write_json(METRICS, found.evaluation.as_metrics(data.classes) | submission)
+    write_json(METRICS, found.evaluation.compared())
+    write_json(FIGURES, found.evaluation.as_metrics(data.classes) | submission)
     write_report(REPORT, _report(found, trained))
 
 

@@ -69,7 +69,7 @@ class CalibrationEffect:
     """95%, paired bootstrap, of the difference."""
 
     def as_metrics(self) -> dict[str, float]:
-        """Plain numbers, six significant digits, as reports/metrics.json has them."""
+        """Plain numbers, six significant digits, as reports/figures.json has them."""
         values = {
             "temperature": self.calibration.temperature,
             "clip": self.calibration.clip,

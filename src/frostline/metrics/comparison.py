@@ -100,8 +100,19 @@ class Evaluation:
         """The class that has the figure lowest_recall, the first of several."""
         return int(np.nanargmin(recalls(self.confusion[phase])))
 
+    def compared(self) -> dict[str, float]:
+        """The few figures by which people compare runs, six significant digits, as reports/metrics.json has them.
+
+        Accuracy and log loss of the model in use, on the test images; the validation loss that chose it; and, as
+        "transfer/log_loss", by phase the log loss as in `as_metrics`.
+        """
+        found = {name: self.in_use[name] for name in ("accuracy", "log_loss")}
+        found["validation_loss"] = self.choice.losses[self.choice.phase]
+        found |= {f"{phase}/log_loss": values["log_loss"] for phase, values in self.figures.items()}
+        return {name: rounded(value) for name, value in found.items()}
+
     def as_metrics(self, classes: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Return plain numbers, six significant digits, nested as reports/metrics.json is; `classes`: their names.
+        """Return plain numbers, six significant digits, nested as reports/figures.json is; `classes`: their names.
 
         The ends of a 95% interval are ``<figure>_low`` and ``<figure>_high``.
         """

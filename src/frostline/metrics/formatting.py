@@ -20,5 +20,5 @@ def p_text(p_value: float) -> str:
 
 
 def rounded(value: float) -> float:
-    """`value` with six significant digits, as metrics.json has it."""
+    """`value` with six significant digits, as metrics.json and figures.json have it."""
     return float(f"{value:.6g}") + 0.0  # + 0.0: no negative zero

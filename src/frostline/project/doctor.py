@@ -23,9 +23,9 @@ import psutil  # type: ignore[import-untyped]  # comes with DVC, without types
 from frostline.config.load import load_params
 from frostline.config.local import read_local
 from frostline.config.paths import PARAMS
+from frostline.config.project import check_repository
 from frostline.config.settings import Config
 from frostline.features.cache import entries
-from frostline.project.train import check_project
 from frostline.runtime import hardware
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.process_pool import cores
@@ -275,7 +275,7 @@ def kaggle(environment: Mapping[str, str], home: Path) -> Finding:
 def project() -> Finding:
     """Whether DVC can work in the current folder, and what was set for good."""
     try:
-        check_project()
+        check_repository()
         if not Path(".dvc").is_dir():
             raise FrostlineError("DVC is not set up here: run `dvc init`.")
         if shutil.which("git") is None:

@@ -19,33 +19,46 @@ _log = logging.getLogger(__name__)
 
 CONSOLE = Console(stderr=True)
 """One for all, so that the bars of the work at hand appear below a table that is live on it."""
+_WIDE = 140  # columns
+
+
+def in_words(seconds: float) -> str:
+    """A time that is left, as people say it: "20 s", "5 min", "3.5 h"."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{round(seconds)} s"
+    return f"{minutes} min" if minutes < 120 else f"{seconds / 3600:.1f} h"
 
 
 @contextmanager
-def track(name: str, total: int, unit: str, start: int = 0) -> Iterator[Callable[[int], None]]:
-    """Yield a function that reports that so many more `unit`s of `total` are done; `start` were done before."""
+def track(name: str, total: int, unit: str, start: int = 0) -> Iterator[Callable[..., None]]:
+    """Yield a function that reports that so many more `unit`s of `total` are done; `start` were done before.
+
+    It also takes a text, which is shown beside the bar where the terminal is wide enough.
+    """
     begun, done = time.monotonic(), 0
     progress = Progress(
         TextColumn("{task.description:<12}"),
-        BarColumn(),
+        BarColumn(20),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        *([TextColumn("{task.fields[told]}")] if CONSOLE.width >= _WIDE else []),
         console=CONSOLE,
         disable=not (CONSOLE.is_terminal and _log.isEnabledFor(logging.INFO)),
         transient=True,
     )
-    task = progress.add_task(name, total=total, completed=start, rate="")
+    task = progress.add_task(name, total=total, completed=start, rate="", told="")
 
     def rate() -> str:
         return f"{done / max(time.monotonic() - begun, 1e-9):,.0f} {unit}/s"
 
-    def advance(count: int) -> None:
+    def advance(count: int, told: str = "") -> None:
         nonlocal done
         done += count
-        progress.update(task, advance=count, rate=rate())
+        progress.update(task, advance=count, rate=rate(), told=told)
 
     with progress:
         yield advance

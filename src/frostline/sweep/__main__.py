@@ -3,15 +3,18 @@
 import signal
 import sys
 
+from frostline.config.project import check_project
 from frostline.runtime import own_process
 from frostline.runtime.errors import FrostlineError, in_one_line
 from frostline.runtime.logs import show_as_asked
-from frostline.sweep.run import run
 
 if __name__ == "__main__":
     own_process.begin()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
+        check_project()
+        from frostline.sweep.run import run  # here: Hydra and what else takes time
+
         run(show_as_asked(sys.argv[1:]))
     except FrostlineError as error:
         sys.exit(f"error: {error}")

@@ -4,22 +4,25 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from frostline.common.phase_names import PhaseName
 from frostline.sweep.results import Record, Setting, values_of
 
 
 def close_to_best(settings: Sequence[Setting]) -> str:
     """Say in a sentence which of the ranked `settings` are within chance of the first.
 
-    By the validation loss after fine-tuning, image by image, at a level that is corrected for their number; the luck of
-    training is in it only as far as seeds were swept. Empty where there is nothing to compare, or where the settings
-    were not trained with the same seeds.
+    By the validation loss of each one's better phase, image by image, at a level that is corrected for their number;
+    the luck of training is in it only as far as seeds were swept. Empty where there is nothing to compare, or where the
+    settings were not trained with the same seeds.
     """
     from frostline.studies.cross_validation import within_chance
 
     seeds = [sorted(values_of(trial).get("seed", "") for trial in setting.trials) for setting in settings]
     if len(settings) < 2 or any(each != seeds[0] for each in seeds):
         return ""
-    losses = np.stack([np.stack([_losses(trial) for trial in _by_seed(setting)]) for setting in settings])
+    losses = np.stack(
+        [np.stack([_losses(trial, setting.phase) for trial in _by_seed(setting)]) for setting in settings]
+    )
     images = losses.shape[2]
     within = within_chance(losses, np.arange(images)).within
     close = [setting.label for setting, near in zip(settings[1:], within[1:], strict=True) if near]
@@ -33,12 +36,12 @@ def _by_seed(setting: Setting) -> list[Record]:
     return sorted(setting.trials, key=lambda trial: values_of(trial).get("seed", ""))
 
 
-def _losses(trial: Record) -> np.ndarray:
-    """The log loss of each validation image after fine-tuning."""
+def _losses(trial: Record, phase: PhaseName) -> np.ndarray:
+    """The log loss of each validation image after `phase`."""
     from frostline.metrics.log_loss import log_losses
     from frostline.studies.tables import labels_of, probabilities_of
     from frostline.sweep.trials import held_out
 
     table = held_out(trial["key"])
-    table = table[table["phase"] == "finetune"]
+    table = table[table["phase"] == phase]
     return log_losses(labels_of(table), probabilities_of(table))

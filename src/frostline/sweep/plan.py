@@ -85,20 +85,7 @@ def plan(overrides: Sequence[str]) -> Plan:
     if engine:
         check_installed("this launcher", "sweeps", engine)
     swept = list({item.get_key_element(): item for item in asked}.values())  # the last one for a key counts
-    for override in swept:
-        if _section(override) == "study" and override.is_sweep_override():
-            raise FrostlineError(f"{override.input_line}: one study at a time.")
-        if _section(override) in _PREPARED:
-            raise FrostlineError(
-                f"{override.input_line}: a sweep runs on the data that is prepared in {PROCESSED}.\n"
-                f"Change it first: dvc exp run -S {override.key_or_group}=..."
-            )
-        if override.key_or_group == "folds" and override.is_sweep_override():
-            raise FrostlineError(f"{override.input_line}: how many folds there are is the same for all trials.")
-        if override.key_or_group == "fold" and override.is_sweep_override() and is_search(settings):
-            raise FrostlineError(f"{override.input_line}: a search takes no folds; leave out hydra/sweeper=optuna.")
-        if interval_in(override) and not is_search(settings):
-            raise FrostlineError(f"{override.input_line}: only a search takes an interval; add hydra/sweeper=optuna.")
+    _check_that_it_can_be_swept(swept, settings)
     try:
         assignments = [_assignments(override) for override in swept]
     except (HydraException, OmegaConfBaseException) as error:  # glob, which has no meaning here; a range in a list
@@ -111,6 +98,29 @@ def plan(overrides: Sequence[str]) -> Plan:
         return Plan(_each_value_once(assignments), settings.sweeper.n_trials, text, settings)
     trials = [list(each) for each in itertools.product(*assignments)]
     return Plan(trials, len(trials), text, settings)
+
+
+def _check_that_it_can_be_swept(swept: Sequence[Override], settings: Any) -> None:
+    search = is_search(settings)
+    for override in swept:
+        if _section(override) == "study" and override.is_sweep_override():
+            raise FrostlineError(f"{override.input_line}: one study at a time.")
+        if _section(override) in _PREPARED:
+            raise FrostlineError(
+                f"{override.input_line}: a sweep runs on the data that is prepared in {PROCESSED}.\n"
+                f"Change it first: dvc exp run -S {override.key_or_group}=..."
+            )
+        if override.key_or_group == "folds" and override.is_sweep_override():
+            raise FrostlineError(f"{override.input_line}: how many folds there are is the same for all trials.")
+        if override.key_or_group == "fold" and override.is_sweep_override() and search:
+            raise FrostlineError(f"{override.input_line}: a search takes no folds; leave out hydra/sweeper=optuna.")
+        if interval_in(override) and not search:
+            raise FrostlineError(f"{override.input_line}: only a search takes an interval; add hydra/sweeper=optuna.")
+    if search and not any(override.is_sweep_override() for override in swept):
+        raise FrostlineError(
+            "hydra/sweeper=optuna: there is nothing to search. Name it, e.g. model.dropout=0.2,0.5\n"
+            "'finetune.learning_rate=tag(log,interval(1e-6,1e-3))'; hydra/sweeper=optuna_recipe has a space of its own."
+        )
 
 
 def _hydras_settings(overrides: list[str]) -> Any:

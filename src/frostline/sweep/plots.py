@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.patches import Rectangle
 
+from frostline.common.phase_names import PHASES
 from frostline.fonts.lettering import width
 from frostline.report.style import COLOURS, INK, plain, wide_drawing
 from frostline.sweep.results import Setting, in_order, short
@@ -83,7 +84,7 @@ def heat_map(path: Path, settings: Sequence[Setting], row: str, column: str) -> 
 
 
 def parallel_coordinates(path: Path, settings: Sequence[Setting]) -> None:
-    """One line per setting through its values and its losses, coloured by the validation loss after fine-tuning."""
+    """One line per setting through its values and its losses, coloured by the validation loss of the better phase."""
     keys = list(settings[0].values)
     names = [*keys, "loss after\ntransfer", "loss after\nfine-tuning"]
     values: list[list[str]] = [[setting.values[key] for setting in settings] for key in keys]
@@ -92,7 +93,7 @@ def parallel_coordinates(path: Path, settings: Sequence[Setting]) -> None:
     with wide_drawing(path, 1.6 + 1.5 * len(names), 4.2) as figure:
         axes = figure.add_subplot()
         heights = [_draw_axis(axes, place, texts) for place, texts in enumerate(values)]
-        for place, phase in enumerate(("transfer", "finetune"), len(keys)):
+        for place, phase in enumerate(PHASES, len(keys)):
             heights.append(_draw_axis(axes, place, [f"{setting.mean(phase):.4f}" for setting in settings]))
         lines = np.array(heights)
         for index in reversed(range(len(settings))):  # the best last, on top
@@ -112,7 +113,7 @@ def parallel_coordinates(path: Path, settings: Sequence[Setting]) -> None:
         axes.tick_params(length=0)
         figure.suptitle(f"Validation loss{_over_seeds(settings)}; the best is the thick line", x=0.01, ha="left")
         figure.colorbar(
-            matplotlib.cm.ScalarMappable(scale, _COLOURS), ax=axes, label="loss after fine-tuning", fraction=0.04
+            matplotlib.cm.ScalarMappable(scale, _COLOURS), ax=axes, label="loss of the better phase", fraction=0.04
         )
 
 

@@ -1,4 +1,6 @@
-"""What a sweep found: its trials as they lie in its folder, ranked by validation loss, as CSV, as recipe, in words."""
+"""What a sweep found: its trials as they lie in its folder, ranked by validation loss, as CSV, as recipe, in words.
+
+The validation loss of a setting is that of its better phase, as the pipeline takes the model of that one."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -10,8 +12,9 @@ from typing import Any
 import yaml
 
 from frostline.common.files import read_json, write_csv, write_json
-from frostline.common.phase_names import PHASES
+from frostline.common.phase_names import PHASES, PhaseName
 from frostline.config.settings import Config
+from frostline.metrics.choice import chosen_phase
 
 RESULT = "trial.json"
 """Left by each trial in its folder below the sweep's: trial, overrides, and then key (see `trial_key`), transfer and
@@ -26,6 +29,8 @@ _SWEEP = "sweep.json"
 
 LUCK = ("fold", "seed")
 """Settings of which a result's luck consists: a setting is judged by all of its trainings."""
+AFTER: Mapping[PhaseName, str] = {"transfer": "transfer", "finetune": "fine-tuning"}
+"""What a figure is taken after."""
 _IN_TABLE = 20  # settings in the description: more are in the CSV
 
 
@@ -43,19 +48,29 @@ class Setting:
     def label(self) -> str:
         return label(self.values)
 
-    def mean(self, phase: str = "finetune", figure: str = "loss") -> float:
-        """Mean over seeds and folds of a validation figure after `phase`."""
-        return mean(_figure(trial, phase, figure) for trial in self.trials)
+    @property
+    def phase(self) -> PhaseName:
+        """The better one: of the lower mean validation loss."""
+        return chosen_phase({phase: self.mean(phase) for phase in PHASES})
+
+    def mean(self, phase: PhaseName | None = None, figure: str = "loss") -> float:
+        """Mean over seeds and folds of a validation figure after `phase`; None: the better one."""
+        return mean(_figure(trial, phase or self.phase, figure) for trial in self.trials)
 
     @property
     def spread(self) -> float | None:
-        """Standard deviation over them (n - 1) of the validation loss after fine-tuning; None for one training."""
-        losses = [_figure(trial, "finetune", "loss") for trial in self.trials]
+        """Standard deviation over them (n - 1) of the better phase's validation loss; None for one training."""
+        losses = [_figure(trial, self.phase, "loss") for trial in self.trials]
         return stdev(losses) if len(losses) > 1 else None
 
     @property
     def best(self) -> Record:
-        return min(self.trials, key=lambda trial: _figure(trial, "finetune", "loss"))
+        return min(self.trials, key=lambda trial: _figure(trial, self.phase, "loss"))
+
+
+def lowest_loss(trial: Record) -> float:
+    """The validation loss of the better phase of a trial that finished."""
+    return min(_figure(trial, phase, "loss") for phase in PHASES)
 
 
 def _figure(trial: Record, phase: str, figure: str) -> float:
@@ -106,7 +121,7 @@ def short(value: str) -> str:
 
 
 def rank(trials: Sequence[Record]) -> list[Setting]:
-    """The settings with a finished trial, best first: by mean validation loss after fine-tuning, then as they came.
+    """The settings with a finished trial, best first: by mean validation loss of the better phase, then as they came.
 
     Settings of which a seed failed come last: a mean over the lucky ones would flatter them.
     """
@@ -151,14 +166,17 @@ def write_tables(folder: Path, trials: Sequence[Record]) -> list[Path]:
 
     settings = rank(trials)
     names = list(settings[0].values) if settings else []
+    means = ["validation/loss mean", "validation/loss spread", "validation/accuracy mean"]
     write_csv(
         folder / "settings.csv",
-        [*names, "seeds", "unfinished", "validation/loss mean", "validation/loss spread", "validation/accuracy mean"],
+        [*names, "seeds", "unfinished", "better phase", *means, *(f"{phase}/validation/loss mean" for phase in PHASES)],
         (
             {
                 **setting.values,
+                **{f"{phase}/validation/loss mean": setting.mean(phase) for phase in PHASES},
                 "seeds": len(setting.trials),
                 "unfinished": setting.unfinished,
+                "better phase": setting.phase,
                 "validation/loss mean": setting.mean(),
                 "validation/loss spread": "" if setting.spread is None else setting.spread,
                 "validation/accuracy mean": setting.mean(figure="accuracy"),
@@ -203,12 +221,13 @@ def describe(trials: Sequence[Record], test: Mapping[str, float] | None, close: 
         lines += ["", f"**Test set**, looked at once, for the chosen trial only: {test_line(test)}"]
         lines += ["", f"Rebuild it through the pipeline: `{REBUILD}`"]
     if settings:
-        lines += ["", "| | setting | seeds | validation loss | validation accuracy |", "|--:|---|--:|--:|--:|"]
+        lines += ["", "Validation, after both phases; the better one ranks:", ""]
+        lines += ["| | setting | seeds | transfer loss | fine-tuning loss | accuracy |", "|--:|---|--:|--:|--:|--:|"]
     for place, setting in enumerate(settings[:_IN_TABLE], 1):
         note = f" ({setting.unfinished} unfinished)" if setting.unfinished else ""
         lines.append(
-            f"| {place} | `{setting.label}` | {len(setting.trials)}{note} | {loss_text(setting)} "
-            f"| {setting.mean(figure='accuracy'):.4f} |"
+            f"| {place} | `{setting.label}` | {len(setting.trials)}{note} | {loss_text(setting, 'transfer')} "
+            f"| {loss_text(setting, 'finetune')} | {setting.mean(figure='accuracy'):.4f} |"
         )
     if len(settings) > _IN_TABLE:
         lines.append(f"\n{len(settings) - _IN_TABLE} more are in settings.csv.")
@@ -220,25 +239,28 @@ def describe(trials: Sequence[Record], test: Mapping[str, float] | None, close: 
 
 
 def headline(trials: Sequence[Record]) -> str:
-    """One sentence: which setting won, and its validation loss."""
-    settings = rank(trials)
+    """In a sentence or two: which setting won, and its validation loss after both phases."""
+    settings, finished = rank(trials), sum("finetune" in trial for trial in trials)
     counted = f"{len(trials)} trial{'s' if len(trials) != 1 else ''}"
+    counted = counted if finished in (0, len(trials)) else f"{finished} of {counted}"
     if not settings:
         return f"None of {counted} finished."
     best = settings[0]
     each = "trainings" if "fold" in values_of(best.trials[0]) else "seeds"
     over = f", mean of {len(best.trials)} {each}" if len(best.trials) > 1 else ""
-    said = f"Best of {counted}: {best.label}, validation loss {loss_text(best)}{over}."
-    better_before = sum(setting.mean("transfer") < setting.mean() for setting in settings)
+    losses = ", ".join(f"{loss_text(best, phase)} after {AFTER[phase]}" for phase in PHASES)
+    said = f"Best of {counted}: {best.label}, validation loss {losses}{over}."
+    better_before = sum(setting.mean("transfer") < setting.mean("finetune") for setting in settings)
     if better_before:
         where = "all" if better_before == len(settings) else f"{better_before} of {len(settings)}"
         said += f" In {where} settings fine-tuning made it worse: the transfer model alone was better."
     return said
 
 
-def loss_text(setting: Setting) -> str:
-    spread = "" if setting.spread is None else f" ± {setting.spread:.4f}"
-    return f"{setting.mean():.4f}{spread}"
+def loss_text(setting: Setting, phase: PhaseName) -> str:
+    """The mean validation loss after `phase`; with its spread over seeds where it is the better one."""
+    spread = "" if setting.spread is None or phase != setting.phase else f" ± {setting.spread:.4f}"
+    return f"{setting.mean(phase):.4f}{spread}"
 
 
 def test_line(test: Mapping[str, float]) -> str:

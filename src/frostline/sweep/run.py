@@ -1,14 +1,15 @@
 """Sweep the two-phase recipe over settings: a Hydra multirun on the data that `dvc repro` prepared.
 
     python -m frostline.sweep -m model.cut_layer=mixed5,mixed7 finetune.learning_rate=1e-5,1e-4
-    python -m frostline.sweep -m hydra/sweeper=optuna
+    python -m frostline.sweep -m hydra/sweeper=optuna 'finetune.learning_rate=tag(log,interval(1e-6,1e-3))'
     python -m frostline.sweep -m hydra/launcher=ray seed=1,2,3,4
     python -m frostline.sweep -m study=worth_it
 
 Settings come from conf/ and the command line; the sections data, weights and preprocess are those of params.yaml,
-since these made what lies in data/processed. Trials are chosen by validation loss; the test set is looked at once, at
-the end, for the chosen one. Trials that ran before are taken from disk; --force runs them again. A study (conf/study/)
-is a sweep over folds of all labelled images, which ends in an answer instead of a ranking.
+since these made what lies in data/processed. Trials are chosen by the validation loss of the better
+phase; the test set is looked at once, at the end, for the chosen one. Trials that ran before are taken from disk;
+--force runs them again. A study (conf/study/) is a sweep over folds of all labelled images, which ends in an answer
+instead of a ranking.
 """
 
 import math
@@ -40,10 +41,12 @@ from frostline.sweep.results import (
     describe,
     group_of,
     headline,
+    lowest_loss,
     name_group,
     new_record,
     rank,
     read_trials,
+    reason,
     recipe,
     write_tables,
 )
@@ -80,7 +83,7 @@ def trial_command(memory: Memory) -> Callable[[], None]:
             record["error"] = f"{type(error).__name__}: {error}"
             write_text(output / "traceback.txt", traceback.format_exc())
         write_json(output / RESULT, record)
-        return float(record["finetune"]["validation/loss"]) if "finetune" in record else math.inf
+        return lowest_loss(record) if "finetune" in record else math.inf
 
     return cast(Callable[[], None], main)
 
@@ -142,6 +145,8 @@ def run(arguments: list[str]) -> None:
     if flags - {"-m", "--multirun"}:  # --help, --cfg …
         trial_command(Memory())()
         return
+    if not flags:  # one trial, most likely: it is told as those of a sweep are
+        sys.argv.insert(1, "-m")
     overrides = [argument for argument in arguments if argument not in flags]
     asked = plan(overrides)
     configs = [compose_trial(trial) for trial in asked.trials]
@@ -161,9 +166,6 @@ def run(arguments: list[str]) -> None:
     group = digest_of([asked.text, keys])[:16]
     if force:
         _forget(asked, configs, shared, group)
-    if not flags:
-        trial_command(memory)()
-        return
     folder = Path(asked.hydra.sweep.dir)
     name_group(folder, group)
     pipeline = _open_sweep(configs, shared, group, new=force)
@@ -229,12 +231,17 @@ def _finish(folder: Path, shared: "Shared", memory: Memory, pipeline: "Pipeline"
         best = compose_trial(settings[0].best["overrides"])
         for path in (folder / "best.yaml", RECIPE):
             write_text(path, recipe(best, f"{headline(trials)}\nRebuild it: {REBUILD}"))
-        test = sweep_trials.score_on_test(best, shared, memory)
+        test = sweep_trials.score_on_test(best, shared, memory, settings[0].phase)
         figures = {"validation/loss": settings[0].mean(), "test/loss": test["loss"], "test/accuracy": test["accuracy"]}
     text = describe(trials, test, close)
     table.print_summary(trials, test, close, folder)
     with runs.sweep_run(pipeline) as parent:
         parent.log_files(*files)
         parent.describe(text, figures)
+    failed = [trial for trial in trials if "error" in trial]
+    if failed:
+        raise FrostlineError(
+            f"{len(failed)} of {len(trials)} trials failed: {reason(failed[0])}\nThe same command runs these again."
+        )
     if not settings:
         raise FrostlineError("no trial finished.")

@@ -12,8 +12,10 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from frostline.runtime.progress import CONSOLE
+from frostline.common.phase_names import PHASES
+from frostline.runtime.progress import CONSOLE, in_words
 from frostline.sweep.results import (
+    AFTER,
     REBUILD,
     Record,
     Setting,
@@ -81,36 +83,30 @@ def _watch(folder: Path, total: int, live: Live | None, stop: threading.Event) -
 
 
 def _progress(trials: Sequence[Record], total: int, seconds: float | None) -> str:
-    left = f"; about {_time(seconds)} left" if seconds and len(trials) < total else ""
+    left = f"; about {in_words(seconds)} left" if seconds and len(trials) < total else ""
     return f"{len(trials)}/{total} trials{left}. {headline(trials)}"
 
 
 def _line(trial: Record) -> str:
     values = label(values_of(trial))
     if "finetune" in trial:
-        return f"{values}: validation loss {trial['finetune']['validation/loss']:.4f}"
+        losses = ", ".join(f"{trial[phase]['validation/loss']:.4f} after {AFTER[phase]}" for phase in PHASES)
+        return f"{values}: validation loss {losses}"
     return f"{values}: {status(trial)}, {reason(trial)}"
-
-
-def _time(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{round(seconds)} s"
-    return f"{minutes} min" if minutes < 120 else f"{seconds / 3600:.1f} h"
 
 
 def _live_table(trials: Sequence[Record], total: int, seconds: float | None) -> Table:
     settings, lost = rank(trials), [trial for trial in trials if "finetune" not in trial]
     table = _table(f"{len(trials)} of {total} trials", settings[:_SHOWN], lost[-3:], trials)
-    left = f"about {_time(seconds)} left" if seconds else "time left unknown yet"
-    table.caption = f"{left}; best first, by validation loss after fine-tuning"
+    left = f"about {in_words(seconds)} left" if seconds else "time left unknown yet"
+    table.caption = f"{left}; best first, by validation loss of the better phase"
     return table
 
 
 def print_trials(trials: Sequence[Record]) -> None:
     """Print the ranking to stdout, best validation loss first, then the trials that did not finish and why."""
     lost = [trial for trial in trials if "finetune" not in trial]
-    title = f"{len(trials)} trials by validation loss after fine-tuning"
+    title = f"{len(trials)} trial{'s' * (len(trials) != 1)} by validation loss of the better phase"
     console = Console()
     if not console.is_terminal:  # a log file has room for long names
         console = Console(width=200)
@@ -120,16 +116,15 @@ def print_trials(trials: Sequence[Record]) -> None:
 def _table(title: str, settings: Sequence[Setting], lost: Sequence[Record], trials: Sequence[Record]) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD)
     table.add_column("setting", overflow="fold")
-    for column in ("seeds", "transfer loss", "finetune loss", "finetune accuracy"):
-        table.add_column(column, justify="right")
+    for column in ("seeds", "transfer loss", "fine-tuning loss", "accuracy"):
+        table.add_column(column, justify="right", no_wrap=True)
     if lost or any(setting.unfinished for setting in settings):
         table.add_column("", overflow="fold")
     for setting in settings:
         table.add_row(
             setting.label,
             str(len(setting.trials)),
-            f"{setting.mean('transfer'):.4f}",
-            loss_text(setting),
+            *(loss_text(setting, phase) for phase in PHASES),
             f"{setting.mean(figure='accuracy'):.4f}",
             *([f"{setting.unfinished} more seeds did not finish"] if setting.unfinished else []),
         )

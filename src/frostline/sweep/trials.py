@@ -166,16 +166,19 @@ def _as_table(said: Mapping[PhaseName, np.ndarray], data: Dataset, split: str) -
     return pd.concat(tables, ignore_index=True)
 
 
-def score_on_test(settings: Config, shared: Shared, memory: Memory) -> dict[str, float]:
-    """Log loss and accuracy of the trial's final model on the test set.
+def score_on_test(settings: Config, shared: Shared, memory: Memory, phase: PhaseName) -> dict[str, float]:
+    """Log loss and accuracy of the trial's model after `phase` on the test set.
 
-    Where the model is not in memory any more (another process ran the trial), it is fine-tuned again, which gives the
-    same one: 190 MB for each trial's would be much to keep.
+    Where the fine-tuned model is not in memory any more (another process ran the trial), it is fine-tuned again, which
+    gives the same one: 190 MB for each trial's would be much to keep.
     """
     key = trial_key(settings, shared)
-    path = TRIALS / f"{key}.test.json"
+    path = TRIALS / f"{key}.{phase}.test.json"
     if not path.is_file():
-        if memory.best_key == key and _transfer_model(settings, shared).is_file():
+        if phase == "transfer":
+            _transfer_once(settings, shared, memory, on_epoch=lambda epoch: None)
+            model = _model_at(_transfer_model(settings, shared), memory)
+        elif memory.best_key == key and _transfer_model(settings, shared).is_file():
             model = set_values(_model_at(_transfer_model(settings, shared), memory), memory.best_values)
         else:
             model, _, _ = _train(settings, shared, memory, on_epoch=lambda epoch: None)

@@ -17,7 +17,7 @@ from frostline.config.settings import Phase
 from frostline.metrics.log_loss import score
 from frostline.models.inference import as_floats, input_signature, predictor, read_rows
 from frostline.runtime.errors import FrostlineError
-from frostline.runtime.progress import track
+from frostline.runtime.progress import in_words, track
 from frostline.runtime.quiet_tensorflow import keras, on_gpu, tf
 from frostline.training import checkpoints, distribution
 from frostline.training.adam import Adam
@@ -194,20 +194,24 @@ def train(
         session.on_epoch(epoch)
     run_epoch = _epochs(trainer, task, options.batch_size, on_device and not strategy)
     number, saved = done, time.monotonic()
+    begun, validated = saved, ""
     while not is_last(number):
         number += 1
         with track(f"{task.phase} {number}/{options.epochs}", total=count, unit="images") as advance:
-            loss_sum, hits = run_epoch(number, advance)
+            loss_sum, hits = run_epoch(number, advance, validated)
         copy_values(trainer.trained, model)
         said = trainer.forward(task.validation.features)
         figures = loss_sum / count, hits / count, *score(task.validation.labels, said)
         _check_numbers(figures, task.phase, number)
         history.append(dict(zip(EPOCH_COLUMNS, (number, *figures), strict=True)))
-        _log.info("%s: epoch %d: loss %.4f accuracy %.3f, validation %.4f %.3f", task.phase, number, *figures)
         if options.patience:
             kept = _best_so_far(history, strategy)
             if kept == number:
                 _assign(trainer.best, trainer.trained.variables)
+        validated = f", validation {figures[2]:.4f} {figures[3]:.3f}"
+        seconds = (time.monotonic() - begun) / (number - done) * (options.epochs - number)
+        left = "" if is_last(number) else f"; {'at most' if options.patience else 'about'} {in_words(seconds)} left"
+        _log.info("%s: epoch %d: %s%s%s", task.phase, number, _figures(*figures[:2]), validated, left)
         late = time.monotonic() - saved >= session.checkpoint_every
         if checkpoint and late and distribution.is_chief(strategy):
             checkpoints.save(checkpoint, trainer.outcome if is_last(number) else trainer.variables, history)
@@ -220,10 +224,15 @@ def train(
     return history
 
 
+def _figures(loss: float, accuracy: float) -> str:
+    return f"loss {loss:.4f} accuracy {accuracy:.3f}"
+
+
 def _epochs(
     trainer: Trainer, task: Task, batch_size: int, on_device: bool
-) -> Callable[[int, Callable[[int], None]], tuple[float, float]]:
-    """Return what trains one epoch, given its number and whom to tell of rows done: → sum of losses, number of hits."""
+) -> Callable[[int, Callable[[int, str], None], str], tuple[float, float]]:
+    """Return what trains one epoch, given its number, whom to tell of rows done, with loss and accuracy so far, and
+    what to add to these: → sum of losses, number of hits."""
     count = len(task.training.labels)
     whole = None
     if on_device and not task.prepare:
@@ -233,13 +242,13 @@ def _epochs(
         except tf.errors.ResourceExhaustedError:
             _log.info("the features do not fit the device's memory: they are read batch by batch")
 
-    def run(number: int, advance: Callable[[int], None]) -> tuple[float, float]:
+    def run(number: int, advance: Callable[[int, str], None], validated: str) -> tuple[float, float]:
         stream = (task.phase, number)
         order = generator(task.seed, "shuffle", *stream).permutation(count)
         mirror = generator(task.seed, "mirror", *stream).random(count) < 0.5 if task.training.mirrored else None
         if whole:
             totals = whole(order, mirror)
-            advance(count)
+            advance(count, _figures(totals[0] / count, totals[1] / count) + validated)
             return totals
         prepared = task.prepare(derive_seed(task.seed, "augment", *stream)) if task.prepare else None
         loss_sum = hits = 0.0
@@ -247,7 +256,8 @@ def _epochs(
             rows = np.sort(order[start : start + batch_size])  # sorted: the memory map is read forwards
             loss, correct = trainer.on_batch(_loading(task.training, rows, mirror, prepared), len(rows))
             loss_sum, hits = loss_sum + float(loss) * len(rows), hits + float(correct)
-            advance(len(rows))
+            seen = start + len(rows)
+            advance(len(rows), _figures(loss_sum / seen, hits / seen) + validated)
         return loss_sum, hits
 
     return run
