@@ -17,7 +17,7 @@ ORDER = (
     ("evaluation", "studies"),
     ("tracking",),
     ("audit", "project", "sweep", "stages"),
-    ("cli",),
+    ("api", "cli"),
 )
 """Packages of one line do not import each other."""
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}

@@ -45,7 +45,7 @@ def images():
 def test_the_exported_model_answers_what_the_original_does(tmp_path, name, classes):
     model, path = model_of(tmp_path, classes), tmp_path / "new" / f"model{FORMATS[name].suffix}"
     assert export(model, METADATA, name, path, images()) <= TOLERANCE
-    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+    assert sorted(entry.name for entry in path.parent.iterdir()) == [path.name, f"{path.name}.md"]
     batch = np.concatenate([images()] * 3).astype(np.float32)  # more than one at once
     np.testing.assert_allclose(FORMATS[name].read(path)(batch), model(batch), atol=TOLERANCE)
 
@@ -155,7 +155,9 @@ def test_the_command_says_how_far_off_it_is(tmp_path):
     command = [sys.executable, "-m", "frostline.cli", "export", "--to", "tflite", "--model", "model.keras", "ball.jpg"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    first, second = done.stdout.splitlines()
+    first, second, third = done.stdout.splitlines()
+    assert third == "model card: exports/model.tflite.md"
+    assert "None are known" in (tmp_path / "exports/model.tflite.md").read_text()
     assert first.startswith("exports/model.tflite: differs from model.keras by at most ")
     assert "on 1 image" in first
     assert (

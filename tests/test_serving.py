@@ -44,6 +44,12 @@ def logged(tmp_path_factory):
     return folder / "served"
 
 
+def test_it_carries_its_card(logged):
+    card = (logged / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "field, ball" in card
+    assert "None are known" in card, "nothing has judged it"
+
+
 @pytest.fixture(scope="module")
 def loaded(logged):
     return mlflow.pyfunc.load_model(str(logged))

@@ -194,6 +194,9 @@ def test_an_exported_model_says_what_to_decide_by(model, tmp_path, name, facts_o
     path, images = tmp_path / f"exported{form.suffix}", np.full((1, SIZE, SIZE, 3), BLUE, np.uint8)
     export(load_model(model), load_metadata(model), name, path, images)
     facts = facts_of(path)
+    card = facts.pop("model_card")
+    assert card == (tmp_path / f"{path.name}.md").read_text(encoding="utf-8")
+    assert "ball is predicted where its calibrated probability is above 0.4, else a field." in card
     assert facts == {"classes": list(CLASSES), "threshold": 0.4, "applied_temperature": 2.0}
     second = form.read(path)(images.astype(np.float32))
     assert second == DOUBTFUL

@@ -243,13 +243,14 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     _check_model(arguments.model)
     from frostline.models.saving import load_trained
-    from frostline.serving.export import check_images, default_path, export
+    from frostline.serving.export import card_beside, check_images, default_path, export
+    from frostline.serving.model_card import recorded_origin
 
     path = arguments.model
     model, metadata = load_trained(path)
     images = check_images(arguments.places, model.input_shape[1])
     output = arguments.output or default_path(path, arguments.to)
-    difference = export(model, metadata, arguments.to, output, images)
+    difference = export(model, metadata, arguments.to, output, images, recorded_origin(path))
     count = f"{len(images)} image{'s' * (len(images) != 1)}"
     print(f"{output}: differs from {path} by at most {difference:.1e} on {count}")
     size, classes = model.input_shape[1], metadata.classes
@@ -259,6 +260,7 @@ def _export(arguments: argparse.Namespace) -> int:
     else:
         given = f"P of each class, (N, {len(classes)}){calibrated}"
     print(f"takes (N, {size}, {size}, 3) float32, RGB from 0 to 255; gives {given}")
+    print(f"model card: {card_beside(output)}")
     return 0
 
 

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from clone import ROOT, SECRET, STAGES, Clone, ran
+from frostline.serving.model_card import key_figures, recorded_origin
 from servers import wait_until
 
 pytestmark = pytest.mark.slow
@@ -49,6 +50,20 @@ def test_verify_runs_a_stage_again_and_finds_the_same_bytes(clone):
     assert "6 of 6 outputs match dvc.lock" in output
     assert "  matches  models/transfer.keras" in output
     assert len(clone.runs()) == runs, "it has a store of its own"
+
+
+def test_models_carry_cards_with_the_figures_that_are_theirs(clone, monkeypatch):
+    """In MLflow the phases' models have not been judged yet; an export asks dvc.lock whose the figures are."""
+    metrics = clone.json("reports/metrics.json")
+    monkeypatch.chdir(clone.root)
+    origin = recorded_origin(Path("models/classifier.keras"))
+    assert origin.figures == key_figures(metrics)
+    assert origin.figures["accuracy"] == metrics["in_use"]["accuracy"]
+    assert origin.data == clone.json("reports/data.json")
+    cards = [path.read_text(encoding="utf-8") for path in clone.root.glob("mlruns/**/MODEL_CARD.md")]
+    judged = [card for card in cards if f"| accuracy | {metrics['in_use']['accuracy']:.3f} |" in card]
+    assert (len(cards), len(judged)) == (3, 1)
+    assert sum("None are known" in card for card in cards) == 2
 
 
 def test_mlflow_holds_the_parent_and_its_runs(clone):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from clone import STAGES, Clone, ran
+from clone import ROOT, STAGES, Clone, ran
 from frostline.sources.sample import draw_archive
 
 pytestmark = pytest.mark.slow
@@ -80,6 +80,23 @@ def test_from_a_folder_to_a_model_and_again(clone, pictures):
     assert "seed: 43" in composed
     assert str(pictures) in composed, "what stays is in DVC's composition, too"
     frostline(clone, "set", "--drop-edits")
+
+
+def test_the_code_in_the_docs_does_what_stands_there(clone, pictures):
+    """docs/api.md, with these pictures in the place of its own; the training changes nothing, and so takes no time."""
+    text = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    for there, here in (("cats", "고양이"), ("dogs", "개"), ("('고양이', '개')", "('개', '고양이')")):
+        text = text.replace(there, here)
+    (clone.root / "page.md").write_text(text.replace("../pictures", str(pictures)), encoding="utf-8")
+    code = (
+        "import doctest, sys, frostline\n"
+        "known = {'training': frostline.train(sys.argv[1])}\n"
+        "print(doctest.testfile('page.md', module_relative=False, globs=known, optionflags=doctest.ELLIPSIS))"
+    )
+    told = clone.python("-c", code, str(pictures))
+    (clone.root / "page.md").unlink()
+    assert "TestResults(failed=0, attempted=" in told, told
+    assert ran(told) == []
 
 
 def test_what_a_user_gets_wrong_ends_in_two_lines_and_changes_nothing(clone, pictures):

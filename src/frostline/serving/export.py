@@ -3,14 +3,14 @@
 import json
 import warnings
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from frostline.common.files import replacing, zip_entry
+from frostline.common.files import replacing, write_text, zip_entry
 from frostline.config.paths import PROCESSED
 from frostline.data.dataset import load_dataset
 from frostline.data.images import UnreadableImageError, read_image
@@ -21,6 +21,7 @@ from frostline.models.saving import Metadata
 from frostline.runtime.errors import FrostlineError, check_installed
 from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.runtime.stderr import silent_stderr
+from frostline.serving.model_card import Origin, model_card
 
 TOLERANCE = 1e-4
 """The largest difference in a probability that is taken for rounding: float32 over some hundred layers gives 1e-6."""
@@ -36,17 +37,26 @@ class Format:
     suffix: str
     needs: tuple[str, ...]
     """Packages that only this format needs: the extra of its name installs them."""
-    write: Callable[[keras.Model, Metadata, Path], None]
+    write: Callable[[keras.Model, Mapping[str, Any], Path], None]
+    """Of a model, and what is to be told with it (`facts_of`)."""
     read: Callable[[Path], Predict]
 
 
-def export(model: keras.Model, metadata: Metadata, name: str, path: Path, images: np.ndarray) -> float:
+def export(
+    model: keras.Model,
+    metadata: Metadata,
+    name: str,
+    path: Path,
+    images: np.ndarray,
+    origin: Origin = Origin(),  # noqa: B008 - it cannot be changed
+) -> float:
     """Write `model` to `path` in the format `name`, whole or not at all, and return how far it is from the original.
 
     The exported model takes RGB from 0 to 255 as (N, size, size, 3) float32, as the original does, and gives
     probabilities, calibrated: the temperature of `metadata` is part of its graph. It carries `facts_of` these: ONNX in
     its metadata_props (each value as JSON), TFLite in frostline.json of the zip archive at its end, where that format
-    keeps files, SavedModel in assets.extra/frostline.json.
+    keeps files, SavedModel in assets.extra/frostline.json. The model card is among them, and lies beside `path`, too,
+    with .md behind the name.
 
     Args:
         model: images → probabilities.
@@ -54,6 +64,7 @@ def export(model: keras.Model, metadata: Metadata, name: str, path: Path, images
         name: one of FORMATS.
         path: the file to write; for "saved_model" a folder.
         images: to check the exported model on, (N, size, size, 3) uint8.
+        origin: where the model comes from, for its card.
 
     Returns:
         The largest absolute difference between the exported model's outputs for `images` and the calibrated ones of
@@ -69,16 +80,22 @@ def export(model: keras.Model, metadata: Metadata, name: str, path: Path, images
             f"{path} is a folder that would have to be deleted.\n--output names what is to be written."
         )
     check_installed(f"--to {name}", "export", *form.needs)
+    card = model_card(metadata, model.input_shape[1], origin, name, path.name)
     with replacing(path) as temporary, warnings.catch_warnings(), silent_stderr():
         warnings.simplefilter("ignore")  # of tf2onnx about NumPy, of TensorFlow about LiteRT to come
-        form.write(model, metadata, temporary)
+        form.write(model, facts_of(metadata, card), temporary)
         difference = largest_difference(model, metadata.temperature, form.read(temporary), images)
         if not difference <= TOLERANCE:  # NaN, too
             raise FrostlineError(
                 f"{path} would differ from the model by up to {difference:.1e} (allowed: {TOLERANCE:.0e}).\n"
                 "Nothing was written."
             )
+    write_text(card_beside(path), card)
     return difference
+
+
+def card_beside(path: Path) -> Path:
+    return path.with_name(f"{path.name}.md")
 
 
 def default_path(model_path: Path, name: str) -> Path:
@@ -149,26 +166,28 @@ def _calibrated(output: tf.Tensor, temperature: float) -> tf.Tensor:
     return tf.sigmoid((logits - tf.math.log(tf.clip_by_value(1 - output, CLIP, 1))) / temperature)
 
 
-def facts_of(metadata: Metadata) -> dict[str, Any]:
-    """What an exported model says of itself: classes, threshold, and the temperature that its outputs have already."""
+def facts_of(metadata: Metadata, card: str) -> dict[str, Any]:
+    """What an exported model says of itself: classes, threshold, the temperature that its outputs have already, and its
+    model card."""
     return {
         "classes": metadata.classes,
         "threshold": metadata.threshold,
         "applied_temperature": metadata.temperature,
+        "model_card": card,
     }
 
 
-def _json(metadata: Metadata) -> str:
-    return json.dumps(facts_of(metadata), ensure_ascii=False)
+def _json(facts: Mapping[str, Any]) -> str:
+    return json.dumps(facts, ensure_ascii=False)
 
 
-def _write_saved_model(model: keras.Model, metadata: Metadata, path: Path) -> None:
+def _write_saved_model(model: keras.Model, facts: Mapping[str, Any], path: Path) -> None:
     """What Keras' own `export` writes has all weights twice."""
-    module = _forward(model, metadata.temperature)
+    module = _forward(model, facts["applied_temperature"])
     tf.saved_model.save(module, str(path), signatures=module.serve)
     extra = path / "assets.extra"  # TensorFlow's name for files of one's own
     extra.mkdir()
-    (extra / _METADATA_FILE).write_text(_json(metadata), encoding="utf-8")
+    (extra / _METADATA_FILE).write_text(_json(facts), encoding="utf-8")
 
 
 def _read_saved_model(path: Path) -> Predict:
@@ -176,13 +195,13 @@ def _read_saved_model(path: Path) -> Predict:
     return lambda images: np.asarray(loaded.serve(images))
 
 
-def _write_tflite(model: keras.Model, metadata: Metadata, path: Path) -> None:
+def _write_tflite(model: keras.Model, facts: Mapping[str, Any], path: Path) -> None:
     """With TFLite's own operations only, which every runtime has; what Keras' own `export` writes may need others."""
-    module = _forward(model, metadata.temperature)
+    module = _forward(model, facts["applied_temperature"])
     converter = tf.lite.TFLiteConverter.from_concrete_functions([module.serve.get_concrete_function()], module)
     path.write_bytes(converter.convert())
     with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr(zip_entry(_METADATA_FILE), _json(metadata))
+        archive.writestr(zip_entry(_METADATA_FILE), _json(facts))
 
 
 def _read_tflite(path: Path) -> Predict:
@@ -191,14 +210,14 @@ def _read_tflite(path: Path) -> Predict:
     return lambda images: np.asarray(runner(**{taken: images})[given])
 
 
-def _write_onnx(model: keras.Model, metadata: Metadata, path: Path) -> None:
+def _write_onnx(model: keras.Model, facts: Mapping[str, Any], path: Path) -> None:
     """As tf2onnx does it for models above 2 GB: the other way, that of Keras' own `export`, takes twice the memory."""
     import onnx
     import tf2onnx
 
     if not hasattr(np, "product"):  # tf2onnx 1.17 calls it, and NumPy 2 no longer has it
         np.product = np.prod  # type: ignore[attr-defined]
-    function = _forward(model, metadata.temperature).serve
+    function = _forward(model, facts["applied_temperature"]).serve
     tf.config.run_functions_eagerly(True)  # else Keras' grouped convolutions stay functions, which ONNX cannot hold
     try:
         written, weights = tf2onnx.convert.from_function(
@@ -216,7 +235,7 @@ def _write_onnx(model: keras.Model, metadata: Metadata, path: Path) -> None:
     for tensor in written.graph.input[1:]:
         written.graph.initializer.append(onnx.numpy_helper.from_array(held[tensor.name].numpy(), tensor.name))
     del written.graph.input[1:]
-    for key, value in facts_of(metadata).items():
+    for key, value in facts.items():
         written.metadata_props.add(key=key, value=json.dumps(value, ensure_ascii=False))
     onnx.save(written, path)
 

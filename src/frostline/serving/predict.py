@@ -18,7 +18,8 @@ from frostline.runtime.process_pool import cores, mapped
 
 # The processes that decode import this module: TensorFlow is not for them.
 
-_BATCH = 32
+BATCH = 32
+"""Images that the model sees at once: the last digit of a probability may depend on it."""
 _ROW_GROUP = 10_000  # rows that a Parquet file holds together, and that are in memory until they are written
 
 COLUMNS = ("path", "class", "probability", "error")
@@ -76,7 +77,7 @@ def predict_files(model_path: Path, files: Sequence[Path], threshold: float | No
     from frostline.serving.classifier import load_classifier
 
     classifier = load_classifier(model_path, threshold)
-    batches = [files[start : start + _BATCH] for start in range(0, len(files), _BATCH)]
+    batches = [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
     with closing(_decoded(batches, classifier.size)) as results:
         for batch, decoded in zip(batches, results, strict=True):
             readable = [item for item in decoded if isinstance(item, np.ndarray)]

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from frostline.models.saving import load_metadata
 from frostline.runtime.code_digest import PACKAGE
+from frostline.serving.model_card import CARD, current_origin, model_card
 from frostline.tracking.quiet_mlflow import mlflow
 from frostline.tracking.runs import Run
 
@@ -19,10 +21,11 @@ def log_model(run: Run, path: Path, example: np.ndarray) -> None:
     run.outbox.put("model", lambda: send_model(path, example, run.id))
 
 
-def send_model(path: Path, example: np.ndarray, run_id: str) -> mlflow.entities.LoggedModel:
-    """Log the model file at `path` on this run, unless one has been logged there, and return what the run has.
+def send_model(path: Path, example: np.ndarray, run_id: str, evaluated: bool = False) -> mlflow.entities.LoggedModel:
+    """Log the model file at `path`, with its card, on this run, unless one is logged there; return what the run has.
 
-    `example`: an image (size, size, 3) uint8; MLflow's UI shows how to ask for its class.
+    `example`: an image (size, size, 3) uint8; MLflow's UI shows how to ask for its class. `evaluated`: the figures in
+    reports/metrics.json are this model's.
     """
     from frostline.data.images import as_png  # here, since no output of a stage depends on it
 
@@ -50,6 +53,7 @@ def send_model(path: Path, example: np.ndarray, run_id: str) -> mlflow.entities.
         flavor=sys.modules[__name__],  # its save_model is called
         loader_module="frostline.serving.pyfunc",
         data_path=str(path),
+        card=_card(path, len(example), evaluated),
         code_paths=[str(PACKAGE)],
         signature=mlflow.models.ModelSignature(images, answers),
         input_example=request,
@@ -60,12 +64,20 @@ def send_model(path: Path, example: np.ndarray, run_id: str) -> mlflow.entities.
     return logged
 
 
-def save_model(path: str, mlflow_model: mlflow.models.Model, *, validate_serving_input: bool, **details: Any) -> None:
-    """Save as mlflow.pyfunc does, called by `Model.log`.
+def _card(path: Path, size: int, evaluated: bool) -> str:
+    origin = current_origin(evaluated)
+    return model_card(load_metadata(path), size, origin, "mlflow", "models:/…")
+
+
+def save_model(
+    path: str, mlflow_model: mlflow.models.Model, *, card: str, validate_serving_input: bool, **details: Any
+) -> None:
+    """Save as mlflow.pyfunc does, called by `Model.log`, and the `card` beside it.
 
     mlflow.pyfunc.log_model would also load the model again to try the example, 3 s a phase; it knows no switch for it.
     """
     mlflow.pyfunc.save_model(path, mlflow_model=mlflow_model, **details)
+    (Path(path) / CARD).write_text(card, encoding="utf-8")
 
 
 def logged_models(run_id: str) -> Sequence[mlflow.entities.LoggedModel]:

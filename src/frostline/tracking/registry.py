@@ -82,7 +82,7 @@ def register(run: Run, pipeline: Pipeline, new: Candidate, data: Dataset, *, res
             for key, value in tags.items():
                 client.set_model_version_tag(name, entry.version, key, value)
         else:
-            logged = send_model(new.model, data.images("test")[0], run.id)
+            logged = send_model(new.model, data.images("test")[0], run.id, evaluated=True)
             source = f"models:/{logged.model_id}"
             entry = client.create_model_version(name, source, run.id, tags, model_id=logged.model_id)
         _give_alias(name, entry, new, lambda champion: _contest(champion, pipeline, data, resamples, seed))

@@ -1,0 +1,138 @@
+"""The model card: a page of Markdown that goes with a model, made of what files say of it and of nothing else."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from jinja2 import Environment, PackageLoader
+
+from frostline.common.files import read_json
+from frostline.config.paths import CLASSIFIER, DATA_SUMMARY, METRICS, MODELS, PARAMS
+from frostline.metrics.cautions import cautions
+
+if TYPE_CHECKING:  # it imports TensorFlow
+    from frostline.models.saving import Metadata
+
+CARD = "MODEL_CARD.md"
+_LOCK = Path("dvc.lock")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is known of how a model came to be; empty where it is not."""
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Of its run, nested as params.yaml is."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    """As reports/data.json has it."""
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    """On the test images, by name, the ends of a 95% interval under ``<name>_low`` and ``<name>_high``."""
+    images: int | None = None
+    """Of the test set."""
+
+
+def key_figures(metrics: Mapping[str, Any], phase: str | None = None) -> dict[str, float]:
+    """log_loss, accuracy and roc_auc by reports/metrics.json, as far as it has them: of what is in use or of a `phase`.
+
+    The ends of 95% intervals are ``<name>_low`` and ``<name>_high``. The model in use has those of its phase as it was
+    trained, where calibration leaves the figure as it was.
+    """
+    trained = metrics.get(phase or metrics.get("verdict", {}).get("chosen"), {})
+    wanted = trained if phase else metrics.get("in_use", {})
+    found = {}
+    for name in ("log_loss", "accuracy", "roc_auc"):
+        if name in wanted:
+            found[name] = wanted[name]
+            with_ends = trained if trained.get(name) == wanted[name] else wanted
+            found |= {end: with_ends[end] for end in (f"{name}_low", f"{name}_high") if end in with_ends}
+    return found
+
+
+def recorded_origin(model: Path) -> Origin:
+    """Where the file `model` comes from: what dvc.lock says of the last run, if that judged it, byte by byte.
+
+    Figures and data are those of reports/metrics.json and reports/data.json, where these are of that run, too.
+    """
+    try:
+        judged = yaml.safe_load(_LOCK.read_text(encoding="utf-8"))["stages"]["evaluate"]
+        digests = {entry["path"]: entry["md5"] for entry in (*judged["deps"], *judged["outs"])}
+        settings = judged["params"][str(PARAMS)]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return Origin()
+
+    def of_this_run(name: Path, file: Path) -> bool:
+        return file.is_file() and digests.get(name.as_posix()) == _md5(file)
+
+    place = next((place for place in (CLASSIFIER, *MODELS.values()) if of_this_run(place, model)), None)
+    if place is None:
+        return Origin()
+    data = read_json(DATA_SUMMARY) if of_this_run(DATA_SUMMARY, DATA_SUMMARY) else {}
+    metrics = read_json(METRICS) if of_this_run(METRICS, METRICS) else {}
+    phase = next((phase for phase, path in MODELS.items() if path == place), None)
+    return Origin(settings, data, key_figures(metrics, phase), _images(metrics))
+
+
+def current_origin(evaluated: bool) -> Origin:
+    """Where a model comes from that a stage has just made; `evaluated`: reports/metrics.json is of this model."""
+    settings = yaml.safe_load(PARAMS.read_text(encoding="utf-8")) if PARAMS.is_file() else {}
+    data = read_json(DATA_SUMMARY) if DATA_SUMMARY.is_file() else {}
+    metrics = read_json(METRICS) if evaluated and METRICS.is_file() else {}
+    return Origin(settings, data, key_figures(metrics), _images(metrics))
+
+
+def _images(metrics: Mapping[str, Any]) -> int | None:
+    images: int | None = metrics.get("verdict", {}).get("images")
+    return images
+
+
+def _md5(path: Path) -> str:
+    """As DVC names content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def model_card(metadata: "Metadata", size: int, origin: Origin, form: str, file: str) -> str:
+    """Return the card, Markdown. The same arguments give the same text: it names no time, machine or folder.
+
+    Args:
+        metadata: what the model's file says of its classes and of how it is used.
+        size: side of the images that it takes, in pixels.
+        origin: of the model.
+        form: "mlflow" or a format of `export`: says how it is loaded.
+        file: by what name.
+    """
+    environment = Environment(  # noqa: S701 - not HTML
+        loader=PackageLoader("frostline.serving", "card_page"), trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["plain"] = _plain
+    counts, figures = origin.data.get("counts", {}), origin.figures
+    return (
+        environment.get_template(f"{CARD}.jinja").render(
+            classes=[_plain(name) for name in metadata.classes],
+            threshold=metadata.threshold,
+            temperature=metadata.temperature,
+            size=size,
+            settings=origin.settings,
+            data=origin.data,
+            figures={
+                name: (value, figures.get(f"{name}_low"), figures.get(f"{name}_high"))
+                for name, value in figures.items()
+                if not name.endswith(("_low", "_high"))
+            },
+            images=origin.images,
+            cautions=[_plain(caution) for caution in cautions(counts)] if counts else [],
+            form=form,
+            file=json.dumps(file, ensure_ascii=False),
+        )
+        + "\n"
+    )
+
+
+def _plain(text: str) -> str:
+    """`text` for Markdown that shows it as it is."""
+    return re.sub(r"([\\`*_{}\[\]<>|#~&])", r"\\\1", " ".join(text.split()))
