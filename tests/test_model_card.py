@@ -21,7 +21,7 @@ METADATA = Metadata(["cat", "dog"], 0.5, 0.87)
 @pytest.fixture
 def project(tmp_path):
     """What a run leaves, with a model file of a few bytes."""
-    write_tracked(tmp_path, "params.yaml", "reports/metrics.json", "reports/data.json")
+    write_tracked(tmp_path, "params.yaml", "reports/figures.json", "reports/data.json")
     (tmp_path / "models").mkdir()
     for name in ("classifier", "transfer", "finetune"):
         (tmp_path / f"models/{name}.keras").write_bytes(name.encode())
@@ -37,7 +37,7 @@ def record(root):
 
     judged = {
         "deps": entries("models/transfer.keras", "models/finetune.keras", "reports/data.json"),
-        "outs": entries("models/classifier.keras", "reports/metrics.json"),
+        "outs": entries("models/classifier.keras", "reports/figures.json"),
         "params": {"params.yaml": yaml.safe_load((root / "params.yaml").read_text())},
     }
     (root / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": {"evaluate": judged}}))
@@ -53,7 +53,7 @@ def row(text, name):
 
 def test_it_says_what_the_files_of_the_run_say(project):
     text = card(recorded_origin(project / "models/classifier.keras"))
-    metrics, data = read_json(project / "reports/metrics.json"), read_json(project / "reports/data.json")
+    metrics, data = read_json(project / "reports/figures.json"), read_json(project / "reports/data.json")
     assert text.startswith("# Image classifier: cat, dog\n")
     chosen = metrics[metrics["verdict"]["chosen"]]
     interval = f"{chosen['accuracy_low']:.3f} to {chosen['accuracy_high']:.3f}"
@@ -72,7 +72,7 @@ def test_it_says_what_the_files_of_the_run_say(project):
 
 def test_a_phases_model_has_its_own_figures(project):
     text = card(recorded_origin(project / "models/transfer.keras"))
-    transfer = read_json(project / "reports/metrics.json")["transfer"]
+    transfer = read_json(project / "reports/figures.json")["transfer"]
     interval = f"{transfer['log_loss_low']:.3f} to {transfer['log_loss_high']:.3f}"
     assert row(text, "log_loss") == f"| log_loss | {transfer['log_loss']:.3f} | {interval} |"
 
@@ -91,8 +91,8 @@ def test_a_file_that_the_run_did_not_make_gets_none_of_its_figures(project):
 
 
 def test_figures_of_another_run_are_left_out(project):
-    metrics = read_json(project / "reports/metrics.json")
-    write_json(project / "reports/metrics.json", metrics | {"in_use": {"accuracy": 1.0}})
+    metrics = read_json(project / "reports/figures.json")
+    write_json(project / "reports/figures.json", metrics | {"in_use": {"accuracy": 1.0}})
     origin = recorded_origin(project / "models/classifier.keras")
     assert origin.figures == {}
     assert origin.data["classes"] == ["cat", "dog"]

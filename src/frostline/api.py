@@ -16,7 +16,7 @@ from PIL import Image
 
 from frostline.common.files import read_json
 from frostline.common.layout import images_below, is_clutter
-from frostline.config.paths import CLASSIFIER, DATA_SUMMARY, EVALUATION, METRICS, REPORT
+from frostline.config.paths import CLASSIFIER, DATA_SUMMARY, EVALUATION, FIGURES, REPORT
 from frostline.runtime.errors import FrostlineError
 from frostline.serving.given import Given, decoded, given_in
 from frostline.serving.model_card import key_figures
@@ -50,7 +50,8 @@ class Explanation:
     label: str
     """The class that is explained."""
     heat: np.ndarray
-    """(h, w) float32 from 0 to 1, at the places of the layer where the backbone is cut; all 0: nowhere."""
+    """(h, w) float32 from 0 to 1, at the places of the layer where the backbone is cut; all 0: nowhere, or
+    the map did not hold (see `checked_grad_cam`)."""
     where: str
     """Where most of it lies, in words: "mostly at the top left"."""
     picture: Image.Image
@@ -113,7 +114,7 @@ class Classifier:
         Raises:
             frostline.Error: as `predict`; there is not one image, or no such class.
         """
-        from frostline.explain.grad_cam import grad_cam
+        from frostline.explain.grad_cam import checked_grad_cam
         from frostline.explain.heat_map import heat_png, where
 
         given = given_in(image)
@@ -124,7 +125,7 @@ class Classifier:
             label = self._loaded.predict(pixels[None])[0]["class"]
         elif label not in self.classes:
             raise FrostlineError(f"{label!r} is no class of this model; valid: {', '.join(self.classes)}.")
-        (heat,) = grad_cam(self._loaded.model, pixels[None], np.array([self.classes.index(label)]))
+        (heat,) = checked_grad_cam(self._loaded.model, pixels[None], np.array([self.classes.index(label)]))
         return Explanation(label, heat, where(heat), _overlaid(pixels, heat_png(heat, pixels.shape[:2])))
 
 
@@ -162,7 +163,7 @@ class Training:
     """The phase whose model it is, chosen on the validation images: "transfer" or "finetune"."""
     classes: tuple[str, ...]
     figures: dict[str, float]
-    """Of this model on the test images, by reports/metrics.json: log_loss, accuracy and roc_auc. The ends of their 95%
+    """Of this model on the test images, by reports/figures.json: log_loss, accuracy and roc_auc. The ends of their 95%
     intervals are "accuracy_low" and "accuracy_high", where these are known of calibrated probabilities."""
 
 
@@ -200,7 +201,7 @@ def train(
         folder: one folder per class in it; None for the one of last time.
         weights: of the backbone: "imagenet", "random" or a file; None: as before, at first "imagenet".
         recipe: an option of conf/experiment; None: as before, at first "best".
-        name: of the runs in MLflow; None for the folder's.
+        name: of the data set in MLflow; None for the folder's.
         settings: any of params.yaml, by dotted key: ``{"transfer.epochs": 8}``.
 
     Raises:
@@ -209,11 +210,11 @@ def train(
     """
     from frostline.project import train as project
 
-    texts = {key: _as_text(value) for key, value in (settings or {}).items()} | ({"name": name} if name else {})
+    texts = {key: _as_text(value) for key, value in (settings or {}).items()} | ({"data.name": name} if name else {})
     given = None if weights is None else str(weights)
     if project.train(None if folder is None else Path(folder), given, recipe, texts):
         raise FrostlineError("Training has failed; what went wrong is said above.\nThe same call goes on from there.")
-    metrics = read_json(METRICS)
+    metrics = read_json(FIGURES)
     return Training(
         model=CLASSIFIER.absolute(),
         report=REPORT.absolute(),

@@ -12,7 +12,7 @@ import yaml
 from jinja2 import Environment, PackageLoader
 
 from frostline.common.files import read_json
-from frostline.config.paths import CLASSIFIER, DATA_SUMMARY, METRICS, MODELS, PARAMS
+from frostline.config.paths import CLASSIFIER, DATA_SUMMARY, FIGURES, MODELS, PARAMS
 from frostline.metrics.cautions import cautions
 
 if TYPE_CHECKING:  # it imports TensorFlow
@@ -37,7 +37,7 @@ class Origin:
 
 
 def key_figures(metrics: Mapping[str, Any], phase: str | None = None) -> dict[str, float]:
-    """log_loss, accuracy and roc_auc by reports/metrics.json, as far as it has them: of what is in use or of a `phase`.
+    """log_loss, accuracy and roc_auc by reports/figures.json, as far as it has them: of what is in use or of a `phase`.
 
     The ends of 95% intervals are ``<name>_low`` and ``<name>_high``. The model in use has those of its phase as it was
     trained, where calibration leaves the figure as it was.
@@ -56,7 +56,7 @@ def key_figures(metrics: Mapping[str, Any], phase: str | None = None) -> dict[st
 def recorded_origin(model: Path) -> Origin:
     """Where the file `model` comes from: what dvc.lock says of the last run, if that judged it, byte by byte.
 
-    Figures and data are those of reports/metrics.json and reports/data.json, where these are of that run, too.
+    Figures and data are those of reports/figures.json and reports/data.json, where these are of that run, too.
     """
     try:
         judged = yaml.safe_load(_LOCK.read_text(encoding="utf-8"))["stages"]["evaluate"]
@@ -72,16 +72,16 @@ def recorded_origin(model: Path) -> Origin:
     if place is None:
         return Origin()
     data = read_json(DATA_SUMMARY) if of_this_run(DATA_SUMMARY, DATA_SUMMARY) else {}
-    metrics = read_json(METRICS) if of_this_run(METRICS, METRICS) else {}
+    metrics = read_json(FIGURES) if of_this_run(FIGURES, FIGURES) else {}
     phase = next((phase for phase, path in MODELS.items() if path == place), None)
     return Origin(settings, data, key_figures(metrics, phase), _images(metrics))
 
 
 def current_origin(evaluated: bool) -> Origin:
-    """Where a model comes from that a stage has just made; `evaluated`: reports/metrics.json is of this model."""
+    """Where a model comes from that a stage has just made; `evaluated`: reports/figures.json is of this model."""
     settings = yaml.safe_load(PARAMS.read_text(encoding="utf-8")) if PARAMS.is_file() else {}
     data = read_json(DATA_SUMMARY) if DATA_SUMMARY.is_file() else {}
-    metrics = read_json(METRICS) if evaluated and METRICS.is_file() else {}
+    metrics = read_json(FIGURES) if evaluated and FIGURES.is_file() else {}
     return Origin(settings, data, key_figures(metrics), _images(metrics))
 
 
