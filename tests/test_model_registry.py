@@ -1,13 +1,17 @@
 """Versions and aliases in a real SQLite store."""
 
+import json
+import zipfile
 from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
 
+from frostline.common.files import zip_entry
 from frostline.config.load import compose_conf
 from frostline.config.paths import EVALUATION
+from frostline.models.saving import load_metadata, save_for_use
 from frostline.tracking import runs
 from frostline.tracking.champion import FILES
 from frostline.tracking.logged_model import logged_models
@@ -28,6 +32,19 @@ def pipeline(project, monkeypatch):
     return runs.open_pipeline(compose_conf(), "data digest")
 
 
+def write_file(path, content):
+    """What of a model file is read here: the names of its classes, and `content` in the place of weights."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(zip_entry("metadata.json"), json.dumps({"classes": ["c0", "c1"]}))
+        archive.writestr(zip_entry("model.weights.h5"), content)
+
+
+def threshold_in_use():
+    """The threshold of the champion's file."""
+    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{NAME}@champion"))
+    return load_metadata(folder / "data/model.keras").threshold
+
+
 def evaluate(
     pipeline,
     content,
@@ -38,8 +55,8 @@ def evaluate(
 ):
     """What the stage does for a fine-tuned model: its predictions are logged, then it is; return the run's id."""
     trained, model = Path("finetune.keras"), Path("model.keras")
-    trained.write_bytes(content)
-    model.write_bytes(content + str(threshold).encode())
+    write_file(trained, content)
+    save_for_use(trained, model, threshold=threshold, temperature=temperature)
     with runs.phase_run("evaluate", pipeline) as run:
         EVALUATION.mkdir(parents=True, exist_ok=True)
         for name in FILES.values():
@@ -82,8 +99,7 @@ def test_a_model_is_registered_once_and_can_be_loaded_from_there(pipeline):
     first, second = (evaluate(pipeline, b"a model", GOOD) for _ in range(2))
     assert [len(logged_models(run)) for run in (first, second)] == [1, 0], "nor is it logged twice"
     assert state() == ({"champion": "1"}, {"1": "The champion, evaluated again."})
-    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{NAME}@champion"))
-    assert (folder / "data" / "model.keras").read_bytes() == b"a model0.5"
+    assert threshold_in_use() == 0.5
 
 
 def test_the_champion_with_another_threshold_or_temperature_is_the_champion(pipeline):
@@ -93,8 +109,7 @@ def test_the_champion_with_another_threshold_or_temperature_is_the_champion(pipe
     aliases, reasons = state()
     assert aliases == {"champion": "2"}
     assert reasons["2"] == "The champion's weights, used with another threshold or temperature."
-    folder = Path(mlflow.artifacts.download_artifacts(f"models:/{NAME}@champion"))
-    assert (folder / "data" / "model.keras").read_bytes() == b"a model0.3"
+    assert threshold_in_use() == 0.3
     evaluate(pipeline, b"a model", GOOD)
     assert state()[0] == {"champion": "1"}
     evaluate(pipeline, b"a model", GOOD, temperature=1.5)
