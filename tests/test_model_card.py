@@ -120,7 +120,7 @@ def test_metrics_that_lack_figures_cost_no_more_than_these():
 
 def test_a_stages_model_has_figures_only_once_it_is_judged(project):
     assert current_origin(evaluated=False).figures == {}
-    assert current_origin(evaluated=False).settings["name"] == "sample-random"
+    assert current_origin(evaluated=False).settings["name"] == "sample"
     assert current_origin(evaluated=True).figures == recorded_origin(project / "models/classifier.keras").figures
 
 

@@ -1,5 +1,7 @@
 """Versions and aliases in a real SQLite store."""
 
+import json
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,9 +9,11 @@ import mlflow
 import numpy as np
 import pytest
 
+from frostline.common.files import zip_entry
 from frostline.config.load import compose_conf
 from frostline.config.paths import EVALUATION
 from frostline.data.dataset import Dataset, images_file, labels_file
+from frostline.models.saving import load_metadata, save_for_use
 from frostline.tracking import runs
 from frostline.tracking.champion import FILES
 from frostline.tracking.logged_model import logged_models
@@ -57,11 +61,21 @@ def model_of_brightness(weight):
     return Path("made.keras").read_bytes()
 
 
+def write_file(path, content):
+    """What of a model file is read here: the names of its classes, and `content` in the place of weights."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(zip_entry("metadata.json"), json.dumps({"classes": list(CLASSES)}))
+        archive.writestr(zip_entry("model.weights.h5"), content)
+
+
 def evaluate(pipeline, content, probabilities, threshold=0.5, temperature=1.0, names=None, data=None, as_used=None):
     """What the stage does for a fine-tuned model: its predictions are logged, then it is; return the run's id."""
     trained, model = Path("finetune.keras"), Path("model.keras")
-    trained.write_bytes(content)
-    model.write_bytes(as_used or content + str(threshold).encode())
+    write_file(trained, content)
+    if as_used:
+        model.write_bytes(as_used)
+    else:
+        save_for_use(trained, model, threshold=threshold, temperature=temperature)
     with runs.phase_run("evaluate", pipeline) as run:
         EVALUATION.mkdir(parents=True, exist_ok=True)
         for name in FILES.values():
@@ -165,7 +179,7 @@ def test_a_model_is_registered_once_and_can_be_loaded_from_there(pipeline):
     assert [len(logged_models(run)) for run in (first, second)] == [1, 0], "nor is it logged twice"
     assert state() == ({"champion": "1"}, {"1": "The champion, evaluated again."})
     folder = Path(mlflow.artifacts.download_artifacts(f"models:/{NAME}@champion"))
-    assert (folder / "data" / "model.keras").read_bytes() == b"a model0.5"
+    assert load_metadata(folder / "data" / "model.keras").threshold == 0.5
 
 
 def test_the_champion_with_another_threshold_or_temperature_is_the_champion(pipeline):
@@ -176,7 +190,7 @@ def test_the_champion_with_another_threshold_or_temperature_is_the_champion(pipe
     assert aliases == {"champion": "2"}
     assert reasons["2"] == "The champion's weights, used with another threshold or temperature."
     folder = Path(mlflow.artifacts.download_artifacts(f"models:/{NAME}@champion"))
-    assert (folder / "data" / "model.keras").read_bytes() == b"a model0.3"
+    assert load_metadata(folder / "data" / "model.keras").threshold == 0.3
     evaluate(pipeline, b"a model", GOOD)
     assert state()[0] == {"champion": "1"}
     evaluate(pipeline, b"a model", GOOD, temperature=1.5)
