@@ -4,6 +4,8 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 RUN := . $(VENV)/bin/activate &&
+# Where an image for containers sets it, each stage and test would compile TensorFlow, MLflow and the rest anew: 8 s.
+unexport PYTHONDONTWRITEBYTECODE
 
 demo: install            ## the whole pipeline on drawn images, then the two phases side by side
 	$(RUN) dvc repro && frostline compare
