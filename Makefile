@@ -50,8 +50,9 @@ test-all: install-dev browser postgresql    ## the whole test suite: each kind o
 	@$(MAKE) --no-print-directory --keep-going -j1 test-unmarked $(KINDS:%=test-%)
 
 .PHONY: test-unmarked $(KINDS:%=test-%)
-test-unmarked test-slow test-long: XDIST := -n auto
-test-slow: ALL_BUT := and not long
+test-unmarked test-browser: XDIST := -n auto
+test-slow test-long: XDIST := -n auto --no-loadscope-reorder  # tests/pipeline first: what takes longest would end alone
+$(filter-out test-long,$(KINDS:%=test-%)): ALL_BUT := and not long
 test-unmarked: install-dev
 	$(RUN) pytest $(XDIST) -m "$(UNMARKED)"
 
