@@ -1,9 +1,11 @@
 # Everything people do here, each one command.
-.PHONY: check demo train install browser postgresql test chaos fuzz lint audit format params study ui server bench fonts lock clean
+.PHONY: check demo train install browser postgresql test test-all chaos fuzz lint audit format params study ui server bench fonts lock clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 RUN := . $(VENV)/bin/activate &&
+# Where an image for containers sets it, each stage and test would compile TensorFlow, MLflow and the rest anew: 8 s.
+unexport PYTHONDONTWRITEBYTECODE
 
 demo: install            ## the whole pipeline on drawn images, then the two phases side by side
 	$(RUN) dvc repro && frostline compare
@@ -34,23 +36,28 @@ $(PYTHON):
 	    "$$(python3 --version 2>&1). Install one of these, or name it: make PYTHON3=/path/to/python3.12 install"; exit 1; }
 	$(PYTHON3) -m venv $(VENV)
 
-# Each collects its own files only: to import all of them takes 20 s.
-KINDS := ray postgresql browser chaos slow
+# Each collects its own files only: to import all of them takes seconds.
+KINDS := ray postgresql browser chaos slow long
 UNMARKED := not ($(subst $() , or ,$(KINDS)))
 
 check: lint              ## style, types and the quick tests
 	@$(MAKE) --no-print-directory test-unmarked
 
-test: install-dev browser postgresql    ## the whole test suite: each kind of tests in processes of its own, all kinds in any case
+test: install-dev browser    ## what a change should pass: all but the tests that are long, break things or need PostgreSQL
+	@$(MAKE) --no-print-directory --keep-going -j1 test-unmarked test-slow test-ray test-browser
+
+test-all: install-dev browser postgresql    ## the whole test suite: each kind of tests in processes of its own, all kinds in any case
 	@$(MAKE) --no-print-directory --keep-going -j1 test-unmarked $(KINDS:%=test-%)
 
 .PHONY: test-unmarked $(KINDS:%=test-%)
-test-unmarked test-slow: XDIST := -n auto
+test-unmarked test-browser: XDIST := -n auto
+test-slow test-long: XDIST := -n auto --no-loadscope-reorder  # tests/pipeline first: what takes longest would end alone
+$(filter-out test-long,$(KINDS:%=test-%)): ALL_BUT := and not long
 test-unmarked: install-dev
 	$(RUN) pytest $(XDIST) -m "$(UNMARKED)"
 
 $(KINDS:%=test-%): test-%: install-dev    ## one kind alone; all are named in pyproject.toml
-	$(RUN) pytest $(XDIST) -m $* $$(grep -rlw --include='*.py' mark.$* tests)
+	$(RUN) pytest $(XDIST) -m "$* $(ALL_BUT)" $$(grep -rlw --include='*.py' mark.$* tests | sort)
 
 browser:                 ## Chromium for the browser tests, where Debian's package can be had; they are skipped without
 	@command -v chromium || { [ "$$(id -u)" = 0 ] && command -v apt-get && \

@@ -152,6 +152,7 @@ def test_two_devices_train_as_one(alone, tmp_path):
         assert_same(load(tmp_path / "mirrored" / name), expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("distributions", ["none,mirrored", "mirrored,none"])
 def test_a_phase_that_was_killed_under_another_distribution_starts_over(tmp_path, prepared, weights, distributions):
     """Their variables lie otherwise: the checkpoint of the one was "damaged" for the other."""
@@ -168,6 +169,7 @@ def free_ports(count):
     return ports
 
 
+@pytest.mark.long
 def test_two_processes_train_as_one_and_only_the_first_leaves_a_checkpoint(alone, tmp_path):
     cluster = {"worker": [f"127.0.0.1:{port}" for port in free_ports(2)]}
     processes = [

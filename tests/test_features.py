@@ -107,6 +107,7 @@ features.Extractor(base, ["mixed6", "mixed7"], cache=Path({cache!r}))(np.load({i
 """
 
 
+@pytest.mark.long
 def test_a_killed_pass_leaves_nothing_that_looks_complete_and_goes_on(base, prepared, weights, tmp_path, monkeypatch):
     images = np.concatenate([prepared.images("train")] * 3)
     np.save(tmp_path / "images.npy", images)

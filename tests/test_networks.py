@@ -28,7 +28,13 @@ OTHERS = {
 }
 
 
-@pytest.fixture(scope="module", params=OTHERS)
+ASK_MOST = ("convnext", "efficientnet_v2")
+"""Those that ask most of Keras."""
+
+
+@pytest.fixture(
+    scope="module", params=[name if name in ASK_MOST else pytest.param(name, marks=pytest.mark.long) for name in OTHERS]
+)
 def chosen(request):
     return request.param
 
@@ -118,7 +124,7 @@ def test_inference_copies_give_the_same_with_batch_norm_folded(settings, base, i
         assert set(computed_in[first:]) == {precision}
 
 
-@pytest.mark.parametrize("chosen", ["convnext", "efficientnet_v2"], indirect=True)  # those that ask most of Keras
+@pytest.mark.parametrize("chosen", ASK_MOST, indirect=True)
 def test_both_phases_leave_a_classifier_that_loads_as_it_was(settings, prepared, weights, base, tmp_path):
     model = phases.build_classifier(prepared, weights, settings)
     phases.transfer(model, prepared, settings)

@@ -71,6 +71,7 @@ def made(folder, environment, umask):
     return done.stdout.splitlines()
 
 
+@pytest.mark.long
 def test_the_account_has_no_say_in_what_is_made(tmp_path):
     home = tmp_path / "home"
     for name, content in {

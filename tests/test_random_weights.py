@@ -58,6 +58,7 @@ def test_features_at_the_cut_layer_differ_between_images(backbone):
     assert correlation.max() < 0.99
 
 
+@pytest.mark.long
 def test_same_seed_gives_the_same_bytes_in_another_process(weights, tmp_path):
     again = tmp_path / "models" / "again.h5"
     code = (

@@ -170,6 +170,7 @@ def sweeps(alone, environment, tmp_path_factory):
         yield started
 
 
+@pytest.mark.long
 def test_trials_in_several_processes_share_a_transfer_phase_and_give_the_figures_of_one_process(
     engine, alone, sweeps, environment
 ):
@@ -216,6 +217,7 @@ def gone_on(alone, sweeps, environment, tmp_path_factory):
             process.kill()
 
 
+@pytest.mark.long
 def test_a_killed_sweep_goes_on_to_the_bytes_of_one_left_alone(engine, alone, gone_on):
     started, first, written = gone_on[engine]
     folder = end(started)

@@ -193,6 +193,7 @@ def test_what_the_cache_cannot_hold_is_left_to_the_trials(shared, capsys):
     assert len(entries()) == before
 
 
+@pytest.mark.long
 def test_folds_and_seeds_in_a_row_end_in_the_bytes_of_one_alone_and_say_what_they_think_of_their_images(shared, folder):
     memory = Memory(frozenset())
     small = ("model.cut_layer=mixed1", "finetune.thaw_from=mixed0", "folds=3")
@@ -214,6 +215,7 @@ def test_folds_and_seeds_in_a_row_end_in_the_bytes_of_one_alone_and_say_what_the
     assert again.equals(said[1])
 
 
+@pytest.mark.long
 def test_a_phase_that_several_trials_go_on_from_is_kept(shared, folder):
     configs = [compose("model.cut_layer=mixed1", "fold=0", f"finetune.learning_rate={rate}") for rate in (1e-5, 1e-4)]
     several = trials.several_go_on_from(configs, shared)
@@ -223,6 +225,7 @@ def test_a_phase_that_several_trials_go_on_from_is_kept(shared, folder):
     assert (folder / trials.TRANSFERS / next(iter(several)) / "model.keras").is_file()
 
 
+@pytest.mark.long
 def test_another_head_is_trained_anew_not_the_last_ones(shared):
     """What trains a model is kept for the next trial, and must not train the last model in its place."""
     small = ("model.cut_layer=mixed1", "finetune.thaw_from=mixed0", "finetune.epochs=1")
@@ -234,6 +237,7 @@ def test_another_head_is_trained_anew_not_the_last_ones(shared):
     assert trials.run(second, shared, Memory(), nothing) == after
 
 
+@pytest.mark.long
 def test_a_saved_head_of_another_seed_has_its_own_dropout(shared):
     small = ("model.cut_layer=mixed1", "finetune.thaw_from=mixed0", "finetune.epochs=1", "model.dropout=0.5")
     rates = [
@@ -246,6 +250,7 @@ def test_a_saved_head_of_another_seed_has_its_own_dropout(shared):
     assert trials.run(again, shared, Memory(), nothing) == results[-1]
 
 
+@pytest.mark.long
 def test_only_the_last_training_of_each_phase_is_kept(shared):
     memory = Memory()
     for rate in (1e-4, 1e-3, 1e-2):

@@ -25,10 +25,10 @@ from frostline.training.loop import (
 pytestmark = pytest.mark.slow
 
 
-def make_model(seed=1, dropout=0.1):
+def make_model(seed=1, dropout=0.1, activation="relu"):
     init = keras.initializers.GlorotUniform(seed=seed)
     inputs = keras.Input((6,))
-    x = keras.layers.Dense(16, activation="relu", kernel_initializer=init)(inputs)
+    x = keras.layers.Dense(16, activation=activation, kernel_initializer=init)(inputs)
     x = keras.layers.Dropout(dropout, seed=seed)(x)
     return keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid", kernel_initializer=init)(x))
 
@@ -100,10 +100,11 @@ def test_a_loss_that_is_no_number_ends_the_training_and_is_not_gone_on_from(exam
     seen, checkpoint = [], tmp_path / "checkpoint"
     rate = 1e38 if spoil == "rate" else 0.01
     for _ in range(2):  # nor by the next run
+        model = make_model(activation=None)  # on some processors relu makes 0 of what is no number
         with pytest.raises(
             FrostlineError, match=r"transfer: the loss is no number any more .*nan.* after epoch 1\.\nA lower"
         ):
-            run(make_model(), (training, validation), learning_rate=rate, on_epoch=seen.append, checkpoint=checkpoint)
+            run(model, (training, validation), learning_rate=rate, on_epoch=seen.append, checkpoint=checkpoint)
     assert seen == []
     assert not checkpoint.exists()
 

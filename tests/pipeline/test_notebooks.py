@@ -41,6 +41,7 @@ def test_it_is_a_notebook_without_outputs_whose_links_lead_somewhere(path):
     assert [link for link in links if not (path.parent / link).exists()] == []
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_it_runs_from_top_to_bottom(tmp_path):
     clone = Clone(tmp_path / "clone")

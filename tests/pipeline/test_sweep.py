@@ -18,9 +18,9 @@ import yaml
 from clone import Clone, ran
 from frostline.sweep.results import lowest_loss
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
-RATES = "finetune.learning_rate=1e-5,1e-4,1e-3"
+RATES = "finetune.learning_rate=1e-5,1e-3"
 SMALL = ("model.cut_layer=mixed1", "transfer.epochs=1")  # what is quick to fine-tune
 
 
@@ -78,12 +78,12 @@ def clone(tmp_path_factory):
 def test_a_killed_sweep_goes_on_where_it_stopped(clone):
     killed = clone.kill_sweep_after(1, *SMALL, RATES)
     before = clone.stored()
-    assert 1 <= len(before) < 3
+    assert len(before) == 1
 
     output = clone.sweep(*SMALL, RATES)
     folder = clone.folders()[-1]
     trials = clone.trials(folder)
-    assert len(trials) == 3
+    assert len(trials) == 2
     assert trials[0] == clone.trials(killed)[0]
     after = clone.stored()
     assert before.items() <= after.items(), "what was finished is not run again"
@@ -92,16 +92,16 @@ def test_a_killed_sweep_goes_on_where_it_stopped(clone):
     winner = trials[losses.index(min(losses))]
     rate = next(part for part in winner["overrides"] if part.startswith("finetune.learning_rate"))
     after = [f"{winner[phase]['validation/loss']:.4f}" for phase in ("transfer", "finetune")]
-    assert f"Best of 3 trials: {rate}, validation loss {after[0]} after transfer, {after[1]} after fine-" in output
+    assert f"Best of 2 trials: {rate}, validation loss {after[0]} after transfer, {after[1]} after fine-" in output
     assert "On the test set, looked at once" in output
-    assert trials[0]["transfer"] == trials[1]["transfer"] == trials[2]["transfer"]
+    assert trials[0]["transfer"] == trials[1]["transfer"]
     assert "transfer 1/1" not in output, "the trials share the phase that the killed process trained"
 
 
 def test_mlflow_holds_one_run_for_the_sweep_and_one_for_each_trial(clone):
     ((parent_id, children),) = clone.below_sweeps().items()
     finished = [run for run in children if run.info.status == "FINISHED"]
-    assert len(finished) == 3
+    assert len(finished) == 2
     assert {run.info.status for run in children} <= {"FINISHED", "KILLED"}
     assert not any(name.startswith("test/") for run in children for name in run.data.metrics)
     for run in finished:
@@ -152,21 +152,21 @@ def test_the_pipeline_rebuilds_the_winner_to_the_same_figures(clone):
 def test_a_killed_search_goes_on_with_the_trial_at_hand(clone):
     search = [
         "hydra/sweeper=optuna",
-        "hydra.sweeper.n_trials=4",
+        "hydra.sweeper.n_trials=3",
         *SMALL,
         "transfer.learning_rate=1e-4",
         "model.dropout=0.2",
         "finetune.learning_rate=tag(log,interval(1e-6,1e-2))",
     ]
-    killed = clone.kill_sweep_after(2, *search)
+    killed = clone.kill_sweep_after(1, *search)
     before = clone.trials(killed)
     output = clone.sweep(*search)
     trials = clone.trials(clone.folders()[-1])
-    assert len(trials) == 4
+    assert len(trials) == 3
     assert trials[: len(before)] == before
-    assert len({trial["trial"] for trial in trials}) == 4
+    assert len({trial["trial"] for trial in trials}) == 3
     assert all(("finetune" in trial) != ("pruned" in trial) for trial in trials)
-    assert "4 trials by validation loss" in output
+    assert "3 trials by validation loss" in output
     assert output.count("transfer 1/1") <= 1, "all trials share their transfer phase"
 
 
