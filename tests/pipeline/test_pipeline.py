@@ -257,7 +257,6 @@ def test_a_threshold_runs_only_evaluate_and_all_that_predicts_follows_it(clone):
     np.testing.assert_allclose([one["dog"] for one in answers["probabilities"]], in_use, atol=2e-3)
 
 
-@pytest.mark.long
 def test_an_edit_of_params_yaml_reaches_the_stage_and_mlflow(clone):
     params = yaml.safe_load((clone.root / "params.yaml").read_text())
     params["finetune"]["epochs"] = 2
@@ -339,7 +338,6 @@ def test_a_bad_weights_file_leaves_no_output(clone):
     assert backbone.read_bytes() == before
 
 
-@pytest.mark.long
 def test_a_killed_stage_leaves_no_run_running_and_none_twice(clone):
     stage = ["-m", "frostline.stages", "transfer", "transfer.learning_rate=0.01"]
 
