@@ -118,3 +118,7 @@ def test_a_number_that_another_process_has_now_holds_nothing(repository):
     with beside_no_dvc():
         pass
     assert not locks.exists()
+    for text in ("[]", "null", "{", '{"read": []}', '{"write": {"out": {"cmd": "dvc repro"}}}', '{"pid": null}'):
+        locks.write_text(text)
+        with beside_no_dvc():
+            pass

@@ -141,6 +141,8 @@ def test_nothing_gives_nothing(model, tmp_path):
         (3, "the image is of the type int"),
         (None, "of the type NoneType"),
         (Image.new("F", (8, 8)), "PIL image of mode F"),
+        (Image.new("RGB", (0, 8)), "PIL image of 0 x 8 pixels"),
+        (io.BytesIO(ball()), "the image is an open file"),
         (Image.open(io.BytesIO(ball()[:3000])), "image cannot be read: image file is truncated"),
     ],
 )
@@ -245,5 +247,9 @@ def test_what_a_program_gets_wrong_is_frostlines_error(tmp_path, path):
         frostline.load("gone.keras")
     with pytest.raises(frostline.Error, match="threshold=50 is not a number between 0 and 1"):
         frostline.load(path, threshold=50)
+    with pytest.raises(frostline.Error, match=r"threshold='0\.3' is not a number"):
+        frostline.load(path, threshold="0.3")
+    with pytest.raises(frostline.Error, match="is a folder"):
+        frostline.load(tmp_path)
     with pytest.raises(frostline.Error, match="is no Frostline project"):
         frostline.train(tmp_path)

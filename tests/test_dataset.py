@@ -45,6 +45,13 @@ def test_load(folder):
     assert dataset.labels("test").dtype == np.uint8
 
 
+def test_data_of_another_release_are_to_be_prepared_anew(folder):
+    lines = (folder / "manifest.csv").read_text().splitlines()
+    (folder / "manifest.csv").write_text("".join(f"{line.rpartition(',')[0]}\n" for line in lines))
+    with pytest.raises(FrostlineError, match=r"manifest\.csv is of another release\)\.\nRun `dvc repro preprocess`"):
+        load_dataset(folder)
+
+
 def test_without_unlabelled_images(folder):
     manifest = (folder / "manifest.csv").read_text().replace("test/1.jpg,,unlabelled", "test/1.jpg,,")
     (folder / "manifest.csv").write_text(manifest)

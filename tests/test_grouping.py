@@ -101,6 +101,18 @@ def test_groups_that_cannot_be_are_said(tmp_path, images, pattern, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_set_that_is_missing_is_cut_in_whole_groups(tmp_path):
+    images = {f"{'test' if patient(name) == '0' else 'train'}/{name}": image for name, image in of_patients(13).items()}
+    data = prepare(tmp_path, images, group=r"patient(\d+)", splits="given")
+    found = places(data, patient)
+    assert all(len(splits) == 1 for splits in found.values()) and {"validation"} in found.values()
+
+
+def test_an_image_without_a_group_is_alone(tmp_path):
+    data = prepare(tmp_path, drawn(40), group=r"(?:patient(\d+)_)?\d+")
+    assert [len(data.names(split)) for split in SPLITS] == [24, 8, 8]
+
+
 def test_groups_across_given_splits_are_counted(tmp_path, capsys):
     images = {
         f"{'train' if n % 3 else 'test'}/{name}": image for n, (name, image) in enumerate(of_patients(13).items())
@@ -109,12 +121,17 @@ def test_groups_across_given_splits_are_counted(tmp_path, capsys):
     assert "13 groups stand in more than one of the given splits: what is measured there is" in capsys.readouterr().err
 
 
-def test_near_duplicates_are_in_one_fold(tmp_path):
-    images = drawn(40)
+def with_copies(images):
+    """`images` and of the first twelve a mirrored, scaled copy."""
+    copies = {}
     for name in list(images)[:12]:
         mirrored = ImageOps.mirror(Image.open(io.BytesIO(images[name])))
-        images[name.replace(".jpg", "_again.png")] = png(mirrored.resize((100, 100)))
-    data = prepare(tmp_path, images)
+        copies[name.replace(".jpg", "_again.png")] = png(mirrored.resize((100, 100)))
+    return images | copies
+
+
+def test_near_duplicates_are_in_one_fold(tmp_path):
+    data = prepare(tmp_path, with_copies(drawn(40)))
     parted = 0
     for fold in range(5):
         found = places(choose_images(data, fold, 5, 1), lambda name: name.split(".")[0].removesuffix("_again"))
@@ -133,17 +150,39 @@ def data_labels(data):
     return np.concatenate([data.labels(split) for split in SPLITS])
 
 
-def test_where_all_images_are_alike_it_is_said_and_folds_have_images(tmp_path, caplog):
+def frames(count):
+    """So many images of one scene, in two classes."""
     rng = np.random.default_rng(3)
     scene = rng.integers(60, 200, (8, 8, 3)).repeat(8, 0).repeat(8, 1)
-    frames = [scene + rng.integers(-9, 9, scene.shape) for _ in range(30)]
-    data = prepare(
-        tmp_path, {f"{'ab'[n % 2]}/{n}.png": png(Image.fromarray(f.astype(np.uint8))) for n, f in enumerate(frames)}
-    )
+    images = [scene + rng.integers(-9, 9, scene.shape) for _ in range(count)]
+    return {
+        f"{('cat', 'dog')[number % 2]}/frame{number}.png": png(Image.fromarray(image.astype(np.uint8)))
+        for number, image in enumerate(images)
+    }
+
+
+def test_where_all_images_are_alike_it_is_said_and_folds_have_images(tmp_path, caplog):
+    data = prepare(tmp_path, frames(30))
     with caplog.at_level("INFO"):
         chosen = choose_images(data, 1, 5, 1)
     assert [len(chosen.names(split)) for split in SPLITS] == [18, 6, 6]
-    assert "near-duplicates are not kept together in folds: 30 images are one chain" in caplog.text
+    assert "30 near-duplicates are one chain, larger than a fold: folds part them" in caplog.text
+
+
+def test_a_chain_that_no_fold_can_hold_parts_no_other_copies(tmp_path, caplog):
+    data = prepare(tmp_path, with_copies(drawn(40)) | frames(30))
+    for fold in range(5):
+        found = places(choose_images(data, fold, 5, 1), lambda name: name.split(".")[0].removesuffix("_again"))
+        assert all(len(splits) == 1 for splits in found.values())
+    assert "30 near-duplicates are one chain" in caplog.text
+
+
+def test_a_fold_that_could_train_on_no_image_of_a_class_is_said(tmp_path):
+    images = {f"{('train', 'val', 'test')[n % 3]}/{name}": image for n, (name, image) in enumerate(drawn(40).items())}
+    data = prepare(tmp_path, images, group="cat/|dog/.*", splits="given")
+    with pytest.raises(FrostlineError, match="all images of class 'cat' belong together"):
+        for fold in range(5):
+            choose_images(data, fold, 5, 1)
 
 
 def test_groups_of_many_sizes_are_dealt_out_evenly():

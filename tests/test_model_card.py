@@ -75,6 +75,10 @@ def test_a_phases_model_has_its_own_figures(project):
     transfer = read_json(project / "reports/figures.json")["transfer"]
     interval = f"{transfer['log_loss_low']:.3f} to {transfer['log_loss_high']:.3f}"
     assert row(text, "log_loss") == f"| log_loss | {transfer['log_loss']:.3f} | {interval} |"
+    assert "| accuracy |" in text
+    lock = (project / "dvc.lock").read_text()
+    (project / "dvc.lock").write_text(lock.replace("threshold: 0.5", "threshold: 0.2"))
+    assert "| accuracy |" not in card(recorded_origin(project / "models/transfer.keras")), "it is used with 0.5"
 
 
 def test_a_file_that_the_run_did_not_make_gets_none_of_its_figures(project):

@@ -1,7 +1,5 @@
 """Versions and aliases in a real SQLite store."""
 
-import json
-import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +7,6 @@ import mlflow
 import numpy as np
 import pytest
 
-from frostline.common.files import zip_entry
 from frostline.config.load import compose_conf
 from frostline.config.paths import EVALUATION
 from frostline.data.dataset import Dataset, images_file, labels_file
@@ -19,6 +16,7 @@ from frostline.tracking.champion import FILES
 from frostline.tracking.logged_model import logged_models
 from frostline.tracking.registry import Candidate, register
 from results import chosen, noisy, write_answers
+from zips import write_model_like
 
 pytestmark = pytest.mark.slow
 
@@ -61,17 +59,10 @@ def model_of_brightness(weight):
     return Path("made.keras").read_bytes()
 
 
-def write_file(path, content):
-    """What of a model file is read here: the names of its classes, and `content` in the place of weights."""
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr(zip_entry("metadata.json"), json.dumps({"classes": list(CLASSES)}))
-        archive.writestr(zip_entry("model.weights.h5"), content)
-
-
 def evaluate(pipeline, content, probabilities, threshold=0.5, temperature=1.0, names=None, data=None, as_used=None):
     """What the stage does for a fine-tuned model: its predictions are logged, then it is; return the run's id."""
     trained, model = Path("finetune.keras"), Path("model.keras")
-    write_file(trained, content)
+    write_model_like(trained, content, CLASSES)
     if as_used:
         model.write_bytes(as_used)
     else:
@@ -128,6 +119,13 @@ def test_a_champion_of_other_images_is_judged_anew_on_these(pipeline):
     assert reasons["4"].startswith(
         "The champion was judged anew on these images, some of which it may have been trained on. Better than"
     )
+
+
+def test_images_of_the_same_names_may_be_others(pipeline):
+    evaluate(pipeline, b"of brightness", GOOD, as_used=model_of_brightness(3.0))
+    evaluate(replace(pipeline, data_digest="other pixels", key="another"), b"better than the answers of then", GOOD)
+    told = "The champion was judged anew on these images, some of which it may have been trained on. "
+    assert state()[1]["2"].startswith(told)
 
 
 def test_where_the_champion_cannot_be_judged_a_new_line_begins_and_says_so(pipeline):

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import zipfile
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -19,6 +20,7 @@ from frostline.config.load import compose_conf
 from frostline.tracking import runs as tracking
 from frostline.tracking.logged_model import log_model, logged_models
 from tracked import write_tracked
+from zips import write_model_like
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +37,7 @@ with runs.phase_run("transfer", runs.open_pipeline(compose_conf(), "data")):
 
 def train(phase):
     """What matters here of a stage in the current folder; return the run."""
-    Path("model.keras").write_bytes(phase.encode())
+    write_model_like(Path("model.keras"), phase.encode(), ("a", "b"))
     with tracking.phase_run(phase, tracking.open_pipeline(compose_conf(), "data")) as run:
         run.log_files(Path("model.keras"))
         log_model(run, Path("model.keras"), np.zeros((8, 8, 3), np.uint8))
@@ -60,7 +62,7 @@ def made(tmp_path_factory):
         client.create_registered_model("pictures")
         client.create_model_version("pictures", f"models:/{logged.model_id}", run, model_id=logged.model_id)
         client.set_registered_model_alias("pictures", "champion", "1")
-        client.create_experiment("elsewhere", "file:///mnt/large/artifacts")
+        client.create_experiment("elsewhere", "file:///mnt/large/mlruns/artifacts")
         os.environ.pop("MLFLOW_TRACKING_URI", None)
     return folder, run
 
@@ -102,7 +104,7 @@ def open_all(run):
     """Read what the run and the champion have, as MLflow's clients do."""
     file = Path(mlflow.artifacts.download_artifacts(run_id=run, artifact_path="model.keras"))
     champion = Path(mlflow.artifacts.download_artifacts(MODEL)) / "data/model.keras"
-    return file.read_bytes(), champion.read_bytes()
+    return tuple(zipfile.ZipFile(path).read("model.weights.h5") for path in (file, champion))
 
 
 def test_the_runs_of_a_moved_project_move_with_it(project, made, monkeypatch, capfd):
@@ -116,7 +118,7 @@ def test_the_runs_of_a_moved_project_move_with_it(project, made, monkeypatch, ca
     assert open_all(made[1]) == (b"transfer", b"transfer")
     assert (there / "mlruns/artifacts" / second / "artifacts/model.keras").is_file()
     assert all(place.startswith((f"{there.as_uri()}/", f"{there}/", "file:///mnt/large/")) for place in places(there))
-    assert "file:///mnt/large/artifacts" in places(there), "what the user placed elsewhere stays there"
+    assert "file:///mnt/large/mlruns/artifacts" in places(there), "what the user placed elsewhere stays there"
     train("evaluate")
     assert str(project) not in capfd.readouterr().err, "it is said once"
 

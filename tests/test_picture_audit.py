@@ -260,7 +260,8 @@ def command(*arguments):
     return subprocess.run([sys.executable, "-m", "frostline.cli", "audit", *arguments], capture_output=True, text=True)
 
 
-def test_the_command_says_in_one_line_what_is_left_out(images):
+def test_the_command_says_in_one_line_what_is_left_out(images, project):
+    (project / "dvc.yaml").touch()
     done = command("--top", "3")
     assert done.returncode == 0
     (line,) = [line for line in done.stderr.splitlines() if "study=worth_it" in line]
@@ -271,7 +272,8 @@ def test_the_command_says_in_one_line_what_is_left_out(images):
     assert "What you decide: corrections.csv" in done.stdout
 
 
-def test_errors_of_the_command_are_lines(tmp_path):
+def test_errors_of_the_command_are_lines(project, tmp_path):
+    (project / "dvc.yaml").touch()
     done = command()
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 2)
     assert "Run `dvc repro preprocess`." in done.stderr

@@ -32,6 +32,13 @@ def test_f1_of_few_or_certain_images_has_a_threshold(probabilities):
     assert 0 < threshold_for("f1", np.array(probabilities), 0.5) < 1
 
 
+@pytest.mark.parametrize("figure", FIGURES)
+def test_a_class_as_rare_as_can_be_still_has_a_threshold_between_its_probabilities(figure):
+    probabilities = np.array([8e-8] * 10 + [2e-8] * 990)
+    assert 2e-8 < threshold_for(figure, probabilities, 4e-8) < 8e-8
+    assert 0 < threshold_for(figure, 1 - probabilities, 1 - 4e-8) < 1
+
+
 def chosen_with(threshold, classes=2):
     config = compose_conf([f"evaluate.threshold={threshold}", "evaluate.calibrate=none"], CONF)
     second = np.array([0.1, 0.2, 0.3, 0.9])

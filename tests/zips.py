@@ -1,10 +1,13 @@
-"""Zip files of small images for tests."""
+"""Zip files for tests: of small images, and what stands for a model file."""
 
 import io
+import json
 import zipfile
 
 import numpy as np
 from PIL import Image
+
+from frostline.common.files import zip_entry
 
 
 def image(number, kind="JPEG"):
@@ -20,3 +23,11 @@ def archive_of(path, members):
         for name, content in members.items():
             archive.writestr(name, content)
     return path
+
+
+def write_model_like(path, content, classes):
+    """What tracking reads of a model file: the names of its classes, and `content` in the place of weights."""
+    archive_of(
+        path,
+        {zip_entry("metadata.json"): json.dumps({"classes": list(classes)}), zip_entry("model.weights.h5"): content},
+    )

@@ -179,8 +179,10 @@ def load(path: str | Path = CLASSIFIER, threshold: float | None = None) -> Class
     """
     from frostline.serving.classifier import load_classifier
 
-    if threshold is not None and not 0 < threshold < 1:
-        raise FrostlineError(f"threshold={threshold} is not a number between 0 and 1.")
+    if threshold is not None and not (isinstance(threshold, int | float) and 0 < threshold < 1):
+        raise FrostlineError(f"threshold={threshold!r} is not a number between 0 and 1.")
+    if Path(path).is_dir():
+        raise FrostlineError(f"{path} is a folder.\nGive the .keras file in it.")
     return Classifier(load_classifier(Path(path), threshold))
 
 
@@ -308,4 +310,6 @@ def _overlaid(pixels: np.ndarray, heat: bytes) -> Image.Image:
 
 def _as_text(value: Any) -> str:
     """As `--set` takes it."""
-    return value if isinstance(value, str) else str(value) if isinstance(value, Path) else json.dumps(value)
+    if isinstance(value, str | Path):
+        return str(value)
+    return json.dumps(value, default=lambda number: number.item())  # NumPy's

@@ -1,4 +1,4 @@
-"""What stops `dvc exp run` before it changes anything: another run in the project, or a folder below the project's.
+"""What stops `dvc exp run` before params.yaml has its settings: another run in the project, or a folder below it.
 
 DVC composes conf/ by Hydra, which asks plugins of this kind for more places to look in whenever it begins to compose.
 DVC itself would refuse a second run only when params.yaml has its settings, and the first would fail at its end.
@@ -13,15 +13,12 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from frostline.project.alone import check_idle
 from frostline.runtime.errors import FrostlineError
 
-_ELSEWHERE = {"--queue", "--temp"}
-"""With these, DVC runs in a copy of the project."""
-
 
 class Alone(SearchPathPlugin):
     """Adds no place; does nothing but within DVC."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        if "dvc.repo" not in sys.modules or _ELSEWHERE & set(sys.argv):
+        if "dvc.repo" not in sys.modules:
             return
         from dvc.exceptions import DvcException  # DVC prints it as a line
 

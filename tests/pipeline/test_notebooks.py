@@ -54,10 +54,12 @@ def test_it_runs_from_top_to_bottom(tmp_path):
     notebook = nbformat.read(KOREAN, as_version=4)
     client = nbclient.NotebookClient(notebook, resources={"metadata": {"path": str(clone.root / "notebooks")}})
     client.execute(env=clone.environment)
-    said = ["".join(map(text_of, cell.outputs)) for cell in notebook.cells if cell.cell_type == "code"]
+    codes = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    said = ["".join(map(text_of, cell.outputs)) for cell in codes]
     assert sorted(stage for text in said for stage in ran(text)) == sorted(STAGES), "each once"
     assert any("In use, " in text for text in said), "the verdict"
-    assert any(re.search(r"transfer.*0\.\d", text) for text in said), "MLflow's runs"
+    tables = [text for cell, text in zip(codes, said, strict=True) if "runs(" in cell.source]
+    assert tables and all(re.search(r"(transfer|finetune|evaluate) sample.*\d\.\d", text) for text in tables), tables
     assert any("mostly at" in text or "nowhere" in text for text in said), "Grad-CAM"
     assert "up to date" in said[-1]
     settings = yaml.safe_load((clone.root / "params.yaml").read_text(encoding="utf-8"))

@@ -54,7 +54,7 @@ def test_verify_runs_a_stage_again_and_finds_the_same_bytes(clone):
 
 def test_models_carry_cards_with_the_figures_that_are_theirs(clone, monkeypatch):
     """In MLflow the phases' models have not been judged yet; an export asks dvc.lock whose the figures are."""
-    metrics = clone.json("reports/metrics.json")
+    metrics = clone.json("reports/figures.json")
     monkeypatch.chdir(clone.root)
     origin = recorded_origin(Path("models/classifier.keras"))
     assert origin.figures == key_figures(metrics)

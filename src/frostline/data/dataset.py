@@ -95,7 +95,10 @@ def load_dataset(folder: Path) -> Dataset:
         classes = tuple(read_json(folder / CLASSES_FILE))
         paths: dict[str, list[str]] = {}
         with (folder / MANIFEST_FILE).open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
+            rows_of = csv.DictReader(file)
+            if set(MANIFEST_COLUMNS) - set(rows_of.fieldnames or ()):
+                raise ValueError(f"{MANIFEST_FILE} is of another release")
+            for row in rows_of:
                 if row["split"]:
                     paths.setdefault(row["split"], []).append(row["path"])
         digest = sha256_of(folder / MANIFEST_FILE)

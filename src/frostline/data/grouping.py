@@ -30,7 +30,7 @@ def joined(keys: Sequence[Sequence[Hashable]], pairs: Iterable[tuple[int, int]] 
     """Return the group of each image, (N,), from 0: images are together that share a key or are a pair, or by a chain.
 
     Args:
-        keys: lists of N keys each, at least one.
+        keys: lists of N keys each, at least one. An empty text is no key.
         pairs: of images' places.
     """
     from scipy.sparse import coo_array  # takes a quarter of a second
@@ -39,7 +39,7 @@ def joined(keys: Sequence[Sequence[Hashable]], pairs: Iterable[tuple[int, int]] 
     links = list(pairs)
     for key_of in keys:
         first: dict[Hashable, int] = {}
-        links += [(place, first.setdefault(key, place)) for place, key in enumerate(key_of)]
+        links += [(place, place if key == "" else first.setdefault(key, place)) for place, key in enumerate(key_of)]
     ends = np.array(links).T
     graph = coo_array((np.ones(len(links), bool), (ends[0], ends[1])), shape=(len(keys[0]), len(keys[0])))
     groups: NDArray[np.int64] = connected_components(graph, directed=False)[1].astype(np.int64)

@@ -269,14 +269,15 @@ def _assign(entries: Sequence[Entry], seed: int, shares: Mapping[str, float], re
     if reading.group:
         for entry, group in zip(labelled, named_groups([entry.path for entry in labelled], reading.group), strict=True):
             entry.group = group
+    groups = [entry.group for entry in labelled]
     if reading.splits == "given":
         given = given_splits([entry.own_split for entry in labelled])
-        splits: Sequence[str] = complete_splits(labels, pixels, given, seed, shares)
+        splits: Sequence[str] = complete_splits(labels, pixels, groups, given, seed, shares)
         places = {(entry.group, split) for entry, split in zip(labelled, splits, strict=True) if entry.group}
         if across := sum(count > 1 for count in Counter(group for group, _ in places).values()):
             _say(f"{across:,} groups stand in more than one of the given splits: what is measured there is too good")
     elif reading.group:
-        splits = assign_groups(labels, pixels, [entry.group for entry in labelled], seed, shares)
+        splits = assign_groups(labels, pixels, groups, seed, shares)
     else:
         splits = assign_splits(labels, pixels, seed, shares)
     for entry in good:

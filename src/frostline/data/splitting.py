@@ -62,12 +62,13 @@ def assign_groups(
     """
     labels = np.unique(classes, return_inverse=True)[1]
     together = joined([digests, groups])
-    parts = deal(labels, np.array(digests), together, [shares[split] for split in SPLITS], f"{seed}/split")
-    splits = [SPLITS[part] for part in parts]
+    names = [split for split in SPLITS if split in shares]
+    parts = deal(labels, np.array(digests), together, [shares[name] for name in names], f"{seed}/split")
+    splits = [names[part] for part in parts]
     for name in sorted(set(classes)):
         there = {split for split, own in zip(splits, classes, strict=True) if own == name}
-        if missing := [split for split in SPLITS if split not in there]:
-            count = len({group for group, own in zip(groups, classes, strict=True) if own == name})
+        if missing := [split for split in names if split not in there]:
+            count = len({group for group, own in zip(together.tolist(), classes, strict=True) if own == name})
             raise FrostlineError(
                 f"Class {name!r} has images of {count} group{'s' * (count != 1)} (preprocess.group), which leaves the "
                 f"{missing[0]} set without one.\nAdd images of other groups to it, or group more finely."
@@ -95,16 +96,31 @@ def given_splits(names: Sequence[str]) -> list[Split]:
 
 
 def complete_splits(
-    classes: Sequence[str], digests: Sequence[str], given: Sequence[Split], seed: int, shares: Mapping[str, float]
+    classes: Sequence[str],
+    digests: Sequence[str],
+    groups: Sequence[str],
+    given: Sequence[Split],
+    seed: int,
+    shares: Mapping[str, float],
 ) -> list[Split]:
     """Return the `given` split of each image; a test or validation set that is missing is cut from the training images.
 
-    It is cut as by `assign_splits`, with the share that it has of `shares` without the sets that are there.
+    It is cut as by `assign_splits`, or `assign_groups` where the images have groups (else "" each), with the share that
+    it has of `shares` without the sets that are there.
 
     Raises FrostlineError if a class is not in each of the three.
     """
     missing: list[Split] = [split for split in ("test", "validation") if split not in given]
     total = shares["train"] + sum(shares[split] for split in missing)
+    if missing and any(groups):
+        rows = [row for row, split in enumerate(given) if split == "train"]
+        wanted: dict[str, float] = {split: shares[split] / total for split in ("train", *missing)}
+        own_classes, own_digests, own_groups = ([all_of[row] for row in rows] for all_of in (classes, digests, groups))
+        cut = assign_groups(own_classes, own_digests, own_groups, seed, wanted)
+        splits = list(given)
+        for row, split in zip(rows, cut, strict=True):
+            splits[row] = split
+        return splits
     in_train: dict[str, set[str]] = {}
     for name, digest, split in zip(classes, digests, given, strict=True):
         if split == "train":

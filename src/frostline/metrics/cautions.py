@@ -24,11 +24,11 @@ def cautions(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
         )
     most, least = max(train, key=lambda name: train[name]), min(train, key=lambda name: train[name])
     if train[most] > _UNEQUAL * train[least]:
+        remedy = " evaluate.threshold=balanced_accuracy predicts with both classes in mind." if len(train) == 2 else ""
         found.append(
             f"Unequal classes: {train[most]:,} training images of {most}, {train[least]:,} of {least}. "
             "Accuracy flatters a model that neglects the small class: look at balanced accuracy and the lowest recall."
-            + " evaluate.threshold=balanced_accuracy predicts with both classes in mind."
-            * (len(train) == 2)
+            + remedy
         )
     return found
 

@@ -17,11 +17,17 @@ def threshold_for(figure: str, probabilities: np.ndarray, share: float) -> float
         share: of the second class among the training images, between 0 and 1.
     """
     if figure == "balanced_accuracy":
-        return round(share, 4)
+        return _in_short(share)
     values = np.unique(np.concatenate([[0, 1], probabilities]))
     candidates = (values[1:] + values[:-1]) / 2
     falling = np.sort(probabilities)[::-1]
     above = np.searchsorted(-falling, -candidates)
     expected_hits = np.concatenate([[0], np.cumsum(falling)])[above]
     expected_f1 = 2 * expected_hits / np.maximum(above + falling.sum(), 1e-12)
-    return round(float(candidates[np.argmax(expected_f1)]), 4)
+    return _in_short(float(candidates[np.argmax(expected_f1)]))
+
+
+def _in_short(threshold: float) -> float:
+    """Six digits of it, as it is shown, where these are still between 0 and 1."""
+    short = float(f"{threshold:.6g}")
+    return short if 0 < short < 1 else threshold

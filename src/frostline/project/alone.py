@@ -67,7 +67,7 @@ def check_idle() -> None:
     for path in (_STAGES, _EXPERIMENT):
         try:
             holders, since = _holders(json.loads(path.read_text(encoding="utf-8"))), path.stat().st_mtime
-        except (OSError, ValueError):
+        except (OSError, ValueError, AttributeError, TypeError):  # not there, half written, or of another DVC
             continue
         for holder in holders:
             if holder["pid"] != os.getpid() and _is_running(holder["pid"], since):
@@ -79,10 +79,11 @@ def check_idle() -> None:
 
 def _holders(content: dict[str, Any]) -> list[dict[str, Any]]:
     """The processes in one of DVC's files, each with its `pid`."""
-    if "pid" in content:
+    if isinstance(content.get("pid"), int):
         return [content]
     found = [entry for locks in content.values() for entry in locks.values()]
-    return [holder for entry in found for holder in (entry if isinstance(entry, list) else [entry])]
+    holders = [holder for entry in found for holder in (entry if isinstance(entry, list) else [entry])]
+    return [holder for holder in holders if isinstance(holder.get("pid"), int)]
 
 
 def _is_running(process: int, since: float) -> bool:

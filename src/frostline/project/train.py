@@ -30,11 +30,11 @@ def train(folder: Path | None, weights: str | None, recipe: str | None, settings
             be trained on, or a choice is not valid.
     """
     check_repository()
-    kept = read_local()
-    choices = _choices(folder, weights, recipe, kept)
-    moved = "data.path" in choices and choices["data.path"] != kept.get("data.path")
-    names = [key for key in ("name", "data.name") if moved and key in kept]  # other images have another name
     with alone():
+        kept = read_local()
+        choices = _choices(folder, weights, recipe, kept)
+        moved = "data.path" in choices and choices["data.path"] != kept.get("data.path")
+        names = [key for key in ("name", "data.name") if moved and key in kept]  # other images have another name
         with beside_no_dvc():
             check_no_edits()
             set_local({**choices, **settings}, unset=names)

@@ -45,6 +45,8 @@ def given_in(images: Any) -> list[Given]:
         FrostlineError: something else is among them, or a folder or file that is not there, or holds no image.
         OSError: a folder cannot be read.
     """
+    if isinstance(images, io.IOBase):
+        raise _refused("the image", "an open file")
     single = isinstance(images, str | Path | bytes | bytearray | memoryview | np.ndarray | Image.Image)
     if not single and not isinstance(images, Iterable):
         raise _refused("the image", f"of the type {type(images).__name__}")
@@ -61,6 +63,8 @@ def _expanded(item: Any, place: str) -> Iterator[Given]:
         case bytes() | bytearray() | memoryview():
             yield Given(name, bytes(item))
         case Image.Image():
+            if 0 in item.size:
+                raise _refused(name, f"a PIL image of {item.width} x {item.height} pixels")
             if item.mode not in _AS_PNG + _TO_RGB:
                 raise FrostlineError(f"{name} is a PIL image of mode {item.mode}.\nConvert it first: .convert('RGB')")
             try:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # it imports TensorFlow
 
 CARD = "MODEL_CARD.md"
 _LOCK = Path("dvc.lock")
+_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,10 @@ def recorded_origin(model: Path) -> Origin:
     data = read_json(DATA_SUMMARY) if of_this_run(DATA_SUMMARY, DATA_SUMMARY) else {}
     metrics = read_json(FIGURES) if of_this_run(FIGURES, FIGURES) else {}
     phase = next((phase for phase, path in MODELS.items() if path == place), None)
-    return Origin(settings, data, key_figures(metrics, phase), _images(metrics))
+    figures = key_figures(metrics, phase)
+    if phase and settings["evaluate"]["threshold"] != _THRESHOLD:  # what a phase's file is used with, uncalibrated
+        figures = {name: value for name, value in figures.items() if not name.startswith("accuracy")}
+    return Origin(settings, data, figures, _images(metrics))
 
 
 def current_origin(evaluated: bool) -> Origin:

@@ -68,9 +68,14 @@ class Setting:
         return min(self.trials, key=lambda trial: _figure(trial, self.phase, "loss"))
 
 
+def better_phase(trial: Record) -> PhaseName:
+    """The phase whose model the pipeline would take of a trial that finished."""
+    return chosen_phase({phase: _figure(trial, phase, "loss") for phase in PHASES})
+
+
 def lowest_loss(trial: Record) -> float:
-    """The validation loss of the better phase of a trial that finished."""
-    return min(_figure(trial, phase, "loss") for phase in PHASES)
+    """The validation loss of its better phase."""
+    return _figure(trial, better_phase(trial), "loss")
 
 
 def _figure(trial: Record, phase: str, figure: str) -> float:

@@ -38,6 +38,7 @@ from frostline.sweep.results import (
     REBUILD,
     RECIPE,
     RESULT,
+    better_phase,
     describe,
     group_of,
     headline,
@@ -231,7 +232,7 @@ def _finish(folder: Path, shared: "Shared", memory: Memory, pipeline: "Pipeline"
         best = compose_trial(settings[0].best["overrides"])
         for path in (folder / "best.yaml", RECIPE):
             write_text(path, recipe(best, f"{headline(trials)}\nRebuild it: {REBUILD}"))
-        test = sweep_trials.score_on_test(best, shared, memory, settings[0].phase)
+        test = sweep_trials.score_on_test(best, shared, memory, better_phase(settings[0].best))
         figures = {"validation/loss": settings[0].mean(), "test/loss": test["loss"], "test/accuracy": test["accuracy"]}
     text = describe(trials, test, close)
     table.print_summary(trials, test, close, folder)

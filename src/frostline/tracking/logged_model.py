@@ -25,7 +25,7 @@ def send_model(path: Path, example: np.ndarray, run_id: str, evaluated: bool = F
     """Log the model file at `path`, with its card, on this run, unless one is logged there; return what the run has.
 
     `example`: an image (size, size, 3) uint8; MLflow's UI shows how to ask for its class. `evaluated`: the figures in
-    reports/metrics.json are this model's.
+    reports/figures.json are this model's.
     """
     from frostline.data.images import as_png  # here, since no output of a stage depends on it
 

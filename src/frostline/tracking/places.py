@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from frostline.config.paths import ROOT
 from frostline.runtime.logs import show
+from frostline.tracking.tags import VIEW
 
 ARTIFACTS = "artifacts"
 """Beside the store's file: the folder of the artifacts."""
@@ -52,11 +53,15 @@ def follow_project(store: Path) -> None:
 
 
 def _former_folders(connection: sqlite3.Connection, folder: Path) -> Iterator[Path]:
-    """Where the store's `folder` was: what its experiments say that have their artifacts at the same place of another
-    project."""
+    """Where the store's `folder` was: what our experiments say that have their artifacts at the same place of another
+    project. Experiments of the user's own may have theirs anywhere."""
     here = (folder / ARTIFACTS).as_uri()
     end = here.removeprefix(ROOT.resolve().as_uri())
-    for (place,) in connection.execute("SELECT DISTINCT artifact_location FROM experiments"):
+    query = (
+        "SELECT DISTINCT artifact_location FROM experiments WHERE name LIKE 'frostline%' OR experiment_id IN"
+        " (SELECT experiment_id FROM experiment_tags WHERE key = ?)"  # the names are of stores without the tag
+    )
+    for (place,) in connection.execute(query, [VIEW]):
         if place and place.startswith("file://") and place.endswith(end) and place != here:
             yield _path(place).parent
 

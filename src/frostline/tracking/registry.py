@@ -21,7 +21,7 @@ from frostline.tracking.champion import FILES, Contest, NotComparableError, answ
 from frostline.tracking.logged_model import send_model
 from frostline.tracking.quiet_mlflow import mlflow
 from frostline.tracking.runs import Pipeline, Run
-from frostline.tracking.tags import MODEL, PHASE
+from frostline.tracking.tags import DATA, MODEL, PHASE
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -129,6 +129,8 @@ def _contest(champion: "ModelVersion", pipeline: Pipeline, data: Dataset, resamp
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:
+            if client.get_run(champion.tags[_EVALUATION_RUN]).data.tags.get(DATA) != pipeline.data_digest:
+                raise NotComparableError("other images")
             for file in FILES.values():
                 path = client.download_artifacts(champion.tags[_EVALUATION_RUN], f"{EVALUATION.name}/{file}", name)
             return compare(Path(path).parent)
@@ -152,7 +154,9 @@ def _contest(champion: "ModelVersion", pipeline: Pipeline, data: Dataset, resamp
 def _drew_otherwise(champion: "ModelVersion", pipeline: Pipeline) -> bool:
     """Whether what were training images of the `champion` may be others by now."""
     try:
-        params = mlflow.MlflowClient().get_run(champion.tags[_EVALUATION_RUN]).data.params
+        run = mlflow.MlflowClient().get_run(champion.tags[_EVALUATION_RUN]).data
     except (mlflow.exceptions.MlflowException, KeyError):
         return True
-    return any(params.get(key) != str(pipeline.settings[key]) for key in _DRAWN_BY)
+    if run.tags.get(DATA) != pipeline.data_digest:
+        return True
+    return any(run.params.get(key) != str(pipeline.settings[key]) for key in _DRAWN_BY)

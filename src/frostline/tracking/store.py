@@ -18,13 +18,14 @@ from frostline.runtime.errors import FrostlineError
 from frostline.runtime.urls import hide_credentials
 from frostline.tracking.places import ARTIFACTS, SQLITE_WAIT, follow_project
 from frostline.tracking.quiet_mlflow import mlflow
+from frostline.tracking.tags import VIEW
 
 _COLUMNS = (
     "attributes.`Dataset`",
     *(f"metrics.`test/{name}`" for name in ("log_loss", "accuracy")),
     "attributes.`Duration`",
 )
-_VIEW = {"mlflow.sharedViewState.figures": json.dumps({"selectedColumns": _COLUMNS})}
+_VIEW = {VIEW: json.dumps({"selectedColumns": _COLUMNS})}
 """MLflow shows no metric unless asked: the view "figures" of an experiment's runs, which a link opens (see README)."""
 
 _UNSET = "or unset MLFLOW_TRACKING_URI to use the local one."

@@ -35,7 +35,7 @@ def choose_images(data: Dataset, fold: int | None, folds: int, train_share: floa
             share's images are among those of a larger one.
 
     Raises:
-        FrostlineError: a part would have no image.
+        FrostlineError: a part would have no image, or the training set none of a class.
     """
     if fold is None and train_share == 1:
         return data
@@ -49,6 +49,11 @@ def choose_images(data: Dataset, fold: int | None, folds: int, train_share: floa
     if empty := [split for split in SPLITS if split in rows and not len(rows[split])]:
         raise FrostlineError(
             f"fold={fold} with folds={folds}: the {empty[0]} set would have no image.\nUse fewer folds, or add images."
+        )
+    if fold is not None and (untrained := set(labels.tolist()) - set(labels[rows["train"]].tolist())):
+        raise FrostlineError(
+            f"fold={fold} with folds={folds}: all images of class {data.classes[min(untrained)]!r} belong together "
+            "(near-duplicates or preprocess.group), and none could be trained on.\nAdd other images of it."
         )
     rows["train"] = _share(rows["train"], labels, pixels, train_share)
     digest = digest_of([data.digest, {split: chosen.tolist() for split, chosen in rows.items()}])
@@ -64,15 +69,15 @@ def _parts(data: Dataset, folds: int) -> np.ndarray:
 def _together(data: Dataset, pixels: np.ndarray, names: np.ndarray, folds: int) -> np.ndarray:
     """Which images may not be parted, (N,) group numbers.
 
-    Chains of near-duplicates that no fold can hold are no copies of one picture, but how these pictures are: then
-    near-duplicates are parted, and it is said.
+    A chain of near-duplicates that no fold can hold is parted, and it is said: it is no one picture.
     """
-    named = joined([pixels.tolist(), [name or row for row, name in enumerate(names)]])
+    named = joined([pixels.tolist(), names.tolist()])
     alike = joined([named.tolist()], _near_duplicates(data).tolist())
-    if len(alike) and np.bincount(alike).max() > max(len(alike) / folds, np.bincount(named).max()):
-        _log.info("near-duplicates are not kept together in folds: %d images are one chain", np.bincount(alike).max())
-        return named
-    return alike
+    sizes = np.bincount(alike)
+    too_large = sizes > max(len(alike) / folds, np.bincount(named).max())
+    if too_large.any():
+        _log.warning("%d near-duplicates are one chain, larger than a fold: folds part them", sizes[too_large].sum())
+    return np.where(too_large[alike], len(sizes) + named, alike)
 
 
 def _near_duplicates(data: Dataset) -> np.ndarray:
