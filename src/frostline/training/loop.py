@@ -131,6 +131,11 @@ class Trainer:
         """What another checkpoint holds; the optimizer's last: after the last epoch nothing needs them."""
         return [*self.outcome, *self.optimizer.variables]
 
+    def take_best(self) -> None:
+        """Give `model` the weights of the best epoch."""
+        _assign(self.trained.variables, self.best)
+        copy_values(self.trained, self.model)
+
     def begin_again(self) -> None:
         """Make ready to train `model` from the values that it has now."""
         copy_values(self.model, self.trained)
@@ -193,15 +198,14 @@ def train(
     for epoch in history:
         session.on_epoch(epoch)
     run_epoch = _epochs(trainer, task, options.batch_size, on_device and not strategy)
-    number, saved = done, time.monotonic()
-    begun, validated = saved, ""
+    number, validated = done, ""
+    begun = saved = time.monotonic()
     while not is_last(number):
         number += 1
         with track(f"{task.phase} {number}/{options.epochs}", total=count, unit="images") as advance:
             loss_sum, hits = run_epoch(number, advance, validated)
         copy_values(trainer.trained, model)
-        said = trainer.forward(task.validation.features)
-        figures = loss_sum / count, hits / count, *score(task.validation.labels, said)
+        figures = loss_sum / count, hits / count, *score(task.validation.labels, trainer.forward(task.validation.features))
         _check_numbers(figures, task.phase, number)
         history.append(dict(zip(EPOCH_COLUMNS, (number, *figures), strict=True)))
         if options.patience:
@@ -209,19 +213,21 @@ def train(
             if kept == number:
                 _assign(trainer.best, trainer.trained.variables)
         validated = f", validation {figures[2]:.4f} {figures[3]:.3f}"
-        seconds = (time.monotonic() - begun) / (number - done) * (options.epochs - number)
-        left = "" if is_last(number) else f"; {'at most' if options.patience else 'about'} {in_words(seconds)} left"
+        left = "" if is_last(number) else _left((time.monotonic() - begun) / (number - done), number, options)
         _log.info("%s: epoch %d: %s%s%s", task.phase, number, _figures(*figures[:2]), validated, left)
-        late = time.monotonic() - saved >= session.checkpoint_every
-        if checkpoint and late and distribution.is_chief(strategy):
+        if checkpoint and distribution.is_chief(strategy) and time.monotonic() - saved >= session.checkpoint_every:
             checkpoints.save(checkpoint, trainer.outcome if is_last(number) else trainer.variables, history)
             saved = time.monotonic()
         session.on_epoch(history[-1])
     if options.patience:
         _log.info("%s: epoch %d of %d is kept", task.phase, kept, len(history))
-        _assign(trainer.trained.variables, trainer.best)
-        copy_values(trainer.trained, model)
+        trainer.take_best()
     return history
+
+
+def _left(each: float, done: int, options: Phase) -> str:
+    """What the epochs that are left may take, where one takes `each`, in seconds."""
+    return f"; {'at most' if options.patience else 'about'} {in_words(each * (options.epochs - done))} left"
 
 
 def _figures(loss: float, accuracy: float) -> str:
