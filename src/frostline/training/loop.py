@@ -131,6 +131,10 @@ class Trainer:
         """What another checkpoint holds; the optimizer's last: after the last epoch nothing needs them."""
         return [*self.outcome, *self.optimizer.variables]
 
+    def score(self, examples: Examples) -> tuple[float, float]:
+        """Log loss and accuracy of `model` on `examples`."""
+        return score(examples.labels, self.forward(examples.features))
+
     def take_best(self) -> None:
         """Give `model` the weights of the best epoch."""
         _assign(self.trained.variables, self.best)
@@ -205,7 +209,7 @@ def train(
         with track(f"{task.phase} {number}/{options.epochs}", total=count, unit="images") as advance:
             loss_sum, hits = run_epoch(number, advance, validated)
         copy_values(trainer.trained, model)
-        figures = loss_sum / count, hits / count, *score(task.validation.labels, trainer.forward(task.validation.features))
+        figures = loss_sum / count, hits / count, *trainer.score(task.validation)
         _check_numbers(figures, task.phase, number)
         history.append(dict(zip(EPOCH_COLUMNS, (number, *figures), strict=True)))
         if options.patience:
