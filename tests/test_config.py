@@ -332,3 +332,8 @@ def test_the_best_recipe_leaves_the_backbone_as_it_was_chosen(project, model):
     assert best.model == replace(plain.model, dropout=0.5)
     assert best.preprocess.image_size == plain.preprocess.image_size
     assert best.finetune.thaw_from == "auto"
+
+
+def test_the_tutorials_recipe_trains_no_other_backbone_than_the_one_that_was_chosen(project):
+    assert compose_conf(["experiment=tutorial", "model=resnet50"]).model.backbone == "resnet50"
+    assert compose_conf(["experiment=tutorial"]).model.backbone == "inception_v3"

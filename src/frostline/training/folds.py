@@ -74,7 +74,7 @@ def _together(data: Dataset, pixels: np.ndarray, names: np.ndarray, folds: int) 
     named = joined([pixels.tolist(), names.tolist()])
     alike = joined([named.tolist()], _near_duplicates(data).tolist())
     sizes = np.bincount(alike)
-    too_large = sizes > max(len(alike) / folds, np.bincount(named).max())
+    too_large = sizes > max(len(alike) / folds, int(np.max(np.bincount(named))))
     if too_large.any():
         _log.warning("%d near-duplicates are one chain, larger than a fold: folds part them", sizes[too_large].sum())
     return np.where(too_large[alike], len(sizes) + named, alike)
