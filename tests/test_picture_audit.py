@@ -256,6 +256,16 @@ def test_the_newest_table_is_taken_and_the_same_inputs_give_the_same_bytes(image
     assert audit(old, top=5)["wrong label"] == 0
 
 
+def test_a_study_of_several_recipes_is_passed_over(images):
+    write_table(table_of(images, wrong=["dog/9.png"]), "worth_it")
+    several = pd.concat([table_of(images), table_of(images, right=0.6)])
+    newer = write_table(several, "depth")
+    os.utime(newer, (2e9, 2e9))
+    assert audit(None, top=5)["wrong label"] == 1
+    with pytest.raises(FrostlineError, match="it is of several recipes"):
+        audit(newer, top=5)
+
+
 def command(*arguments):
     return subprocess.run([sys.executable, "-m", "frostline.cli", "audit", *arguments], capture_output=True, text=True)
 

@@ -18,12 +18,25 @@ from frostline.studies.tables import OUT_OF_FOLD, probability_column
 
 _log = logging.getLogger(__name__)
 
+_TRAINING = ["image", "seed", "phase"]
+"""The columns by which an image of one recipe stands once."""
 STUDY = "python -m frostline.sweep -m study=worth_it"
 
 
 def newest_file(folder: Path = STUDIES) -> Path | None:
-    """The out-of-fold probabilities that were written last, of any study."""
-    return max(folder.glob(f"*/{OUT_OF_FOLD}"), key=lambda path: path.stat().st_mtime, default=None)
+    """The out-of-fold probabilities that were written last, of any study of one recipe.
+
+    Studies of several, `depth` say, judge each image by good ones and bad ones.
+    """
+    newest_first = sorted(folder.glob(f"*/{OUT_OF_FOLD}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return next(filter(_is_of_one_recipe, newest_first), None)
+
+
+def _is_of_one_recipe(path: Path) -> bool:
+    try:
+        return not pd.read_parquet(path, columns=_TRAINING).duplicated().any()
+    except (OSError, ValueError):
+        return True  # what is wrong with it is said when it is read
 
 
 def read_probabilities(path: Path, images: Labelled) -> NDArray[np.float64]:
@@ -54,7 +67,7 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
         raise FrostlineError(f"{path} not found.\n`{STUDY}` makes one.") from None
     except (OSError, ValueError) as error:
         raise FrostlineError(f"{path} is no Parquet file: {' '.join(str(error).split())[:200]}") from error
-    missing = [name for name in ("image", "seed", "phase", *columns) if name not in table.columns]
+    missing = [name for name in (*_TRAINING, *columns) if name not in table.columns]
     if missing:
         raise FrostlineError(
             f"{path} lacks the column {missing[0]!r}; it is of other data, or no out-of-fold table.\n"
@@ -63,11 +76,12 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
     values = table[columns].to_numpy(np.float64, na_value=np.nan)
     if not (np.isfinite(values).all() and (values >= 0).all() and np.allclose(values.sum(axis=1), 1, atol=1e-3)):
         raise FrostlineError(f"{path} holds rows whose P(…) are no probabilities that sum to 1.\nMake it anew: {STUDY}")
-    twice = table.duplicated(["image", "seed", "phase"])
+    twice = table.duplicated(_TRAINING)
     if twice.any():
         row = table[twice].iloc[0]
         raise FrostlineError(
-            f"{path} holds {row['image']} twice for seed {row['seed']}, {row['phase']}.\nMake it anew: {STUDY}"
+            f"{path} holds {row['image']} twice for seed {row['seed']}, {row['phase']}: it is of several recipes.\n"
+            f"Take one of a single recipe: {STUDY}"
         )
     return table
 
