@@ -3,8 +3,9 @@ import sys
 import pytest
 
 from frostline.runtime.errors import FrostlineError
-from frostline.sweep.plan import compose_trial, is_search, plan
+from frostline.sweep.plan import check_prepared, compose_trial, is_search, plan
 from frostline.sweep.run import run
+from tracked import write_tracked
 
 
 def test_a_grid_is_every_combination(project):
@@ -19,6 +20,18 @@ def test_the_prepared_data_comes_from_params_yaml(project):
     text = (project / "params.yaml").read_text()
     (project / "params.yaml").write_text(text.replace("images: 600", "images: 80"))
     assert compose_trial(["seed=1"]).data.images == 80
+
+
+def test_images_that_were_prepared_otherwise_are_named(project):
+    check_prepared()  # nothing is recorded
+    write_tracked(project, "dvc.lock")
+    check_prepared()
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace("group: null", r"group: patient\d"))
+    with pytest.raises(
+        FrostlineError, match=r"preprocess\.group in params.yaml is not that by which"
+    ):
+        check_prepared()
 
 
 def test_another_backbone_than_the_prepared_one_is_named(project):

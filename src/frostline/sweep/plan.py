@@ -3,11 +3,12 @@
 import itertools
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
@@ -41,6 +42,23 @@ def with_prepared_data(config: Config) -> Config:
             f"{PARAMS}).\nChoose the same here (model=...), or change it first: dvc exp run -S model=..."
         )
     return replace(config, name=prepared.name, **{section: getattr(prepared, section) for section in _PREPARED})
+
+
+def check_prepared(lock: Path = Path("dvc.lock")) -> None:
+    """Raise FrostlineError where DVC prepared the images by other settings than those of params.yaml by now.
+
+    Trials would be recorded with settings that their images were not made with.
+    """
+    if not lock.is_file():
+        return
+    stages = yaml.safe_load(lock.read_text(encoding="utf-8")).get("stages", {})
+    recorded = stages.get("preprocess", {}).get("params", {}).get(str(PARAMS), {}).get("preprocess", {})
+    changed = [key for key, value in asdict(load_params().preprocess).items() if recorded.get(key, value) != value]
+    if changed:
+        raise FrostlineError(
+            f"preprocess.{changed[0]} in {PARAMS} is not that by which the images were prepared.\n"
+            "Run `dvc repro preprocess` first."
+        )
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from frostline.runtime.errors import FrostlineError
 from frostline.sweep import table
 from frostline.sweep.closeness import close_to_best
 from frostline.sweep.memory import Memory
-from frostline.sweep.plan import CONF, Plan, compose_trial, is_search, plan, with_prepared_data
+from frostline.sweep.plan import CONF, Plan, check_prepared, compose_trial, is_search, plan, with_prepared_data
 from frostline.sweep.results import (
     REBUILD,
     RECIPE,
@@ -161,6 +161,7 @@ def run(arguments: list[str]) -> None:
     from frostline.sweep import trials as sweep_trials
 
     warn_of_unused_gpu()
+    check_prepared()
     shared = sweep_trials.open_shared()
     memory = Memory(None if is_search(asked.hydra) else sweep_trials.several_go_on_from(configs, shared))
     keys = sorted(sweep_trials.trial_key(config, shared) for config in configs)
