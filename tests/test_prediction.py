@@ -100,6 +100,8 @@ def test_what_is_no_regular_file_is_not_waited_for(model, tmp_path):
 
 def test_a_folder_that_cannot_be_read_is_said(tmp_path):
     """In one line, and not passed over."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/classifier.keras").touch()
     (tmp_path / "images/cats").mkdir(parents=True)
     (tmp_path / "images/1.jpg").write_bytes(ball())
     (tmp_path / "images/cats").chmod(0)

@@ -28,9 +28,7 @@ def test_images_that_were_prepared_otherwise_are_named(project):
     check_prepared()
     params = project / "params.yaml"
     params.write_text(params.read_text().replace("group: null", r"group: patient\d"))
-    with pytest.raises(
-        FrostlineError, match=r"preprocess\.group in params.yaml is not that by which"
-    ):
+    with pytest.raises(FrostlineError, match=r"preprocess\.group in params.yaml is not that by which"):
         check_prepared()
 
 

@@ -149,7 +149,7 @@ def test_the_evaluation_makes_all_that_two_classes_have(trained, pair, tmp_path)
     assert galleries["top_losses"].total == mistakes
     assert galleries["smallest_margins"].total == 24 - mistakes
     for image in [image for name in ("smallest_margins", "top_losses", "set_right") for image in galleries[name].shown]:
-        row = [Path(name).name for name in data.names("test")].index(image.name)
+        row = data.names("test").index(image.name)
         before, after = pair.baseline[row], pair.candidate[row]
         name, other = CLASSES[before.argmax()], CLASSES[after.argmax()]
         change = "" if name == other else f"P({other}) "
