@@ -340,7 +340,7 @@ def test_a_bad_weights_file_leaves_no_output(clone):
 
 def test_a_killed_stage_leaves_no_run_running_and_none_twice(clone):
     long_enough = "transfer.epochs=200"  # to be met while it runs
-    stage = ["-m", "frostline.stages", "transfer", "transfer.learning_rate=0.01", long_enough]
+    stage = ["-m", "frostline.stages", "transfer", "data.name=sample", "transfer.learning_rate=0.01", long_enough]
 
     def found():
         changed = [run for run in clone.runs() if run.data.params.get("transfer.learning_rate") == "0.01"]
