@@ -108,6 +108,15 @@ def test_a_set_that_is_missing_is_cut_in_whole_groups(tmp_path):
     assert all(len(splits) == 1 for splits in found.values()) and {"validation"} in found.values()
 
 
+def test_a_given_set_without_a_class_is_said_where_another_is_cut_in_groups(tmp_path):
+    images = {
+        f"{'test' if patient(name) == '0' and name.startswith('cat') else 'train'}/{name}": image
+        for name, image in of_patients(13).items()
+    }
+    with pytest.raises(FrostlineError, match="the test set has no image of class 'dog'"):
+        prepare(tmp_path, images, group=r"patient(\d+)", splits="given")
+
+
 def test_an_image_without_a_group_is_alone(tmp_path):
     data = prepare(tmp_path, drawn(40), group=r"(?:patient(\d+)_)?\d+")
     assert [len(data.names(split)) for split in SPLITS] == [24, 8, 8]

@@ -112,15 +112,44 @@ def complete_splits(
     """
     missing: list[Split] = [split for split in ("test", "validation") if split not in given]
     total = shares["train"] + sum(shares[split] for split in missing)
+    wanted: dict[str, float] = {split: shares[split] / total for split in ("train", *missing)}
     if missing and any(groups):
-        rows = [row for row, split in enumerate(given) if split == "train"]
-        wanted: dict[str, float] = {split: shares[split] / total for split in ("train", *missing)}
-        own_classes, own_digests, own_groups = ([all_of[row] for row in rows] for all_of in (classes, digests, groups))
-        cut = assign_groups(own_classes, own_digests, own_groups, seed, wanted)
-        splits = list(given)
-        for row, split in zip(rows, cut, strict=True):
-            splits[row] = split
-        return splits
+        splits = _cut_groups(classes, digests, groups, given, seed, wanted)
+    else:
+        splits = _cut_images(classes, digests, given, seed, wanted)
+    there = set(zip(classes, splits, strict=True))
+    for name in sorted(set(classes)):
+        for split in SPLITS:
+            if (name, split) not in there:
+                raise FrostlineError(
+                    f"preprocess.splits=given: the {split} set has no image of class {name!r}.\n"
+                    "Add some, or use preprocess.splits=random."
+                )
+    return splits
+
+
+def _cut_groups(
+    classes: Sequence[str],
+    digests: Sequence[str],
+    groups: Sequence[str],
+    given: Sequence[Split],
+    seed: int,
+    wanted: Mapping[str, float],
+) -> list[Split]:
+    """`given`, but the training images dealt out in whole groups, by the shares that are `wanted` of them."""
+    rows = [row for row, split in enumerate(given) if split == "train"]
+    own_classes, own_digests, own_groups = ([all_of[row] for row in rows] for all_of in (classes, digests, groups))
+    splits = list(given)
+    for row, split in zip(rows, assign_groups(own_classes, own_digests, own_groups, seed, wanted), strict=True):
+        splits[row] = split
+    return splits
+
+
+def _cut_images(
+    classes: Sequence[str], digests: Sequence[str], given: Sequence[Split], seed: int, wanted: Mapping[str, float]
+) -> list[Split]:
+    """`given`, but of each class' distinct training images the shares that are `wanted` go to the other sets."""
+    missing: list[Split] = [split for split in ("test", "validation") if split in wanted]
     in_train: dict[str, set[str]] = {}
     for name, digest, split in zip(classes, digests, given, strict=True):
         if split == "train":
@@ -135,22 +164,13 @@ def complete_splits(
             )
         ranked = sorted(distinct, key=lambda digest: (_rank(seed, digest), digest))
         for split in missing:
-            count = max(_nearest(shares[split] / total * len(distinct)), 1)
+            count = max(_nearest(wanted[split] * len(distinct)), 1)
             moved |= {(name, digest): split for digest in ranked[:count]}
             ranked = ranked[count:]
-    splits = [
+    return [
         moved.get((name, digest), split) if split == "train" else split
         for name, digest, split in zip(classes, digests, given, strict=True)
     ]
-    there = set(zip(classes, splits, strict=True))
-    for name in sorted(set(classes)):
-        for split in SPLITS:
-            if (name, split) not in there:
-                raise FrostlineError(
-                    f"preprocess.splits=given: the {split} set has no image of class {name!r}.\n"
-                    "Add some, or use preprocess.splits=random."
-                )
-    return splits
 
 
 def _rank(seed: int, digest: str) -> bytes:
