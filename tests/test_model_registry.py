@@ -113,7 +113,7 @@ def test_a_champion_of_other_images_is_judged_anew_on_these(pipeline):
     assert state()[0] == {"champion": "1", "challenger": "3"}, "images may have another size"
 
     sure = np.stack([1 - LABELS, LABELS], axis=1) * 0.998 + 0.001
-    evaluate(replace(pipeline, settings={**pipeline.settings, "seed": 43}), b"the best", sure)
+    evaluate(replace(pipeline, data_digest="in other splits"), b"the best", sure)
     aliases, reasons = state()
     assert aliases["champion"] == "4"
     assert reasons["4"].startswith(

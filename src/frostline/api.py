@@ -16,7 +16,7 @@ from PIL import Image
 
 from frostline.common.files import read_json
 from frostline.common.layout import images_below, is_clutter
-from frostline.config.paths import CLASSIFIER, DATA_SUMMARY, EVALUATION, FIGURES, REPORT
+from frostline.config.paths import CLASSIFIER, DATA_SUMMARY, FIGURES, REPORT
 from frostline.runtime.errors import FrostlineError
 from frostline.serving.given import Given, decoded, given_in
 from frostline.serving.model_card import key_figures
@@ -220,7 +220,7 @@ def train(
     return Training(
         model=CLASSIFIER.absolute(),
         report=REPORT.absolute(),
-        verdict=(EVALUATION / "verdict.md").read_text(encoding="utf-8").strip().replace("**", ""),
+        verdict=project.verdict(),
         outcome=metrics["verdict"]["outcome"],
         chosen=metrics["verdict"]["chosen"],
         classes=tuple(read_json(DATA_SUMMARY)["classes"]),

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from frostline.common.files import read_json
-from frostline.config.paths import AUDIT, AUDIT_TABLE, CLASSIFIER, CORRECTIONS, EVALUATION, FIGURES, REPORT
+from frostline.config.paths import AUDIT, AUDIT_TABLE, CLASSIFIER, CORRECTIONS, EVALUATION, FIGURES, REPORT, VERDICT
 from frostline.config.project import check_project
 from frostline.runtime import own_process
 from frostline.runtime.errors import FrostlineError, check_installed, in_one_line
@@ -265,9 +265,10 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
+    from frostline.project.train import verdict
+
     check_project()
-    verdict = EVALUATION / "verdict.md"
-    if not (verdict.is_file() and FIGURES.is_file()):  # the figures alone may have come with a clone
+    if not (VERDICT.is_file() and FIGURES.is_file()):  # the figures alone may have come with a clone
         came = f"; the figures in {FIGURES.parent}/ came with the clone" if FIGURES.is_file() else ""
         raise FrostlineError(f"no model was evaluated on this machine yet{came}. {_TRAIN}")
     metrics = read_json(FIGURES)
@@ -284,7 +285,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         told = ", ".join(f"{name} {metrics[part][name]:.3f}" for name in ("log_loss", "accuracy"))
         console.print(f"{what}: {told}", highlight=False)
     console.print()
-    console.print(verdict.read_text(encoding="utf-8").strip().replace("**", ""), highlight=False)
+    console.print(verdict(), highlight=False)
     console.print(f"\nReport: {REPORT}   Predictions: {EVALUATION}/predictions.csv\nRuns:   make ui", highlight=False)
     return 0
 

@@ -22,6 +22,7 @@ METRICS = Path("reports/metrics.json")
 FIGURES = Path("reports/figures.json")
 """all of them are here."""
 EVALUATION = Path("reports/evaluation")
+VERDICT = EVALUATION / "verdict.md"
 REPORT = Path("reports/report.html")
 STUDIES = Path("reports/studies")
 """A folder per study."""

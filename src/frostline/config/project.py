@@ -1,6 +1,7 @@
 """The folder that commands are run in: whether it is a project, told without importing anything that takes time."""
 
 from pathlib import Path
+from typing import Any
 
 from frostline.runtime.errors import FrostlineError
 
@@ -19,3 +20,14 @@ def check_repository() -> None:
         raise FrostlineError(
             f"{here} is no git repository, which DVC needs.\nGet Frostline with `git clone`, not as a zip file."
         )
+
+
+def recorded(stage: str) -> dict[str, Any]:
+    """What dvc.lock says of the last run of `stage`; empty where it says nothing, or cannot be read."""
+    import yaml
+
+    try:
+        found = yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"][stage]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return {}
+    return found if isinstance(found, dict) else {}

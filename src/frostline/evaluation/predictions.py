@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -38,17 +39,33 @@ def write_predictions(path: Path, data: Dataset, split: str, pair: Pair, choice:
         pair: both phases' probabilities for its images.
         choice: which phase is in use, and how.
     """
+    predicted = {
+        f"{phase}_predicted": [data.classes[number] for number in numbers]
+        for phase, numbers in choice.predicted(pair).items()
+    }
+    write_answers(path, data, split, {**by_phase(pair), IN_USE: choice.in_use(pair)}, predicted)
+
+
+def write_answers(
+    path: Path,
+    data: Dataset,
+    split: str,
+    models: Mapping[str, np.ndarray],
+    more: Mapping[str, Iterable[str]] = MappingProxyType({}),
+) -> None:
+    """Write what `models` (phases, IN_USE) say of the images of `split`, (N, classes) each, as predictions.csv has it.
+
+    `more`: further columns, of N values each.
+    """
     columns: dict[str, Iterable[str]] = {
         "path": data.names(split),
-        "class": [data.classes[label] for label in pair.labels],
+        "class": [data.classes[label] for label in data.labels(split)],
     }
-    models = {**by_phase(pair), IN_USE: choice.in_use(pair)}
     for model, probabilities in models.items():
         for number in scored_classes(probabilities):
             name = prediction_column(model, data.classes[number], len(data.classes))
             columns[name] = [f"{value:.6f}" for value in probabilities[:, number]]
-    for phase, predicted in choice.predicted(pair).items():
-        columns[f"{phase}_predicted"] = [data.classes[number] for number in predicted]
+    columns |= more
     rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
     write_csv(path, tuple(columns), rows)
 

@@ -28,10 +28,25 @@ def tells(model: keras.Model, images: np.ndarray, classes: np.ndarray, maps: np.
     count, height, width = maps.shape
     order = np.argsort(maps.reshape(count, height * width), axis=1, kind="stable")
     quarter = max(1, height * width // 4)
-    lowered = [
-        _covered_score(model, images, classes, maps, order[:, part]) for part in (slice(quarter), slice(-quarter, None))
-    ]
-    return lowered[1] < lowered[0]
+    whole = keras.Model(model.input, model.layers[-1].input)
+
+    def covered_score(places: np.ndarray) -> np.ndarray:
+        """The score of each image's class, (N,), with `places` of its map, (N, K), covered."""
+        covered = np.zeros((count, height * width), bool)
+        np.put_along_axis(covered, places, True, axis=1)
+        rows, columns = (
+            np.arange(size) * steps // size for size, steps in zip(images.shape[1:3], (height, width), strict=True)
+        )
+        mask = covered.reshape(maps.shape)[:, rows][:, :, columns, None]
+        scores = [np.empty(0, np.float32)]
+        for start in range(0, count, _BATCH):
+            batch = slice(start, start + _BATCH)
+            pixels = np.asarray(images[batch], np.float32)
+            hidden = np.where(mask[batch], pixels.mean(axis=(1, 2), keepdims=True), pixels)
+            scores.append(_score(model, whole(hidden, training=False), classes[batch]).numpy())
+        return np.concatenate(scores)
+
+    return covered_score(order[:, -quarter:]) < covered_score(order[:, :quarter])
 
 
 def grad_cam(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -76,24 +91,3 @@ def _score(model: keras.Model, before: Any, classes: np.ndarray) -> Any:
     if scores.shape[1] == 1:
         scores = tf.concat([-scores, scores], axis=1)
     return tf.gather(scores, np.asarray(classes, np.int64), axis=1, batch_dims=1)
-
-
-def _covered_score(
-    model: keras.Model, images: np.ndarray, classes: np.ndarray, maps: np.ndarray, places: np.ndarray
-) -> np.ndarray:
-    """The score of each image's class, (N,), with `places` of its map, (N, K), covered."""
-    count = len(maps)
-    covered = np.zeros((count, maps.shape[1] * maps.shape[2]), bool)
-    np.put_along_axis(covered, places, True, axis=1)
-    rows, columns = (
-        np.arange(size) * steps // size for size, steps in zip(images.shape[1:3], maps.shape[1:], strict=True)
-    )
-    mask = covered.reshape(maps.shape)[:, rows][:, :, columns, None]
-    whole = keras.Model(model.input, model.layers[-1].input)
-    scores = [np.empty(0, np.float32)]
-    for start in range(0, count, _BATCH):
-        batch = slice(start, start + _BATCH)
-        pixels = np.asarray(images[batch], np.float32)
-        hidden = np.where(mask[batch], pixels.mean(axis=(1, 2), keepdims=True), pixels)
-        scores.append(_score(model, whole(hidden, training=False), classes[batch]).numpy())
-    return np.concatenate(scores)

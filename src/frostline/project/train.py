@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from frostline.config.local import check_no_edits, read_local, set_local, write_params
-from frostline.config.paths import CLASSIFIER, EVALUATION, REPORT
+from frostline.config.paths import CLASSIFIER, REPORT, VERDICT
 from frostline.config.project import check_repository
 from frostline.project.alone import alone, beside_no_dvc
 from frostline.runtime.errors import FrostlineError
@@ -80,12 +80,16 @@ def _choices(folder: Path | None, weights: str | None, recipe: str | None, kept:
     return choices
 
 
+def verdict() -> str:
+    """What the last evaluation found, without marks."""
+    return VERDICT.read_text(encoding="utf-8").strip().replace("**", "")
+
+
 def _summary() -> str:
     """What was found, and what to do next, in five lines."""
-    headline = (EVALUATION / "verdict.md").read_text(encoding="utf-8").strip().replace("**", "")
     return "\n".join(
         (
-            headline,
+            verdict(),
             f"model:    {CLASSIFIER}",
             f"report:   {REPORT}",
             "predict:  frostline predict PICTURE_OR_FOLDER",

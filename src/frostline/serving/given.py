@@ -14,7 +14,7 @@ from PIL import Image
 from frostline.data.images import UnreadableImageError, decode_image, read_image
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.process_pool import cores
-from frostline.serving.predict import find_images
+from frostline.serving.predict import find_images, shown
 
 _AS_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 _TO_RGB = ("RGBX", "CMYK", "YCbCr")
@@ -59,7 +59,7 @@ def _expanded(item: Any, place: str) -> Iterator[Given]:
     match item:
         case str() | Path():
             for path in find_images([Path(item)]):
-                yield Given(str(path).encode(errors="backslashreplace").decode(), path)
+                yield Given(shown(path), path)
         case bytes() | bytearray() | memoryview():
             yield Given(name, bytes(item))
         case Image.Image():

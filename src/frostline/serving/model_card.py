@@ -13,13 +13,13 @@ from jinja2 import Environment, PackageLoader
 
 from frostline.common.files import read_json
 from frostline.config.paths import CLASSIFIER, DATA_SUMMARY, FIGURES, MODELS, PARAMS
+from frostline.config.project import recorded
 from frostline.metrics.cautions import cautions
 
 if TYPE_CHECKING:  # it imports TensorFlow
     from frostline.models.saving import Metadata
 
 CARD = "MODEL_CARD.md"
-_LOCK = Path("dvc.lock")
 _THRESHOLD = 0.5
 
 
@@ -60,10 +60,10 @@ def recorded_origin(model: Path) -> Origin:
     Figures and data are those of reports/figures.json and reports/data.json, where these are of that run, too.
     """
     try:
-        judged = yaml.safe_load(_LOCK.read_text(encoding="utf-8"))["stages"]["evaluate"]
+        judged = recorded("evaluate")
         digests = {entry["path"]: entry["md5"] for entry in (*judged["deps"], *judged["outs"])}
         settings = judged["params"][str(PARAMS)]
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return Origin()
 
     def of_this_run(name: Path, file: Path) -> bool:

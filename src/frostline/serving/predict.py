@@ -61,6 +61,11 @@ def find_images(places: Sequence[Path]) -> list[Path]:
     return found
 
 
+def shown(path: Path) -> str:
+    """What `path` is called; a name need not be UTF-8."""
+    return str(path).encode(errors="backslashreplace").decode()
+
+
 def predict_files(model_path: Path, files: Sequence[Path], threshold: float | None = None) -> Iterator[Prediction]:
     """Yield one Prediction per file, in order; a file that cannot be read gives its reason, not an exception.
 
@@ -83,7 +88,7 @@ def predict_files(model_path: Path, files: Sequence[Path], threshold: float | No
             readable = [item for item in decoded if isinstance(item, np.ndarray)]
             answers = iter(classifier.predict(np.stack(readable)) if readable else [])
             for path, item in zip(batch, decoded, strict=True):
-                name = str(path).encode(errors="backslashreplace").decode()  # a name need not be UTF-8
+                name = shown(path)
                 if isinstance(item, str):
                     yield Prediction(name, None, None, None, item)
                 else:

@@ -10,7 +10,7 @@ from frostline.report.style import NAMES as PHASE_NAMES
 from frostline.studies.answer import Answer, learned_nothing, listed
 from frostline.studies.collected import Collected
 from frostline.studies.cross_validation import shallowest_enough, within_chance
-from frostline.studies.ranking import COLUMNS, point_figures, row
+from frostline.studies.ranking import COLUMNS, others_within_chance, point_figures, row
 
 
 def depth(found: Collected) -> Answer:
@@ -19,7 +19,7 @@ def depth(found: Collected) -> Answer:
     ranking = within_chance(losses, found.folds)
     enough = shallowest_enough(losses, found.folds)
     best, taken = found.points[ranking.best], found.points[enough]
-    others = [point for point, close in zip(found.points, ranking.within, strict=True) if close and point is not best]
+    others = others_within_chance(found, ranking)
     if learned_nothing(found, best):
         title, text = "No cut learned anything beyond guessing", "Check the labels and the weights, or add images."
     else:
@@ -27,7 +27,7 @@ def depth(found: Collected) -> Answer:
         higher = "it is the best" if taken is best else f"the best, {best.label}, is within one standard error of it"
         text = (
             f"Log loss {ranking.means[enough].mean:.4f} by the {CALLED[taken.phase]}; {higher}. "
-            f"Within chance of the best: {listed([point.label for point in others]) if others else 'no other'}."
+            f"Within chance of the best: {listed(others) if others else 'no other'}."
         )
     return Answer(
         title,

@@ -26,7 +26,7 @@ def ranked(found: Collected) -> Answer:
     """Answer from a study of several points: each is judged after the phase that its validation images choose."""
     ranking = within_chance(np.stack([point.losses[point.phase] for point in found.points]), found.folds)
     best = found.points[ranking.best]
-    others = [point for point, close in zip(found.points, ranking.within, strict=True) if close and point is not best]
+    others = others_within_chance(found, ranking)
     order = sorted(range(len(found.points)), key=lambda place: ranking.means[place].mean)
     if learned_nothing(found, best):
         title, text = (
@@ -38,7 +38,7 @@ def ranked(found: Collected) -> Answer:
         text = f"No other one of {len(found.points)} is within chance of it."
     else:
         title = f"{len(others) + 1} of {len(found.points)} are within chance of the best"
-        text = f"The best is {best.label}; {listed([point.label for point in others])} could be as good."
+        text = f"The best is {best.label}; {listed(others)} could be as good."
     text += (
         f" Log loss {ranking.means[ranking.best].mean:.4f}, accuracy {_accuracy(best)}, by the {CALLED[best.phase]}"
         f" ({len(found.images):,} images, each judged by {len(found.seeds)} model{'s' * (len(found.seeds) > 1)} that"
@@ -55,6 +55,12 @@ def ranked(found: Collected) -> Answer:
         take=best.values,
         figures={"best": dict(best.values), "points": [point_figures(found, ranking, place) for place in order]},
     )
+
+
+def others_within_chance(found: Collected, ranking: Ranking) -> list[str]:
+    """What the points are called that could be as good as the best one."""
+    within = zip(found.points, ranking.within, strict=True)
+    return [point.label for place, (point, close) in enumerate(within) if close and place != ranking.best]
 
 
 def row(found: Collected, ranking: Ranking, place: int) -> list[str]:

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import yaml
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from frostline.config.load import compose_conf, load_params
 from frostline.config.overrides import Override, assigned, interval_in, parse_overrides
 from frostline.config.paths import BACKBONE_WEIGHTS, PARAMS, PROCESSED
+from frostline.config.project import recorded
 from frostline.config.settings import Config
 from frostline.runtime.errors import FrostlineError, check_installed
 
@@ -44,16 +44,13 @@ def with_prepared_data(config: Config) -> Config:
     return replace(config, name=prepared.name, **{section: getattr(prepared, section) for section in _PREPARED})
 
 
-def check_prepared(lock: Path = Path("dvc.lock")) -> None:
+def check_prepared() -> None:
     """Raise FrostlineError where DVC prepared the images by other settings than those of params.yaml by now.
 
     Trials would be recorded with settings that their images were not made with.
     """
-    if not lock.is_file():
-        return
-    stages = yaml.safe_load(lock.read_text(encoding="utf-8")).get("stages", {})
-    recorded = stages.get("preprocess", {}).get("params", {}).get(str(PARAMS), {}).get("preprocess", {})
-    changed = [key for key, value in asdict(load_params().preprocess).items() if recorded.get(key, value) != value]
+    prepared = recorded("preprocess").get("params", {}).get(str(PARAMS), {}).get("preprocess", {})
+    changed = [key for key, value in asdict(load_params().preprocess).items() if prepared.get(key, value) != value]
     if changed:
         raise FrostlineError(
             f"preprocess.{changed[0]} in {PARAMS} is not that by which the images were prepared.\n"

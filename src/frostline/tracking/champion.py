@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from frostline.common.files import read_csv, write_csv
+from frostline.common.files import read_csv
 from frostline.data.dataset import Dataset
-from frostline.evaluation.predictions import IN_USE, in_use_of, prediction_column
+from frostline.evaluation.predictions import IN_USE, in_use_of, write_answers
 from frostline.metrics.bootstrap import Interval, Pair, bootstrap_intervals
-from frostline.metrics.classification import scored_classes
 from frostline.metrics.formatting import decimals, signed
 from frostline.metrics.log_loss import log_losses
 from frostline.serving.classifier import load_classifier
@@ -71,15 +70,10 @@ def answer_anew(model: Path, data: Dataset, folder: Path) -> None:
     if tuple(champion.classes) != data.classes:
         raise NotComparableError(f"it tells other classes apart: {', '.join(champion.classes)}")
     for split, name in FILES.items():
-        images, classes = data.images(split), [data.classes[label] for label in data.labels(split)]
+        images = data.images(split)
         some = (images[first : first + _AT_ONCE] for first in range(0, len(images), _AT_ONCE))
         probabilities = np.concatenate([champion.probabilities(_in_size(each, champion.size)) for each in some])
-        columns: dict[str, Sequence[object]] = {"path": data.names(split), "class": classes}
-        for number in scored_classes(probabilities):
-            column = prediction_column(IN_USE, data.classes[number], len(data.classes))
-            columns[column] = [f"{value:.6f}" for value in probabilities[:, number]]
-        rows = (dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
-        write_csv(folder / name, tuple(columns), rows)
+        write_answers(folder / name, data, split, {IN_USE: probabilities})
 
 
 def _in_size(images: np.ndarray, size: int) -> np.ndarray:

@@ -32,6 +32,13 @@ _PLACES = {
 _log = logging.getLogger("frostline.tracking.places")  # also where it is run as a program
 
 
+def sqlite_file(address: str) -> Path | None:
+    """The file of an SQLite store, absolute; a relative one lies in the project's folder. None for another store."""
+    if not address.startswith("sqlite:///"):
+        return None
+    return (ROOT / address.removeprefix("sqlite:///").partition("?")[0]).resolve()
+
+
 def follow_project(store: Path) -> None:
     """Let the places in the SQLite file `store` (absolute) be those below its folder, where the project lies now.
 
@@ -86,9 +93,8 @@ def _path(place: str) -> Path:
 def main() -> None:
     """`make ui`, before MLflow's own server opens the store."""
     show()
-    address = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db"
-    store = (ROOT / address.removeprefix("sqlite:///").partition("?")[0]).resolve()
-    if address.startswith("sqlite:///") and store.is_file():
+    store = sqlite_file(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db")
+    if store and store.is_file():
         try:
             follow_project(store)
         except sqlite3.Error as error:

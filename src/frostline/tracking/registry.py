@@ -30,19 +30,6 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 _EVALUATION_RUN, _THRESHOLD = "frostline.evaluation_run", "frostline.threshold"
 _TEMPERATURE = "frostline.temperature"
 _DESCRIPTION = "Classifiers of "
-_DRAWN_BY = (
-    "seed",
-    "fold",
-    "folds",
-    "train_share",
-    "preprocess.group",
-    "preprocess.image_size",
-    "preprocess.splits",
-    "preprocess.train",
-    "preprocess.validation",
-    "preprocess.test",
-)
-"""Settings that say which images are trained on."""
 
 
 @dataclass(frozen=True)
@@ -127,15 +114,16 @@ def _contest(champion: "ModelVersion", pipeline: Pipeline, data: Dataset, resamp
         return challenge(folder, EVALUATION, data.classes, resamples=resamples, seed=seed)
 
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+        folder, same_images = Path(name), False
         try:
-            if client.get_run(champion.tags[_EVALUATION_RUN]).data.tags.get(DATA) != pipeline.data_digest:
-                raise NotComparableError("other images")
-            for file in FILES.values():
-                path = client.download_artifacts(champion.tags[_EVALUATION_RUN], f"{EVALUATION.name}/{file}", name)
-            return compare(Path(path).parent)
+            evaluation = client.get_run(champion.tags[_EVALUATION_RUN])
+            same_images = evaluation.data.tags.get(DATA) == pipeline.data_digest  # in the same splits
+            if same_images:
+                for file in FILES.values():
+                    path = client.download_artifacts(evaluation.info.run_id, f"{EVALUATION.name}/{file}", name)
+                return compare(Path(path).parent)
         except (mlflow.exceptions.MlflowException, OSError, KeyError, NotComparableError):
-            pass  # of other images, not there any more, or of an older form
+            pass  # not there any more, or of an older form
         try:
             address = f"models:/{champion.name}/{champion.version}"
             model = Path(mlflow.artifacts.download_artifacts(address, dst_path=str(folder / "model")))
@@ -147,16 +135,5 @@ def _contest(champion: "ModelVersion", pipeline: Pipeline, data: Dataset, resamp
             told = f"version {champion.version}, the champion before, cannot be judged on these images"
             return Contest(True, f"A new line of versions begins: {told} ({why}).")
         outcome = compare(folder)
-    seen = ", some of which it may have been trained on" if _drew_otherwise(champion, pipeline) else ""
+    seen = "" if same_images else ", some of which it may have been trained on"
     return Contest(outcome.wins, f"The champion was judged anew on these images{seen}. {outcome.reason}")
-
-
-def _drew_otherwise(champion: "ModelVersion", pipeline: Pipeline) -> bool:
-    """Whether what were training images of the `champion` may be others by now."""
-    try:
-        run = mlflow.MlflowClient().get_run(champion.tags[_EVALUATION_RUN]).data
-    except (mlflow.exceptions.MlflowException, KeyError):
-        return True
-    if run.tags.get(DATA) != pipeline.data_digest:
-        return True
-    return any(run.params.get(key) != str(pipeline.settings[key]) for key in _DRAWN_BY)

@@ -16,7 +16,7 @@ import requests
 from frostline.config.paths import ROOT
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.urls import hide_credentials
-from frostline.tracking.places import ARTIFACTS, SQLITE_WAIT, follow_project
+from frostline.tracking.places import ARTIFACTS, SQLITE_WAIT, follow_project, sqlite_file
 from frostline.tracking.quiet_mlflow import mlflow
 from frostline.tracking.tags import VIEW
 
@@ -138,10 +138,9 @@ def answers(uri: str) -> bool:
 
 def _choose(uri: str) -> Path | None:
     """Let MLflow use the store at `uri`; return its file, if it is one."""
-    path = None
-    if uri.startswith("sqlite:///"):
-        name, mark, query = uri.removeprefix("sqlite:///").partition("?")
-        path = (ROOT / name).resolve()
+    path = sqlite_file(uri)
+    if path:
+        _, mark, query = uri.partition("?")
         # A "?" begins the query of an address, a "%" an escape: where a folder above has one, the path from here does
         # without it.
         place = os.path.relpath(path) if re.search("[?%]", str(path)) else path
