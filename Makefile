@@ -53,6 +53,9 @@ test-all: install-dev browser postgresql    ## the whole test suite: each kind o
 test-unmarked test-browser: XDIST := -n auto
 test-slow test-long: XDIST := -n auto --no-loadscope-reorder  # tests/pipeline first: what takes longest would end alone
 $(filter-out test-long,$(KINDS:%=test-%)): ALL_BUT := and not long
+# In memory where 8 GB of it are free: most of them make an MLflow store, whose many small writes wait for a disk.
+MEMORY := $(shell df --output=avail,target -B1G /dev/shm 2>/dev/null | awk '$$1 + 0 >= 8 {print $$2}')
+test-unmarked test-slow test-long: export TMPDIR := $(or $(TMPDIR),$(MEMORY),/tmp)
 test-unmarked: install-dev
 	$(RUN) pytest $(XDIST) -m "$(UNMARKED)"
 

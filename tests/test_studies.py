@@ -192,6 +192,7 @@ def test_the_page_loads_nothing_names_all_and_is_the_same_twice(answered):
     page = next(path for path in files if path.suffix == ".html").read_text()
     assert "Was fine-tuning worth it?" in page
     assert "Under 30 images of" in page
+    assert "60 images in all: of studies with under 150, up to 8 in 100, not 5," in page
     assert "고양이" in page
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
     assert "<svg" in page
