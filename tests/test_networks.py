@@ -124,6 +124,7 @@ def test_inference_copies_give_the_same_with_batch_norm_folded(settings, base, i
         assert set(computed_in[first:]) == {precision}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("chosen", ASK_MOST, indirect=True)
 def test_both_phases_leave_a_classifier_that_loads_as_it_was(settings, prepared, weights, base, tmp_path):
     model = phases.build_classifier(prepared, weights, settings)

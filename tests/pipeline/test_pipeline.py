@@ -44,6 +44,7 @@ def test_a_second_repro_runs_nothing(clone):
     assert ran(clone.dvc("repro")) == []
 
 
+@pytest.mark.long
 def test_verify_runs_a_stage_again_and_finds_the_same_bytes(clone):
     runs = len(clone.runs())
     output = clone.python("-m", "frostline.cli", "verify", "preprocess", "transfer")

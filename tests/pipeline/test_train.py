@@ -82,6 +82,7 @@ def test_from_a_folder_to_a_model_and_again(clone, pictures):
     frostline(clone, "set", "--drop-edits")
 
 
+@pytest.mark.long
 def test_the_code_in_the_docs_does_what_stands_there(clone, pictures):
     """docs/api.md, with these pictures in the place of its own; training again takes no time."""
     text = (ROOT / "docs/api.md").read_text(encoding="utf-8")
