@@ -1,7 +1,6 @@
 """Made-up results of both phases for tests: probabilities, epochs, predictions.csv and whole reports."""
 
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 from scipy.special import softmax
@@ -16,8 +15,9 @@ from frostline.metrics.classification import smallest_margins, top_losses
 from frostline.metrics.comparison import changed_predictions, evaluate
 from frostline.report import charts
 from frostline.report.page import Gallery, Heat, Report, ShownImage, write_report
+from tracked import tracked_conf
 
-CONF = Path(__file__).parents[1] / "conf"
+CONF = tracked_conf()
 
 
 def of(second):

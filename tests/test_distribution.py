@@ -25,6 +25,7 @@ from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.training import distribution, phases
 from frostline.training.loop import Examples, Session, Task, train, trainer_of
 from small import SIZE
+from tracked import tracked_conf
 
 pytestmark = pytest.mark.slow
 
@@ -86,7 +87,7 @@ def make_two_devices():
 def stop_and_go_on(distributions, folder, processed, weights):
     """Run the transfer phase under each of the `distributions`, to its end only under the last one."""
     make_two_devices()
-    data, conf = load_dataset(processed), Path(__file__).parents[1] / "conf"
+    data, conf = load_dataset(processed), tracked_conf()
     small = [f"preprocess.image_size={SIZE}", "model.cut_layer=mixed0", "model.dense_units=8", "transfer.epochs=2"]
     os.chdir(folder)
 

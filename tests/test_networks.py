@@ -1,7 +1,5 @@
 """Every backbone that has a file in conf/model/, from its weights file to the saved classifier, on real images."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -15,6 +13,7 @@ from frostline.sources.random_weights import write_random_weights
 from frostline.sources.weights_file import check_weights_file
 from frostline.training import phases
 from small import SIZE
+from tracked import tracked_conf
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +50,7 @@ def settings(chosen):
             "finetune.learning_rate=1e-4",
             "precision=float32",
         ],
-        Path(__file__).parents[1] / "conf",
+        tracked_conf(),
     )
 
 

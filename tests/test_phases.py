@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.training import phases
 from frostline.training.loop import Examples, Task, train, trainer_of
 from small import SIZE
+from tracked import tracked_conf
 
 pytestmark = pytest.mark.slow
 
@@ -28,7 +28,7 @@ def composed():
             "transfer.batch_size=16",
             "precision=float32",
         ],
-        Path(__file__).parents[1] / "conf",
+        tracked_conf(),
     )
 
 

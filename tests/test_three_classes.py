@@ -29,6 +29,7 @@ from frostline.training import phases
 from frostline.training.loop import Epoch
 from results import chosen, judged
 from small import SIZE
+from tracked import tracked_conf
 
 pytestmark = pytest.mark.slow
 
@@ -81,7 +82,7 @@ def trained(tmp_path_factory, weights):
         "model.dense_units=32",
     ]
     overrides += ["model.cut_layer=mixed2", "transfer.epochs=8", "transfer.learning_rate=2e-4", "precision=float32"]
-    settings = compose_conf(overrides, Path(__file__).parents[1] / "conf")
+    settings = compose_conf(overrides, tracked_conf())
     files = {phase: folder / f"{phase}.keras" for phase in ("transfer", "finetune")}
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)  # for the feature cache

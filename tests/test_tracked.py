@@ -1,8 +1,10 @@
 """Tests see what git tracks, whatever a user has made or edited."""
 
+import re
 import subprocess
 
 import tracked
+from frostline.config.load import compose_conf
 
 
 def test_what_a_user_has_made_or_edited_is_not_seen(tmp_path, monkeypatch):
@@ -23,3 +25,10 @@ def test_what_a_user_has_made_or_edited_is_not_seen(tmp_path, monkeypatch):
     assert (seen / "params.yaml").read_text() == as_tracked
     assert (seen / "conf/config.yaml").is_file()
     assert not (seen / "conf/experiment/swept.yaml").exists()
+
+
+def test_no_test_composes_the_checkouts_own_conf():
+    for path in (tracked.ROOT / "tests").rglob("*.py"):
+        assert not re.search(r"(ROOT|parents\[\d\]) / \"conf", path.read_text(encoding="utf-8")), path
+    assert compose_conf(folder=tracked.tracked_conf()).seed == 42
+    assert not tracked.ROOT.samefile(tracked.tracked_conf().parent)

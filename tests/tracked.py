@@ -3,7 +3,10 @@
 Code is what lies in the clone: `src` is imported from there.
 """
 
+import atexit
+import functools
 import subprocess
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -28,6 +31,14 @@ def write_tracked(folder, *patterns):
     names = "\0".join(tracked_names(*patterns)).encode()
     _git("checkout-index", "--force", "-z", "--stdin", f"--prefix={folder.resolve()}/", sent=names)
     return folder
+
+
+@functools.cache
+def tracked_conf():
+    """A copy of conf/, for this process: the checkout's own has a user's settings, too (`frostline set`)."""
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    return write_tracked(Path(folder.name), "conf") / "conf"
 
 
 def unstaged():
