@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline.common.files import write_text
+from frostline.config.paths import SWEPT
 from frostline.config.settings import Config
 from frostline.runtime.errors import FrostlineError
 from frostline.sweep import table
+from frostline.sweep.race import read_outcome
 from frostline.sweep.results import (
     LUCK,
     REBUILD,
-    RECIPE,
     Record,
     read_trials,
     reason,
@@ -49,8 +50,10 @@ def answer_study(
     from frostline.sweep.trials import trial_key
     from frostline.tracking import runs
 
-    trials = read_trials(folder)
-    tables = write_tables(folder, trials)
+    trials, race = read_trials(folder), read_outcome(folder)
+    tables, keys = write_tables(folder, trials), [key for key in swept_keys(trials) if key not in LUCK]
+    if race and race.compared:
+        trials = [trials[number] for number in race.compared]
     lost = [trial for trial in trials if "finetune" not in trial]
     if lost:
         table.print_trials(trials)
@@ -66,23 +69,24 @@ def answer_study(
         folds=configs[0].folds,
     )
     by_key = {trial_key(config, shared): config for config in configs}
-    answer, files = write_study(study, _trainings(trials, by_key, shared))
+    answer, files = write_study(study, _trainings(trials, keys, by_key, shared), race.notes if race else ())
     if answer.take is not None:
         taken = next(trial for trial in trials if answer.take.items() <= values_of(trial).items())
-        config = replace(by_key[taken["key"]], fold=None, train_share=1.0)
-        write_text(RECIPE, recipe(config, f"{answer.title}.\nRebuild it: {REBUILD}"))
+        config = replace(by_key[taken["key"]], fold=None, train_share=1.0, folds_of="all")
+        write_text(SWEPT, recipe(config, f"{answer.title}.\nRebuild it: {REBUILD}"))
     table.print_answer(answer, next(file for file in files if file.suffix == ".html"))
     with runs.sweep_run(pipeline) as parent:
         parent.log_files(*files, *tables)
         parent.describe(f"**{answer.title}.** {answer.text}\n", {})
 
 
-def _trainings(trials: Sequence[Record], by_key: Mapping[str, Config], shared: "Shared") -> list["Training"]:
+def _trainings(
+    trials: Sequence[Record], keys: Sequence[str], by_key: Mapping[str, Config], shared: "Shared"
+) -> list["Training"]:
     from frostline.models.backbone import layer_names
     from frostline.studies.collected import Training
     from frostline.sweep.trials import held_out
 
-    keys = [key for key in swept_keys(trials) if key not in LUCK]
     found = []
     for trial in trials:
         config, values = by_key[trial["key"]], values_of(trial)
