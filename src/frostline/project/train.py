@@ -80,7 +80,7 @@ def _search(ends: float) -> int:
 
 
 def _run(*module: str) -> int:
-    return subprocess.run([sys.executable, "-m", *module]).returncode
+    return subprocess.run([sys.executable, "-m", *module]).returncode  # noqa: S603 - our own words
 
 
 def keep(changes: Mapping[str, str], unset: Sequence[str] = (), drop_edits: bool = False) -> dict[str, Any]:
