@@ -38,6 +38,19 @@ def test_each_image_is_in_one_test_set_and_in_one_validation_set(prepared, folds
     assert len({data.digest for data in chosen} | {prepared.digest}) == folds + 1
 
 
+def test_the_prepared_test_set_is_in_no_fold_where_it_shall_judge(prepared):
+    learning = {**paths_of(prepared, "train"), **paths_of(prepared, "validation")}
+    judged = {}
+    for fold in range(4):
+        data = choose_images(prepared, fold, 4, 1, "train_and_validation")
+        sets = [paths_of(data, split) for split in SPLITS]
+        assert {name: label for paths in sets for name, label in paths.items()} == learning
+        assert sum(map(len, sets)) == len(learning)
+        judged |= paths_of(data, "test")
+    assert judged == learning
+    assert choose_images(prepared, None, 4, 1, "train_and_validation") is prepared
+
+
 def test_its_images_are_those_of_its_names(prepared):
     stored = {
         name: image.tobytes()

@@ -76,6 +76,12 @@ def test_what_is_searched_names_the_search_and_how_long_does_not(project):
         (["finetune.learning_rate=interval(1e-5,1e-3)"], ["hydra/sweeper=optuna"]),
         (["hydra/sweeper=optna"], ["optna"]),
         (["hydra/sweeper=optuna", "transfer.epochs=1"], ["nothing to search", "optuna_recipe"]),
+        (["hydra/sweeper=race", "fold=0,1"], ["at least two of each", "study=auto"]),
+        (["hydra/sweeper=race", "seed=1", "model.dropout=0.2,0.5"], ["at least two of each"]),
+        (
+            ["hydra/sweeper=race", "fold=0,1", "model.dropout=0,0.5", "hydra.sweeper.time_limit=soon"],
+            ["soon"],
+        ),
         (["model=glob(*)"], ["not a list of values"]),
         (["a b"], ["not a list of overrides"]),
     ],
@@ -122,6 +128,15 @@ def test_a_study_names_its_axes_and_the_command_line_changes_them(project):
         assert len({part for trial in asked.trials for part in trial if part.startswith("fold=")}) > 2
         assert compose_trial(asked.trials[-1]).fold is not None
     assert plan(["seed=1,2"]).study is None
+
+
+@pytest.mark.slow
+def test_auto_races_the_topmost_cuts_without_the_test_set(project):
+    asked = plan(["study=auto", "hydra.sweeper.time_limit=10m"])
+    assert len(asked.trials) == 8 * 5
+    assert asked.total == 8 + 4 + 2 + 2 + 2
+    assert {trial[0] for trial in asked.trials} == {f"model.cut_layer=mixed{number}" for number in range(7, 11)}
+    assert compose_trial(asked.trials[0]).folds_of == "train_and_validation"
 
 
 @pytest.mark.slow

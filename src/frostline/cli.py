@@ -49,7 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     train = commands.add_parser("train", help="from a folder of pictures to a model and a report")
     train.add_argument("folder", nargs="?", type=Path, help="one folder per class; left out: the one of last time")
     train.add_argument("--weights", metavar="imagenet|random|FILE", help="of the backbone (default: imagenet)")
-    train.add_argument("--recipe", metavar="NAME", help="an option of conf/experiment (default: best)")
+    train.add_argument("--recipe", metavar="NAME", help="an option of conf/experiment, or auto (default: best)")
+    train.add_argument("--time-limit", metavar="10m", help="of --recipe auto, which searches for the best settings")
     train.add_argument("--name", help="of the data set in MLflow (default: the folder's)")
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting of params.yaml")
     train.set_defaults(run=_train)
@@ -145,7 +146,7 @@ def _train(arguments: argparse.Namespace) -> int:
     from frostline.project.train import train
 
     settings = _settings(arguments.set) | ({"data.name": arguments.name} if arguments.name else {})
-    return train(arguments.folder, arguments.weights, arguments.recipe, settings)
+    return train(arguments.folder, arguments.weights, arguments.recipe, settings, arguments.time_limit)
 
 
 def _set(arguments: argparse.Namespace) -> int:

@@ -6,17 +6,18 @@ from omegaconf import OmegaConf
 
 
 @functools.cache
-def block_ends(backbone: str) -> str:
+def block_ends(backbone: str, last: int | None = None) -> str:
     """The layers of the network `backbone` that end a block, as a list for a sweep: ``mixed1,mixed2``.
 
-    Without the first one: below it there is no block to thaw.
+    Without the first one: below it there is no block to thaw. `last`: so many of them, the topmost.
     """
     from frostline.models import backbone as networks  # here: TensorFlow takes seconds
     from frostline.models.architectures import NETWORKS
     from frostline.models.graph import block_outputs
 
     smallest = NETWORKS[backbone].smallest
-    return ",".join(block_outputs(networks.build_backbone(smallest, None, backbone))[1:])
+    ends = block_outputs(networks.build_backbone(smallest, None, backbone))[1:]
+    return ",".join(ends[-last:] if last else ends)
 
 
 OmegaConf.register_new_resolver("block_ends", block_ends, replace=True)

@@ -242,6 +242,34 @@ def test_a_study_goes_on_where_it_stopped_and_is_answered(clone):
     assert {"report.html", "study.json", "out_of_fold.parquet"} <= files
 
 
+RACE = ("study=auto", "folds=3", "model.cut_layer=mixed1,mixed2", "transfer.epochs=1", "finetune.epochs=1")
+
+
+def test_a_race_leaves_its_winner_as_a_recipe_and_the_test_set_alone(clone):
+    output = clone.sweep(*RACE, "finetune.learning_rate=1e-5,1e-3")
+    trials = clone.trials(clone.folders()[-1])
+    assert [sum(f"fold={fold}" in trial["overrides"] for trial in trials) for fold in range(3)] == [4, 2, 2]
+    folder = clone.root / "reports/studies/auto"
+    study, said = json.loads((folder / "study.json").read_text()), pd.read_parquet(folder / "out_of_fold.parquet")
+    assert "8 of 12 trainings of 4 settings were run" in output
+    assert "8 of 12 trainings of 4 settings were run" in (folder / "report.html").read_text()
+    manifest = list(csv.DictReader((clone.root / "data/processed/manifest.csv").open(encoding="utf-8")))
+    assert set(said["image"]) == {row["path"] for row in manifest if row["split"] in ("train", "validation")}
+    assert set(study["best"]) == {"model.cut_layer", "finetune.learning_rate"}
+    swept = yaml.safe_load((clone.root / "conf/experiment/swept.yaml").read_text())
+    assert swept["model"]["cut_layer"] == study["best"]["model.cut_layer"]
+    assert swept["finetune"]["learning_rate"] == float(study["best"]["finetune.learning_rate"])
+    assert (swept["fold"], swept["folds_of"]) == (None, "all")
+
+
+def test_a_race_with_time_for_one_fold_says_that_it_may_be_chance(clone):
+    output = clone.sweep(*RACE, "finetune.learning_rate=1e-4", "hydra.sweeper.time_limit=1s")
+    assert "The time limit ended it in round 1 of 3." in output
+    assert "By one fold only: it may well be chance." in output
+    swept = yaml.safe_load((clone.root / "conf/experiment/swept.yaml").read_text())
+    assert swept["model"]["cut_layer"] == "mixed1"
+
+
 def test_the_audit_takes_what_a_study_found(clone):
     output = clone.python("-m", "frostline.cli", "audit")
     assert "study=worth_it" not in output, "nothing is left out for lack of a study"

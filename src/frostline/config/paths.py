@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 
 PARAMS = Path("params.yaml")
+SWEPT = Path("conf/experiment/swept.yaml")
+"""The best trial of the last sweep, where `experiment=swept` finds it."""
 
 ARCHIVE = Path("data/raw/archive.zip")
 PROCESSED = Path("data/processed")

@@ -266,10 +266,13 @@ class Config:
     seed: Seed
     """From which every source of randomness derives a seed of its own; data and weights have theirs."""
     fold: Annotated[int, Rule(lambda v: v >= 0, "a whole number, 0 or more, below folds")] | None
-    """Which of `folds` parts of all labelled images is the test set, the next one being the validation set; null: the
+    """Which of `folds` parts of the labelled images is the test set, the next one being the validation set; null: the
     prepared splits."""
     folds: Folds
     """How many parts that are; an image's part depends on its content alone."""
+    folds_of: Literal["all", "train_and_validation"]
+    """Which labelled images these parts hold. train_and_validation: the prepared test set is left out, so that it can
+    judge what the folds have chosen."""
     train_share: Annotated[float, Rule(lambda v: 0 < v <= 1, "a share above 0, up to 1")]
     """Of the training images of each class that is trained on."""
     augment: Literal["none", "flip", "full"]
@@ -300,7 +303,18 @@ class Config:
     tracking: Tracking
 
 
-_LEARNING = ("seed", "fold", "folds", "train_share", "augment", "precision", "deterministic", "distribution", "feeding")
+_LEARNING = (
+    "seed",
+    "fold",
+    "folds",
+    "folds_of",
+    "train_share",
+    "augment",
+    "precision",
+    "deterministic",
+    "distribution",
+    "feeding",
+)
 
 DEPENDS_ON = {
     "fetch-data": ("data",),

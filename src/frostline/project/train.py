@@ -5,33 +5,51 @@ What is chosen stays (see `config.local`): the same command, `dvc repro` and swe
 
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from frostline.config.local import check_no_edits, read_local, set_local, write_params
-from frostline.config.paths import CLASSIFIER, REPORT, VERDICT
+from frostline.config.paths import CLASSIFIER, REPORT, SWEPT, VERDICT
 from frostline.config.project import check_repository
 from frostline.project.alone import alone, beside_no_dvc
 from frostline.runtime.errors import FrostlineError
+from frostline.runtime.progress import seconds_of
+
+AUTO = "auto"
+"""A recipe that is none of conf/experiment's: the one to be searched for."""
+_TIME = "10m"
 
 
-def train(folder: Path | None, weights: str | None, recipe: str | None, settings: Mapping[str, str]) -> int:
-    """Keep what is chosen, and run through DVC what it changes; return DVC's exit status.
+def train(
+    folder: Path | None,
+    weights: str | None,
+    recipe: str | None,
+    settings: Mapping[str, str],
+    time_limit: str | None = None,
+) -> int:
+    """Keep what is chosen, and run through DVC what it changes; return the exit status of what ran last.
 
     Args:
         folder: of the images, one folder per class; None: the data as chosen before.
         weights: "imagenet", "random" or a file with the backbone's weights; None: as before, at first "imagenet".
-        recipe: an option of conf/experiment; None: as before, at first "best".
+        recipe: an option of conf/experiment; None: as before, at first "best"; "auto": the best that is found.
         settings: more of them, by dotted key.
+        time_limit: of the search with "auto" and all before and after it, such as "10m"; None: ten minutes.
 
     Raises:
         FrostlineError: before anything is changed. This is no project, another command runs in it, the folder cannot
             be trained on, or a choice is not valid.
     """
     check_repository()
+    ends = time.monotonic() + seconds_of(time_limit or _TIME)
+    searching = recipe == AUTO or (time_limit is not None and recipe is None)
+    if time_limit is not None and not searching:
+        raise FrostlineError(f"--time-limit {time_limit}: only --recipe auto takes one, not {recipe}.")
     with alone():
         kept = read_local()
+        recipe = "best" if searching else recipe
         choices = _choices(folder, weights, recipe, kept)
         moved = "data.path" in choices and choices["data.path"] != kept.get("data.path")
         names = [key for key in ("name", "data.name") if moved and key in kept]  # other images have another name
@@ -39,10 +57,30 @@ def train(folder: Path | None, weights: str | None, recipe: str | None, settings
             check_no_edits()
             set_local({**choices, **settings}, unset=names)
             write_params()
-        status = subprocess.run([sys.executable, "-m", "dvc", "repro"]).returncode
+        status = _search(ends) if searching else 0
+        if status == 0:
+            status = _run("dvc", "repro")
     if status == 0:
         print(_summary())  # noqa: T201 - what the command says
     return status
+
+
+def _search(ends: float) -> int:
+    """Prepare the images, search until `ends` (on time.monotonic) for the best settings, and keep them."""
+    status = _run("dvc", "repro", "fetch-weights", "preprocess")
+    if status == 0:
+        SWEPT.unlink(missing_ok=True)
+        limit = f"hydra.sweeper.time_limit={max(1, round(ends - time.monotonic()))}s"
+        status = _run("frostline.sweep", "-m", "study=auto", limit)
+    if status == 0 and SWEPT.is_file():  # not where there was time for one setting only
+        with beside_no_dvc():
+            set_local({"experiment": SWEPT.stem})
+            write_params()
+    return status
+
+
+def _run(*module: str) -> int:
+    return subprocess.run([sys.executable, "-m", *module]).returncode  # noqa: S603 - our own words
 
 
 def keep(changes: Mapping[str, str], unset: Sequence[str] = (), drop_edits: bool = False) -> dict[str, Any]:

@@ -25,6 +25,7 @@ QUESTIONS = {
     "depth": "How deep to cut the backbone?",
     "more_data": "Would more images help?",
     "recipes": "Which recipe is best?",
+    "auto": "Which settings are best, as far as the time allows to say?",
     "folds": "Which setting is best?",
 }
 """By option of conf/study; and of any other sweep over folds."""
@@ -49,16 +50,16 @@ class Study:
     """Into how many parts the images were dealt."""
 
 
-def write_study(study: Study, trainings: Sequence[Training]) -> tuple[Answer, list[Path]]:
+def write_study(study: Study, trainings: Sequence[Training], notes: Sequence[str] = ()) -> tuple[Answer, list[Path]]:
     """Answer the study, write its files to reports/studies/<name> and return both.
 
-    These are report.html, chart.png and chart.svg, study.json and out_of_fold.parquet.
+    `notes`: what else to say of it. The files are report.html, chart.png, chart.svg, study.json, out_of_fold.parquet.
 
     Raises FrostlineError where trainings are missing, or diverged.
     """
     found = collect(trainings)
     answer = _judge(study.name, found)(found)
-    answer = replace(answer, notes=[*answer.notes, *_few_images(found)])
+    answer = replace(answer, notes=[*notes, *answer.notes, *_few_images(found)])
     folder = STUDIES / study.name
     with replacing(folder) as temporary:
         temporary.mkdir(parents=True)

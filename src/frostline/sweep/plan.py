@@ -17,6 +17,8 @@ from frostline.config.paths import BACKBONE_WEIGHTS, PARAMS, PROCESSED
 from frostline.config.project import recorded
 from frostline.config.settings import Config
 from frostline.runtime.errors import FrostlineError, check_installed
+from frostline.runtime.progress import seconds_of
+from frostline.sweep.race import longest, rounds_of
 
 CONF = Path("conf")
 _PREPARED = ("data", "weights", "preprocess")
@@ -28,6 +30,11 @@ _ENGINES = {"RayLauncher": "ray", "LocalLauncher": "submitit", "SlurmLauncher": 
 def is_search(settings: Any) -> bool:
     """Whether Hydra's `settings` name our search as their sweeper."""
     return str(settings.sweeper._target_).startswith("hydra_plugins.frostline_optuna.")
+
+
+def is_race(settings: Any) -> bool:
+    """Likewise, a race over folds."""
+    return str(settings.sweeper._target_).startswith("hydra_plugins.frostline_race.")
 
 
 def with_prepared_data(config: Config) -> Config:
@@ -93,26 +100,50 @@ def plan(overrides: Sequence[str]) -> Plan:
             ]
         )
         params = [f"{key}={value}" for key, value in (settings.sweeper.get("params") or {}).items()]
-        asked = [*parse_overrides(params), *(item for item in parsed if _section(item) != "hydra")]
+        asked = _last_of_each([*parse_overrides(params), *(item for item in parsed if _section(item) != "hydra")])
     except (HydraException, OmegaConfBaseException) as error:
         raise FrostlineError(f"not a list of overrides: {' '.join(str(error).split())}") from error
     engine = _ENGINES.get(str(settings.launcher._target_).rpartition(".")[2])
     if engine:
         check_installed("this launcher", "sweeps", engine)
-    swept = list({item.get_key_element(): item for item in asked}.values())  # the last one for a key counts
-    _check_that_it_can_be_swept(swept, settings)
+    _check_that_it_can_be_swept(asked, settings)
     try:
-        assignments = [_assignments(override) for override in swept]
+        assignments = [_assignments(override) for override in asked]
     except (HydraException, OmegaConfBaseException) as error:  # glob, which has no meaning here; a range in a list
         raise FrostlineError(
             f"not a list of values: {' '.join(str(error).split())}.\nList them: model=resnet50,xception seed=1,2,3"
         ) from error
-    text = json.dumps([is_search(settings), *sorted(item.input_line or "" for item in swept)])
+    text = json.dumps([is_search(settings), *sorted(item.input_line or "" for item in asked)])
     if is_search(settings):
         check_installed("hydra/sweeper=optuna", "sweeps", "optuna")
         return Plan(_each_value_once(assignments), settings.sweeper.n_trials, text, settings)
     trials = [list(each) for each in itertools.product(*assignments)]
+    if is_race(settings):
+        _check_race(settings, trials)
+        return Plan(trials, longest(trials), text, settings)
     return Plan(trials, len(trials), text, settings)
+
+
+def trials_of(lines: Sequence[str]) -> list[list[str]]:
+    """Every combination of what the overrides `lines` give; of two for one key the later one counts."""
+    return [list(each) for each in itertools.product(*map(_assignments, _last_of_each(parse_overrides(lines))))]
+
+
+def _last_of_each(asked: Sequence[Override]) -> list[Override]:
+    return list({item.get_key_element(): item for item in asked}.values())
+
+
+def _check_race(settings: Any, trials: Sequence[list[str]]) -> None:
+    if settings.sweeper.time_limit is not None:
+        seconds_of(str(settings.sweeper.time_limit))
+    rounds = rounds_of(trials)
+    if len(rounds) < 2 or len(rounds[0]) < 2:
+        raise FrostlineError(
+            "hydra/sweeper=race: it compares settings over folds, at least two of each.\n"
+            "Name them, e.g. model.dropout=0.2,0.5 'fold=range(5)'; study=auto has some of its own."
+        )
+    if not str(settings.launcher._target_).endswith("BasicLauncher"):
+        raise FrostlineError("hydra/sweeper=race: it runs one trial after the other; leave out hydra/launcher.")
 
 
 def _check_that_it_can_be_swept(swept: Sequence[Override], settings: Any) -> None:

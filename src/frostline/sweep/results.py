@@ -19,8 +19,6 @@ from frostline.metrics.choice import chosen_phase
 RESULT = "trial.json"
 """Left by each trial in its folder below the sweep's: trial, overrides, and then key (see `trial_key`), transfer and
 finetune (the figures of the epochs that they kept), or error, or pruned (why it was given up)."""
-RECIPE = Path("conf/experiment/swept.yaml")
-"""The best trial of the last sweep, where `experiment=swept` finds it."""
 REBUILD = "dvc exp run -S experiment=swept"
 
 Record = Mapping[str, Any]

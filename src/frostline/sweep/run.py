@@ -26,7 +26,7 @@ from omegaconf import DictConfig
 
 from frostline.common.files import digest_of, write_json, write_text
 from frostline.config.load import parse
-from frostline.config.paths import FEATURES
+from frostline.config.paths import FEATURES, SWEPT
 from frostline.config.settings import Config
 from frostline.features.cache import prune
 from frostline.runtime.errors import FrostlineError
@@ -36,7 +36,6 @@ from frostline.sweep.memory import Memory
 from frostline.sweep.plan import CONF, Plan, check_prepared, compose_trial, is_search, plan, with_prepared_data
 from frostline.sweep.results import (
     REBUILD,
-    RECIPE,
     RESULT,
     better_phase,
     describe,
@@ -231,7 +230,7 @@ def _finish(folder: Path, shared: "Shared", memory: Memory, pipeline: "Pipeline"
     if settings:
         files += plots.write_figures(folder, settings)
         best = compose_trial(settings[0].best["overrides"])
-        for path in (folder / "best.yaml", RECIPE):
+        for path in (folder / "best.yaml", SWEPT):
             write_text(path, recipe(best, f"{headline(trials)}\nRebuild it: {REBUILD}"))
         test = sweep_trials.score_on_test(best, shared, memory, better_phase(settings[0].best))
         figures = {"validation/loss": settings[0].mean(), "test/loss": test["loss"], "test/accuracy": test["accuracy"]}

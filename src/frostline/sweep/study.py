@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline.common.files import write_text
+from frostline.config.paths import SWEPT
 from frostline.config.settings import Config
 from frostline.runtime.errors import FrostlineError
 from frostline.sweep import table
+from frostline.sweep.race import read_outcome
 from frostline.sweep.results import (
     LUCK,
     REBUILD,
-    RECIPE,
     Record,
+    headline,
+    lowest_loss,
     read_trials,
     reason,
     recipe,
@@ -49,8 +52,10 @@ def answer_study(
     from frostline.sweep.trials import trial_key
     from frostline.tracking import runs
 
-    trials = read_trials(folder)
-    tables = write_tables(folder, trials)
+    trials, race = read_trials(folder), read_outcome(folder)
+    tables, keys = write_tables(folder, trials), [key for key in swept_keys(trials) if key not in LUCK]
+    if race and race.compared:
+        trials = [trials[number] for number in race.compared]
     lost = [trial for trial in trials if "finetune" not in trial]
     if lost:
         table.print_trials(trials)
@@ -58,6 +63,10 @@ def answer_study(
             f"{len(lost)} of {len(trials)} trials did not finish: {reason(lost[0])}.\n"
             "The same command runs these again, and answers then."
         )
+    by_key = {trial_key(config, shared): config for config in configs}
+    if race and len({by_key[trial["key"]].fold for trial in trials}) < 2:
+        _take_best_of_one_fold(trials, by_key, race.notes)
+        return
     study = Study(
         name,
         pipeline.name,
@@ -65,24 +74,35 @@ def answer_study(
         shlex.join(["python", "-m", "frostline.sweep", "-m", *overrides]),
         folds=configs[0].folds,
     )
-    by_key = {trial_key(config, shared): config for config in configs}
-    answer, files = write_study(study, _trainings(trials, by_key, shared))
+    answer, files = write_study(study, _trainings(trials, keys, by_key, shared), race.notes if race else ())
     if answer.take is not None:
         taken = next(trial for trial in trials if answer.take.items() <= values_of(trial).items())
-        config = replace(by_key[taken["key"]], fold=None, train_share=1.0)
-        write_text(RECIPE, recipe(config, f"{answer.title}.\nRebuild it: {REBUILD}"))
+        _keep_recipe(by_key[taken["key"]], answer.title)
     table.print_answer(answer, next(file for file in files if file.suffix == ".html"))
     with runs.sweep_run(pipeline) as parent:
         parent.log_files(*files, *tables)
         parent.describe(f"**{answer.title}.** {answer.text}\n", {})
 
 
-def _trainings(trials: Sequence[Record], by_key: Mapping[str, Config], shared: "Shared") -> list["Training"]:
+def _take_best_of_one_fold(trials: Sequence[Record], by_key: Mapping[str, Config], notes: Sequence[str]) -> None:
+    """What a race that the time limit ended so early says: no interval can be given."""
+    best = min(trials, key=lowest_loss)
+    _keep_recipe(by_key[best["key"]], headline(trials))
+    print(*notes, f"{headline(trials)} By one fold only: it may well be chance.", sep="\n")  # noqa: T201
+
+
+def _keep_recipe(config: Config, note: str) -> None:
+    whole = replace(config, fold=None, train_share=1.0, folds_of="all")
+    write_text(SWEPT, recipe(whole, f"{note}\nRebuild it: {REBUILD}"))
+
+
+def _trainings(
+    trials: Sequence[Record], keys: Sequence[str], by_key: Mapping[str, Config], shared: "Shared"
+) -> list["Training"]:
     from frostline.models.backbone import layer_names
     from frostline.studies.collected import Training
     from frostline.sweep.trials import held_out
 
-    keys = [key for key in swept_keys(trials) if key not in LUCK]
     found = []
     for trial in trials:
         config, values = by_key[trial["key"]], values_of(trial)

@@ -30,8 +30,7 @@ from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.studies.tables import probability_column
 from frostline.sweep.memory import Memory, set_values, values_of
-from frostline.training import distribution, phases, precision
-from frostline.training.folds import choose_images
+from frostline.training import distribution, folds, phases, precision
 from frostline.training.loop import Epoch, OnEpoch, Session, kept_epoch, with_kept_last
 
 _log = logging.getLogger(__name__)
@@ -56,7 +55,7 @@ class Shared:
 
     def images(self, settings: Config) -> Dataset:
         """The data set, split as `settings` say."""
-        return choose_images(self.data, settings.fold, settings.folds, settings.train_share)
+        return folds.chosen(self.data, settings)
 
 
 @dataclass(frozen=True)
@@ -342,7 +341,7 @@ def _wanted_layers(base: keras.Model, trials: Sequence[Config], data: Dataset) -
         views = [("validation", False), *([("test", False)] if trial.fold is not None else [])]
         views += [("train", False)] if trial.augment != "full" else []
         views += [("train", True)] if trial.augment == "flip" else []
-        images = choose_images(data, trial.fold, trial.folds, trial.train_share)
+        images = folds.chosen(data, trial)
         for split, mirrored in views if layers else []:
             for stored in images.stored_in(split):
                 wanted[(precision.resolve(trial.precision), stored, mirrored)] |= layers

@@ -11,6 +11,7 @@ import numpy as np
 
 from frostline.common.files import digest_of, replacing
 from frostline.config.paths import NEAR_DUPLICATES
+from frostline.config.settings import Config
 from frostline.data.dataset import MANIFEST_FILE, SPLITS, Dataset
 from frostline.data.grouping import deal, joined
 from frostline.runtime.code_digest import code_digest
@@ -19,10 +20,15 @@ from frostline.runtime.errors import FrostlineError
 _log = logging.getLogger(__name__)
 
 
-def choose_images(data: Dataset, fold: int | None, folds: int, train_share: float) -> Dataset:
+def chosen(data: Dataset, settings: Config) -> Dataset:
+    """`choose_images`, as `settings` say."""
+    return choose_images(data, settings.fold, settings.folds, settings.train_share, settings.folds_of)
+
+
+def choose_images(data: Dataset, fold: int | None, folds: int, train_share: float, of: str = "all") -> Dataset:
     """Return `data` split otherwise: by a fold, with less to train on, or both; `data` itself where neither is asked.
 
-    Of `folds` parts of all labelled images (see `deal`), `fold` is the test set, the next one (after the last the
+    Of `folds` parts of the labelled images (see `deal`), `fold` is the test set, the next one (after the last the
     first) the validation set, and the others are trained on. No part has a part only of the copies or near-duplicates
     of an image, or of a group that the data set names. Which images are in which part does not depend on the run's
     seed, so that trainings with other seeds are judged on the same images.
@@ -31,6 +37,7 @@ def choose_images(data: Dataset, fold: int | None, folds: int, train_share: floa
         data: as it is stored.
         fold: from 0, below `folds`; None: the stored splits.
         folds: at least 3.
+        of: "all" the labelled images are in the parts; or "train_and_validation", those of the stored test set in none.
         train_share: above 0, at most 1: of the distinct training images of each class, but at least one. A smaller
             share's images are among those of a larger one.
 
@@ -42,9 +49,9 @@ def choose_images(data: Dataset, fold: int | None, folds: int, train_share: floa
     labels, pixels, _ = _contents(data)
     rows = {"train": np.arange(len(data.names("train")))}  # the first of all: see Dataset.rows
     if fold is not None:
-        part = _parts(data, folds)
+        part = _parts(data, folds, of)
         test, validation = part == fold, part == (fold + 1) % folds
-        chosen = {"train": ~test & ~validation, "validation": validation, "test": test}
+        chosen = {"train": (part >= 0) & ~test & ~validation, "validation": validation, "test": test}
         rows = {split: np.flatnonzero(of_split) for split, of_split in chosen.items()}
     if empty := [split for split in SPLITS if split in rows and not len(rows[split])]:
         raise FrostlineError(
@@ -61,9 +68,14 @@ def choose_images(data: Dataset, fold: int | None, folds: int, train_share: floa
 
 
 @functools.lru_cache(maxsize=1)  # a trial asks several times
-def _parts(data: Dataset, folds: int) -> np.ndarray:
+def _parts(data: Dataset, folds: int, of: str) -> np.ndarray:
+    """Of each image its part, (N,) from 0; -1 for those that are in none."""
     labels, pixels, names = _contents(data)
-    return deal(labels, pixels, _together(data, pixels, names, folds), [1 / folds] * folds, "fold")
+    together = _together(data, pixels, names, folds)
+    dealt = np.arange(len(labels) - (0 if of == "all" else len(data.names("test"))))  # SPLITS ends with the test set
+    parts = np.full(len(labels), -1)
+    parts[dealt] = deal(labels[dealt], pixels[dealt], together[dealt], [1 / folds] * folds, "fold")
+    return parts
 
 
 def _together(data: Dataset, pixels: np.ndarray, names: np.ndarray, folds: int) -> np.ndarray:

@@ -21,15 +21,14 @@ from frostline.models.inference import predictor
 from frostline.runtime.code_digest import code_digest
 from frostline.runtime.process_pool import threads
 from frostline.runtime.quiet_tensorflow import keras, on_gpu, tf
-from frostline.training import distribution, loop, precision
+from frostline.training import distribution, folds, loop, precision
 from frostline.training.augmentation import build_augmentation
-from frostline.training.folds import choose_images
 from frostline.training.loop import ALONE, Epoch, Examples, Session, Task
 
 
 def load_images(settings: Config) -> Dataset:
     """The prepared images, split as `settings` say (see `choose_images`); raises FrostlineError as `load_dataset`."""
-    return choose_images(load_dataset(PROCESSED), settings.fold, settings.folds, settings.train_share)
+    return folds.chosen(load_dataset(PROCESSED), settings)
 
 
 def build_classifier(data: Dataset, weights: Path, settings: Config) -> keras.Model:
