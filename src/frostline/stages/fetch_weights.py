@@ -5,9 +5,10 @@ from pathlib import Path
 
 from frostline.common.files import replacing, sha256_of
 from frostline.config import paths
-from frostline.config.settings import Config, FileWeights, ImagenetWeights, RandomWeights
+from frostline.config.settings import Config, FileWeights, HubWeights, ImagenetWeights, RandomWeights
 from frostline.runtime.errors import FrostlineError
 from frostline.sources.download import download
+from frostline.sources.preset import fetch_preset
 from frostline.sources.random_weights import write_random_weights
 from frostline.sources.weights_file import check_weights_file
 
@@ -22,6 +23,9 @@ def main(config: Config) -> None:
                 download(url, temporary, size=size, md5=md5)
                 if sha256 and sha256_of(temporary) != sha256.lower():
                     raise FrostlineError(f"{url}: the file's SHA-256 is not {sha256}.\nThe download was deleted.")
+            case HubWeights(preset=str(preset)) | FileWeights(path=preset) if backbone == "hub":
+                print(fetch_preset(preset, temporary, config.preprocess.image_size))
+                return
             case FileWeights(path=source):
                 check_weights_file(Path(source), backbone)  # so that an error names the user's file
                 shutil.copyfile(source, temporary)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline.common.files import write_text
+from frostline.config.paths import BACKBONE_WEIGHTS
 from frostline.config.settings import Config
 from frostline.runtime.errors import FrostlineError
 from frostline.sweep import table
@@ -98,6 +99,6 @@ def _trainings(trials: Sequence[Record], by_key: Mapping[str, Config], shared: "
             )
         )
     if keys == [_CUT]:  # the lowest one first, whatever the order in which they were named
-        order = layer_names(config.model.backbone)
+        order = layer_names(config.model.backbone, config.preprocess.image_size, BACKBONE_WEIGHTS)
         found.sort(key=lambda training: order.index(training.values[_CUT]))
     return found
