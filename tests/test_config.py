@@ -53,6 +53,10 @@ def test_each_data_source_has_settings_of_its_own(project, overrides, kind):
 
 @pytest.mark.parametrize("model", [Path(name).stem for name in tracked_names("conf/model")])
 def test_each_backbone_brings_its_image_size_and_weights(project, model):
+    if model == "hub":
+        config = compose_conf(["model=hub", "weights=hub", "model.preset=dinov2_small"])
+        assert config.weights.preset == config.model.preset == "dinov2_small"
+        return
     config = compose_conf([f"model={model}", "weights=imagenet"])
     assert config.preprocess.image_size == config.model.image_size >= NETWORKS[config.model.backbone].smallest
     assert config.model.pooling == ("flatten" if model == "inception_v3" else "average")
@@ -61,6 +65,20 @@ def test_each_backbone_brings_its_image_size_and_weights(project, model):
     assert (weights.md5, weights.sha256) == (published.md5, published.sha256)
     assert weights.url.startswith("https://") and (weights.md5 or weights.sha256)
     assert compose_conf([f"model={model}", "preprocess.image_size=96"]).preprocess.image_size == 96
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["weights=hub"], "weights.source is 'hub'; valid with model.backbone=inception_v3: random, imagenet, file"),
+        (["model=hub", "weights=hub"], "model.preset is null; name one of KerasHub's"),
+    ],
+)
+def test_a_preset_goes_with_its_weights_alone(project, overrides, said):
+    with pytest.raises(FrostlineError) as raised:
+        compose_conf(overrides)
+    assert said in str(raised.value)
+    assert len(str(raised.value).splitlines()) <= 2
 
 
 def test_every_value_is_reachable_as_an_override(project):
@@ -148,7 +166,8 @@ def test_dvc_says_that_a_name_is_an_old_one(project):
         ("preprocess.train=0.5", ["0.5 + 0.15 + 0.15 = 0.8", "sum to 1"]),
         ("preprocess.image_size=50", ["preprocess.image_size is 50", "75 to 1024"]),
         ("model.backbone=resnet", ["model.backbone is 'resnet'", "resnet50"]),
-        ("model.pooling=max", ["model.pooling is 'max'", "flatten, average"]),
+        ("model.pooling=max", ["model.pooling is 'max'", "flatten, average, token"]),
+        ("model.backbone=hub", ["weights.source is 'random'", "model.backbone=hub: hub, file", "weights=hub"]),
         ("model.imagenet.size=2.5", ["model.imagenet.size is 2.5", "1 or more, or null"]),
         ("deterministic=maybe", ["deterministic is 'maybe'", "true, false"]),
         ("name=[1]", ["name is [1]", "text"]),

@@ -1,16 +1,22 @@
 """Presets of KerasHub as backbones: folders that KerasHub itself saves, of small untrained networks, on real images."""
 
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from frostline.config.load import compose_conf
+from frostline.config.paths import BACKBONE_WEIGHTS
+from frostline.explain.grad_cam import grad_cam
 from frostline.models import backbone, frost_line, graph, hub, inference
 from frostline.models.saving import Metadata, load_model, needs_keras_hub, save_model
+from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras
 from frostline.serving.export import FORMATS, TOLERANCE, export
 from frostline.sources.preset import fetch_preset
+from frostline.stages.fetch_weights import main as fetch_weights
 from frostline.training import phases
 from small import SIZE
 
@@ -90,7 +96,14 @@ def saved_preset(family, folder):
     return network
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+ASK_MOST = ("vit", "efficientnet_v2")
+"""Those that ask most of what opens layers."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[name if name in ASK_MOST else pytest.param(name, marks=pytest.mark.long) for name in FAMILIES],
+)
 def family(request):
     return request.param
 
@@ -162,6 +175,9 @@ def test_both_phases_leave_a_classifier_that_loads_exports_and_has_the_same_byte
     loaded = load_model(tmp_path / "a.keras")
     np.testing.assert_array_equal(loaded(images), model(images))
     assert needs_keras_hub(tmp_path / "a.keras") == (family in ("dinov2", "siglip"))
+    maps = grad_cam(loaded, images.astype(np.uint8), np.arange(len(images)) % 2)
+    assert maps.any() and np.isfinite(maps).all()
+    assert family in ("efficientnet_v2", "resnet") or maps.shape == (len(images), 5, 5)  # patches of 15 pixels
     for name, form in FORMATS.items():
         found = export(
             loaded,
@@ -171,3 +187,58 @@ def test_both_phases_leave_a_classifier_that_loads_exports_and_has_the_same_byte
             images.astype(np.uint8),
         )
         assert found <= TOLERANCE, name
+
+
+@pytest.fixture(scope="module")
+def vit_preset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vit") / "preset"
+    saved_preset("vit", str(folder))
+    return folder
+
+
+def test_the_stage_takes_a_presets_folder_and_says_what_its_licence_is(vit_preset, project, capsys):
+    (vit_preset / "README.md").write_text("---\nlibrary_name: keras-hub\nlicense: apache-2.0\n---\nA ViT.\n")
+    options = ["model=hub", "weights=file", f"weights.path={vit_preset}", f"preprocess.image_size={SIZE}"]
+    fetch_weights(compose_conf(options))
+    assert f"Licence of the weights of {vit_preset}: apache-2.0" in capsys.readouterr().out
+    first = BACKBONE_WEIGHTS.read_bytes()
+    assert "scale" in backbone.layer_names(hub.HUB, SIZE, BACKBONE_WEIGHTS)
+    fetch_weights(compose_conf(options))
+    assert BACKBONE_WEIGHTS.read_bytes() == first
+    assert [path.name for path in BACKBONE_WEIGHTS.parent.iterdir()] == [BACKBONE_WEIGHTS.name]
+    with pytest.raises(FrostlineError, match=f"preprocess.image_size is 90; this preset is for {SIZE} pixels"):
+        fetch_weights(compose_conf([*options, "preprocess.image_size=90"]))
+    assert BACKBONE_WEIGHTS.read_bytes() == first
+
+
+def test_what_is_no_preset_is_an_error_of_two_lines(vit_preset, tmp_path):
+    def told(preset):
+        with pytest.raises(FrostlineError) as raised:
+            fetch_preset(str(preset), tmp_path / "backbone.h5", SIZE)
+        assert len(str(raised.value).splitlines()) <= 2
+        return str(raised.value)
+
+    assert "Did you mean vit_base_patch16_224_imagenet" in told("vit_base_patch16_224_imagnet")
+    assert "no config.json in it" in told(tmp_path)
+    assert "Seen to work: ViT, DINOv2" in told(_preset_of(keras_hub.models.DeiTBackbone, tmp_path / "deit"))
+    unscaled = shutil.copytree(vit_preset, tmp_path / "unscaled")
+    (unscaled / "image_converter.json").unlink()
+    assert "image_converter.json" in told(unscaled)
+
+
+def _preset_of(family, folder):
+    family(
+        image_shape=SHAPE, patch_size=15, num_layers=1, num_heads=2, hidden_dim=16, intermediate_dim=32
+    ).save_to_preset(str(folder))
+    keras_hub.layers.DeiTImageConverter(scale=1 / 255).save_to_preset(str(folder))
+    return folder
+
+
+def test_a_model_with_layers_of_keras_hub_says_what_it_needs(tmp_path, monkeypatch):
+    images = keras.Input((8, 8, 3))
+    activation = keras.layers.Activation(keras_hub.src.utils.keras_utils.gelu_approximate)
+    save_model(keras.Model(images, activation(images)), tmp_path / "model.keras", ["cat", "dog"])
+    load_model(tmp_path / "model.keras")
+    monkeypatch.setitem(sys.modules, "keras_hub", None)
+    with pytest.raises(FrostlineError, match="needs keras_hub"):
+        load_model(tmp_path / "model.keras")

@@ -33,7 +33,9 @@ def fetch_preset(preset: str, path: Path, image_size: int) -> str:
     keras_hub = hub.keras_hub()
     known = keras_hub.models.Backbone.presets
     if preset not in known and "://" not in preset and not Path(preset, "config.json").is_file():
-        raise FrostlineError(_no_such(preset, list(known)))
+        raise FrostlineError(_no_such(preset, list(keras_hub.layers.ImageConverter.presets)))
+    keras.utils.clear_session()  # the file has layers' names in it, which must not depend on what was built before
+    keras.utils.set_random_seed(0)  # nor may seeds of dropout, which it has, too
     try:
         network: Any = keras_hub.models.Backbone.from_preset(preset)
         converter = keras_hub.layers.ImageConverter.from_preset(preset)

@@ -8,7 +8,6 @@ from frostline.config import paths
 from frostline.config.settings import Config, FileWeights, HubWeights, ImagenetWeights, RandomWeights
 from frostline.runtime.errors import FrostlineError
 from frostline.sources.download import download
-from frostline.sources.preset import fetch_preset
 from frostline.sources.random_weights import write_random_weights
 from frostline.sources.weights_file import check_weights_file
 
@@ -24,6 +23,8 @@ def main(config: Config) -> None:
                 if sha256 and sha256_of(temporary) != sha256.lower():
                     raise FrostlineError(f"{url}: the file's SHA-256 is not {sha256}.\nThe download was deleted.")
             case HubWeights(preset=str(preset)) | FileWeights(path=preset) if backbone == "hub":
+                from frostline.sources.preset import fetch_preset  # here: it takes TensorFlow
+
                 print(fetch_preset(preset, temporary, config.preprocess.image_size))
                 return
             case FileWeights(path=source):
