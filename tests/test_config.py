@@ -67,20 +67,6 @@ def test_each_backbone_brings_its_image_size_and_weights(project, model):
     assert compose_conf([f"model={model}", "preprocess.image_size=96"]).preprocess.image_size == 96
 
 
-@pytest.mark.parametrize(
-    ("overrides", "said"),
-    [
-        (["weights=hub"], "weights.source is 'hub'; valid with model.backbone=inception_v3: random, imagenet, file"),
-        (["model=hub", "weights=hub"], "model.preset is null; name one of KerasHub's"),
-    ],
-)
-def test_a_preset_goes_with_its_weights_alone(project, overrides, said):
-    with pytest.raises(FrostlineError) as raised:
-        compose_conf(overrides)
-    assert said in str(raised.value)
-    assert len(str(raised.value).splitlines()) <= 2
-
-
 def test_every_value_is_reachable_as_an_override(project):
     content = yaml.safe_load((project / "params.yaml").read_text())
 
@@ -167,7 +153,6 @@ def test_dvc_says_that_a_name_is_an_old_one(project):
         ("preprocess.image_size=50", ["preprocess.image_size is 50", "75 to 1024"]),
         ("model.backbone=resnet", ["model.backbone is 'resnet'", "resnet50"]),
         ("model.pooling=max", ["model.pooling is 'max'", "flatten, average, token"]),
-        ("model.backbone=hub", ["weights.source is 'random'", "model.backbone=hub: hub, file", "weights=hub"]),
         ("model.imagenet.size=2.5", ["model.imagenet.size is 2.5", "1 or more, or null"]),
         ("deterministic=maybe", ["deterministic is 'maybe'", "true, false"]),
         ("name=[1]", ["name is [1]", "text"]),

@@ -267,17 +267,6 @@ def _check_backbone(config: Config, where: str) -> None:
             f"{where}: preprocess.image_size is {size}; valid with model.backbone={name}: "
             f"{smallest} to {_LARGEST_IMAGE} pixels."
         )
-    source, hub = config.weights.source, "hub"
-    valid = (hub, "file") if name == hub else ("random", "imagenet", "file")
-    if source not in valid:
-        raise FrostlineError(
-            f"{where}: weights.source is {source!r}; valid with model.backbone={name}: {', '.join(valid)}.\n"
-            f"Choose it: weights={valid[0] if name == hub else 'imagenet'}"
-        )
-    if source == hub and not getattr(config.weights, "preset", None):
-        raise FrostlineError(
-            f"{where}: model.preset is null; name one of KerasHub's, e.g. model.preset=vit_base_patch16_224_imagenet"
-        )
 
 
 def _one_line(error: Exception) -> str:

@@ -14,6 +14,7 @@ from frostline.sources.weights_file import check_weights_file
 
 def main(config: Config) -> None:
     backbone = config.model.backbone
+    _check_source(config)  # not with the other settings: a sweep has its weights from params.yaml
     with replacing(paths.BACKBONE_WEIGHTS) as temporary:
         match config.weights:
             case RandomWeights(seed=seed):
@@ -31,3 +32,17 @@ def main(config: Config) -> None:
                 check_weights_file(Path(source), backbone)  # so that an error names the user's file
                 shutil.copyfile(source, temporary)
         check_weights_file(temporary, backbone)
+
+
+def _check_source(config: Config) -> None:
+    backbone, source = config.model.backbone, config.weights.source
+    valid = ("hub", "file") if backbone == "hub" else ("imagenet", "random", "file")
+    if source not in valid:
+        raise FrostlineError(
+            f"weights.source is {source!r}; valid with model.backbone={backbone}: {', '.join(valid)}.\n"
+            f"Choose one, e.g. weights={valid[0]}"
+        )
+    if isinstance(config.weights, HubWeights) and not config.weights.preset:
+        raise FrostlineError(
+            "model.preset is null; name one of KerasHub's, e.g. model.preset=vit_base_patch16_224_imagenet"
+        )
