@@ -145,9 +145,16 @@ def copied(layer: keras.layers.Layer) -> keras.layers.Layer:
 def _opening(opened: list[str]) -> Callable[..., Any]:
     """What calls each layer of a graph, but for those that only hold layers what these do; `opened`: their names."""
 
+    called: list[str] = []
+
     def call(layer: Any, *inputs: Any, **options: Any) -> Any:
         if _does_nothing(layer):
             return inputs[0]
+        if isinstance(layer, keras.layers.Layer) and not layer.weights and layer.name in called:
+            layer = type(layer).from_config(
+                layer.get_config() | {"name": f"{layer.name}_{len(called)}"}
+            )  # once a layer
+        called.append(layer.name)
         if isinstance(layer, keras.layers.Activation):
             return _activated(layer, *inputs)
         if not (is_of_keras_hub(layer) or isinstance(layer, keras.Model)):
