@@ -24,7 +24,7 @@ HUB = "hub"
 """What `model.backbone` is called for all of them."""
 LAST = "features"
 """The name of the highest layer that still has places or tokens, whatever the preset calls it."""
-SEEN = "ViT, DINOv2, SigLIP, CLIP, ResNet, DenseNet, EfficientNetV2, HGNetV2, CSPNet, Xception and VGG"
+SEEN = "ViT, DINOv2, SigLIP, CLIP, EfficientNet V2 and ResNet"
 _RECIPE = "keras_hub"
 
 
