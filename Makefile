@@ -19,7 +19,7 @@ train: install           ## your own pictures: make train PICTURES=FOLDER; ARGS=
 PYTHON3 = $(shell for name in python3 python3.13 python3.12 python3.11; do \
     "$$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo "$$name" && break; done)
 UV = $(shell command -v uv || echo $(VENV)/bin/uv)
-EXTRAS := serve export sweeps server audit gpu dev
+EXTRAS := serve export sweeps server audit hub gpu dev
 
 # GPU=1, also for demo and train: with CUDA's libraries, from the same lock file.
 install: $(VENV)/.installed-$(if $(filter-out 0,$(GPU)),gpu,core)    ## what `make demo` needs; GPU=1: to compute on a GPU; all else: `make install-dev`

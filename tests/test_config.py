@@ -53,6 +53,10 @@ def test_each_data_source_has_settings_of_its_own(project, overrides, kind):
 
 @pytest.mark.parametrize("model", [Path(name).stem for name in tracked_names("conf/model")])
 def test_each_backbone_brings_its_image_size_and_weights(project, model):
+    if model == "hub":
+        config = compose_conf(["model=hub", "weights=hub", "model.preset=dinov2_small"])
+        assert config.weights.preset == config.model.preset == "dinov2_small"
+        return
     config = compose_conf([f"model={model}", "weights=imagenet"])
     assert config.preprocess.image_size == config.model.image_size >= NETWORKS[config.model.backbone].smallest
     assert config.model.pooling == ("flatten" if model == "inception_v3" else "average")
@@ -148,7 +152,7 @@ def test_dvc_says_that_a_name_is_an_old_one(project):
         ("preprocess.train=0.5", ["0.5 + 0.15 + 0.15 = 0.8", "sum to 1"]),
         ("preprocess.image_size=50", ["preprocess.image_size is 50", "75 to 1024"]),
         ("model.backbone=resnet", ["model.backbone is 'resnet'", "resnet50"]),
-        ("model.pooling=max", ["model.pooling is 'max'", "flatten, average"]),
+        ("model.pooling=max", ["model.pooling is 'max'", "flatten, average, token"]),
         ("model.imagenet.size=2.5", ["model.imagenet.size is 2.5", "1 or more, or null"]),
         ("deterministic=maybe", ["deterministic is 'maybe'", "true, false"]),
         ("name=[1]", ["name is [1]", "text"]),

@@ -30,6 +30,7 @@ def what_to_do(library, place, *, says):
     [
         ("_inbound_nodes", "models/graph.py"),
         ("_outbound_nodes", "models/graph.py"),
+        ("_flatten_layers", "models/hub.py"),
         ("_trial_id", "sweep/search.py"),
         ("download_file", "sources/kaggle.py"),
     ],
@@ -55,6 +56,14 @@ def test_optuna_gives_a_frozen_trial_the_id_that_its_storage_knows_it_by():
     assert hasattr(frozen, "_trial_id"), says
     optuna.trial.Trial(study, frozen._trial_id).report(0.5, 1)
     assert study.get_trials()[number].intermediate_values == {1: 0.5}, says
+
+
+def test_kerass_layers_tell_the_layers_inside_them():
+    """KerasHub's blocks keep theirs under names of their own."""
+    says = what_to_do("keras", "models/hub.py", says="a layer's layers are found otherwise.")
+    outer = keras.layers.MultiHeadAttention(2, 4)
+    outer(keras.Input((3, 8)), keras.Input((3, 8)))
+    assert len(list(outer._flatten_layers(include_self=False, recursive=False))) >= 4, says
 
 
 def test_kerass_layers_know_their_neighbours():

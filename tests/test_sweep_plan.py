@@ -2,6 +2,7 @@ import sys
 
 import pytest
 
+from frostline.config.load import composition
 from frostline.runtime.errors import FrostlineError
 from frostline.sweep.plan import check_prepared, compose_trial, is_search, plan
 from frostline.sweep.run import run
@@ -35,6 +36,14 @@ def test_images_that_were_prepared_otherwise_are_named(project):
 def test_another_backbone_than_the_prepared_one_is_named(project):
     with pytest.raises(FrostlineError, match=r"model.backbone is resnet50, but .* is for inception_v3"):
         compose_trial(["model=resnet50"])
+
+
+def test_another_preset_than_the_prepared_one_is_named(project):
+    made = composition(["model=hub", "weights=hub", "model.preset=dinov2_small"], project / "conf")
+    (project / "params.yaml").write_text(made)
+    assert compose_trial(["model=hub", "model.preset=dinov2_small"]).weights.preset == "dinov2_small"
+    with pytest.raises(FrostlineError, match=r"model.preset is None, but .* is dinov2_small"):
+        compose_trial(["model=hub"])
 
 
 def test_a_search_is_checked_at_both_ends_of_its_intervals(project):

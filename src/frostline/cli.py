@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="from a folder of pictures to a model and a report")
     train.add_argument("folder", nargs="?", type=Path, help="one folder per class; left out: the one of last time")
-    train.add_argument("--weights", metavar="imagenet|random|FILE", help="of the backbone (default: imagenet)")
+    train.add_argument("--weights", metavar="imagenet|random|hub|FILE", help="of the backbone (default: imagenet)")
     train.add_argument("--recipe", metavar="NAME", help="an option of conf/experiment, or auto (default: best)")
     train.add_argument("--time-limit", metavar="10m", help="of --recipe auto, which searches for the best settings")
     train.add_argument("--name", help="of the data set in MLflow (default: the folder's)")

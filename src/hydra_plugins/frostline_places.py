@@ -51,9 +51,9 @@ def own_name(_parent_: DictConfig) -> str:
 
 
 def own_file(_parent_: DictConfig) -> str:
-    """The `path` beside it, as it is, where it is a file."""
+    """The `path` beside it, as it is, where it is a file, or the folder of a preset of KerasHub."""
     path, place = _path_and_place("weights.path", _parent_)
-    if not place.is_file():
+    if not place.is_file() and not (place / "config.json").is_file():
         raise _error("weights.path", f"{place}: there is no such file.")
     return path
 

@@ -34,7 +34,8 @@ def pooled_features(data: Dataset, settings: Config) -> NDArray[np.float32]:
     for split in SPLITS:
         (features,) = phases.split_features(extractor, data, split)
         for start in range(0, len(features), _BLOCK):
-            pooled.append(features[start : start + _BLOCK].mean(axis=(1, 2), dtype=np.float32))
+            block, places = features[start : start + _BLOCK], tuple(range(1, features.ndim - 1))
+            pooled.append(block.mean(axis=places, dtype=np.float32))
             release(features)
     return np.concatenate(pooled)
 

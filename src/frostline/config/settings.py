@@ -149,7 +149,17 @@ class FileWeights(Weights):
 
     source: Literal["file"]
     path: str
-    """Of the file, in the layout that keras.applications' backbone loads, built with include_top=False."""
+    """Of the file, in the layout that keras.applications' backbone loads, built with include_top=False; with
+    `model.backbone` hub, the folder of a preset of KerasHub."""
+
+
+@dataclass
+class HubWeights(Weights):
+    """Those of a preset of KerasHub, for `model.backbone` hub."""
+
+    source: Literal["hub"]
+    preset: str | None
+    """The one that `model.preset` names, unless set."""
 
 
 @dataclass
@@ -180,10 +190,13 @@ class Preprocess:
 class Model:
     backbone: str
     """Which network: a name in `models.architectures`."""
+    preset: str | None
+    """Of KerasHub, where `backbone` is hub: one of its names, or an address (kaggle://…, hf://…); `weights=hub` fetches
+    it."""
     cut_layer: str
     """The backbone's layer whose output feeds the head; what lies above it is left out."""
-    pooling: Literal["flatten", "average"]
-    """Of the cut layer's output, before the head."""
+    pooling: Literal["flatten", "average", "token"]
+    """Of the cut layer's output, before the head. token: of a transformer's tokens the first, its class token."""
     dense_units: Count
     """Units of the head's hidden layer."""
     dropout: Annotated[float, Rule(lambda v: 0 <= v < 1, "a share from 0, below 1")]
@@ -294,7 +307,7 @@ class Config:
     feature_cache_gib: Annotated[float, Rule(lambda v: 0 <= v < math.inf, "a number of GiB, 0 or more")]
     """Least recently used features beyond this are deleted after each phase."""
     data: SampleData | FilteredData | KaggleData | FolderData
-    weights: RandomWeights | ImagenetWeights | FileWeights
+    weights: RandomWeights | ImagenetWeights | FileWeights | HubWeights
     preprocess: Preprocess
     model: Model
     transfer: Phase

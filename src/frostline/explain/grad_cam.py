@@ -54,7 +54,8 @@ def grad_cam(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.
 
     Selvaraju et al. 2017 ("Grad-CAM", ICCV), equations 1 and 2: the channels of the cut layer, the last one that has
     places, are weighted by the mean gradient of the class' score, and summed; negative sums become 0. The score is what
-    goes into softmax; for a sigmoid it is the logit, with the sign turned for the first class.
+    goes into softmax; for a sigmoid it is the logit, with the sign turned for the first class. Of a transformer, what
+    goes into its last attention is taken: above it, a class token alone may decide.
 
     Args:
         model: images → probabilities, of one sigmoid or a softmax.
@@ -65,20 +66,41 @@ def grad_cam(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.
         (N, h, w) float32 from 0 to 1, at the places (h, w) of the cut layer. Each map is divided by its maximum, and
         all 0 where nothing speaks for the class.
     """
-    cut = next(layer for layer in reversed(model.layers) if len(layer.output.shape) == 4)
+    cut, places = _seen_at(model)
     below, above = keras.Model(model.input, cut.output), keras.Model(cut.output, model.layers[-1].input)
-    parts = [np.empty((0, *cut.output.shape[1:3]), np.float32)]
+    parts = [np.empty((0, *places), np.float32)]
     for start in range(0, len(images), _BATCH):
         batch = slice(start, start + _BATCH)
         channels = below(np.asarray(images[batch], np.float32), training=False)
         with tf.GradientTape() as tape:
             tape.watch(channels)
             score = _score(model, above(channels, training=False), classes[batch])
-        weights = tf.reduce_mean(tape.gradient(score, channels), axis=(1, 2), keepdims=True)
+        gradients, channels = (_in_places(values, places) for values in (tape.gradient(score, channels), channels))
+        weights = tf.reduce_mean(gradients, axis=(1, 2), keepdims=True)
         maps = tf.nn.relu(tf.reduce_sum(weights * channels, axis=-1)).numpy()
         highest = maps.max(axis=(1, 2), keepdims=True)
         parts.append(np.divide(maps, highest, out=np.zeros_like(maps), where=highest > 0))
     return np.concatenate(parts)
+
+
+def _seen_at(model: keras.Model) -> tuple[keras.layers.Layer, tuple[int, int]]:
+    """The layer where `grad_cam` looks, and how many places its output has, up and across."""
+    layers = model.layers
+    last = next(layer for layer in reversed(layers) if len(layer.output.shape) == 4)
+    places = tuple(last.output.shape[1:3])
+    attention = [number for number, layer in enumerate(layers) if isinstance(layer, keras.layers.MultiHeadAttention)]
+    if attention:  # `last` made the tokens
+        sums = keras.layers.Add | keras.layers.EinsumDense  # the latter adds the positions
+        last = next(layer for layer in reversed(layers[: attention[-1]]) if isinstance(layer, sums))
+    return last, places
+
+
+def _in_places(values: Any, places: tuple[int, int]) -> Any:
+    """`values` of places (N, h, w, channels), or of tokens (N, tokens, channels), of which the last h w are places."""
+    if len(values.shape) == 4:
+        return values
+    height, width = places
+    return tf.reshape(values[:, -height * width :], (-1, height, width, values.shape[-1]))
 
 
 def _score(model: keras.Model, before: Any, classes: np.ndarray) -> Any:

@@ -18,6 +18,7 @@ import numpy as np
 from frostline.common.files import digest_of, release
 from frostline.config.paths import FEATURES
 from frostline.features.cache import ARRAY, complete, is_complete, lock
+from frostline.models import hub
 from frostline.models.inference import inference_copy
 from frostline.runtime import ray_pool
 from frostline.runtime.code_digest import code_digest
@@ -148,6 +149,8 @@ class _Forward:
 def _rebuilt(config: str, weights: Mapping[str, list[np.ndarray]], deterministic: bool) -> _Forward:
     if deterministic:
         tf.config.experimental.enable_op_determinism()
+    if hub.is_named_in(config):
+        hub.keras_hub()
     part = keras.models.model_from_json(config)  # in safe mode, Keras' default: it runs no code from there
     for name, values in weights.items():
         part.get_layer(name).set_weights(values)

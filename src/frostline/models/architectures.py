@@ -23,6 +23,7 @@ NETWORKS = {
     "densenet121": Network("DenseNet121", "torch", 32),
     "efficientnet_v2_b0": Network("EfficientNetV2B0", None, 32),
     "efficientnet_v2_s": Network("EfficientNetV2S", None, 32),
+    "hub": Network("KerasHub", None, 16),  # whichever the file of weights holds: see models.hub
     "inception_v3": Network("InceptionV3", "tf", 75),
     "mobilenet_v2": Network("MobileNetV2", "tf", 32),
     "mobilenet_v3_large": Network("MobileNetV3Large", None, 32),

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from frostline.models import hub
 from frostline.models.architectures import NETWORKS
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras
@@ -13,6 +14,8 @@ from frostline.runtime.quiet_tensorflow import keras
 
 def build_backbone(image_size: int, weights: Path | None, name: str = "inception_v3") -> keras.Model:
     """Build the network `name` (see NETWORKS) without its top and load `weights`, unless they are None.
+
+    "hub" is whichever of KerasHub's the file `weights` holds.
 
     Takes images (N, image_size, image_size, 3), RGB from 0 to 255: what turns them into the network's own range
     are the model's first layers, so that a saved model asks nothing of its user.
@@ -23,22 +26,29 @@ def build_backbone(image_size: int, weights: Path | None, name: str = "inception
     keras.utils.set_random_seed(0)  # nor may the random numbers of dropout inside the network
     pixels = NETWORKS[name].pixels
     images = keras.Input((image_size, image_size, 3), name="images")
-    network = plain_network(name, image_size, _in_range(images, pixels))
-    if weights is not None:
-        _load(network, weights, name)
-    if pixels == "caffe":
-        _take_red_first(network)
-    network = _layer_by_layer(network)
+    if name == hub.HUB:
+        assert weights is not None
+        network = hub.place_in(hub.own_network(weights, image_size), images, hub.read_recipe(weights))
+        network = hub.features_of(_copied_by_layers(network))
+    else:
+        network = plain_network(name, image_size, _in_range(images, pixels))
+        if weights is not None:
+            _load(network, weights, name)
+        if pixels == "caffe":
+            _take_red_first(network)
+        network = _layer_by_layer(network)
     for layer in network.layers:
-        if getattr(layer, "seed", 0) is None:  # dropout of the network's own: each loading would draw another one
-            layer.seed = int(layer.seed_generator.state[0])
+        if getattr(layer, "seed", 0) is None and hasattr(layer, "seed_generator"):
+            layer.seed = int(layer.seed_generator.state[0])  # dropout of its own: each loading would draw another one
     return network
 
 
 @functools.cache
-def layer_names(name: str) -> list[str]:
-    """The layers of the network `name`, from the image upwards."""
-    return [layer.name for layer in build_backbone(NETWORKS[name].smallest, None, name).layers]
+def layer_names(name: str, image_size: int, weights: Path) -> list[str]:
+    """The layers of the network `name`, from the image upwards; `weights` and the size say which preset "hub" is."""
+    of_hub = name == hub.HUB
+    network = build_backbone(image_size if of_hub else NETWORKS[name].smallest, weights if of_hub else None, name)
+    return [layer.name for layer in network.layers]
 
 
 def _load(network: keras.Model, weights: Path, name: str) -> None:
@@ -90,20 +100,21 @@ def _layer_by_layer(network: keras.Model) -> keras.Model:
 
     All that follows names, cuts, copies and freezes layers.
     """
+    return network if all(map(_is_single, network.operations)) else _copied_by_layers(network)
 
-    def is_single(operation: Any) -> bool:
-        return isinstance(operation, keras.layers.Layer) and not isinstance(operation, keras.Model)
 
-    if all(map(is_single, network.operations)):
-        return network
+def _is_single(operation: Any) -> bool:
+    return isinstance(operation, keras.layers.Layer) and not isinstance(operation, keras.Model)
 
+
+def _copied_by_layers(network: keras.Model) -> keras.Model:
     def copy(operation: Any) -> Any:
-        if not is_single(operation):
+        if not _is_single(operation):
             return operation
-        config = operation.get_config()
         if _is_depthwise(operation):
+            config = operation.get_config()
             return keras.layers.DepthwiseConv2D(**{key: config[key] for key in _SHARED_WITH_DEPTHWISE})
-        return type(operation).from_config(config)
+        return hub.copied(operation)
 
     def call(operation: Any, *inputs: Any, **options: Any) -> Any:
         if isinstance(operation, keras.Sequential):
@@ -111,7 +122,7 @@ def _layer_by_layer(network: keras.Model) -> keras.Model:
             for layer in operation.layers:
                 values = copy(layer)(values)
             return values
-        return operation(*inputs, **options) if is_single(operation) else _as_layer(operation, *inputs)
+        return operation(*inputs, **options) if _is_single(operation) else _as_layer(operation, *inputs)
 
     copied = keras.models.clone_model(network, clone_function=copy, call_function=call)
     for layer in single_layers(network):

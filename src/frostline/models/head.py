@@ -1,6 +1,7 @@
 """The head: what a classifier learns on top of the backbone's features."""
 
 from frostline.common.seeds import seed32
+from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras
 
 
@@ -16,7 +17,8 @@ def add_head(
 ) -> keras.Model:
     """Cut `backbone` at `cut_layer` and put a new head on it: `pooling` → Dense(relu) → Dropout → Dense.
 
-    `pooling`: "flatten" keeps every place of the image, "average" takes the mean over all (far fewer weights).
+    `pooling`: "flatten" keeps every place of the image, "average" takes the mean over all (far fewer weights), "token"
+    the first of a transformer's tokens.
     Returns the classifier: images (N, size, size, 3) → for two classes the probability of the second (N, 1), by a
     sigmoid; for more the probability of each (N, classes), by a softmax; float32.
     """
@@ -25,8 +27,14 @@ def add_head(
         return keras.initializers.GlorotUniform(seed=seed32(seed, name))
 
     features = backbone.get_layer(cut_layer).output
+    tokens = features.shape[1] if len(features.shape) == 3 else 0
     if pooling == "average":
-        x = keras.layers.GlobalAveragePooling2D(name="average")(features)
+        average = keras.layers.GlobalAveragePooling1D if tokens else keras.layers.GlobalAveragePooling2D
+        x = average(name="average")(features)
+    elif pooling == "token":
+        if not tokens:
+            raise FrostlineError(f"model.pooling is token, but {cut_layer} gives places.\nChoose average or flatten.")
+        x = keras.layers.Flatten(name="flatten")(keras.layers.Cropping1D((0, tokens - 1), name="token")(features))
     else:
         x = keras.layers.Flatten(name="flatten")(features)
     x = keras.layers.Dense(dense_units, activation="relu", kernel_initializer=glorot("dense"), name="dense")(x)

@@ -6,10 +6,12 @@ import shutil
 import zipfile
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from frostline.common.files import replacing, zip_entry
+from frostline.models import hub
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras
 
@@ -87,6 +89,8 @@ def load_model(path: Path) -> keras.Model:
     """Load a `.keras` file in Keras' safe mode (no code from the file is run), not compiled."""
     if not path.is_file():
         raise FrostlineError(f"{path} not found.\nTrain it first: dvc repro")
+    if needs_keras_hub(path):
+        hub.keras_hub()
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises errors of many kinds on what is no model, or one of another program
@@ -94,6 +98,16 @@ def load_model(path: Path) -> keras.Model:
             raise
         reason = " ".join(str(error).split())[:200]
         raise FrostlineError(f"{path} is not a model that Keras can read: {reason}") from error
+
+
+def needs_keras_hub(path: Path) -> bool:
+    """Whether the model file at `path` has layers or functions of KerasHub."""
+    with (
+        suppress(OSError, KeyError, zipfile.BadZipFile, NotImplementedError, zlib.error),
+        zipfile.ZipFile(path) as archive,
+    ):
+        return hub.is_named_in(archive.read("config.json").decode(errors="replace"))
+    return False  # what is wrong with it, loading says
 
 
 def load_metadata(path: Path) -> Metadata:

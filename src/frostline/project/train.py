@@ -33,7 +33,8 @@ def train(
 
     Args:
         folder: of the images, one folder per class; None: the data as chosen before.
-        weights: "imagenet", "random" or a file with the backbone's weights; None: as before, at first "imagenet".
+        weights: "imagenet", "random", "hub", or a file with the backbone's weights (of KerasHub's, a preset's folder);
+            None: as before, at first "imagenet", with model=hub "hub".
         recipe: an option of conf/experiment; None: as before, at first "best"; "auto": the best that is found.
         settings: more of them, by dotted key.
         time_limit: of the search with "auto" and all before and after it, such as "10m"; None: ten minutes.
@@ -50,7 +51,7 @@ def train(
     with alone():
         kept = read_local()
         recipe = "best" if searching else recipe
-        choices = _choices(folder, weights, recipe, kept)
+        choices = _choices(folder, weights, recipe, kept, settings.get("model", kept.get("model")))
         moved = "data.path" in choices and choices["data.path"] != kept.get("data.path")
         names = [key for key in ("name", "data.name") if moved and key in kept]  # other images have another name
         with beside_no_dvc():
@@ -99,19 +100,23 @@ def keep(changes: Mapping[str, str], unset: Sequence[str] = (), drop_edits: bool
     return kept
 
 
-def _choices(folder: Path | None, weights: str | None, recipe: str | None, kept: Mapping[str, Any]) -> dict[str, str]:
+def _choices(
+    folder: Path | None, weights: str | None, recipe: str | None, kept: Mapping[str, Any], model: str | None
+) -> dict[str, str]:
     choices: dict[str, str] = {}
     if folder is not None:
         place = folder.expanduser().absolute()
         choices |= {"data": "folder", "data.path": str(place)}
     elif "data" not in kept:
         raise FrostlineError("Which pictures?\nfrostline train FOLDER, with one folder per class in it.")
-    if weights in ("imagenet", "random") or (weights is None and "weights" not in kept):
-        choices["weights"] = weights or "imagenet"
+    if weights in ("imagenet", "random", "hub") or (weights is None and "weights" not in kept):
+        choices["weights"] = weights or ("hub" if model == "hub" else "imagenet")
     elif weights is not None:
         file = Path(weights).expanduser()
-        if not file.is_file():
-            raise FrostlineError(f"--weights {weights}: no such file; valid: imagenet, random or a file with weights.")
+        if not file.is_file() and not (file / "config.json").is_file():
+            raise FrostlineError(
+                f"--weights {weights}: no such file; valid: imagenet, random, hub, a file or a preset's folder."
+            )
         choices |= {"weights": "file", "weights.path": str(file.absolute())}
     if recipe is not None or "experiment" not in kept:
         choices["experiment"] = recipe or "best"

@@ -164,7 +164,7 @@ def _verdict(report: Report) -> dict[str, Any]:
     settings, evaluation, verdict = report.settings, report.evaluation, report.evaluation.verdict
     return {
         "name": settings.name,
-        "backbone": NETWORKS[settings.model.backbone].constructor,
+        "backbone": settings.model.preset or NETWORKS[settings.model.backbone].constructor,
         "classes": report.classes,
         "task": _task(report.classes),
         "totals": {split: sum(report.data["counts"][split].values()) for split in SPLITS},

@@ -48,6 +48,11 @@ def with_prepared_data(config: Config) -> Config:
             f"model.backbone is {config.model.backbone}, but {BACKBONE_WEIGHTS} is for {prepared.model.backbone} (in "
             f"{PARAMS}).\nChoose the same here (model=...), or change it first: dvc exp run -S model=..."
         )
+    if config.model.preset != prepared.model.preset:
+        raise FrostlineError(
+            f"model.preset is {config.model.preset}, but {BACKBONE_WEIGHTS} is {prepared.model.preset} (in {PARAMS}).\n"
+            "Choose the same here, or change it first: dvc exp run -S model=hub -S model.preset=..."
+        )
     return replace(config, name=prepared.name, **{section: getattr(prepared, section) for section in _PREPARED})
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline.common.files import write_text
-from frostline.config.paths import SWEPT
+from frostline.config.paths import BACKBONE_WEIGHTS, SWEPT
 from frostline.config.settings import Config
 from frostline.runtime.errors import FrostlineError
 from frostline.sweep import table
@@ -118,6 +118,6 @@ def _trainings(
             )
         )
     if keys == [_CUT]:  # the lowest one first, whatever the order in which they were named
-        order = layer_names(config.model.backbone)
+        order = layer_names(config.model.backbone, config.preprocess.image_size, BACKBONE_WEIGHTS)
         found.sort(key=lambda training: order.index(training.values[_CUT]))
     return found

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from frostline.models.saving import load_metadata
+from frostline.models.saving import load_metadata, needs_keras_hub
 from frostline.runtime.code_digest import PACKAGE
 from frostline.serving.model_card import CARD, current_origin, model_card
 from frostline.tracking.quiet_mlflow import mlflow
@@ -41,7 +41,7 @@ def send_model(path: Path, example: np.ndarray, run_id: str, evaluated: bool = F
         ]
     )
     request = np.array([base64.b64encode(as_png(example)).decode("ascii")], object)
-    needed = ("tensorflow", "keras", "numpy", "pillow", "rich")
+    needed = ["tensorflow", "keras", "numpy", "pillow", "rich", *["keras-hub"] * needs_keras_hub(path)]
     for logged in logged_models(run_id):
         if logged.status == mlflow.entities.LoggedModelStatus.READY:
             return logged
