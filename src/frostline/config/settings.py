@@ -194,6 +194,9 @@ class Model:
     """What `weights=imagenet` takes."""
 
 
+ClassWeight = Literal["none", "balanced"] | dict[str, Positive]
+
+
 @dataclass
 class Phase:
     epochs: Count
@@ -207,6 +210,9 @@ class Phase:
     trains all epochs and keeps the last one's weights."""
     batch_size: Count
     """Images per training step, over all devices."""
+    class_weight: ClassWeight
+    """What a training image counts, by its class. balanced: so much that each class counts the same; {cat: 1, dog: 20}:
+    these, and 1 for others. Probabilities stay those of classes as frequent as they are (`training.class_weights`)."""
 
 
 @dataclass

@@ -21,6 +21,7 @@ from frostline.runtime.progress import in_words, track
 from frostline.runtime.quiet_tensorflow import keras, on_gpu, tf
 from frostline.training import checkpoints, distribution
 from frostline.training.adam import Adam
+from frostline.training.class_weights import weighted
 from frostline.training.device_epoch import TensorStep, whole_epoch
 from frostline.training.distribution import Load
 from frostline.training.fast_layers import copy_values, with_fast_layers
@@ -150,9 +151,13 @@ class Trainer:
 
 
 def trainer_of(
-    model: keras.Model, options: Phase, count: int, strategy: tf.distribute.Strategy | None = None
+    model: keras.Model,
+    options: Phase,
+    count: int,
+    strategy: tf.distribute.Strategy | None = None,
+    weights: np.ndarray | None = None,
 ) -> Trainer:
-    """Return what trains `model` as `options` say, on `count` examples."""
+    """Return what trains `model` as `options` say, on `count` examples; `weights`: of classes (see `class_weights`)."""
     with strategy.scope() if strategy else nullcontext():
         trained = distribution.replica_of(model) if strategy else with_fast_layers(model)
         rate = learning_rate(options, math.ceil(count / options.batch_size))
@@ -163,7 +168,7 @@ def trainer_of(
             optimizer = Adam(rate, trained.trainable_variables)
         kept = trained.variables if options.patience else []
         best = [keras.Variable(item.value.read_value(), trainable=False) for item in kept]
-    step = _tensor_step(trained, optimizer)
+    step = _tensor_step(trained, optimizer, weights)
     return Trainer(model, trained, optimizer, best, step, _batch_step(step, trained, strategy), predictor(model))
 
 
@@ -173,7 +178,8 @@ def train(
     """Train the trainer's model with Adam on cross-entropy; return the figures of each epoch.
 
     Every epoch's order is a permutation seeded by (seed, phase, epoch). `train/…` figures are means over the
-    epoch while the weights change, as in `keras.Model.fit`; `validation/…` figures are taken after it.
+    epoch while the weights change, as in `keras.Model.fit`; `validation/…` figures are taken after it. In all of
+    them each image counts the same, whatever the weights of classes.
     `options.schedule`: see `schedule`. `options.patience`: so many epochs without a lower validation loss end the
     training; it leaves the weights of `kept_epoch`.
 
@@ -313,20 +319,26 @@ def _loading(training: Examples, rows: np.ndarray, mirror: np.ndarray | None, pr
     return load
 
 
-def _tensor_step(model: keras.Model, optimizer: Any) -> TensorStep:
+def _tensor_step(model: keras.Model, optimizer: Any, class_weights: np.ndarray | None = None) -> TensorStep:
     """Return what trains `model` on one batch."""
     weights = model.trainable_variables
+    reduction = "sum" if class_weights is None else "none"
     if model.output_shape[1] == 1:
-        cross_entropy, hits = keras.losses.BinaryCrossentropy(reduction="sum"), keras.metrics.binary_accuracy
+        cross_entropy, hits = keras.losses.BinaryCrossentropy(reduction=reduction), keras.metrics.binary_accuracy
     else:
-        cross_entropy = keras.losses.SparseCategoricalCrossentropy(reduction="sum")
+        cross_entropy = keras.losses.SparseCategoricalCrossentropy(reduction=reduction)
         hits = keras.metrics.sparse_categorical_accuracy
 
     def step(inputs: Any, targets: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
             probabilities = model(inputs, training=True)
-            loss = cross_entropy(targets, probabilities) / rows
-        optimizer.apply(tape.gradient(loss, [weight.value for weight in weights]), weights)
+            losses = cross_entropy(targets, probabilities)
+            if class_weights is None:
+                lowered = loss = losses / rows
+            else:
+                loss = tf.reduce_sum(losses) / rows
+                lowered = weighted(losses, targets, probabilities, class_weights) / rows
+        optimizer.apply(tape.gradient(lowered, [weight.value for weight in weights]), weights)
         return loss, tf.reduce_sum(hits(targets, probabilities))
 
     return step
