@@ -146,18 +146,18 @@ def main() -> None:
         for seed in range(1, arguments.seeds + 1):
             row: dict[Point, list[tuple[np.ndarray, np.ndarray]]] = {point: [] for point in POINTS}
             for fold, part in enumerate(parts):
-                data, labels = cut(part, arguments.ratio, seed), part.labels("test")
+                data, actual = cut(part, arguments.ratio, seed), part.labels("test")
                 said, share = all_ways(data, overrides, seed * FOLDS + fold)
                 for way, threshold in POINTS:
                     above = said[way][:, 1] > (share if threshold == "balanced_accuracy" else 0.5)
-                    row[way, threshold].append((log_losses(labels, said[way]), above == labels))
+                    row[way, threshold].append((log_losses(actual, said[way]), above == actual))
                 print(f"seed {seed}, fold {fold}: {len(data.rows['train'])} training images", flush=True)
             for point in POINTS:
                 for kept, values in zip((losses, hits), zip(*row[point], strict=True), strict=True):
                     kept[point].append(np.concatenate(values))
+        labels = np.concatenate([part.labels("test") for part in parts])
+        folds = np.concatenate([np.full(len(part.labels("test")), fold) for fold, part in enumerate(parts)])
         os.chdir("/")
-    labels = np.concatenate([part.labels("test") for part in parts])
-    folds = np.concatenate([np.full(len(part.labels("test")), fold) for fold, part in enumerate(parts)])
     show(losses, hits, labels, folds, arguments.ratio)
 
 
