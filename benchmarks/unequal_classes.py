@@ -49,7 +49,8 @@ POINTS = [
     ("weights, as they are", "0.5"),
     ("sampling", "balanced_accuracy"),
 ]
-COMPARED = [(POINTS[1], POINTS[0]), (POINTS[3], POINTS[0]), (POINTS[3], POINTS[1]), (POINTS[5], POINTS[3])]
+COMPARED = [(1, 0), (3, 0), (5, 0), (3, 1), (5, 1), (5, 3)]
+"""Points beside others."""
 Point = tuple[str, str]
 
 
@@ -179,7 +180,7 @@ def show(
         table.add_row(WAYS[point[0]], point[1], *(f"{figure:.4f}" for figure in figures))
     console.print(table)
     table = Table("", "balanced accuracy, 95% CI", "log loss, 95% CI")
-    for new, old in COMPARED:
+    for new, old in ((POINTS[first], POINTS[second]) for first, second in COMPARED):
         cells = []
         for values, weights in ((hits, balance), (losses, prior)):
             found = mean_difference((np.array(values[new], float) - np.array(values[old], float)) * weights, folds)

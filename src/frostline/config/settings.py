@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
+from frostline.runtime.errors import FrostlineError
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -235,10 +237,11 @@ class Submission:
 
 @dataclass
 class Evaluate:
-    threshold: Share | Literal["balanced_accuracy", "f1"]
+    threshold: Share | Literal["accuracy", "balanced_accuracy", "f1"]
     """Calibrated probability above which the second of two classes is predicted; a word: that for which this figure is
-    highest (see `threshold_for`). Where a false alarm costs a and a miss b, it is a / (a + b). Of more classes, the
-    most probable one is predicted."""
+    highest (see `threshold_for`; accuracy: 0.5). Where a false alarm costs a and a miss b, it is a / (a + b). Of more
+    classes the most probable one is predicted; balanced_accuracy: the one most probable beside its share of the
+    training images."""
     calibrate: Literal["temperature", "none"]
     """What is done to the probabilities wherever the chosen model is used. temperature: calibrated on the validation
     images; none: as the model gives them."""
@@ -248,6 +251,18 @@ class Evaluate:
     """Bins of the predicted probability, for the calibration error and the reliability diagram."""
     submission: Submission
     """Of the file for Kaggle."""
+
+
+BALANCED = "balanced_accuracy"
+
+
+def check_threshold(threshold: float | str, classes: int) -> None:
+    """Raise FrostlineError where `evaluate.threshold` is not for so many classes, which only the data know."""
+    if threshold == "f1" and classes > 2:
+        raise FrostlineError(
+            f"evaluate.threshold=f1 is for two classes, and these are {classes}.\n"
+            f"Valid for them: {BALANCED}, or 0.5 for the most probable one."
+        )
 
 
 @dataclass

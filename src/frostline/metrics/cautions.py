@@ -25,11 +25,10 @@ def cautions(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
         )
     if are_unequal(train):
         most, least = max(train, key=lambda name: train[name]), min(train, key=lambda name: train[name])
-        remedy = " evaluate.threshold=balanced_accuracy predicts with both classes in mind." if len(train) == 2 else ""
         found.append(
             f"Unequal classes: {train[most]:,} training images of {most}, {train[least]:,} of {least}. "
-            "Accuracy flatters a model that neglects the small class: look at balanced accuracy and the lowest recall."
-            + remedy
+            "Accuracy flatters a model that neglects the small class: look at balanced accuracy and the lowest recall. "
+            f"evaluate.threshold=balanced_accuracy has {'both' if len(train) == 2 else 'all'} classes in mind."
         )
     return found
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from markupsafe import Markup
@@ -323,12 +323,13 @@ def _explorer(report: Report) -> dict[str, Any]:
     """
     choice = report.evaluation.choice
     validation, test = report.pairs["validation"], report.pairs["test"]
-    thresholds = sorted({*_THRESHOLDS, choice.threshold})
+    threshold = cast(float, choice.threshold)  # as there are two classes
+    thresholds = sorted({*_THRESHOLDS, threshold})
     counted = {"validation": (validation.labels, choice.in_use(validation))}
     counted |= {phase: (test.labels, p) for phase, p in by_phase(choice.calibrated(test)).items()}
     return {
         "thresholds": thresholds,
-        "start": thresholds.index(choice.threshold),
+        "start": thresholds.index(threshold),
         "counts": {
             name: threshold_counts(labels, probabilities, thresholds).reshape(-1, 4).tolist()
             for name, (labels, probabilities) in counted.items()

@@ -68,5 +68,5 @@ def weighted(losses: tf.Tensor, targets: tf.Tensor, probabilities: tf.Tensor, we
 
 def first_bias(weights: np.ndarray) -> np.ndarray:
     """The bias of a new last layer, (classes,) or of two classes (1,): p' begins with it as p does without weights."""
-    logarithms = -np.log(weights)
+    logarithms: np.ndarray = -np.log(weights)
     return logarithms[1:] - logarithms[:1] if len(weights) == 2 else logarithms
