@@ -39,7 +39,7 @@ WAYS = {
     "none": "class_weight=none",
     "weights": "class_weight=balanced",
     "weights, as they are": "the same, probabilities not put right",
-    "sampling": "small class drawn as often, put right",
+    "sampling": "class_weight=balanced_sampling",
 }
 POINTS = [
     ("none", "0.5"),
@@ -64,14 +64,6 @@ def cut(data: Dataset, ratio: int, seed: int) -> Dataset:
     return replace(data, rows=rows, digest=f"{data.digest}/{ratio}/{seed}")
 
 
-def evened(data: Dataset, seed: int) -> Dataset:
-    """`data` with each training image of the second class as often as makes the classes the same size."""
-    labels, own = data.labels("train"), data.rows["train"]
-    small = generator(seed, "again").permutation(own[labels == 1])
-    rows = np.concatenate([own[labels == 0], np.resize(small, np.sum(labels == 0))])
-    return replace(data, rows={**data.rows, "train": np.sort(rows)}, digest=f"{data.digest}/evened")
-
-
 def odds_times(probabilities: np.ndarray, factor: float) -> np.ndarray:
     """Probabilities (N, 2) with the odds of the second class `factor` times what they are."""
     weighed = probabilities * [1, factor]
@@ -93,10 +85,9 @@ def train(data: Dataset, config: Config) -> dict[str, np.ndarray]:
     return said
 
 
-def calibrated(said: Mapping[str, np.ndarray], data: Dataset, factor: float = 1) -> np.ndarray:
-    """The test images' probabilities, by the temperature of the validation images; both with odds times `factor`."""
-    validation, test = (odds_times(said[split], factor) for split in ("validation", "test"))
-    return with_temperature(test, fit_temperature(data.labels("validation"), validation))
+def calibrated(said: Mapping[str, np.ndarray], data: Dataset) -> np.ndarray:
+    """The test images' probabilities, by the temperature of the validation images."""
+    return with_temperature(said["test"], fit_temperature(data.labels("validation"), said["validation"]))
 
 
 def all_ways(data: Dataset, overrides: list[str], seed: int) -> tuple[dict[str, np.ndarray], float]:
@@ -104,18 +95,15 @@ def all_ways(data: Dataset, overrides: list[str], seed: int) -> tuple[dict[str, 
     keras.utils.clear_session()
     labels = data.labels("train")
     odds = np.sum(labels == 0) / np.sum(labels == 1)
-    balanced = ["transfer.class_weight=balanced", "finetune.class_weight=balanced"]
-    plain, weighing = (compose_conf([*overrides, f"seed={seed}", *more]) for more in ([], balanced))
-    weights, again = train(data, weighing), evened(data, seed)
-    halved = replace(plain, **{  # an epoch has twice the steps
-        phase: replace(getattr(plain, phase), epochs=max(1, getattr(plain, phase).epochs // 2))
-        for phase in ("transfer", "finetune")
-    })  # fmt: skip
+    said = {}
+    for way in ("none", "balanced", "balanced_sampling"):
+        both = [f"{phase}.class_weight={way}" for phase in ("transfer", "finetune")]
+        said[way] = train(data, compose_conf([*overrides, f"seed={seed}", *both]))
     found = {
-        "none": calibrated(train(data, plain), data),
-        "weights": calibrated(weights, data),
-        "weights, as they are": odds_times(weights["test"], odds),
-        "sampling": calibrated(train(again, halved), data, 1 / odds),
+        "none": calibrated(said["none"], data),
+        "weights": calibrated(said["balanced"], data),
+        "weights, as they are": odds_times(said["balanced"]["test"], odds),
+        "sampling": calibrated(said["balanced_sampling"], data),
     }
     return found, float(np.mean(labels == 1))
 

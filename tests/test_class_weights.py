@@ -8,7 +8,7 @@ from frostline.metrics.log_loss import log_losses
 from frostline.models.inference import predictor
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras, tf
-from frostline.training.class_weights import class_weights, first_bias, weighted
+from frostline.training.class_weights import class_weights, drawn, first_bias, weighted
 from frostline.training.loop import Examples, Session, Task, train, trainer_of
 
 KEY = "transfer.class_weight"
@@ -55,14 +55,14 @@ def unequal(classes):
     return Examples([features[:150]], labels[:150]), Examples([features[150:]], labels[150:])
 
 
-def run(model, examples, weights, on_device=False, patience=None, epochs=3, **session):
+def run(model, examples, weights, on_device=False, patience=None, epochs=3, way="balanced", **session):
     options = Phase(
         epochs=epochs,
         learning_rate=0.01,
         schedule="constant",
         patience=patience,
         batch_size=32,
-        class_weight="none",
+        class_weight="none" if weights is None else way,
     )
     trainer = trainer_of(model, options, 150, weights=weights)
     return train(trainer, Task("transfer", 1, *examples), options, Session(**session), on_device)
@@ -92,10 +92,11 @@ def test_training_is_that_of_keras_with_its_last_bias_put_right(classes):
         np.testing.assert_allclose(left, right, rtol=1e-3, atol=2e-5)
 
 
-def test_figures_of_epochs_are_of_probabilities_put_right_and_count_each_image_once():
+@pytest.mark.parametrize("way", ["balanced", "balanced_sampling"])
+def test_figures_of_epochs_are_of_probabilities_put_right_and_count_each_image_once(way):
     training, validation = unequal(2)
-    model = make_model(2)
-    history = run(model, (training, validation), class_weights("balanced", training.labels, "ab", KEY), epochs=40)
+    model, weights = make_model(2), class_weights(way, training.labels, "ab", KEY)
+    history = run(model, (training, validation), weights, epochs=40, way=way)
     said = predictor(model)(validation.features)
     assert history[-1]["validation/loss"] == pytest.approx(np.mean(log_losses(validation.labels, said)))
     said = predictor(model)(training.features)
@@ -116,12 +117,13 @@ class KilledError(Exception):
     pass
 
 
+@pytest.mark.parametrize("way", ["balanced", "balanced_sampling"])
 @pytest.mark.parametrize("on_device", [False, True])
-def test_a_killed_training_with_weights_goes_on_to_the_same_ones(tmp_path, on_device):
+def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, on_device, way):
     examples = unequal(2)
-    weights = class_weights("balanced", examples[0].labels, "ab", KEY)
+    weights = class_weights(way, examples[0].labels, "ab", KEY)
     whole, killed, resumed = (make_model(2, first_bias(weights)) for _ in range(3))
-    history = run(whole, examples, weights, on_device, patience=2)
+    history = run(whole, examples, weights, on_device, patience=2, way=way)
 
     def kill(epoch):
         if epoch["epoch"] == 2:
@@ -129,8 +131,8 @@ def test_a_killed_training_with_weights_goes_on_to_the_same_ones(tmp_path, on_de
 
     checkpoint = tmp_path / "checkpoint"
     with pytest.raises(KilledError):
-        run(killed, examples, weights, on_device, patience=2, checkpoint=checkpoint, on_epoch=kill)
-    assert run(resumed, examples, weights, on_device, patience=2, checkpoint=checkpoint) == history
+        run(killed, examples, weights, on_device, patience=2, way=way, checkpoint=checkpoint, on_epoch=kill)
+    assert run(resumed, examples, weights, on_device, patience=2, way=way, checkpoint=checkpoint) == history
     for left, right in zip(whole.variables, resumed.variables, strict=True):
         np.testing.assert_array_equal(left, right)
 
@@ -148,5 +150,18 @@ def test_weighted_losses_by_hand():
     weights, targets = np.array([0.5, 4], np.float32), np.array([[1], [0]], np.float32)
     shifted = 4 * probabilities / (4 * probabilities + 0.5 * (1 - probabilities))
     expected = -4 * np.log(shifted[0, 0]) - 0.5 * np.log(1 - shifted[1, 0])
-    found = weighted(-np.log(np.array([0.9, 0.8], np.float32)), targets, tf.constant(probabilities), weights)
-    assert float(found) == pytest.approx(expected, rel=1e-5)
+    found, own = weighted(-np.log(np.array([0.9, 0.8], np.float32)), targets, tf.constant(probabilities), weights)
+    assert float(tf.reduce_sum(own * found)) == pytest.approx(expected, rel=1e-5)
+    assert own.numpy().tolist() == [4, 0.5]
+
+
+def test_drawn_has_as_many_of_each_class_and_of_all_as_there_are():
+    labels = np.repeat([0, 1, 3], [80, 15, 6])
+    order = np.random.default_rng(0).permutation(101)
+    rows = drawn(order, labels, np.random.default_rng(1))
+    assert np.bincount(labels[rows]).tolist() == [34, 34, 0, 33]
+    times = np.bincount(rows, minlength=101)
+    assert times[:80].max() == 1 and set(times[80:95]) == {2, 3} and set(times[95:]) == {5, 6}
+    weights = class_weights("balanced_sampling", labels, "abcd", KEY)
+    np.testing.assert_allclose(np.mean(1 / weights[labels[rows]]), 1, rtol=1e-6)
+    np.testing.assert_allclose(weights, [34 / 80, 34 / 15, 1, 33 / 6], rtol=1e-6)

@@ -196,7 +196,7 @@ class Model:
     """What `weights=imagenet` takes."""
 
 
-ClassWeight = Literal["none", "balanced"] | dict[str, Positive]
+ClassWeight = Literal["none", "balanced", "balanced_sampling"] | dict[str, Positive]
 
 
 @dataclass
@@ -213,8 +213,10 @@ class Phase:
     batch_size: Count
     """Images per training step, over all devices."""
     class_weight: ClassWeight
-    """What a training image counts, by its class. balanced: so much that each class counts the same; {cat: 1, dog: 20}:
-    these, and 1 for others. Probabilities stay those of classes as frequent as they are (`training.class_weights`)."""
+    """What a training image counts, by its class. balanced: so much that each class counts the same; balanced_sampling:
+    each epoch has as many images of each class instead; {cat: 1, dog: 20}: these, and 1 for others. Probabilities stay
+    those of classes as frequent as they are (`training.class_weights`). For unequal classes it is `evaluate.threshold`
+    that helps: beside it, weights gave nothing (docs/recipes.md)."""
 
 
 @dataclass

@@ -16,16 +16,19 @@ from frostline.config.settings import ClassWeight
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import tf
 
+SAMPLED = "balanced_sampling"
+
 
 def class_weights(setting: ClassWeight, labels: np.ndarray, classes: Sequence[str], key: str) -> np.ndarray | None:
     """Return what an image of each class counts, (classes,) float32; None where all count the same.
 
     Balanced: n / (k n_class) of n images of k classes, as scikit-learn has it: each class counts the same, and an image
-    1 on average. A class that a mapping does not name counts 1.
+    1 on average. With balanced_sampling it is how often an image is `drawn`. A class that a mapping does not name
+    counts 1.
 
     Args:
         setting: `key`, whose name errors say.
-        labels: (n,) class indices of the training images.
+        labels: (n,) class indices of the training images, some of each class or none.
         classes: their names.
 
     Raises:
@@ -33,11 +36,13 @@ def class_weights(setting: ClassWeight, labels: np.ndarray, classes: Sequence[st
     """
     if setting == "none":
         return None
-    if setting == "balanced":
+    if isinstance(setting, str):
         counts = np.bincount(labels, minlength=len(classes))
         present = counts > 0
         weights = np.ones(len(classes))
-        weights[present] = len(labels) / (present.sum() * counts[present])
+        wanted = np.array(_drawn_of_each(len(labels), present.sum()))
+        wanted = wanted if setting == SAMPLED else len(labels) / present.sum()
+        weights[present] = wanted / counts[present]
         return weights.astype(np.float32)
     for name in setting:
         if name not in classes:
@@ -47,8 +52,24 @@ def class_weights(setting: ClassWeight, labels: np.ndarray, classes: Sequence[st
     return np.array([setting.get(name, 1) for name in classes], np.float32)
 
 
-def weighted(losses: tf.Tensor, targets: tf.Tensor, probabilities: tf.Tensor, weights: np.ndarray) -> tf.Tensor:
-    """The sum of the weighted cross-entropies of p', where the model gives the probabilities p.
+def _drawn_of_each(images: int, classes: int) -> list[int]:
+    """How many images of each of so many classes make up so many images."""
+    return [images // classes + (number < images % classes) for number in range(classes)]
+
+
+def drawn(order: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """As many rows as `order`, a permutation of all (N,), but as many of each class: of a large one the first in
+    `order`, of a small one each several times, in an order of their own. `labels`: (N,)."""
+    present = np.unique(labels)
+    numbers = _drawn_of_each(len(order), len(present))
+    own = [order[labels[order] == label] for label in present]
+    return rng.permutation(np.concatenate([np.resize(rows, number) for rows, number in zip(own, numbers, strict=True)]))
+
+
+def weighted(
+    losses: tf.Tensor, targets: tf.Tensor, probabilities: tf.Tensor, weights: np.ndarray
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """The cross-entropies of p', where the model gives the probabilities p, and what each image counts; (n,) both.
 
     -ln p'(actual) is -ln p(actual) + ln(sum(w p) / w(actual)): from Keras' cross-entropy, which is exact for confident
     mistakes, too.
@@ -63,7 +84,7 @@ def weighted(losses: tf.Tensor, targets: tf.Tensor, probabilities: tf.Tensor, we
         probabilities = tf.concat([1 - probabilities, probabilities], axis=1)
     own = tf.gather(weights, tf.cast(targets[:, 0], tf.int32))
     total = tf.linalg.matvec(probabilities, weights)
-    return tf.reduce_sum(own * (losses + tf.math.log(total / own)))
+    return losses + tf.math.log(total / own), own
 
 
 def first_bias(weights: np.ndarray) -> np.ndarray:
