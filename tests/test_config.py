@@ -178,7 +178,7 @@ def test_a_mistake_is_named_in_two_lines_with_what_is_valid(project, load, overr
         assert word in message
 
 
-@pytest.mark.parametrize("text", ["{cat: 1, '2024': 20}", "'{cat: 1, 2024: 20}'"])
+@pytest.mark.parametrize("text", ["{cat: 1, 2024: 20}", "'{cat: 1, 2024: 20}'"])
 def test_a_class_weight_by_class_is_a_mapping_of_names_also_as_text(project, text):
     for config in (load_params([f"finetune.class_weight={text}"]), compose_conf([f"finetune.class_weight={text}"])):
         assert config.finetune.class_weight == {"cat": 1.0, "2024": 20.0}
