@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from frostline.config.settings import ClassWeight
+from frostline.models.graph import listed
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import tf
 
@@ -40,15 +41,14 @@ def class_weights(setting: ClassWeight, labels: np.ndarray, classes: Sequence[st
         counts = np.bincount(labels, minlength=len(classes))
         present = counts > 0
         weights = np.ones(len(classes))
-        wanted = np.array(_drawn_of_each(len(labels), present.sum()))
-        wanted = wanted if setting == SAMPLED else len(labels) / present.sum()
-        weights[present] = wanted / counts[present]
+        even = _drawn_of_each(len(labels), present.sum()) if setting == SAMPLED else len(labels) / present.sum()
+        weights[present] = np.asarray(even) / counts[present]
         return weights.astype(np.float32)
     for name in setting:
         if name not in classes:
             near = difflib.get_close_matches(name, classes, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise FrostlineError(f"{key} names {name!r}, which is no class.{hint}\nValid: {', '.join(classes)}.")
+            raise FrostlineError(f"{key} names {name!r}, which is no class.{hint}\nValid: {listed(classes)}.")
     return np.array([setting.get(name, 1) for name in classes], np.float32)
 
 
