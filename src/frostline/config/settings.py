@@ -216,7 +216,7 @@ class Phase:
     """What a training image counts, by its class. balanced: so much that each class counts the same; balanced_sampling:
     each epoch has as many images of each class instead; {cat: 1, dog: 20}: these, and 1 for others. Probabilities stay
     those of classes as frequent as they are (`training.class_weights`). For unequal classes `evaluate.threshold` helps
-    first; beside it balanced_sampling gave a little, weights nothing (docs/recipes.md)."""
+    first; beside it balanced_sampling gave a little more, weights nothing (docs/recipes.md)."""
 
 
 @dataclass
