@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from frostline.config import settings as config_settings
+from frostline.config.flat import flatten
 from frostline.config.load import compose_conf, load_params
-from frostline.config.settings import FolderData, KaggleData, SampleData
+from frostline.config.settings import FolderData, KaggleData, SampleData, settings_of
 from frostline.models.architectures import NETWORKS
 from frostline.runtime.errors import FrostlineError
 from frostline.sweep.plan import compose_trial
@@ -145,6 +146,13 @@ def test_dvc_says_that_a_name_is_an_old_one(project):
         ("transfer.learning_rate=nan", ["transfer.learning_rate is nan", "above 0"]),
         ("finetune.learning_rate=-1e-5", ["finetune.learning_rate is -1e-05", "above 0"]),
         ("transfer.schedule=linear", ["transfer.schedule is 'linear'", "constant, cosine"]),
+        (
+            "transfer.class_weight=even",
+            ["transfer.class_weight is 'even'", "none, balanced, balanced_sampling, or {class: number, ...}"],
+        ),
+        ("transfer.class_weight={dog: 0}", ["transfer.class_weight.dog is 0", "a number above 0"]),
+        ("transfer.class_weight={dog: many}", ["transfer.class_weight.dog is 'many'", "a number above 0"]),
+        ("transfer.class_weight='{dog: '", ["transfer.class_weight is '{dog: '"]),
         ("finetune.patience=0", ["finetune.patience is 0", "1 or more, or null"]),
         ("finetune.batch_norm=eval", ["finetune.batch_norm is 'eval'", "train, frozen"]),
         ("transfer.batch_norm=frozen", ["transfer.batch_norm", "there is no setting"]),
@@ -172,6 +180,13 @@ def test_a_mistake_is_named_in_two_lines_with_what_is_valid(project, load, overr
     assert len(message.splitlines()) <= 2
     for word in words:
         assert word in message
+
+
+@pytest.mark.parametrize("text", ["{cat: 1, 2024: 20}", "'{cat: 1, 2024: 20}'"])
+def test_a_class_weight_by_class_is_a_mapping_of_names_also_as_text(project, text):
+    for config in (load_params([f"finetune.class_weight={text}"]), compose_conf([f"finetune.class_weight={text}"])):
+        assert config.finetune.class_weight == {"cat": 1.0, "2024": 20.0}
+        assert flatten(settings_of(config, "finetune"))["finetune.class_weight"] == config.finetune.class_weight
 
 
 def test_every_setting_says_what_it_means_beside_its_rule():

@@ -30,6 +30,21 @@ def test_they_are_in_every_composition_and_in_params_yaml(project):
     assert load_params() == compose_conf()
 
 
+def test_weights_of_classes_stay_as_one_setting(project):
+    """Whatever the classes are called."""
+    kept = set_local({"transfer.class_weight": "{'a.b': 2, cat: 1}", "finetune.class_weight": "balanced"})
+    assert kept == {"transfer.class_weight": {"a.b": 2.0, "cat": 1.0}, "finetune.class_weight": "balanced"}
+    assert read_local() == kept
+    assert set_local({"seed": "3"}) == {**kept, "seed": 3}
+    composed = compose_conf()
+    write_params()
+    check_no_edits()
+    assert load_params() == composed
+    assert load_params().transfer.class_weight == kept["transfer.class_weight"]
+    set_local({}, unset=["transfer.class_weight", "finetune.class_weight", "seed"])
+    assert compose_conf().transfer.class_weight == "none"
+
+
 def test_options_of_groups_stay_and_another_source_can_still_be_chosen(project):
     Path("pictures").mkdir()
     Path("pictures/1.jpg").touch()

@@ -10,6 +10,7 @@ from frostline.config.load import compose_conf
 from frostline.features import extract
 from frostline.metrics.log_loss import score
 from frostline.models import backbone, frost_line
+from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.training import phases
 from frostline.training.loop import Examples, Task, train, trainer_of
@@ -19,7 +20,7 @@ from tracked import tracked_conf
 pytestmark = pytest.mark.slow
 
 
-def composed():
+def composed(*more):
     return compose_conf(
         [
             f"preprocess.image_size={SIZE}",
@@ -27,6 +28,7 @@ def composed():
             "finetune.learning_rate=1e-4",
             "transfer.batch_size=16",
             "precision=float32",
+            *more,
         ],
         tracked_conf(),
     )
@@ -157,6 +159,22 @@ def test_frozen_batch_norm_keeps_its_weights_and_statistics(
     thawed = changed["train"] & norms
     assert len(thawed) == 10, "mixed7 ends ten convolutions, each with its batch norm"
     assert changed["frozen"] == changed["train"] - thawed
+
+
+def test_weights_of_classes_are_checked_before_training_and_begin_in_the_heads_bias(settings, prepared, weights):
+    count = np.bincount(prepared.labels("train"))
+    for phase in ("transfer", "finetune"):
+        wrong = composed(f"{phase}.class_weight={{dgo: 2}}")
+        with pytest.raises(
+            FrostlineError, match=rf"^{phase}.class_weight names 'dgo', which is no class. Did you mean 'dog'"
+        ):
+            phases.build_classifier(prepared, weights, wrong)
+    model = phases.build_classifier(prepared, weights, composed("transfer.class_weight={dog: 20}"))
+    assert model.layers[-1].bias.numpy() == pytest.approx([-np.log(20)])
+    phases.renew_head(model, prepared, composed("transfer.class_weight=balanced"))
+    assert model.layers[-1].bias.numpy() == pytest.approx([np.log(count[1] / count[0])], abs=1e-6)
+    phases.renew_head(model, prepared, settings)
+    assert model.layers[-1].bias.numpy() == 0
 
 
 def test_flip_trains_on_both_views_from_the_cache(settings, prepared, weights, transferred, monkeypatch):

@@ -153,10 +153,30 @@ def test_a_page_of_a_model_that_learned_nothing_is_not_green(tmp_path, html):
     assert '<body style="--accent: var(--caution)">' in nothing
     assert '<body style="--accent: var(--better)">' in html
     assert "Unequal classes: 1,122 training images of cat, 112 of dog." in page.text
-    assert "Lowest recall\u00a0↑\n0.000 of dog\n0.000 of dog\n0.000" in page.text
+    assert "Recall of cat\u00a0↑\n1.000 300 of 300 images\n1.000 300 of 300 images\n0.000" in page.text
+    assert "Recall of dog\u00a0↑\n0.000 0 of 30 images\n0.000 0 of 30 images\n0.000" in page.text
+    assert "The classes are unequal, so the recall of each stands here, too." in page.text
+    assert "Lowest recall" not in page.text.split("Learning curves")[0]
+    assert "Recall of" not in Page(html).text.split("Learning curves")[0]
     assert "Balanced accuracy\u00a0↑\n0.500" in page.text
     guessing = metrics.log_loss(labels, np.full(330, 1 / 11))
     assert f"guessing {guessing:.3f}" in page.text
+
+
+def test_of_many_unequal_classes_the_recall_of_the_smallest_stands_first_and_none_is_missed(tmp_path):
+    """Of nine classes, the test images of one of the smallest are missing."""
+    pair, names = predictions_of_many(90, 9), [f"c{number}" for number in range(9)]
+    kept = pair.labels != 7
+    pair = Pair(pair.labels[kept], pair.baseline[kept], pair.candidate[kept])
+    html = write_example_report(
+        tmp_path, classes=names, pair=pair, shares=[0.2, 0.2, 0.2, 0.1, 0.1, 0.1, 0.05, 0.04, 0.01]
+    )
+    first = Page(html).text.split("Learning curves")[0]
+    assert "the recall of the 6 smallest stands here, too" in first
+    assert re.findall(r"Recall of (c\d)", first) == ["c3", "c4", "c5", "c6", "c7", "c8"]
+    assert "Recall of c7\u00a0↑\nundefined 0 of 0 images" in first
+    assert "Lowest recall" in first
+    assert not re.search(r"\bnan\b", first, re.IGNORECASE)
 
 
 def test_where_the_test_images_disagree_the_page_says_so_in_a_colour_of_its_own(tmp_path):

@@ -214,6 +214,32 @@ def test_a_probability_at_the_threshold_is_the_first_class_and_more_classes_have
     )
 
 
+def test_thresholds_of_three_classes_are_the_files_and_every_door_takes_them(tmp_path):
+    """The model gives "ball" the most; beside thresholds of 0.05, 0.05 and 0.9 another class is predicted."""
+    write_model(tmp_path / "finetune.keras", ("a", "b", "ball"))
+    model, shares = tmp_path / "classifier.keras", (0.06, 0.04, 0.9)
+    save_for_use(tmp_path / "finetune.keras", model, threshold=shares, temperature=1.0)
+    (tmp_path / "doubtful.png").write_bytes(png((110, 100, 103)))
+    (plain,) = predict_files(model.with_stem("finetune"), [tmp_path / "doubtful.png"])
+    (row,) = predict_files(model, [tmp_path / "doubtful.png"])
+    assert (plain.label, row.label) == ("ball", "b")
+    assert row.probability < plain.probability
+    assert load_metadata(model).threshold == list(shares)
+    with serving(application(load_classifier(model))) as url:
+        (answer,) = requests.post(
+            f"{url}/invocations", data=png((110, 100, 103)), headers={"Content-Type": "image/png"}
+        ).json()["predictions"]
+        assert answer["class"] == "b"
+        assert "highest beside its share of the training images" in requests.get(url).text
+    images = np.full((1, SIZE, SIZE, 3), (110, 100, 103), np.uint8)
+    export(load_model(model), load_metadata(model), "saved_model", tmp_path / "exported", images)
+    facts = of_saved_model(tmp_path / "exported")
+    assert facts["threshold"] == list(shares)
+    assert "highest divided by its threshold" in facts["model_card"]
+    given = FORMATS["saved_model"].read(tmp_path / "exported")(images.astype(np.float32))
+    assert predicted_classes(given, facts["threshold"]).tolist() == [1]
+
+
 def test_a_threshold_for_three_classes_costs_two_lines(tmp_path):
     write_model(tmp_path / "model.keras", ("a", "b", "ball"))
     (tmp_path / "doubtful.png").write_bytes(png(BLUE))

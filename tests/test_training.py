@@ -46,6 +46,7 @@ def examples(request, monkeypatch):
 def run(model, examples, **changes):
     """Train by the defaults here, but for `changes` in settings and other arguments."""
     settings = {"epochs": 3, "learning_rate": 0.01, "schedule": "constant", "patience": None, "batch_size": 32}
+    settings["class_weight"] = "none"
     settings |= {name: changes.pop(name) for name in settings if name in changes}
     task = Task("transfer", changes.pop("seed", 1), *examples, prepare=changes.pop("prepare", None))
     on_device = changes.pop("on_device", False)

@@ -70,8 +70,9 @@ class Classifier:
         return tuple(self._loaded.classes)
 
     @property
-    def threshold(self) -> float | None:
-        """Of two classes, the second is predicted where its probability is above this; more have none."""
+    def threshold(self) -> float | Sequence[float] | None:
+        """Of two classes, the second is predicted where its probability is above this. Of more, None, or by class what
+        its probability is divided by before the highest is predicted."""
         return self._loaded.threshold
 
     @property

@@ -260,6 +260,8 @@ def _export(arguments: argparse.Namespace) -> int:
         given = f"P({classes[1]}), (N, 1){calibrated}: {classes[1]} is predicted above {metadata.threshold}"
     else:
         given = f"P of each class, (N, {len(classes)}){calibrated}"
+        if metadata.threshold is not None:
+            given += "; the highest P / threshold is predicted, with the thresholds in its metadata"
     print(f"takes (N, {size}, {size}, 3) float32, RGB from 0 to 255; gives {given}")
     print(f"model card: {card_beside(output)}")
     return 0

@@ -5,8 +5,12 @@ from typing import Any
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return `settings` with dotted keys, in order; a section without settings is left out."""
+    """Return `settings` with dotted keys, in order; a section without settings is left out.
+
+    A class_weight by class stays one value: its keys are names of classes.
+    """
     flat: dict[str, Any] = {}
     for key, value in settings.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        section = isinstance(value, Mapping) and key != "class_weight"
+        flat |= flatten(value, f"{prefix}{key}.") if section else {f"{prefix}{key}": value}
     return flat

@@ -175,14 +175,29 @@ def _value(hint: Any, value: Any, key: str, where: str) -> Any:
     hints = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     if value is None and NoneType in hints:
         return None
-    rules = [_type_and_rule(one) for one in hints if one is not NoneType]
+    by_class = [one for one in hints if get_origin(one) is dict]
+    if by_class and str(value).startswith("{"):
+        return _mapping(by_class[0], value, key, where)
+    rules = [_type_and_rule(one) for one in hints if one is not NoneType and one not in by_class]
     for kind, rule in rules:
         with suppress(OmegaConfBaseException, OverflowError):  # is not of this type
             value = _NODES[kind].validate_and_convert(value)
             if rule.holds(value):
                 return value
-    valid = [rule.valid for _, rule in rules] + ["null"] * (NoneType in hints)
+    valid = (
+        [rule.valid for _, rule in rules] + ["null"] * (NoneType in hints) + ["{class: number, ...}"] * len(by_class)
+    )
     raise FrostlineError(f"{where}: {key} is {value!r}; valid: {', or '.join(valid)}.")
+
+
+def _mapping(hint: Any, value: Any, key: str, where: str) -> dict[str, Any]:
+    """`value`, a mapping or, from the command line, its text, as the dict that `hint` says."""
+    _, kind = get_args(hint)
+    try:
+        content: Any = OmegaConf.to_container(OmegaConf.create(value)) if isinstance(value, str) else value
+    except Exception as error:  # as in _load
+        raise FrostlineError(f"{where}: {key} is {value!r}: {_one_line(error)}") from error
+    return {str(name): _value(kind, one, f"{key}.{name}", where) for name, one in content.items()}
 
 
 def _type_and_rule(hint: Any) -> tuple[type, Rule]:

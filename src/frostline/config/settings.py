@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
+from frostline.runtime.errors import FrostlineError
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -207,6 +209,9 @@ class Model:
     """What `weights=imagenet` takes."""
 
 
+ClassWeight = Literal["none", "balanced", "balanced_sampling"] | dict[str, Positive]
+
+
 @dataclass
 class Phase:
     epochs: Count
@@ -220,6 +225,11 @@ class Phase:
     trains all epochs and keeps the last one's weights."""
     batch_size: Count
     """Images per training step, over all devices."""
+    class_weight: ClassWeight
+    """What a training image counts, by its class. balanced: so much that each class counts the same; balanced_sampling:
+    each epoch has as many images of each class instead; {cat: 1, dog: 20}: these, and 1 for others. Probabilities stay
+    those of classes as frequent as they are (`training.class_weights`). For unequal classes `evaluate.threshold` helps
+    first; beside it balanced_sampling gave a little more, weights nothing (docs/recipes.md)."""
 
 
 @dataclass
@@ -242,10 +252,11 @@ class Submission:
 
 @dataclass
 class Evaluate:
-    threshold: Share | Literal["balanced_accuracy", "f1"]
+    threshold: Share | Literal["accuracy", "balanced_accuracy", "f1"]
     """Calibrated probability above which the second of two classes is predicted; a word: that for which this figure is
-    highest (see `threshold_for`). Where a false alarm costs a and a miss b, it is a / (a + b). Of more classes, the
-    most probable one is predicted."""
+    highest (see `threshold_for`; accuracy: 0.5). Where a false alarm costs a and a miss b, it is a / (a + b). Of more
+    classes the most probable one is predicted; balanced_accuracy: the one most probable beside its share of the
+    training images."""
     calibrate: Literal["temperature", "none"]
     """What is done to the probabilities wherever the chosen model is used. temperature: calibrated on the validation
     images; none: as the model gives them."""
@@ -255,6 +266,18 @@ class Evaluate:
     """Bins of the predicted probability, for the calibration error and the reliability diagram."""
     submission: Submission
     """Of the file for Kaggle."""
+
+
+BALANCED = "balanced_accuracy"
+
+
+def check_threshold(threshold: float | str, classes: int) -> None:
+    """Raise FrostlineError where `evaluate.threshold` is not for so many classes, which only the data know."""
+    if threshold == "f1" and classes > 2:
+        raise FrostlineError(
+            f"evaluate.threshold=f1 is for two classes, and these are {classes}.\n"
+            f"Valid for them: {BALANCED}, or 0.5 for the most probable one."
+        )
 
 
 @dataclass

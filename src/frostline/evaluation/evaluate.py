@@ -1,7 +1,7 @@
 """Both phases' models: which one the validation images choose, what the test images say of it, and what shows that."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from frostline.config.paths import (
     MODELS,
     REPORT,
 )
-from frostline.config.settings import Config
+from frostline.config.settings import BALANCED, Config, check_threshold
 from frostline.data.dataset import SPLITS, UNLABELLED, Dataset
 from frostline.evaluation.predictions import write_predictions, write_submission
 from frostline.metrics.bootstrap import Pair, by_phase
@@ -25,12 +25,11 @@ from frostline.metrics.calibration import CalibrationEffect, Views, calibration_
 from frostline.metrics.cautions import cautions
 from frostline.metrics.choice import Choice
 from frostline.metrics.comparison import CALLED, Evaluation, evaluate
-from frostline.metrics.threshold import threshold_for
+from frostline.metrics.threshold import threshold_for, thresholds_of_many
 from frostline.models.saving import save_for_use
 from frostline.report import charts
 from frostline.report.galleries import label_issues_gallery, prediction_galleries
 from frostline.report.page import Report, write_report
-from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras
 from frostline.training.loop import Epoch, kept_epoch
 from frostline.training.phases import predictor_of
@@ -121,7 +120,7 @@ def choose(trained: Trained, validation: Pair, shares: np.ndarray) -> Choice:
     Not by the test set, which then would judge its own choice. `validation`: both phases' probabilities; `shares`:
     (classes,), of the training images.
 
-    Raises FrostlineError where a threshold is to be found for more than two classes.
+    Raises FrostlineError as `check_threshold`.
     """
     settings = trained.config.evaluate
     losses = {
@@ -132,15 +131,16 @@ def choose(trained: Trained, validation: Pair, shares: np.ndarray) -> Choice:
         phase: fit_temperature(validation.labels, p) if settings.calibrate == "temperature" else 1.0
         for phase, p in by_phase(validation).items()
     }
-    if not isinstance(settings.threshold, str):
-        return Choice(losses, temperatures, settings.threshold)
+    check_threshold(settings.threshold, len(shares))
+    as_it_is = Choice(losses, temperatures, None)
     if len(shares) > 2:
-        raise FrostlineError(
-            f"evaluate.threshold={settings.threshold} is for two classes, and these are {len(shares)}.\n"
-            "Of more than two the most probable is predicted: leave it at 0.5."
-        )
-    in_use = Choice(losses, temperatures, threshold=0.5).in_use(validation)
-    return Choice(losses, temperatures, threshold_for(settings.threshold, in_use[:, 1], float(shares[1])))
+        return replace(as_it_is, threshold=thresholds_of_many(shares)) if settings.threshold == BALANCED else as_it_is
+    if settings.threshold == "accuracy":
+        return replace(as_it_is, threshold=0.5)
+    if isinstance(settings.threshold, str):
+        second = as_it_is.in_use(validation)[:, 1]
+        return replace(as_it_is, threshold=threshold_for(settings.threshold, second, float(shares[1])))
+    return replace(as_it_is, threshold=settings.threshold)
 
 
 def _mirrored(predict: Predict, data: Dataset, split: str, config: Config) -> np.ndarray | None:
@@ -153,8 +153,7 @@ def write_assessment(found: Assessment, trained: Trained) -> None:
     `found`: what `assess` found of what was `trained`.
     """
     data, choice, test = trained.data, found.choice, found.pairs["test"]
-    threshold = choice.threshold if len(data.classes) == 2 else None
-    save_for_use(MODELS[choice.phase], CLASSIFIER, threshold=threshold, temperature=choice.temperature)
+    save_for_use(MODELS[choice.phase], CLASSIFIER, threshold=choice.threshold, temperature=choice.temperature)
     drawing: dict[str, Any] = {"bins": trained.config.evaluate.calibration_bins, "classes": data.classes}
     predicted = choice.predicted(test)
     with replacing(EVALUATION) as folder:
@@ -194,7 +193,7 @@ def _report(found: Assessment, trained: Trained) -> Report:
             "Backbone's weights": sha256_of(BACKBONE_WEIGHTS),
             "Transfer model": sha256_of(MODELS["transfer"]),
             "Fine-tuned model": sha256_of(MODELS["finetune"]),
-            f"{CLASSIFIER}, {_in_words(choice, len(data.classes))}": sha256_of(CLASSIFIER),
+            f"{CLASSIFIER}, {_in_words(choice)}": sha256_of(CLASSIFIER),
         },
     )
 
@@ -205,8 +204,10 @@ def _counts(data: Dataset) -> dict[str, dict[str, int]]:
     return {split: dict(zip(data.classes, numbers, strict=True)) for split, numbers in counts.items()}
 
 
-def _in_words(choice: Choice, classes: int) -> str:
-    used = [f"threshold {choice.threshold}"] if classes == 2 else []
+def _in_words(choice: Choice) -> str:
+    used = []
+    if choice.threshold is not None:
+        used = [f"threshold {choice.threshold}" if isinstance(choice.threshold, float) else "a threshold of each class"]
     used += [f"temperature {choice.temperature:.4g}"] if choice.temperature != 1 else []
     with_these = f" with {' and '.join(used)}" if used else ""
     return f"the {CALLED[choice.phase]}, chosen by validation loss{with_these}"

@@ -13,7 +13,7 @@ import numpy as np
 from frostline.common.seeds import generator
 from frostline.metrics.classification import ranked_classes, squared_errors
 from frostline.metrics.log_loss import log_losses
-from frostline.metrics.predicted import predicted_classes
+from frostline.metrics.predicted import Threshold, predicted_classes
 
 Part = Literal["baseline", "candidate", "difference"]
 
@@ -68,7 +68,7 @@ def bootstrap_intervals(
     wanted: Sequence[str] = INTERVAL_FIGURES,
     parts: Sequence[Part] = PARTS,
     *,
-    threshold: float,
+    threshold: Threshold,
     resamples: int,
     seed: int,
 ) -> Intervals:
@@ -116,7 +116,7 @@ def bootstrap_intervals(
     return {part: {name: _interval(drawn[name]) for name in wanted if name in drawn} for part, drawn in samples.items()}
 
 
-def _per_image(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str], threshold: float) -> np.ndarray:
+def _per_image(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str], threshold: Threshold) -> np.ndarray:
     """The terms, (N, names) float64, whose mean over the images is each of the figures `names`."""
     found = np.empty((len(labels), len(names)))
     for column, name in enumerate(names):

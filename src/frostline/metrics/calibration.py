@@ -14,6 +14,7 @@ from frostline.metrics.bootstrap import Interval, Pair, bootstrap_intervals
 from frostline.metrics.classification import figures
 from frostline.metrics.formatting import rounded
 from frostline.metrics.log_loss import CLIP, log_losses
+from frostline.metrics.predicted import Threshold
 from frostline.metrics.temperature import with_temperature
 
 _TEMPERATURES = (0.05, 20.0)
@@ -137,7 +138,7 @@ def calibration_effects(
     test: Views,
     *,
     submission: Mapping[str, bool],
-    threshold: float,
+    threshold: Threshold,
     bins: int,
     resamples: int,
     seed: int,

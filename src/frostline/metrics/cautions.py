@@ -1,6 +1,7 @@
 """What to keep in mind of data before their figures are trusted: few test images, unequal classes."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 FEW_IMAGES = 30
 """Images of a class below which bootstrap percentiles are known to be too narrow (Efron & Tibshirani 1993, ch. 13)."""
@@ -22,15 +23,19 @@ def cautions(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
             f"Few test images: {_listed([f'{test[name]:,} of {name}' for name in few])}. "
             f"Under {FEW_IMAGES} of a class, figures are rough and their intervals too narrow: do not rely on them."
         )
-    most, least = max(train, key=lambda name: train[name]), min(train, key=lambda name: train[name])
-    if train[most] > _UNEQUAL * train[least]:
-        remedy = " evaluate.threshold=balanced_accuracy predicts with both classes in mind." if len(train) == 2 else ""
+    if are_unequal(train):
+        most, least = max(train, key=lambda name: train[name]), min(train, key=lambda name: train[name])
         found.append(
             f"Unequal classes: {train[most]:,} training images of {most}, {train[least]:,} of {least}. "
-            "Accuracy flatters a model that neglects the small class: look at balanced accuracy and the lowest recall."
-            + remedy
+            "Accuracy flatters a model that neglects the small class: look at balanced accuracy and the lowest recall. "
+            f"evaluate.threshold=balanced_accuracy has {'both' if len(train) == 2 else 'all'} classes in mind."
         )
     return found
+
+
+def are_unequal(train: Mapping[Any, int]) -> bool:
+    """Whether the largest class, by its training images, is so much larger than the smallest that it is to be said."""
+    return max(train.values()) > _UNEQUAL * min(train.values())
 
 
 def _listed(parts: Sequence[str]) -> str:

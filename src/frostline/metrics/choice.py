@@ -7,7 +7,7 @@ import numpy as np
 
 from frostline.common.phase_names import PhaseName
 from frostline.metrics.bootstrap import Pair, by_phase
-from frostline.metrics.predicted import predicted_classes
+from frostline.metrics.predicted import Threshold, predicted_classes
 from frostline.metrics.temperature import with_temperature
 
 
@@ -24,8 +24,8 @@ class Choice:
     """By phase, the validation loss of its model."""
     temperatures: Mapping[str, float]
     """By phase, that which calibrates its model (`fit_temperature` on the validation images); 1 for as it is."""
-    threshold: float
-    """For two classes, from 0 to 1, of calibrated probabilities; see `predicted_classes`."""
+    threshold: Threshold
+    """Of calibrated probabilities; see `predicted_classes`."""
 
     @property
     def phase(self) -> PhaseName:

@@ -9,11 +9,11 @@ import numpy as np
 from sklearn import metrics
 
 from frostline.metrics.log_loss import log_losses
-from frostline.metrics.predicted import predicted_classes
+from frostline.metrics.predicted import Threshold, beside_thresholds, predicted_classes
 
 
 def figures(
-    labels: np.ndarray, probabilities: np.ndarray, threshold: float, bins: int, calibrated: np.ndarray | None = None
+    labels: np.ndarray, probabilities: np.ndarray, threshold: Threshold, bins: int, calibrated: np.ndarray | None = None
 ) -> dict[str, float]:
     """Return log_loss, accuracy, balanced_accuracy, lowest_recall, roc_auc, average_precision, f1, brier and ece.
 
@@ -90,14 +90,15 @@ def squared_errors(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return errors
 
 
-def margins(probabilities: np.ndarray, threshold: float) -> np.ndarray:
+def margins(probabilities: np.ndarray, threshold: Threshold) -> np.ndarray:
     """How far each prediction is from being another one, (N,) float64, not below 0.
 
-    Of two classes the distance of P(second) from `threshold`; of more, that of the highest probability from the next.
+    Of two classes the distance of P(second) from `threshold`; of more, that of the highest probability from the next,
+    where there are thresholds of both divided by them.
     """
     if probabilities.shape[1] == 2:
-        return np.abs(probabilities[:, 1] - threshold)
-    next_best, best = np.partition(probabilities, (-2, -1), axis=1)[:, -2:].T
+        return np.abs(probabilities[:, 1] - (0.5 if threshold is None else threshold))
+    next_best, best = np.partition(beside_thresholds(probabilities, threshold), (-2, -1), axis=1)[:, -2:].T
     gaps: np.ndarray = best - next_best
     return gaps
 
@@ -130,7 +131,7 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, bins: int) -> tup
     return predicted, observed, counts[filled]
 
 
-def confusion_matrix(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> np.ndarray:
+def confusion_matrix(labels: np.ndarray, probabilities: np.ndarray, threshold: Threshold) -> np.ndarray:
     """Count images, (classes, classes) int64: rows are the actual class, columns the predicted one."""
     count = probabilities.shape[1]
     pairs = count * np.asarray(labels, np.int64) + predicted_classes(probabilities, threshold)
@@ -153,14 +154,14 @@ def threshold_counts(labels: np.ndarray, probabilities: np.ndarray, thresholds: 
     return np.stack([confusion_matrix(labels, probabilities, threshold) for threshold in thresholds])
 
 
-def top_losses(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> np.ndarray:
+def top_losses(labels: np.ndarray, probabilities: np.ndarray, threshold: Threshold) -> np.ndarray:
     """The rows, (K,) int, of the images predicted wrong, the highest loss (the least P(actual class)) first."""
     order = np.argsort(actual_probabilities(labels, probabilities), kind="stable")
     mistakes: np.ndarray = order[(predicted_classes(probabilities, threshold) != labels)[order]]
     return mistakes
 
 
-def smallest_margins(labels: np.ndarray, probabilities: np.ndarray, threshold: float) -> np.ndarray:
+def smallest_margins(labels: np.ndarray, probabilities: np.ndarray, threshold: Threshold) -> np.ndarray:
     """The rows, (K,) int, of the images predicted right, the smallest of their `margins` first."""
     order = np.argsort(margins(probabilities, threshold), kind="stable")
     hits: np.ndarray = order[(predicted_classes(probabilities, threshold) == labels)[order]]

@@ -13,7 +13,7 @@ from frostline.metrics.bootstrap import Interval, Intervals, Pair, bootstrap_int
 from frostline.metrics.choice import Choice
 from frostline.metrics.classification import actual_probabilities, confusion_matrix, figures, recalls
 from frostline.metrics.formatting import decimals, p_text, rounded, signed
-from frostline.metrics.predicted import predicted_classes
+from frostline.metrics.predicted import Threshold, predicted_classes
 from frostline.runtime.errors import FrostlineError
 
 Phase = PhaseName
@@ -210,7 +210,7 @@ def _check(pair: Pair) -> None:
             )
 
 
-def mcnemar(pair: Pair, threshold: float) -> McNemar:
+def mcnemar(pair: Pair, threshold: Threshold) -> McNemar:
     """The exact two-sided McNemar test of the two models' predictions (McNemar 1947; the binomial form).
 
     Under chance alone a changed prediction is as likely for the better as for the worse.
@@ -221,7 +221,7 @@ def mcnemar(pair: Pair, threshold: float) -> McNemar:
     return McNemar(len(better), len(worse), p_value)
 
 
-def changed_predictions(pair: Pair, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+def changed_predictions(pair: Pair, threshold: Threshold) -> tuple[np.ndarray, np.ndarray]:
     """Return the rows, (K,) and (L,) int, that the candidate sets right, and those that it gets wrong.
 
     The largest change of P(actual class) is first in each.

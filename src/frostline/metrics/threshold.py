@@ -1,4 +1,4 @@
-"""The probability above which the second of two classes is predicted, for the figure that a user cares for."""
+"""By which probabilities classes are predicted, for the figure that a user cares for."""
 
 import numpy as np
 
@@ -25,6 +25,12 @@ def threshold_for(figure: str, probabilities: np.ndarray, share: float) -> float
     expected_hits = np.concatenate([[0], np.cumsum(falling)])[above]
     expected_f1 = 2 * expected_hits / np.maximum(above + falling.sum(), 1e-12)
     return _in_short(float(candidates[np.argmax(expected_f1)]))
+
+
+def thresholds_of_many(shares: np.ndarray) -> tuple[float, ...]:
+    """The thresholds of more than two classes for which the expected balanced accuracy is highest: the `shares`
+    (classes,) of the training images, as to find one image of a class is worth 1 / share (as in `threshold_for`)."""
+    return tuple(_in_short(float(share)) if share > 0 else 1.0 for share in shares)
 
 
 def _in_short(threshold: float) -> float:

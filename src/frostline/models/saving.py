@@ -24,8 +24,8 @@ class Metadata:
 
     classes: list[str]
     """In the order of the labels."""
-    threshold: float | None
-    """Of two classes, the second is predicted where its calibrated probability is above this; more have none."""
+    threshold: float | Sequence[float] | None
+    """Of calibrated probabilities; see `metrics.predicted.Threshold`."""
     temperature: float = 1.0
     """That which calibrates the model's probabilities (`with_temperature`); 1 leaves them as they are."""
 
@@ -55,7 +55,7 @@ def save_model(model: keras.Model, path: Path, classes: Sequence[str]) -> None:
             weights.unlink(missing_ok=True)
 
 
-def save_for_use(source: Path, path: Path, *, threshold: float | None, temperature: float) -> None:
+def save_for_use(source: Path, path: Path, *, threshold: float | Sequence[float] | None, temperature: float) -> None:
     """Copy the model file `source` to `path`, with this `threshold` and `temperature` in its metadata (see `Metadata`).
 
     The model is not loaded; the same file and numbers give the same bytes.
@@ -113,13 +113,14 @@ def needs_keras_hub(path: Path) -> bool:
 def load_metadata(path: Path) -> Metadata:
     """The metadata of a model that `save_model` or `save_for_use` wrote.
 
-    Without a threshold it is 0.5, without a temperature 1. Raises FrostlineError for a file without names of classes.
+    Without a threshold it is 0.5 for two classes, without a temperature 1. Raises FrostlineError for a file without
+    names of classes.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             content = json.loads(archive.read(_METADATA))
         classes = list(content["classes"])
-        threshold = content.get("threshold", 0.5) if len(classes) == 2 else None
+        threshold = content.get("threshold", 0.5 if len(classes) == 2 else None)
         return Metadata(classes, threshold, float(content.get("temperature", 1)))
     except FileNotFoundError as error:
         raise FrostlineError(f"{path} not found.\nTrain it first: dvc repro") from error

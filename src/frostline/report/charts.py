@@ -20,6 +20,7 @@ from frostline.fonts.lettering import width
 from frostline.metrics.bootstrap import Pair, by_phase
 from frostline.metrics.choice import Choice
 from frostline.metrics.classification import class_figures, confidences, confusion_matrix, ranked_classes, reliability
+from frostline.metrics.predicted import Threshold
 from frostline.report.style import CLASS_COLOURS, COLOURS, INK, NAMES, drawing, plain
 
 Epoch = Mapping[str, Any]
@@ -189,7 +190,7 @@ def reliability_diagram(path: Path, pair: Pair, *, bins: int, classes: Sequence[
         lower.set(xlabel=f"Predicted probability of {confidence_of}", ylabel="Images", xlim=(-0.01, 1.01))
 
 
-def confusion_matrices(path: Path, pair: Pair, *, threshold: float, classes: Sequence[str]) -> None:
+def confusion_matrices(path: Path, pair: Pair, *, threshold: Threshold, classes: Sequence[str]) -> None:
     """Both phases' confusion matrices, shaded by the share of the actual class: side by side, or larger one by one.
 
     Of many classes there is no room for the numbers, of very many none for the names.

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from markupsafe import Markup
@@ -20,8 +20,8 @@ from frostline.explain.heat_map import heat_png, where
 from frostline.fonts.lettering import isolated
 from frostline.metrics.bootstrap import Interval, Pair, by_phase
 from frostline.metrics.calibration import CalibrationEffect
-from frostline.metrics.cautions import cautions
-from frostline.metrics.classification import threshold_counts
+from frostline.metrics.cautions import are_unequal, cautions
+from frostline.metrics.classification import recalls, threshold_counts
 from frostline.metrics.comparison import CALLED, Evaluation
 from frostline.metrics.formatting import decimals, signed
 from frostline.models.architectures import NETWORKS
@@ -162,6 +162,7 @@ def write_report(path: Path, report: Report) -> None:
 
 def _verdict(report: Report) -> dict[str, Any]:
     settings, evaluation, verdict = report.settings, report.evaluation, report.evaluation.verdict
+    recall_rows = list(_recall_rows(evaluation, report.classes, list(report.data["counts"]["train"].values())))
     return {
         "name": settings.name,
         "backbone": settings.model.preset or NETWORKS[settings.model.backbone].constructor,
@@ -174,7 +175,8 @@ def _verdict(report: Report) -> dict[str, Any]:
         "verdict": verdict,
         "accent": "caution" if verdict.disputed or verdict.outcome == "nothing_learned" else verdict.outcome,
         "chosen_name": CALLED[verdict.chosen],
-        "summary_rows": list(_summary_rows(evaluation, report.classes)),
+        "summary_rows": [*_summary_rows(evaluation, report.classes, len(recall_rows)), *recall_rows],
+        "recalls": len(recall_rows),
     }
 
 
@@ -191,11 +193,14 @@ def _task(classes: Sequence[str]) -> str:
     return f"tell {len(classes)} classes apart"
 
 
-def _summary_rows(evaluation: Evaluation, classes: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """One row per figure that has intervals, or is of single classes; each cell is (value, what stands below it)."""
+def _summary_rows(evaluation: Evaluation, classes: Sequence[str], recall_rows: int) -> Iterator[dict[str, Any]]:
+    """One row per figure that has intervals, or is of single classes; each cell is (value, what stands below it).
+
+    `recall_rows`: how many classes have a row of their own below, which for all of them says what the lowest recall is.
+    """
     guessing = evaluation.guessing.figures
     for figure in _SUMMARY:
-        if figure not in evaluation.difference:
+        if figure not in evaluation.difference or (figure == "lowest_recall" and recall_rows == len(classes)):
             continue
         difference, interval = evaluation.difference[figure], evaluation.intervals["difference"].get(figure)
         digits = min(4, decimals(difference, *((interval.low, interval.high) if interval else ())))
@@ -216,6 +221,30 @@ def _summary_rows(evaluation: Evaluation, classes: Sequence[str]) -> Iterator[di
             ),
             "beyond_chance": interval is not None and interval.excludes_zero(),
         }
+
+
+def _recall_rows(evaluation: Evaluation, classes: Sequence[str], images: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """One row per class where these are unequal by their training `images`, as `_summary_rows` has them; where there
+    are many, one for each of the smallest."""
+    if not are_unequal(dict(enumerate(images))):
+        return
+    smallest = sorted(np.argsort(images, kind="stable")[:_FEW_CLASSES])
+    found = {phase: recalls(counts) for phase, counts in evaluation.confusion.items()}
+    for number in smallest:
+        difference = found["finetune"][number] - found["transfer"][number]
+        yield {
+            "name": f"Recall of {classes[number]}",
+            "better": "↑",
+            "guessing": "",
+            **{phase: _recall(counts[number], number) for phase, counts in evaluation.confusion.items()},
+            "difference": ("" if np.isnan(difference) else signed(difference, 3), ""),
+            "beyond_chance": False,
+        }
+
+
+def _recall(predicted: np.ndarray, number: int) -> tuple[str, str]:
+    """The share of the test images of a class that are `predicted` (classes,) to be of it, `number`, and the counts."""
+    return _share(predicted[number], predicted), f"{predicted[number]:,} of {predicted.sum():,} images"
 
 
 def _range(interval: Interval, digits: int) -> str:
@@ -294,12 +323,13 @@ def _explorer(report: Report) -> dict[str, Any]:
     """
     choice = report.evaluation.choice
     validation, test = report.pairs["validation"], report.pairs["test"]
-    thresholds = sorted({*_THRESHOLDS, choice.threshold})
+    threshold = cast(float, choice.threshold)  # as there are two classes
+    thresholds = sorted({*_THRESHOLDS, threshold})
     counted = {"validation": (validation.labels, choice.in_use(validation))}
     counted |= {phase: (test.labels, p) for phase, p in by_phase(choice.calibrated(test)).items()}
     return {
         "thresholds": thresholds,
-        "start": thresholds.index(choice.threshold),
+        "start": thresholds.index(threshold),
         "counts": {
             name: threshold_counts(labels, probabilities, thresholds).reshape(-1, 4).tolist()
             for name, (labels, probabilities) in counted.items()

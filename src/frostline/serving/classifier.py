@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from frostline.metrics.predicted import predicted_classes
+from frostline.metrics.predicted import Threshold, predicted_classes
 from frostline.metrics.temperature import with_temperature
 from frostline.models.inference import predictor
 from frostline.models.saving import load_trained
@@ -21,8 +21,8 @@ class Classifier:
 
     model: keras.Model
     classes: Sequence[str]
-    threshold: float | None
-    """Of two classes, the calibrated probability above which the second is predicted; more have none."""
+    threshold: Threshold
+    """Of calibrated probabilities."""
     size: int
     """Side of the images it takes, in pixels."""
     probabilities: Callable[[np.ndarray], np.ndarray]
@@ -64,11 +64,9 @@ def load_classifier(path: Path, threshold: float | None = None) -> Classifier:
         FrostlineError: something is wrong with the file, or more than two classes get a threshold.
     """
     model, metadata = load_trained(path)
-    if threshold is None:
-        threshold = metadata.threshold
-    elif len(metadata.classes) > 2:
+    if threshold is not None and len(metadata.classes) > 2:
         raise FrostlineError(
-            f"{path} tells {len(metadata.classes)} classes apart: the most probable one is predicted.\n"
+            f"{path} tells {len(metadata.classes)} classes apart: one threshold does not decide between them.\n"
             "Leave out --threshold, which is for two."
         )
     forward, size = predictor(model), model.input_shape[1]
@@ -78,4 +76,5 @@ def load_classifier(path: Path, threshold: float | None = None) -> Classifier:
 
     if not np.isfinite(probabilities(np.zeros((1, size, size, 3), np.uint8))).all():
         raise FrostlineError(f"{path} has weights that are no numbers (NaN or infinity).\nTrain it again.")
-    return Classifier(model, metadata.classes, threshold, size, probabilities)
+    used = metadata.threshold if threshold is None else threshold
+    return Classifier(model, metadata.classes, used, size, probabilities)

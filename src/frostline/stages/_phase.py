@@ -6,7 +6,7 @@ from pathlib import Path
 from frostline.common.files import check_writable, sha256_of, write_csv, write_json
 from frostline.common.phase_names import PhaseName
 from frostline.config.paths import CURVES, MODELS, TRAINING
-from frostline.config.settings import Config
+from frostline.config.settings import Config, check_threshold
 from frostline.data.dataset import Dataset
 from frostline.features.cache import prune
 from frostline.models.saving import save_model
@@ -48,6 +48,7 @@ def _train_and_log(
     for output in (MODELS[phase], CURVES[phase], TRAINING[phase]):
         check_writable(output)
     data = load_images(config)
+    check_threshold(config.evaluate.threshold, len(data.classes))  # and not after hours of training
     checkpoint = checkpoint_path(phase, config, data, sha256_of(start), strategy)
     patience = getattr(config, phase).patience
     with runs.phase_run(phase, runs.open_pipeline(config, data.digest)) as run:

@@ -7,12 +7,12 @@ answers for these anew; where it cannot, a new line of versions begins.
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from frostline.common.files import sha256_of
+from frostline.common.files import digest_of, sha256_of
 from frostline.config.paths import EVALUATION
 from frostline.data.dataset import Dataset
 from frostline.metrics.choice import Choice
@@ -54,8 +54,9 @@ def register(run: Run, pipeline: Pipeline, new: Candidate, data: Dataset, *, res
     the figures of its newest evaluation.
     """
     digest, name = sha256_of(new.trained), pipeline.experiment
-    threshold = new.choice.threshold if len(data.classes) == 2 else None
-    used = {_THRESHOLD: str(threshold), _TEMPERATURE: str(new.choice.temperature)}
+    threshold = new.choice.threshold
+    said = digest_of(threshold) if isinstance(threshold, Sequence) else str(threshold)  # a tag's text may not be long
+    used = {_THRESHOLD: said, _TEMPERATURE: str(new.choice.temperature)}
     identity = {MODEL: digest, **used}
 
     def send() -> None:

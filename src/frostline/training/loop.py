@@ -21,6 +21,7 @@ from frostline.runtime.progress import in_words, track
 from frostline.runtime.quiet_tensorflow import keras, on_gpu, tf
 from frostline.training import checkpoints, distribution
 from frostline.training.adam import Adam
+from frostline.training.class_weights import SAMPLED, drawn, weighted
 from frostline.training.device_epoch import TensorStep, whole_epoch
 from frostline.training.distribution import Load
 from frostline.training.fast_layers import copy_values, with_fast_layers
@@ -150,9 +151,13 @@ class Trainer:
 
 
 def trainer_of(
-    model: keras.Model, options: Phase, count: int, strategy: tf.distribute.Strategy | None = None
+    model: keras.Model,
+    options: Phase,
+    count: int,
+    strategy: tf.distribute.Strategy | None = None,
+    weights: np.ndarray | None = None,
 ) -> Trainer:
-    """Return what trains `model` as `options` say, on `count` examples."""
+    """Return what trains `model` as `options` say, on `count` examples; `weights`: of classes (see `class_weights`)."""
     with strategy.scope() if strategy else nullcontext():
         trained = distribution.replica_of(model) if strategy else with_fast_layers(model)
         rate = learning_rate(options, math.ceil(count / options.batch_size))
@@ -163,7 +168,7 @@ def trainer_of(
             optimizer = Adam(rate, trained.trainable_variables)
         kept = trained.variables if options.patience else []
         best = [keras.Variable(item.value.read_value(), trainable=False) for item in kept]
-    step = _tensor_step(trained, optimizer)
+    step = _tensor_step(trained, optimizer, weights, sampled=options.class_weight == SAMPLED)
     return Trainer(model, trained, optimizer, best, step, _batch_step(step, trained, strategy), predictor(model))
 
 
@@ -173,7 +178,8 @@ def train(
     """Train the trainer's model with Adam on cross-entropy; return the figures of each epoch.
 
     Every epoch's order is a permutation seeded by (seed, phase, epoch). `train/…` figures are means over the
-    epoch while the weights change, as in `keras.Model.fit`; `validation/…` figures are taken after it.
+    epoch while the weights change, as in `keras.Model.fit`; `validation/…` figures are taken after it. In all of
+    them each image counts the same, whatever the weights of classes.
     `options.schedule`: see `schedule`. `options.patience`: so many epochs without a lower validation loss end the
     training; it leaves the weights of `kept_epoch`.
 
@@ -201,7 +207,7 @@ def train(
         raise FrostlineError(f"{checkpoint} is of a training that has ended.\nDelete it; the phase then starts over.")
     for epoch in history:
         session.on_epoch(epoch)
-    run_epoch = _epochs(trainer, task, options.batch_size, on_device and not strategy)
+    run_epoch = _epochs(trainer, task, options, on_device and not strategy)
     number, validated = done, ""
     begun = saved = time.monotonic()
     while not is_last(number):
@@ -239,11 +245,11 @@ def _figures(loss: float, accuracy: float) -> str:
 
 
 def _epochs(
-    trainer: Trainer, task: Task, batch_size: int, on_device: bool
+    trainer: Trainer, task: Task, options: Phase, on_device: bool
 ) -> Callable[[int, Callable[[int, str], None], str], tuple[float, float]]:
     """Return what trains one epoch, given its number, whom to tell of rows done, with loss and accuracy so far, and
     what to add to these: → sum of losses, number of hits."""
-    count = len(task.training.labels)
+    count, batch_size = len(task.training.labels), options.batch_size
     whole = None
     if on_device and not task.prepare:
         try:
@@ -255,6 +261,8 @@ def _epochs(
     def run(number: int, advance: Callable[[int, str], None], validated: str) -> tuple[float, float]:
         stream = (task.phase, number)
         order = generator(task.seed, "shuffle", *stream).permutation(count)
+        if options.class_weight == SAMPLED:
+            order = drawn(order, task.training.labels, generator(task.seed, "drawn", *stream))
         mirror = generator(task.seed, "mirror", *stream).random(count) < 0.5 if task.training.mirrored else None
         if whole:
             totals = whole(order, mirror)
@@ -313,21 +321,31 @@ def _loading(training: Examples, rows: np.ndarray, mirror: np.ndarray | None, pr
     return load
 
 
-def _tensor_step(model: keras.Model, optimizer: Any) -> TensorStep:
-    """Return what trains `model` on one batch."""
+def _tensor_step(
+    model: keras.Model, optimizer: Any, class_weights: np.ndarray | None = None, sampled: bool = False
+) -> TensorStep:
+    """Return what trains `model` on one batch; `sampled`: images come as often as the weights of their classes say."""
     weights = model.trainable_variables
+    reduction = "sum" if class_weights is None else "none"
     if model.output_shape[1] == 1:
-        cross_entropy, hits = keras.losses.BinaryCrossentropy(reduction="sum"), keras.metrics.binary_accuracy
+        cross_entropy, hits = keras.losses.BinaryCrossentropy(reduction=reduction), keras.metrics.binary_accuracy
     else:
-        cross_entropy = keras.losses.SparseCategoricalCrossentropy(reduction="sum")
+        cross_entropy = keras.losses.SparseCategoricalCrossentropy(reduction=reduction)
         hits = keras.metrics.sparse_categorical_accuracy
 
     def step(inputs: Any, targets: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
             probabilities = model(inputs, training=True)
-            loss = cross_entropy(targets, probabilities) / rows
-        optimizer.apply(tape.gradient(loss, [weight.value for weight in weights]), weights)
-        return loss, tf.reduce_sum(hits(targets, probabilities))
+            losses = cross_entropy(targets, probabilities)
+            if class_weights is None:
+                lowered = loss = losses / rows
+            else:
+                adjusted, own = weighted(losses, targets, probabilities, class_weights)
+                lowered = tf.reduce_sum(adjusted if sampled else own * adjusted) / rows
+                loss = tf.reduce_sum(losses / own if sampled else losses) / rows
+        optimizer.apply(tape.gradient(lowered, [weight.value for weight in weights]), weights)
+        correct = hits(targets, probabilities)
+        return loss, tf.reduce_sum(correct / own if sampled else correct)
 
     return step
 

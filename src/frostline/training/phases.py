@@ -23,6 +23,7 @@ from frostline.runtime.process_pool import threads
 from frostline.runtime.quiet_tensorflow import keras, on_gpu, tf
 from frostline.training import distribution, folds, loop, precision
 from frostline.training.augmentation import build_augmentation
+from frostline.training.class_weights import class_weights, first_bias
 from frostline.training.loop import ALONE, Epoch, Examples, Session, Task
 
 
@@ -38,6 +39,7 @@ def build_classifier(data: Dataset, weights: Path, settings: Config) -> keras.Mo
     """
     base = backbone.build_backbone(settings.preprocess.image_size, weights, settings.model.backbone)
     _frost_line(base, settings)  # what is wrong there is said at once, and names layers above the cut, too
+    _class_weights(data, "finetune", settings)  # likewise
     model = _with_head(base, data, settings)
     frost_line.freeze(model, backbone=base)
     return model
@@ -63,7 +65,7 @@ def renew_head(model: keras.Model, data: Dataset, settings: Config) -> None:
 
 
 def _with_head(base: keras.Model, data: Dataset, settings: Config) -> keras.Model:
-    return add_head(
+    model = add_head(
         base,
         settings.model.cut_layer,
         dense_units=settings.model.dense_units,
@@ -71,6 +73,17 @@ def _with_head(base: keras.Model, data: Dataset, settings: Config) -> keras.Mode
         pooling=settings.model.pooling,
         seed=derive_seed(_seed(settings), "head"),
         classes=len(data.classes),
+    )
+    weights = _class_weights(data, "transfer", settings)
+    if weights is not None:
+        model.layers[-1].bias.assign(first_bias(weights))
+    return model
+
+
+def _class_weights(data: Dataset, phase: PhaseName, settings: Config) -> np.ndarray | None:
+    """Those of the training images, as `phase` takes them; see `class_weights`."""
+    return class_weights(
+        _options(phase, settings).class_weight, data.labels("train"), data.classes, f"{phase}.class_weight"
     )
 
 
@@ -155,7 +168,7 @@ def _train(
     else:
         mirrored = features_of("train", mirrored=True) if settings.augment == "flip" else ()
         training = Examples(features_of("train"), data.labels("train"), mirrored)
-    with _trainer(model, layers, phase, settings, len(training.labels), session) as trainer:
+    with _trainer(model, layers, phase, settings, data, session) as trainer:
         return loop.train(
             trainer,
             Task(phase, _seed(settings), training, validation, prepare),
@@ -167,15 +180,17 @@ def _train(
 
 @contextmanager
 def _trainer(
-    model: keras.Model, layers: Sequence[str], phase: PhaseName, settings: Config, count: int, session: Session
+    model: keras.Model, layers: Sequence[str], phase: PhaseName, settings: Config, data: Dataset, session: Session
 ) -> Iterator[loop.Trainer]:
-    """What trains the part of `model` above `layers` on `count` examples: kept from an earlier training, where one is.
+    """What trains the part of `model` above `layers` on `data`: kept from an earlier training, where one is.
 
     Not on several devices or a GPU, whose optimizer is Keras' own.
     """
     kept = {} if session.trainers is None or session.strategy or on_gpu() else session.trainers
     options, computed_in = _options(phase, settings), precision.resolve(settings.precision)
-    made_of = digest_of([list(layers), asdict(options), options.schedule == "constant" or count, computed_in])
+    count, weights = len(data.labels("train")), _class_weights(data, phase, settings)
+    said = None if weights is None else weights.tolist()
+    made_of = digest_of([list(layers), asdict(options), options.schedule == "constant" or count, computed_in, said])
     before, trainer = kept.pop(phase, ("", None))
     again = trainer is not None and before == made_of
     part = trainer.model if trainer is not None and again else graph.part(model, layers)
@@ -183,7 +198,7 @@ def _trainer(
         if trainer is not None and again:
             trainer.begin_again()
         else:
-            trainer = loop.trainer_of(part, options, count, session.strategy)
+            trainer = loop.trainer_of(part, options, count, session.strategy, weights)
         kept[phase] = made_of, trainer
         yield trainer
 
