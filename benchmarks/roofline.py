@@ -155,7 +155,15 @@ def measure_step(model: keras.Model, phase: PhaseName, start: str, computed_in: 
         arrivals.append(time.perf_counter())
         return lambda rows: inputs[rows]
 
-    options = Phase(epochs=1, learning_rate=1e-5, schedule="constant", patience=None, batch_size=BATCH)
+    options = Phase(
+        epochs=1,
+        learning_rate=1e-5,
+        schedule="constant",
+        patience=None,
+        batch_size=BATCH,
+        weight_decay=0,
+        label_smoothing=0,
+    )
     with precision.computing_in(part, computed_in):
         trainer = loop.trainer_of(part, options, len(values))
         loop.train(trainer, Task(phase, 1, examples, examples, prepare=lambda seed: note), options)

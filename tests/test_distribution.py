@@ -67,7 +67,15 @@ def run(strategy, epochs=3, checkpoint=None, rows=ROWS, rate=0.2, schedule="cons
             raise StoppedError
 
     model = make_model(rate)
-    options = Phase(epochs=epochs, learning_rate=0.01, schedule=schedule, patience=2, batch_size=32)
+    options = Phase(
+        epochs=epochs,
+        learning_rate=0.01,
+        schedule=schedule,
+        patience=2,
+        batch_size=32,
+        weight_decay=0,
+        label_smoothing=0,
+    )
     history = train(
         trainer_of(model, options, rows, strategy),
         Task("finetune", 1, examples(rows, "training"), examples(40, "validation")),

@@ -20,7 +20,7 @@ from frostline.runtime.errors import FrostlineError
 from frostline.runtime.progress import in_words, track
 from frostline.runtime.quiet_tensorflow import keras, on_gpu, tf
 from frostline.training import checkpoints, distribution
-from frostline.training.adam import Adam
+from frostline.training.adam import Adam, decays
 from frostline.training.device_epoch import TensorStep, whole_epoch
 from frostline.training.distribution import Load
 from frostline.training.fast_layers import copy_values, with_fast_layers
@@ -157,13 +157,16 @@ def trainer_of(
         trained = distribution.replica_of(model) if strategy else with_fast_layers(model)
         rate = learning_rate(options, math.ceil(count / options.batch_size))
         if strategy or on_gpu():
-            optimizer = keras.optimizers.Adam(rate, name="adam")
+            optimizer = keras.optimizers.Adam(rate, weight_decay=options.weight_decay or None, name="adam")
+            if options.weight_decay:
+                kept_whole = [weight for weight in trained.trainable_variables if not decays(weight)]
+                optimizer.exclude_from_weight_decay(kept_whole)
             optimizer.build(trained.trainable_variables)
         else:
-            optimizer = Adam(rate, trained.trainable_variables)
+            optimizer = Adam(rate, trained.trainable_variables, options.weight_decay)
         kept = trained.variables if options.patience else []
         best = [keras.Variable(item.value.read_value(), trainable=False) for item in kept]
-    step = _tensor_step(trained, optimizer)
+    step = _tensor_step(trained, optimizer, options.label_smoothing)
     return Trainer(model, trained, optimizer, best, step, _batch_step(step, trained, strategy), predictor(model))
 
 
@@ -313,14 +316,21 @@ def _loading(training: Examples, rows: np.ndarray, mirror: np.ndarray | None, pr
     return load
 
 
-def _tensor_step(model: keras.Model, optimizer: Any) -> TensorStep:
-    """Return what trains `model` on one batch."""
-    weights = model.trainable_variables
-    if model.output_shape[1] == 1:
-        cross_entropy, hits = keras.losses.BinaryCrossentropy(reduction="sum"), keras.metrics.binary_accuracy
-    else:
-        cross_entropy = keras.losses.SparseCategoricalCrossentropy(reduction="sum")
-        hits = keras.metrics.sparse_categorical_accuracy
+def cross_entropy_of(classes: int, smoothing: float) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Of targets (n, 1) and a model's output, summed; `classes`: the output's width, 1 for two classes."""
+    if classes == 1:
+        return keras.losses.BinaryCrossentropy(label_smoothing=smoothing, reduction="sum")
+    if not smoothing:
+        return keras.losses.SparseCategoricalCrossentropy(reduction="sum")
+    smoothed = keras.losses.CategoricalCrossentropy(label_smoothing=smoothing, reduction="sum")
+    return lambda targets, probabilities: smoothed(tf.one_hot(tf.cast(targets[:, 0], tf.int32), classes), probabilities)
+
+
+def _tensor_step(model: keras.Model, optimizer: Any, smoothing: float = 0) -> TensorStep:
+    """Return what trains `model` on one batch; `smoothing`: of the labels."""
+    weights, classes = model.trainable_variables, model.output_shape[1]
+    cross_entropy = cross_entropy_of(classes, smoothing)
+    hits = keras.metrics.binary_accuracy if classes == 1 else keras.metrics.sparse_categorical_accuracy
 
     def step(inputs: Any, targets: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
