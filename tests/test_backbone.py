@@ -100,13 +100,3 @@ def test_the_heads_first_weights_come_from_the_seed(base):
 
     np.testing.assert_array_equal(dense(1), dense(1))
     assert not np.array_equal(dense(1), dense(2))
-
-
-def test_the_grids_quarters_share_the_middle_of_an_odd_height(base):
-    head = add_head(base, "mixed7", dense_units=8, dropout=0, seed=1, pooling="grid")
-    quarters = keras.Model(head.input, [head.get_layer("mixed7").output, head.get_layer("quarters").output])
-    features, means = quarters(np.random.default_rng(0).uniform(0, 255, (1, *head.input.shape[1:])))
-    side = features.shape[1]
-    half = -(-side // 2)
-    expected = [[features[0, y : y + half, x : x + half] for x in (0, side - half)] for y in (0, side - half)]
-    np.testing.assert_allclose(means[0], np.mean(expected, axis=(2, 3)), rtol=1e-4, atol=1e-5)

@@ -182,8 +182,8 @@ class Model:
     """Which network: a name in `models.architectures`."""
     cut_layer: str
     """The backbone's layer whose output feeds the head; what lies above it is left out."""
-    pooling: Literal["flatten", "average", "grid"]
-    """Of the cut layer's output, before the head. grid: the averages of its four quarters."""
+    pooling: Literal["flatten", "average"]
+    """Of the cut layer's output, before the head."""
     dense_units: Count
     """Units of the head's hidden layer."""
     dropout: Annotated[float, Rule(lambda v: 0 <= v < 1, "a share from 0, below 1")]

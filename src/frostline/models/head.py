@@ -16,8 +16,7 @@ def add_head(
 ) -> keras.Model:
     """Cut `backbone` at `cut_layer` and put a new head on it: `pooling` → Dense(relu) → Dropout → Dense.
 
-    `pooling`: "flatten" keeps every place of the image, "average" takes the mean over all (far fewer weights), "grid"
-    the means of its four quarters.
+    `pooling`: "flatten" keeps every place of the image, "average" takes the mean over all (far fewer weights).
     Returns the classifier: images (N, size, size, 3) → for two classes the probability of the second (N, 1), by a
     sigmoid; for more the probability of each (N, classes), by a softmax; float32.
     """
@@ -29,8 +28,6 @@ def add_head(
     if pooling == "average":
         x = keras.layers.GlobalAveragePooling2D(name="average")(features)
     else:
-        if pooling == "grid":
-            features = _quarters(features)
         x = keras.layers.Flatten(name="flatten")(features)
     x = keras.layers.Dense(dense_units, activation="relu", kernel_initializer=glorot("dense"), name="dense")(x)
     x = keras.layers.Dropout(dropout, seed=seed32(seed, "dropout"), name="dropout")(x)
@@ -38,11 +35,3 @@ def add_head(
     init = glorot("probability")
     x = keras.layers.Dense(units, activation=activation, kernel_initializer=init, name="probability")(x)
     return keras.Model(backbone.inputs[0], x, name="frostline")
-
-
-def _quarters(features: keras.KerasTensor) -> keras.KerasTensor:
-    """The means of the four quarters of `features` (N, height, width, channels); of an odd height they share a row."""
-    sides = features.shape[1:3]
-    halves = tuple(-(-side // 2) for side in sides)
-    strides = tuple(max(1, side // 2) for side in sides)
-    return keras.layers.AveragePooling2D(halves, strides, name="quarters")(features)
