@@ -103,7 +103,7 @@ def features(data: Dataset, cut: str, tools: Tools, folds_of: dict[str, int]) ->
 
 
 def pooled(features: np.ndarray, pooling: str) -> np.ndarray:
-    """(N, height, width, channels) → (N, channels), or of a grid (N, 4 channels), as `add_head` does."""
+    """(N, height, width, channels) → (N, channels), or of a grid (N, 4 channels): the means of the four quarters."""
     if pooling == "average":
         return np.asarray(features.mean(axis=(1, 2)))
     side = features.shape[1]
