@@ -156,7 +156,14 @@ def measure_step(model: keras.Model, phase: PhaseName, start: str, computed_in: 
         return lambda rows: inputs[rows]
 
     options = Phase(
-        epochs=1, learning_rate=1e-5, schedule="constant", patience=None, batch_size=BATCH, class_weight="none"
+        epochs=1,
+        learning_rate=1e-5,
+        schedule="constant",
+        patience=None,
+        batch_size=BATCH,
+        weight_decay=0,
+        label_smoothing=0,
+        class_weight="none",
     )
     with precision.computing_in(part, computed_in):
         trainer = loop.trainer_of(part, options, len(values))

@@ -9,7 +9,7 @@ from frostline.models.inference import predictor
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.training.class_weights import class_weights, drawn, first_bias, weighted
-from frostline.training.loop import Examples, Session, Task, train, trainer_of
+from frostline.training.loop import Examples, Session, Task, cross_entropy_of, train, trainer_of
 
 KEY = "transfer.class_weight"
 
@@ -61,6 +61,8 @@ def run(model, examples, weights, on_device=False, patience=None, epochs=3, way=
         learning_rate=0.01,
         schedule="constant",
         patience=patience,
+        weight_decay=0,
+        label_smoothing=0,
         batch_size=32,
         class_weight="none" if weights is None else way,
     )
@@ -153,6 +155,16 @@ def test_weighted_losses_by_hand():
     found, own = weighted(-np.log(np.array([0.9, 0.8], np.float32)), targets, tf.constant(probabilities), weights)
     assert float(tf.reduce_sum(own * found)) == pytest.approx(expected, rel=1e-5)
     assert own.numpy().tolist() == [4, 0.5]
+
+
+def test_smoothed_labels_are_a_mean_of_weighted_losses_over_all_classes():
+    probabilities = np.array([[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]], np.float32)
+    weights, targets = np.array([0.5, 1, 4], np.float32), np.array([[1], [2]], np.float32)
+    shifted = weights * probabilities / (weights * probabilities).sum(axis=1, keepdims=True)
+    labels = 0.7 * np.eye(3)[[1, 2]] + 0.1
+    losses = cross_entropy_of(3, 0.3, "none")(tf.constant(targets), tf.constant(probabilities))
+    found, _ = weighted(losses, targets, tf.constant(probabilities), weights, smoothing=0.3)
+    np.testing.assert_allclose(found, -(labels * np.log(shifted)).sum(axis=1), rtol=1e-5)
 
 
 def test_drawn_has_as_many_of_each_class_and_of_all_as_there_are():

@@ -145,7 +145,7 @@ def test_dvc_says_that_a_name_is_an_old_one(project):
         ("transfer.epochs=0", ["transfer.epochs is 0", "1 or more"]),
         ("transfer.learning_rate=nan", ["transfer.learning_rate is nan", "above 0"]),
         ("finetune.learning_rate=-1e-5", ["finetune.learning_rate is -1e-05", "above 0"]),
-        ("transfer.schedule=linear", ["transfer.schedule is 'linear'", "constant, cosine"]),
+        ("transfer.schedule=linear", ["transfer.schedule is 'linear'", "constant, cosine, warmup_cosine"]),
         (
             "transfer.class_weight=even",
             ["transfer.class_weight is 'even'", "none, balanced, balanced_sampling, or {class: number, ...}"],
@@ -160,6 +160,7 @@ def test_dvc_says_that_a_name_is_an_old_one(project):
         ("preprocess.train=0.5", ["0.5 + 0.15 + 0.15 = 0.8", "sum to 1"]),
         ("preprocess.image_size=50", ["preprocess.image_size is 50", "75 to 1024"]),
         ("model.backbone=resnet", ["model.backbone is 'resnet'", "resnet50"]),
+        ("transfer.label_smoothing=1", ["transfer.label_smoothing is 1", "below 1"]),
         ("model.pooling=max", ["model.pooling is 'max'", "flatten, average, token"]),
         ("model.imagenet.size=2.5", ["model.imagenet.size is 2.5", "1 or more, or null"]),
         ("deterministic=maybe", ["deterministic is 'maybe'", "true, false"]),

@@ -69,7 +69,14 @@ def run(strategy, epochs=3, checkpoint=None, rows=ROWS, rate=0.2, schedule="cons
 
     model = make_model(rate)
     options = Phase(
-        epochs=epochs, learning_rate=0.01, schedule=schedule, patience=2, batch_size=32, class_weight="none"
+        epochs=epochs,
+        learning_rate=0.01,
+        schedule=schedule,
+        patience=2,
+        batch_size=32,
+        weight_decay=0,
+        label_smoothing=0,
+        class_weight="none",
     )
     history = train(
         trainer_of(model, options, rows, strategy),

@@ -33,7 +33,16 @@ for filters in (16, 32):
 x = keras.layers.Dense(64, activation="relu", kernel_initializer=seeded(1))(keras.layers.Flatten()(x))
 model = keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid", kernel_initializer=seeded(2))(x))
 examples = Examples([images[:48]], labels[:48]), Examples([images[48:]], labels[48:])
-phase = Phase(epochs=2, learning_rate=1e-3, schedule="constant", patience=None, batch_size=16, class_weight="none")
+phase = Phase(
+    epochs=2,
+    learning_rate=1e-3,
+    schedule="constant",
+    patience=None,
+    batch_size=16,
+    weight_decay=0,
+    label_smoothing=0,
+    class_weight="none",
+)
 history = train(trainer_of(model, phase, 48), Task("transfer", 1, *examples), phase)
 save_model(model, Path("made/model.keras"), ["개", "고양이"])
 learning_curves(Path("made/curves.png"), history, history)

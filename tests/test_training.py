@@ -16,6 +16,7 @@ from frostline.training.loop import (
     Examples,
     Session,
     Task,
+    cross_entropy_of,
     kept_epoch,
     train,
     trainer_of,
@@ -46,7 +47,7 @@ def examples(request, monkeypatch):
 def run(model, examples, **changes):
     """Train by the defaults here, but for `changes` in settings and other arguments."""
     settings = {"epochs": 3, "learning_rate": 0.01, "schedule": "constant", "patience": None, "batch_size": 32}
-    settings["class_weight"] = "none"
+    settings |= {"weight_decay": 0.0, "label_smoothing": 0.0, "class_weight": "none"}
     settings |= {name: changes.pop(name) for name in settings if name in changes}
     task = Task("transfer", changes.pop("seed", 1), *examples, prepare=changes.pop("prepare", None))
     on_device = changes.pop("on_device", False)
@@ -55,11 +56,11 @@ def run(model, examples, **changes):
     return train(trainer, task, options, Session(**changes), on_device)
 
 
-def fit_in_that_order(model, loss, examples, rate=0.01):
+def fit_in_that_order(model, loss, examples, rate=0.01, optimizer=None):
     """One epoch of Keras' own training on the batches of `run`'s first epoch."""
     order = generator(1, "shuffle", "transfer", 1).permutation(150)
     rows = np.concatenate([np.sort(order[start : start + 32]) for start in range(0, 150, 32)])
-    model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
+    model.compile(optimizer or keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
     inputs, targets = examples.batch(rows)
     return model.fit(inputs, targets, batch_size=32, shuffle=False, verbose=0).history
 
@@ -158,6 +159,25 @@ def test_cosine_is_keras_own_training_by_its_schedule(examples):
     for got, expected, other in zip(*(each.get_weights() for each in (model, reference, constant)), strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-5)
         assert np.abs(got - other).max() > 1e-3
+
+
+def test_warm_up_weight_decay_and_smoothing_are_keras_own(examples):
+    model, reference = make_model(dropout=0), make_model(dropout=0)
+    run(model, examples, epochs=1, schedule="warmup_cosine", weight_decay=0.5, label_smoothing=0.2)
+    rate = keras.optimizers.schedules.CosineDecay(0.0, decay_steps=4, warmup_target=0.01, warmup_steps=1)
+    adamw = keras.optimizers.AdamW(rate, weight_decay=0.5)
+    adamw.exclude_from_weight_decay(var_names=["bias"])
+    fit_in_that_order(reference, keras.losses.BinaryCrossentropy(label_smoothing=0.2), examples[0], optimizer=adamw)
+    for got, expected in zip(model.get_weights(), reference.get_weights(), strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_smoothed_labels_of_three_classes_are_keras_own():
+    targets = np.array([[0], [2], [1]], np.float32)
+    said = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.3, 0.4, 0.3]], np.float32)
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1, reduction="sum")
+    expected = loss(np.eye(3, dtype=np.float32)[[0, 2, 1]], said)
+    np.testing.assert_allclose(cross_entropy_of(3, 0.1, "sum")(targets, said), expected, rtol=1e-6)
 
 
 def test_cosine_ends_at_a_rate_of_nearly_zero(examples):

@@ -217,9 +217,14 @@ class Phase:
     epochs: Count
     """Passes over the training images."""
     learning_rate: Positive
-    """Adam's, at the first batch."""
-    schedule: Literal["constant", "cosine"]
-    """Of the learning rate. cosine: it falls to 0 over all epochs, batch by batch."""
+    """Adam's, at the first batch; with warm-up, at the end of that."""
+    schedule: Literal["constant", "cosine", "warmup_cosine"]
+    """Of the learning rate. cosine: it falls to 0 over all epochs, batch by batch; warmup_cosine: it rises from 0 over
+    the first tenth of the batches, and falls like that over the others."""
+    weight_decay: Annotated[float, Rule(lambda v: 0 <= v < math.inf, "a number, 0 or more")]
+    """Share of each kernel that a step takes away, times the learning rate (AdamW); 0: none."""
+    label_smoothing: Annotated[float, Rule(lambda v: 0 <= v < 1, "a share from 0, below 1")]
+    """Share of each target that goes to all classes alike; 0: none. In `train/…` losses, not in those of validation."""
     patience: Count | None
     """Epochs without a lower validation loss after which the phase ends, with the weights of its best epoch; null: it
     trains all epochs and keeps the last one's weights."""

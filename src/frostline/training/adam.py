@@ -13,9 +13,12 @@ class Adam:
     the step's graph, and so Adam's moments (300 MB for the default head), as long as the process lives.
     """
 
-    def __init__(self, rate: float | Callable[[Any], Any], weights: Sequence[Any]) -> None:
-        """`rate`: the learning rate, or what gives it for the number of steps before this one."""
-        self._rate = rate
+    def __init__(self, rate: float | Callable[[Any], Any], weights: Sequence[Any], weight_decay: float = 0) -> None:
+        """`rate`: the learning rate, or what gives it for the number of steps before this one.
+
+        `weight_decay`: as in keras.optimizers.AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101), of what `decays`.
+        """
+        self._rate, self._weight_decay = rate, weight_decay
         self._steps = keras.Variable(0, trainable=False, dtype="int64")
         self._moments = [[keras.Variable(tf.zeros(weight.shape), trainable=False) for weight in weights] for _ in "mv"]
         self.variables = [self._steps, *self._moments[0], *self._moments[1]]
@@ -28,6 +31,8 @@ class Adam:
         number = tf.cast(steps + 1, tf.float32)
         powers = {"beta1_power": beta1**number, "beta2_power": beta2**number}
         for weight, gradient, *moments in zip(weights, gradients, *self._moments, strict=True):
+            if self._weight_decay and decays(weight):
+                weight.value.assign_sub(weight.value.read_value() * (rate * self._weight_decay))
             m, v = (moment.value.handle for moment in moments)
             tf.raw_ops.ResourceApplyAdam(
                 var=weight.value.handle,
@@ -41,3 +46,8 @@ class Adam:
                 grad=gradient,
             )
         self._steps.assign(steps + 1)
+
+
+def decays(weight: Any) -> bool:
+    """Whether weight decay acts on `weight`: on kernels, not on biases and what batch norm learns."""
+    return len(weight.shape) > 1

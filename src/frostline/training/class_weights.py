@@ -67,15 +67,15 @@ def drawn(order: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np
 
 
 def weighted(
-    losses: tf.Tensor, targets: tf.Tensor, probabilities: tf.Tensor, weights: np.ndarray
+    losses: tf.Tensor, targets: tf.Tensor, probabilities: tf.Tensor, weights: np.ndarray, smoothing: float = 0
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """The cross-entropies of p', where the model gives the probabilities p, and what each image counts; (n,) both.
 
     -ln p'(actual) is -ln p(actual) + ln(sum(w p) / w(actual)): from Keras' cross-entropy, which is exact for confident
-    mistakes, too.
+    mistakes, too. Smoothed labels are a mean over all classes, and so is ln(w) then.
 
     Args:
-        losses: (n,), the cross-entropies of `probabilities`.
+        losses: (n,), the cross-entropies of `probabilities`, with `smoothing` of the labels.
         targets: (n, 1) class indices, float32.
         probabilities: (n, classes), for two classes those of the second, (n, 1).
         weights: (classes,) float32.
@@ -84,7 +84,8 @@ def weighted(
         probabilities = tf.concat([1 - probabilities, probabilities], axis=1)
     own = tf.gather(weights, tf.cast(targets[:, 0], tf.int32))
     total = tf.linalg.matvec(probabilities, weights)
-    return losses + tf.math.log(total / own), own
+    logarithm = (1 - smoothing) * tf.math.log(own) + smoothing * float(np.mean(np.log(weights)))
+    return losses + tf.math.log(total) - logarithm, own
 
 
 def first_bias(weights: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from frostline.runtime.errors import FrostlineError
 from frostline.runtime.progress import in_words, track
 from frostline.runtime.quiet_tensorflow import keras, on_gpu, tf
 from frostline.training import checkpoints, distribution
-from frostline.training.adam import Adam
+from frostline.training.adam import Adam, decays
 from frostline.training.class_weights import SAMPLED, drawn, weighted
 from frostline.training.device_epoch import TensorStep, whole_epoch
 from frostline.training.distribution import Load
@@ -162,13 +162,16 @@ def trainer_of(
         trained = distribution.replica_of(model) if strategy else with_fast_layers(model)
         rate = learning_rate(options, math.ceil(count / options.batch_size))
         if strategy or on_gpu():
-            optimizer = keras.optimizers.Adam(rate, name="adam")
+            optimizer = keras.optimizers.Adam(rate, weight_decay=options.weight_decay or None, name="adam")
+            if options.weight_decay:
+                kept_whole = [weight for weight in trained.trainable_variables if not decays(weight)]
+                optimizer.exclude_from_weight_decay(kept_whole)
             optimizer.build(trained.trainable_variables)
         else:
-            optimizer = Adam(rate, trained.trainable_variables)
+            optimizer = Adam(rate, trained.trainable_variables, options.weight_decay)
         kept = trained.variables if options.patience else []
         best = [keras.Variable(item.value.read_value(), trainable=False) for item in kept]
-    step = _tensor_step(trained, optimizer, weights, sampled=options.class_weight == SAMPLED)
+    step = _tensor_step(trained, optimizer, options, weights)
     return Trainer(model, trained, optimizer, best, step, _batch_step(step, trained, strategy), predictor(model))
 
 
@@ -321,17 +324,24 @@ def _loading(training: Examples, rows: np.ndarray, mirror: np.ndarray | None, pr
     return load
 
 
+def cross_entropy_of(classes: int, smoothing: float, reduction: str) -> Any:
+    """Of targets (n, 1) and a model's output, by Keras; `classes`: the output's width, 1 for two classes."""
+    if classes == 1:
+        return keras.losses.BinaryCrossentropy(label_smoothing=smoothing, reduction=reduction)
+    if not smoothing:
+        return keras.losses.SparseCategoricalCrossentropy(reduction=reduction)
+    smoothed = keras.losses.CategoricalCrossentropy(label_smoothing=smoothing, reduction=reduction)
+    return lambda targets, probabilities: smoothed(tf.one_hot(tf.cast(targets[:, 0], tf.int32), classes), probabilities)
+
+
 def _tensor_step(
-    model: keras.Model, optimizer: Any, class_weights: np.ndarray | None = None, sampled: bool = False
+    model: keras.Model, optimizer: Any, options: Phase, class_weights: np.ndarray | None = None
 ) -> TensorStep:
-    """Return what trains `model` on one batch; `sampled`: images come as often as the weights of their classes say."""
-    weights = model.trainable_variables
-    reduction = "sum" if class_weights is None else "none"
-    if model.output_shape[1] == 1:
-        cross_entropy, hits = keras.losses.BinaryCrossentropy(reduction=reduction), keras.metrics.binary_accuracy
-    else:
-        cross_entropy = keras.losses.SparseCategoricalCrossentropy(reduction=reduction)
-        hits = keras.metrics.sparse_categorical_accuracy
+    """Return what trains `model` on one batch as `options` say; `class_weights`: see the function of that name."""
+    weights, classes, smoothing = model.trainable_variables, model.output_shape[1], options.label_smoothing
+    sampled = options.class_weight == SAMPLED  # images come as often as the weights of their classes say
+    cross_entropy = cross_entropy_of(classes, smoothing, "sum" if class_weights is None else "none")
+    hits = keras.metrics.binary_accuracy if classes == 1 else keras.metrics.sparse_categorical_accuracy
 
     def step(inputs: Any, targets: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
@@ -340,7 +350,7 @@ def _tensor_step(
             if class_weights is None:
                 lowered = loss = losses / rows
             else:
-                adjusted, own = weighted(losses, targets, probabilities, class_weights)
+                adjusted, own = weighted(losses, targets, probabilities, class_weights, smoothing)
                 lowered = tf.reduce_sum(adjusted if sampled else own * adjusted) / rows
                 loss = tf.reduce_sum(losses / own if sampled else losses) / rows
         optimizer.apply(tape.gradient(lowered, [weight.value for weight in weights]), weights)
