@@ -23,6 +23,7 @@ parser.add_argument("folder", type=Path)
 parser.add_argument("weights", type=Path)
 parser.add_argument("--epochs", type=int, default=2, help="of each phase")
 parser.add_argument("--precision", default="float32", help="a Keras dtype policy, such as mixed_bfloat16")
+parser.add_argument("--jit", action="store_true", help="compile the steps with XLA")
 parser.add_argument("--cache", action="store_true", help="keep the decoded images in memory after the first epoch")
 arguments = parser.parse_args()
 keras.config.set_dtype_policy(arguments.precision)
@@ -49,7 +50,12 @@ def load(split: str) -> tf.data.Dataset:
 
 
 def train_and_test(phase: str, learning_rate: float) -> None:
-    model.compile(keras.optimizers.Adam(learning_rate), loss="binary_crossentropy", metrics=["accuracy"])
+    model.compile(
+        keras.optimizers.Adam(learning_rate),
+        loss="binary_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=arguments.jit,
+    )
     model.fit(train, validation_data=validation, epochs=arguments.epochs, verbose=2)
     lap(phase)
     loss, accuracy = model.evaluate(held_out, verbose=0)

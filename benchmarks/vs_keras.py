@@ -1,6 +1,7 @@
 """The pipeline's two training stages against the plain Keras script of the same recipe, on the same images.
 
-    python benchmarks/vs_keras.py [--pairs 3] [--data FOLDER] [--weights FILE.h5] [--sweep] [--study NAME …]
+    python benchmarks/vs_keras.py [--pairs 3] [--data FOLDER] [--weights FILE.h5] [--peers] [--sweep]
+        [--study NAME …]
 
 Each side runs as processes of its own, in turn, with nothing left from before: the pipeline's feature cache, models
 and MLflow store are removed before each of its runs. Whole processes are timed, imports and all; of the plain
@@ -13,7 +14,7 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,13 @@ from frostline.config.paths import BACKBONE_WEIGHTS, FIGURES, PROCESSED
 from frostline.data.dataset import SPLITS, load_dataset
 
 PHASES = ("transfer", "finetune")
+PLAIN, PIPELINE = "plain Keras", "pipeline"
+PEERS = {
+    "plain, bfloat16, XLA": ("plain_keras.py", "--precision", "mixed_bfloat16", "--jit"),
+    "features first": ("features_first.py",),
+    "features first, bfloat16": ("features_first.py", "--precision", "mixed_bfloat16"),
+}
+"""What a skilled user would write instead: scripts beside this one, with their options."""
 SWEEP = {"model.cut_layer": "mixed5,mixed6,mixed7", "finetune.learning_rate": "3e-6,1e-5,3e-5,1e-4"}
 _LEFT_BY_TRAINING = (
     ".frostline",
@@ -82,9 +90,12 @@ class Run:
 
 
 def run_plain(folder: Path, weights: Path, arguments: argparse.Namespace) -> Run:
-    script = Path(__file__).with_name("plain_keras.py")
-    options = ["--epochs", str(arguments.epochs), *(["--cache"] if arguments.cache else [])]
-    measured = measure([sys.executable, script, folder, weights, *options], folder)
+    return run_script(folder, weights, arguments.epochs, "plain_keras.py", *(["--cache"] if arguments.cache else []))
+
+
+def run_script(folder: Path, weights: Path, epochs: int, name: str, *options: str) -> Run:
+    script = Path(__file__).with_name(name)
+    measured = measure([sys.executable, script, folder, weights, "--epochs", str(epochs), *options], folder)
     figures = json.loads(measured.output.splitlines()[-1])
     seconds, cpu = (sum(figures[clock][f"{phase} test"] for phase in PHASES) for clock in ("seconds", "cpu"))
     return Run(measured.seconds - seconds, measured.cpu - cpu, measured.others, measured.resident, figures["test"])
@@ -126,6 +137,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, help="the backbone's weights (default: seeded random ones)")
     parser.add_argument("--epochs", type=int, default=2, help="of each phase")
     parser.add_argument("--cache", action="store_true", help="the plain script keeps decoded images in memory")
+    parser.add_argument("--peers", action="store_true", help="also what a skilled user would write")
     parser.add_argument("--sweep", action="store_true", help="also a sweep over cut layers and rates")
     parser.add_argument(
         "--study", nargs="*", default=[], help="also these of conf/study, without settings of their own"
@@ -143,13 +155,17 @@ def main() -> None:
         counts = ", ".join(f"{split} {len(data.names(split)):,}" for split in SPLITS)
         console.print(f"{counts}; {arguments.epochs} epochs per phase; plain script first in each pair")
 
-        plain, ours = [], []
+        peers = PEERS if arguments.peers else {}
+        runs: dict[str, list[Run]] = {name: [] for name in (PLAIN, *peers, PIPELINE)}
         for pair in range(1, arguments.pairs + 1):
-            plain.append(run_plain(images, project / BACKBONE_WEIGHTS, arguments))
-            ours.append(run_pipeline(project))
-            console.print(f"pair {pair}: {text(plain[-1])} against {text(ours[-1])}")
-        print_time(console, plain, ours)
-        print_scores(console, plain[-1].scores, ours[-1].scores)
+            runs[PLAIN].append(run_plain(images, project / BACKBONE_WEIGHTS, arguments))
+            for name, (script, *options) in peers.items():
+                runs[name].append(run_script(images, project / BACKBONE_WEIGHTS, arguments.epochs, script, *options))
+            runs[PIPELINE].append(run_pipeline(project))
+            console.print(f"pair {pair}: {' against '.join(text(each[-1]) for each in runs.values())}")
+        print_time(console, runs)
+        print_scores(console, {name: each[-1].scores for name, each in runs.items()})
+        plain = runs[PLAIN]
         if arguments.sweep:
             grid = [f"{key}={values}" for key, values in SWEEP.items()]
             print_sweep(console, "Sweep", *run_sweep(project, [*grid, *epochs]), plain)
@@ -161,21 +177,22 @@ def text(run: Run) -> str:
     return f"{run.seconds:.1f} s ({run.cpu:.1f} s of CPU time, other jobs {run.others:.1f})"
 
 
-def print_time(console: Console, plain: list[Run], ours: list[Run]) -> None:
+def print_time(console: Console, runs: Mapping[str, list[Run]]) -> None:
     columns = ("", "seconds, least", "median", "CPU time, least", "median", "peak memory, MB")
     table = Table(*columns, title="Both phases, whole processes")
-    for name, runs in (("plain Keras", plain), ("pipeline", ours)):
-        clocks = ([run.seconds for run in runs], [run.cpu for run in runs])
+    for name, of_one in runs.items():
+        clocks = ([run.seconds for run in of_one], [run.cpu for run in of_one])
         figures = [f"{figure(clock):.1f}" for clock in clocks for figure in (min, statistics.median)]
-        table.add_row(name, *figures, f"{max(run.memory for run in runs) / 1e6:,.0f}")
+        table.add_row(name, *figures, f"{max(run.memory for run in of_one) / 1e6:,.0f}")
     console.print(table)
-    pairs = list(zip(plain, ours, strict=True))
-    for what, ratios in (
-        ("seconds", [before.seconds / after.seconds for before, after in pairs]),
-        ("CPU time", [before.cpu / after.cpu for before, after in pairs]),
-    ):
-        each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-        console.print(f"Plain over pipeline, {what}: median {statistics.median(ratios):.2f} (pairs: {each})")
+    for name in (name for name in runs if name != PIPELINE):
+        pairs = list(zip(runs[name], runs[PIPELINE], strict=True))
+        for what, ratios in (
+            ("seconds", [before.seconds / after.seconds for before, after in pairs]),
+            ("CPU time", [before.cpu / after.cpu for before, after in pairs]),
+        ):
+            each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+            console.print(f"{name} over pipeline, {what}: median {statistics.median(ratios):.2f} (pairs: {each})")
 
 
 def print_sweep(console: Console, name: str, sweep: Measured, trials: int, plain: list[Run]) -> None:
@@ -189,10 +206,10 @@ def print_sweep(console: Console, name: str, sweep: Measured, trials: int, plain
     )
 
 
-def print_scores(console: Console, plain: Scores, pipeline: Scores) -> None:
+def print_scores(console: Console, scores: Mapping[str, Scores]) -> None:
     table = Table("", *cells("loss, {}", "accuracy, {}"), title="On the test set, last pair")
-    for name, scores in (("plain Keras", plain), ("pipeline", pipeline)):
-        values = (scores[phase][figure] for phase in PHASES for figure in ("log_loss", "accuracy"))
+    for name, of_one in scores.items():
+        values = (of_one[phase][figure] for phase in PHASES for figure in ("log_loss", "accuracy"))
         table.add_row(name, *(f"{value:.4f}" for value in values))
     console.print(table)
 

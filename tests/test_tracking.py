@@ -14,10 +14,12 @@ from pathlib import Path
 import mlflow
 import pytest
 import sqlalchemy
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from frostline.config.load import compose_conf
 from frostline.runtime.errors import FrostlineError
 from frostline.tracking import runs as tracking
+from frostline.tracking.store import make_tables
 from mlflow_server import MlflowServer
 from servers import wait_until
 
@@ -47,6 +49,20 @@ def runs(pipeline):
 
 def all_runs(pipeline):
     return list(mlflow.MlflowClient().search_runs([pipeline.experiment_id]))
+
+
+def test_a_new_store_has_the_tables_that_mlflow_makes_whoever_is_first(settings, project):
+    def tables(path):
+        with sqlite3.connect(path) as connection:
+            found = connection.execute("SELECT type, name, sql FROM sqlite_master ORDER BY type, name").fetchall()
+        # MLflow's migrations write a table's constraints in any order
+        return [(kind, name, sorted((sql or "").replace(",", "").split("\n"))) for kind, name, sql in found]
+
+    for _ in range(2):  # as if two processes had found the file empty
+        make_tables(project / "ours.db")
+    SqlAlchemyStore(f"sqlite:///{project}/mlflows.db", str(project))
+    assert tables(project / "ours.db") == tables(project / "mlflows.db")
+    SqlAlchemyStore(f"sqlite:///{project}/ours.db", str(project))  # which refuses what is not its newest
 
 
 def test_a_pipelines_phases_lie_below_one_parent_with_the_same_metric_names(settings, model):

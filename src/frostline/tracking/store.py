@@ -7,7 +7,7 @@ import shlex
 import sqlite3
 import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -104,6 +104,8 @@ def connect(uri: str, experiment: str) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         artifacts = (path.parent / ARTIFACTS).as_uri()
         wait_for_lock(path)
+        if not path.stat().st_size:
+            make_tables(path)
     found = mlflow.get_experiment_by_name(experiment)  # which refuses the tables of another MLflow
     if path:
         follow_project(path)
@@ -180,6 +182,27 @@ def wait_for_lock(path: Path) -> None:
         connection.rollback()
     finally:
         connection.close()
+
+
+def make_tables(path: Path) -> None:
+    """Make MLflow's tables in the SQLite file `path`, which is empty, unless another process is faster: all or none.
+
+    MLflow itself would run its migrations on the file, hundreds of commits that each wait for the disk.
+    """
+    import sqlalchemy  # here, as only an SQLite store needs it, and it takes a while
+    from mlflow.store.db.utils import _initialize_tables
+
+    engine = sqlalchemy.create_engine("sqlite://")  # in memory
+    _initialize_tables(engine)
+    with closing(engine.raw_connection()) as memory:
+        _begin, *statements, _commit = memory.driver_connection.iterdump()  # type: ignore[union-attr]
+    engine.dispose()
+    with closing(sqlite3.connect(path, timeout=SQLITE_WAIT, isolation_level=None)) as file:
+        file.execute("BEGIN IMMEDIATE")
+        if not file.execute("SELECT 1 FROM sqlite_master").fetchone():
+            for statement in statements:
+                file.execute(statement)
+        file.execute("COMMIT")
 
 
 def store() -> str:
