@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from frostline.common.layout import PACKED, is_clutter, may_be_image
-from frostline.data.layout import AS_IT_SEEMS, Reading, label_in, understand
+from frostline.data.folder_names import label_in
+from frostline.data.layout import AS_IT_SEEMS, Reading, understand
 from frostline.data.zip_names import Encoding, resolved_names
 from frostline.runtime.errors import FrostlineError
 
