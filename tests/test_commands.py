@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from frostline import cli
+
 SAYS_WHAT_IS_IMPORTED = """
 import runpy, sys
 sys.argv = sys.argv[1:]
@@ -68,3 +70,28 @@ def test_a_folder_without_a_path(project):
         said = run(*command)
         assert "data.path has no value" in said or "Which pictures?" in said, said
         assert len(said.splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["predict", ""], "the name is empty"),
+        (["train", " "], "the name is empty"),
+        (["predict", "https://example.com/dog.jpg"], "https://example.com/dog.jpg is an address, of which nothing is"),
+        (["train", "file:///pictures"], "file:///pictures is an address"),
+        (["serve", "--model", ""], "the name is empty"),
+        (["set", "seed=1", "seed=2"], "seed is given twice, as '1' and as '2'"),
+        (["set", "=3"], "'=3' is no setting; write KEY=VALUE"),
+        (["train", "pictures", "--set", "data.path=others"], "data.path is given twice, as 'pictures' and as 'others'"),
+        (["train", "pictures", "--name", "a", "--set", "data.name=b"], "data.name is given twice"),
+        (["train", "pictures", "--weights", "random", "--set", "weights=imagenet"], "weights is given twice"),
+        (["train", "pictures", "--recipe", "best", "--set", "experiment=demo"], "experiment is given twice"),
+    ],
+)
+def test_what_is_typed_in_two_ways_or_in_none_is_refused(project, arguments, words, monkeypatch, capsys):
+    (project / "dvc.yaml").touch()
+    (project / ".git").mkdir()
+    monkeypatch.setattr(sys, "argv", ["frostline", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert words in capsys.readouterr().err + str(ended.value)

@@ -30,6 +30,9 @@ def train(folder: Path | None, weights: str | None, recipe: str | None, settings
             be trained on, or a choice is not valid.
     """
     check_repository()
+    for key, said in {"data.path": folder, "weights.path": weights, "weights": weights, "experiment": recipe}.items():
+        if said is not None and settings.get(key, str(said)) != str(said):
+            raise FrostlineError(f"{key} is given twice, as {str(said)!r} and as {settings[key]!r}.")
     with alone():
         kept = read_local()
         choices = _choices(folder, weights, recipe, kept)
