@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -80,6 +81,8 @@ def test_a_folder_without_a_path(project):
         (["predict", "https://example.com/dog.jpg"], "https://example.com/dog.jpg is an address, of which nothing is"),
         (["train", "file:///pictures"], "file:///pictures is an address"),
         (["serve", "--model", ""], "the name is empty"),
+        (["cache", "prune", "--keep-gib", "nan"], "nan is not a number of GiB, 0 or more"),
+        (["cache", "prune", "--keep-gib", "-1"], "-1 is not a number of GiB, 0 or more"),
         (["set", "seed=1", "seed=2"], "seed is given twice, as '1' and as '2'"),
         (["set", "=3"], "'=3' is no setting; write KEY=VALUE"),
         (["train", "pictures", "--set", "data.path=others"], "data.path is given twice, as 'pictures' and as 'others'"),
@@ -95,3 +98,12 @@ def test_what_is_typed_in_two_ways_or_in_none_is_refused(project, arguments, wor
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert words in capsys.readouterr().err + str(ended.value)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+def test_a_full_disk_is_an_error_also_where_little_is_written(project):
+    (project / "dvc.yaml").touch()
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "frostline.cli", "cache", "ls"]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr.splitlines()[0]) == (1, "error: No space left on device")

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import math
 import signal
 import sys
 from collections.abc import Sequence
@@ -28,7 +29,9 @@ def main() -> None:
     own_process.begin()
     arguments = _parser().parse_args(show_as_asked(sys.argv[1:]))
     try:
-        sys.exit(arguments.run(arguments))
+        status = arguments.run(arguments)
+        print(end="", flush=True)  # what a full disk does not take is an error, too
+        sys.exit(status)
     except FrostlineError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -108,7 +111,7 @@ def _add_cache(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     listing = actions.add_parser("ls", help="list entries, least recently used first")
     listing.set_defaults(run=_cache_ls)
     prune = actions.add_parser("prune", help="delete least recently used entries")
-    prune.add_argument("--keep-gib", type=float, default=0, help="GiB that may stay (default: 0, delete all)")
+    prune.add_argument("--keep-gib", type=_gib, default=0, help="GiB that may stay (default: 0, delete all)")
     prune.set_defaults(run=_cache_prune)
 
 
@@ -143,6 +146,13 @@ def _share(text: str) -> float:
         if 0 < float(text) < 1:
             return float(text)
     raise argparse.ArgumentTypeError(f"{text} is not a number between 0 and 1")
+
+
+def _gib(text: str) -> float:
+    with suppress(ValueError):
+        if 0 <= float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text} is not a number of GiB, 0 or more")
 
 
 def _count(text: str) -> int:
