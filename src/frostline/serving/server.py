@@ -120,7 +120,7 @@ def application(classifier: Classifier, root: Path | None = None, hosts: Sequenc
         answer = await to_thread.run_sync(_classify, classifier, sent, explain == "true", one_by_one, limiter=at_once)
         return JSONResponse({"predictions": answer})
 
-    server = Starlette(
+    return Starlette(
         routes=[
             Route("/", show_page),
             Route("/health", health),
@@ -132,8 +132,6 @@ def application(classifier: Classifier, root: Path | None = None, hosts: Sequenc
         ],
         exception_handlers={HTTPException: refused, Exception: failed},
     )
-    server.router.redirect_slashes = False  # a form that is sent once more is sent by few clients
-    return server
 
 
 # The answer
