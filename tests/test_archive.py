@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from corpus import SIZE, patched, zip_of
 from frostline.data import archive as archive_module
 from frostline.data.archive import UnreadableMemberError, list_images, read_member
+from frostline.data.layout import Reading
 from frostline.runtime.errors import FrostlineError
 from frostline.sources.folder import pack_folder
 
@@ -34,10 +35,10 @@ def written(tmp_path, members, compression=zipfile.ZIP_STORED):
     return path
 
 
-def listed(path):
+def listed(path, *reading):
     scratch = path.parent / "scratch"
     scratch.mkdir(exist_ok=True)
-    return list_images(path, scratch)
+    return list_images(path, scratch, *reading)
 
 
 def outcome(path):
@@ -119,7 +120,8 @@ def test_names_of_classes_keep_what_joins_their_letters(tmp_path):
     ("names", "message"),
     [
         ((), "no such folder"),
-        (("cats/notes.txt", "@eaDir/1.jpg"), "no image files in it"),
+        (("cats/notes.txt", "@eaDir/1.jpg"), r"no image files in it, but .*cats/notes\.txt"),
+        (("pets.tar.gz",), r"no image files in it, but .*pets\.tar\.gz\.\n.*unpack archives first"),
     ],
 )
 def test_pack_needs_images(tmp_path, names, message):
@@ -254,6 +256,24 @@ def test_damaged_inner_zip(tmp_path):
     path.write_bytes(zip_of({"train.zip": train}).replace(bytes(500), bytes(499) + b"x"))
     with pytest.raises(FrostlineError, match=r"train\.zip in .*archive\.zip is damaged \(Bad CRC"):
         listed(path)
+
+
+def test_what_is_wrong_with_the_users_own_archive_is_said_with_what_mends_it(tmp_path):
+    own, cats = Reading(shown_as="../pets"), zip_of({"1.jpg": bytes(500)})
+    for members, words in (
+        ({"cats.zip": cats[:-30], "dogs.zip": cats}, "cats.zip in ../pets is no whole zip file"),
+        (
+            {"/home/me/cats/1.jpg": b"", "/home/me/dogs/1.jpg": b""},
+            "names that are absolute or lead out of it: /home/me/",
+        ),
+        ({"C:\\pets\\cats\\1.jpg": b""}, "names that are absolute or lead out of it: C:"),
+        ({"pets/cats.zip": cats, "pets/dogs.zip": cats}, "other files: pets/cats.zip, pets/dogs.zip"),
+    ):
+        with pytest.raises(FrostlineError) as caught:
+            listed(written(tmp_path, members), own)
+        assert words in str(caught.value)
+        assert len(str(caught.value).splitlines()) == 2
+        assert "fetch-data" not in str(caught.value)
 
 
 def test_nested_bomb_is_not_expanded(tmp_path):

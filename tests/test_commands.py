@@ -2,8 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from frostline import cli
 
 SAYS_WHAT_IS_IMPORTED = """
 import runpy, sys
@@ -68,3 +71,39 @@ def test_a_folder_without_a_path(project):
         said = run(*command)
         assert "data.path has no value" in said or "Which pictures?" in said, said
         assert len(said.splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["predict", ""], "the name is empty"),
+        (["train", " "], "the name is empty"),
+        (["predict", "https://example.com/dog.jpg"], "https://example.com/dog.jpg is an address, of which nothing is"),
+        (["train", "file:///pictures"], "file:///pictures is an address"),
+        (["serve", "--model", ""], "the name is empty"),
+        (["cache", "prune", "--keep-gib", "nan"], "nan is not a number of GiB, 0 or more"),
+        (["cache", "prune", "--keep-gib", "-1"], "-1 is not a number of GiB, 0 or more"),
+        (["set", "seed=1", "seed=2"], "seed is given twice, as '1' and as '2'"),
+        (["set", "=3"], "'=3' is no setting; write KEY=VALUE"),
+        (["train", "pictures", "--set", "data.path=others"], "data.path is given twice, as 'pictures' and as 'others'"),
+        (["train", "pictures", "--name", "a", "--set", "data.name=b"], "data.name is given twice"),
+        (["train", "pictures", "--weights", "random", "--set", "weights=imagenet"], "weights is given twice"),
+        (["train", "pictures", "--recipe", "best", "--set", "experiment=demo"], "experiment is given twice"),
+    ],
+)
+def test_what_is_typed_in_two_ways_or_in_none_is_refused(project, arguments, words, monkeypatch, capsys):
+    (project / "dvc.yaml").touch()
+    (project / ".git").mkdir()
+    monkeypatch.setattr(sys, "argv", ["frostline", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert words in capsys.readouterr().err + str(ended.value)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
+def test_a_full_disk_is_an_error_also_where_little_is_written(project):
+    (project / "dvc.yaml").touch()
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "frostline.cli", "cache", "ls"]
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr.splitlines()[0]) == (1, "error: No space left on device")

@@ -106,6 +106,12 @@ def test_no_folder_of_yours_is_deleted(tmp_path, name):
     assert (folder / "chapter.tex").is_file()
 
 
+def test_a_name_with_the_ending_of_another_format_is_refused(tmp_path):
+    with pytest.raises(FrostlineError, match=r"model\.ONNX is called as what --to onnx writes, and --to is tflite"):
+        export(model_of(tmp_path), METADATA, "tflite", tmp_path / "model.ONNX", images())
+    assert not list(tmp_path.glob("*.ONNX*"))
+
+
 def test_an_export_replaces_an_earlier_one(tmp_path):
     for _ in range(2):
         export(model_of(tmp_path), METADATA, "saved_model", tmp_path / "exported", images())

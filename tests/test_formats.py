@@ -440,6 +440,19 @@ def test_metadata_that_is_large_or_damaged_is_ignored():
     assert (decode_image(tiff.getvalue(), S) == np.asarray(picture)).all()
 
 
+def test_orientation_counts_as_a_number_of_any_kind_and_as_no_text():
+    picture = photo(S, S)
+    for kind, value, turned in (
+        (3, b"\6\0\0\0", True),
+        (4, b"\6\0\0\0", True),
+        (1, b"\6\0\0\0", True),
+        (2, b"6\0\0\0", False),
+    ):
+        exif = b"II*\0" + struct.pack("<IHHHI", 8, 1, 0x0112, kind, 1) + value
+        expected = np.rot90(np.asarray(picture), -1) if turned else np.asarray(picture)
+        assert (decode_image(encoded(picture, exif=exif), S) == expected).all()
+
+
 # What is refused, and why
 
 
@@ -467,6 +480,14 @@ def test_the_reason_is_true():
     assert reason(tiff(negative, photometric="minisblack")) == "negative pixel values are not supported"
     grey = tiff(samples(2, 8), photometric="minisblack", planarconfig="contig", extrasamples=["unassalpha"])
     assert reason(undeclared(grey)) == "TIFF of 2 samples per pixel without their meaning is not supported"
+    preview = "TIFF that begins with a preview, as raw files of cameras do, is not supported"
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as file:
+        file.write(samples(3, 8)[::2, ::2], photometric="rgb", subfiletype=1, subifds=1, metadata=None)
+        file.write(samples(3, 8), photometric="rgb", metadata=None)
+    assert reason(buffer.getvalue()) == preview
+    assert reason(tiff(samples(3, 8), photometric="rgb", extratags=[(255, 3, 1, 2, True)])) == preview
+    assert reason(b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n").startswith("a pointer of Git LFS")
     assert reason(bmp(bytes(99), 24)) == "truncated"
     assert reason(b"\x89PNG\r\n\x1a\n" + bytes(4)) == "truncated"
     assert reason(b"RIFF\0\1\0\0WEBPVP8 ") == "truncated"

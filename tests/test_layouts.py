@@ -6,7 +6,8 @@ import zipfile
 import pytest
 
 from frostline.data.archive import list_images
-from frostline.data.layout import Reading, label_in, part_of
+from frostline.data.folder_names import label_in, part_of
+from frostline.data.layout import Reading
 from frostline.runtime.errors import FrostlineError
 from frostline.sources.folder import pack_folder
 
@@ -141,6 +142,54 @@ LAYOUTS: dict[str, tuple[dict[str, str | None], str]] = {
         "classes n01 and n02, one folder each",
     ),
     "domains": (within("amazon/images", "dslr/images"), "classes cats and dogs, pooled from amazon and dslr"),
+    "masks in folders beside the images of each class": (
+        {f"{name}/images/{name}-#.png": name for name in CATS_AND_DOGS} | {"cats/masks/cats-#.png": ""},
+        "classes cats and dogs, one folder each",
+    ),
+    "masks beside the images": (
+        {"cats/cat (#).png": "cats", "cats/cat (#)_mask.png": "", "dogs/dog (#).png": "dogs"},
+        "classes cats and dogs, one folder each",
+    ),
+    "masks beside splits": (
+        within("train", "test") | {"ground_truth/cats/#_mask.png": ""},
+        "classes cats and dogs, pooled from train and test",
+    ),
+    "masks beside splits of several kinds": (
+        within("a/train", "a/test", "b/train", "b/test")
+        | dict.fromkeys(("a/ground_truth/cats/#_mask.png", "b/ground_truth/cats/#_mask.png"), ""),
+        "classes cats and dogs, pooled from a/train, b/train, a/test and b/test",
+    ),
+    "marks beside a folder of images": (
+        {"images/Pug_#.jpg": "Pug", "images/beagle_#.jpg": "beagle", "annotations/trimaps/Pug_#.png": ""},
+        "classes Pug and beagle, by file names, in images",
+    ),
+    "a class called mask": (
+        {"mask/#.jpg": "mask", "no_mask/#.jpg": "no_mask"},
+        "classes mask and no_mask, one folder each",
+    ),
+    "classes told by masks, with a test set": (
+        {"train/mask/#.jpg": "mask", "train/no_mask/#.jpg": "no_mask", "test/#.jpg": None},
+        "classes mask and no_mask, in train; test unlabelled",
+    ),
+    "a folder of images in each class and split": (
+        {f"train/{name}/images/#.jpg": name for name in CATS_AND_DOGS}
+        | dict.fromkeys(("val/images/#.jpg", "test/images/#.jpg"), None),
+        "classes cats and dogs, in train; val and test unlabelled",
+    ),
+    "a folder in the test set and the training set": (
+        within("letters_train/letters_train") | {"letters_test/letters_test/A_test#.jpg": None},
+        "classes cats and dogs, in letters_train; letters_test unlabelled",
+    ),
+    "two cameras in both classes": (
+        {f"{name}/{camera}_#.jpg": name for name in CATS_AND_DOGS for camera in ("IMG", "DSC")},
+        "classes cats and dogs, one folder each",
+    ),
+    "numbers as classes": (within("train", "test", classes=("0", "1")), "classes 0 and 1, pooled from train and test"),
+    "years as splits": (within("2023", "2024"), "classes cats and dogs, pooled from 2023 and 2024"),
+    "a class spelt in two ways side by side": (
+        {"ice cream/#.jpg": "ice cream", "ice_cream/#.jpg": "ice_cream"},
+        "classes ice cream and ice_cream, one folder each",
+    ),
     "a copy of the tree in it": (
         within("train", "val", "test") | dict.fromkeys(within("all/train", "all/val", "all/test"), ""),
         "classes cats and dogs, pooled from train, val and test",
@@ -164,6 +213,29 @@ LAYOUTS: dict[str, tuple[dict[str, str | None], str]] = {
 }  # fmt: skip
 
 NOTES = {
+    "masks in folders beside the images of each class": [
+        "left out, masks of other images: 3 images (cats/masks/cats-0.png, cats/masks/cats-1.png, "
+        "cats/masks/cats-2.png)"
+    ],
+    "masks beside the images": [
+        "left out, masks of other images: 3 images (cats/cat (0)_mask.png, cats/cat (1)_mask.png, "
+        "cats/cat (2)_mask.png)"
+    ],
+    "masks beside splits": [
+        "left out, masks of other images: 3 images (ground_truth/cats/0_mask.png, ground_truth/cats/1_mask.png, "
+        "ground_truth/cats/2_mask.png)"
+    ],
+    "masks beside splits of several kinds": [
+        "left out, masks of other images: 6 images (a/ground_truth/cats/0_mask.png, "
+        "a/ground_truth/cats/1_mask.png, a/ground_truth/cats/2_mask.png …)"
+    ],
+    "marks beside a folder of images": [
+        "left out, masks of other images: 3 images (annotations/trimaps/Pug_0.png, annotations/trimaps/Pug_1.png, "
+        "annotations/trimaps/Pug_2.png)"
+    ],
+    "a class spelt in two ways side by side": [
+        "the classes ice cream and ice_cream differ by case, spaces, dashes or the width of letters only: taken as two"
+    ],
     "a copy of the tree in it": ["all repeats the folders beside it: 18 copies in it are left out"],
     "a copy of the tree in it, in a folder": ["x repeats the folders beside it: 12 copies in it are left out"],
     "a copy of the classes beside them": ["all repeats the folders beside it: 6 copies in it are left out"],
@@ -215,6 +287,8 @@ def test_layout(name, make, tmp_path):
         "__MACOSX/cats/._1.jpg",
         ".ipynb_checkpoints/1.jpg",
         "@eaDir/cats/1.jpg",
+        "thumbnails/1.jpg",
+        "1.jpg:Zone.Identifier",
         "readme.txt",
     ]
     files = [file for pattern in expected for file in numbered(pattern)]
@@ -251,6 +325,14 @@ AMBIGUOUS = {
         {f"{top}/{sub}/#.jpg": (top, sub) for top, subs in {"p": "xyz", "q": "xyw"}.items() for sub in subs},
         "the folders p and q may be the classes, or splits with the classes w, x, y and z",
     ),
+    "years in each class": (
+        {f"{top}/{year}/#.jpg": (top, year) for top in CATS_AND_DOGS for year in ("2023", "2024")},
+        "the folders cats and dogs may be the classes, or splits with the classes 2023 and 2024",
+    ),
+    "years with few classes in common": (
+        {f"{top}/{sub}/#.jpg": (top, sub) for top, subs in {"2023": "xy", "2024": "yz"}.items() for sub in subs},
+        "the folders 2023 and 2024 may be the classes, or splits with the classes x, y and z",
+    ),
     "file names": (
         {f"{top}/{name}.#.jpg": (top, name) for top in "ab" for name in CATS_AND_DOGS},
         "the folders a and b may be the classes, or splits with the classes cats and dogs",
@@ -275,6 +357,33 @@ def test_what_can_be_read_in_two_ways_is_asked_for(name, tmp_path):
 @pytest.mark.parametrize(
     ("patterns", "words"),
     [
+        (
+            ["cats/#.jpg", "dogs/#.jpg", "test/#.jpg"],
+            "test would be a class, but is called as a split, a day or mere im",
+        ),
+        (["part_1/#.jpg", "part_2/#.jpg"], "part_1 and part_2 would be classes, but are called as"),
+        (["images_001/images/#.png", "images_002/images/#.png"], "images_001 and images_002 would be classes"),
+        (["2024-01-05/#.jpg", "2024-01-06/#.jpg"], "2024-01-05 and 2024-01-06 would be classes"),
+        (
+            ["Training/TS_a/#.jpg", "Training/TS_b/#.jpg", "Validation/VS_a/#.jpg", "Validation/VS_b/#.jpg"],
+            "Training has the classes TS_a and TS_b, and none of the other splits' VS_a and VS_b",
+        ),
+    ],
+)
+def test_what_is_hardly_meant_is_asked_for(patterns, words, tmp_path):
+    path = zipped(tmp_path / "a.zip", [file for pattern in patterns for file in numbered(pattern)])
+    with pytest.raises(FrostlineError) as caught:
+        listed(path)
+    assert words in str(caught.value)
+    told = str(caught.value).partition("preprocess.top_folders=")[2].rstrip(".")
+    labels = {member.name: member.label for member in listed(path, Reading(top_folders=told)).members}
+    assert len(labels) == 3 * len(patterns)
+    assert all(label in name.split("/")[:2] for name, label in labels.items())
+
+
+@pytest.mark.parametrize(
+    ("patterns", "words"),
+    [
         (["#.jpg"], "no labelled images found"),
         (
             ["train/#.jpg", "test/#.jpg"],
@@ -288,6 +397,15 @@ def test_what_can_be_read_in_two_ways_is_asked_for(name, tmp_path):
         (
             ["train/Cat/#.jpg", "train/Dog/#.jpg", "val/cat/#.jpg", "val/dog/#.jpg"],
             "the classes Cat (in train) and cat (in val) differ by case only",
+        ),
+        (
+            ["train/ice cream/#.jpg", "train/tea/#.jpg", "val/ice_cream/#.jpg", "val/tea/#.jpg"],
+            "the classes ice cream (in train) and ice_cream (in val) differ by case, spaces, dashes or the width",
+        ),
+        (["IMG_#.jpg", "DSC_#.jpg", "WhatsApp Image 2024-01-05 at 10.00.0#.jpeg"], "no labelled images found"),
+        (
+            ["all/train/good/#.jpg", "all/test/good/#.jpg", "large/good/#.jpg", "large/bad/#.jpg"],
+            "all holds splits with folders in them, and large beside it does not",
         ),
     ],
 )
@@ -305,6 +423,8 @@ def test_what_is_no_layout(patterns, words, tmp_path):
         ("cat (1).jpg", "cat"), ("cat(1).jpg", "cat"), ("cat.0 (1).jpg", "cat"), ("cat.0", "cat"), ("cat_0.JPG", "cat"),
         ("golden retriever_12.png", "golden retriever"), ("class1_001.jpg", "class1"), ("고양이.3.jpg", "고양이"),
         ("1.jpg", None), ("0012.jpg", None), ("2024-01-05.jpg", None), ("cover.jpg", None), ("1_cat.jpg", None),
+        ("IMG_0001.jpg", None), ("DSCN0001.jpg", None), ("_MG_1.jpg", None), ("IMG-20240101-WA0001.jpg", None),
+        ("cat_20240105_1.jpg", None), ("image_1.jpg", None), ("imgur_1.jpg", "imgur"), ("cat 1999 2.jpg", "cat 1999"),
     ],
 )  # fmt: skip
 def test_the_class_in_a_file_name(name, label):

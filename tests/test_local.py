@@ -112,3 +112,20 @@ def test_edits_of_params_yaml_are_said_before_they_are_dropped(project):
         check_no_edits()
     set_local({"model.dropout": "0.35"})
     check_no_edits()
+
+
+def test_a_folder_that_is_gone_can_be_replaced_by_another(project):
+    for name in ("old", "new"):
+        (project / name / "cat").mkdir(parents=True)
+        (project / name / "cat/1.jpg").touch()
+    (project / "w.h5").touch()
+    set_local({"data": "folder", "data.path": "old", "weights": "file", "weights.path": "w.h5"})
+    write_params()
+    (project / "old").rename(project / "elsewhere")
+    (project / "w.h5").unlink()
+    check_no_edits()
+    with pytest.raises(FrostlineError, match="no such folder"):
+        set_local({"weights": "random"})
+    set_local({"data.path": "new", "weights": "random"})
+    write_params()
+    check_no_edits()

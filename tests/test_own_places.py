@@ -58,6 +58,10 @@ def test_so_is_the_file_of_weights(project):
         ("https://example.com/pictures", "no such folder"),
         ("params.yaml", "params.yaml is neither a folder nor a zip file"),
         ("conf/transfer", "conf/transfer: no image files in it"),
+        (".", "data/raw. Give the folder of your images alone"),
+        ("'..'", "data/raw. Give the folder of your images alone"),
+        ("data/raw", "the pipeline writes to"),
+        ("data/processed/more", "the pipeline writes to"),
     ],
 )
 def test_a_folder_that_is_none_is_one_line(project, value, words):

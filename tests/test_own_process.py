@@ -122,3 +122,25 @@ def test_params_are_written_in_utf_8_on_any_terminal(project):
     command = [sys.executable, "-m", "frostline.config.load", "name='고양이'"]
     done = subprocess.run(command, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, check=True)
     assert "name: 고양이\n" in done.stdout.decode()
+
+
+def test_closed_streams_lead_nowhere_and_into_no_file(tmp_path):
+    script = """
+import os, sys
+from pathlib import Path
+from frostline.runtime import own_process
+own_process.begin()
+from frostline.runtime.stderr import silent_stderr
+with Path(sys.argv[1]).open("w") as file, silent_stderr():
+    os.write(2, b"from C code")
+    print("nowhere", file=sys.stderr)
+    print("nowhere", sys.stdin.read())
+    file.write("whole")
+os.write(2, b"from C code")
+"""
+    path = tmp_path / "a.txt"
+    for closed in ("<&-", ">&-", "2>&-", "<&- >&- 2>&-"):
+        command = ["sh", "-c", f'exec "$0" -c "$1" "$2" {closed}', sys.executable, script, str(path)]
+        assert subprocess.run(command, stdin=subprocess.DEVNULL).returncode == 0
+        assert path.read_text() == "whole"
+        path.unlink()

@@ -294,6 +294,8 @@ def test_errors_of_the_command_are_lines(project, tmp_path):
 def test_outliers_by_the_features_of_the_backbone(images, project, weights):
     (project / "models").mkdir()
     shutil.copy(weights, project / "models/backbone.h5")
+    with pytest.raises(FrostlineError, match=f"prepared with preprocess.image_size={SIZE}, and params.yaml has 150"):
+        audit(None, top=5)
     params = (project / "params.yaml").read_text().replace("image_size: 150", f"image_size: {SIZE}")
     (project / "params.yaml").write_text(params)
     features = pooled_features(images.data, load_params())

@@ -219,6 +219,11 @@ def text(path):
     return path
 
 
+def folder(path):
+    path.mkdir()
+    return path
+
+
 def other_zip(path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("metadata.json", "[1]")
@@ -230,6 +235,7 @@ def other_zip(path):
     [
         (legacy, "is not a .keras file"),
         (text, "is not a .keras file"),
+        (folder, "is not a .keras file"),
         (other_zip, "does not name its classes"),
         (made_of((8, 8, 3), 1, head=False), "is no classifier of images of one size in 2 classes"),
         (made_of((None, None, 3), 1), "is no classifier of images of one size"),

@@ -286,6 +286,12 @@ def test_what_comes_while_many_are_answered_is_refused(model):
 def test_grad_cam_is_asked_for_by_true(address):
     status, error = reason(requests.post(f"{address}/invocations?explain=1", data=ball(), headers=JPEG))
     assert (status, "true or false" in error) == (422, True)
+    for asked, words in (
+        ("explain=true&explain=false", "true or false"),
+        ("exlpain=true", "exlpain: there is no such"),
+    ):
+        status, error = reason(requests.post(f"{address}/invocations?{asked}", data=ball(), headers=JPEG))
+        assert (status, words in error) == (422, True)
 
 
 def test_grad_cam_comes_when_asked_for(address):

@@ -93,6 +93,8 @@ def test_what_is_searched_names_the_search_and_how_long_does_not(project):
         ),
         (["model=glob(*)"], ["not a list of values"]),
         (["a b"], ["not a list of overrides"]),
+        (["seed=1,2", "seed=3"], ["seed is given twice, seed=1,2 and seed=3"]),
+        (["study=nosuch"], ["study/nosuch: there is no such option; valid: depth, more_data, recipes, worth_it"]),
     ],
 )
 def test_a_mistake_is_named_in_two_lines(project, overrides, words):

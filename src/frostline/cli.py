@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import math
 import signal
 import sys
 from collections.abc import Sequence
@@ -28,7 +29,9 @@ def main() -> None:
     own_process.begin()
     arguments = _parser().parse_args(show_as_asked(sys.argv[1:]))
     try:
-        sys.exit(arguments.run(arguments))
+        status = arguments.run(arguments)
+        print(end="", flush=True)  # what a full disk does not take is an error, too
+        sys.exit(status)
     except FrostlineError as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
@@ -47,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     train = commands.add_parser("train", help="from a folder of pictures to a model and a report")
-    train.add_argument("folder", nargs="?", type=Path, help="one folder per class; left out: the one of last time")
+    train.add_argument("folder", nargs="?", type=_place, help="one folder per class; left out: the one of last time")
     train.add_argument("--weights", metavar="imagenet|random|hub|FILE", help="of the backbone (default: imagenet)")
     train.add_argument("--recipe", metavar="NAME", help="an option of conf/experiment, or auto (default: best)")
     train.add_argument("--time-limit", metavar="10m", help="of --recipe auto, which searches for the best settings")
@@ -68,13 +71,13 @@ def _parser() -> argparse.ArgumentParser:
     doctor.set_defaults(run=_doctor)
 
     predict = commands.add_parser("predict", help="class and probability of images")
-    predict.add_argument("places", nargs="+", type=Path, metavar="IMAGE_OR_FOLDER")
+    predict.add_argument("places", nargs="+", type=_place, metavar="IMAGE_OR_FOLDER")
     _add_model(predict)
     _add_threshold(predict)
     form = predict.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object a line")
     form.add_argument("--csv", action="store_true")
-    form.add_argument("--output", type=Path, metavar="FILE", help="write them to FILE.csv or FILE.parquet")
+    form.add_argument("--output", type=_place, metavar="FILE", help="write them to FILE.csv or FILE.parquet")
     predict.set_defaults(run=_predict)
 
     serve = commands.add_parser("serve", help="classify over HTTP, with a page to drop an image on")
@@ -82,14 +85,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_threshold(serve)
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
     serve.add_argument("--port", type=int, default=8000, help="default: %(default)s; 0: any free one")
-    serve.add_argument("--root", type=Path, metavar="FOLDER", help="let requests name files below FOLDER")
+    serve.add_argument("--root", type=_place, metavar="FOLDER", help="let requests name files below FOLDER")
     serve.set_defaults(run=_serve)
 
     export = commands.add_parser("export", help="write a model in another format, checked against itself on images")
-    export.add_argument("places", nargs="*", type=Path, metavar="IMAGE", help="to check on (default: test images)")
+    export.add_argument("places", nargs="*", type=_place, metavar="IMAGE", help="to check on (default: test images)")
     export.add_argument("--to", required=True, choices=("onnx", "tflite", "saved_model"))
     _add_model(export)
-    export.add_argument("--output", type=Path, metavar="FILE", help="default: exports/ and the model's name")
+    export.add_argument("--output", type=_place, metavar="FILE", help="default: exports/ and the model's name")
     export.set_defaults(run=_export)
 
     compare = commands.add_parser("compare", help="the two phases side by side, as evaluated last")
@@ -109,19 +112,21 @@ def _add_cache(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     listing = actions.add_parser("ls", help="list entries, least recently used first")
     listing.set_defaults(run=_cache_ls)
     prune = actions.add_parser("prune", help="delete least recently used entries")
-    prune.add_argument("--keep-gib", type=float, default=0, help="GiB that may stay (default: 0, delete all)")
+    prune.add_argument("--keep-gib", type=_gib, default=0, help="GiB that may stay (default: 0, delete all)")
     prune.set_defaults(run=_cache_prune)
 
 
 def _add_audit(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--probabilities", type=Path, metavar="FILE", help="out of fold (default: the newest study's)")
+    command.add_argument(
+        "--probabilities", type=_place, metavar="FILE", help="out of fold (default: the newest study's)"
+    )
     command.add_argument("--top", type=_count, default=50, metavar="N", help="of each on the page (default: 50)")
     command.set_defaults(run=_audit)
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
     text = "a .keras file (default: %(default)s, which `dvc repro` makes)"
-    command.add_argument("--model", type=Path, default=CLASSIFIER, help=text)
+    command.add_argument("--model", type=_place, default=CLASSIFIER, help=text)
 
 
 def _add_threshold(command: argparse.ArgumentParser) -> None:
@@ -129,11 +134,26 @@ def _add_threshold(command: argparse.ArgumentParser) -> None:
     command.add_argument("--threshold", type=_share, metavar="P", help=text)
 
 
+def _place(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the name is empty; is a variable of your shell not set?")
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text} is an address, of which nothing is fetched; give a file or folder")
+    return Path(text)
+
+
 def _share(text: str) -> float:
     with suppress(ValueError):
         if 0 < float(text) < 1:
             return float(text)
     raise argparse.ArgumentTypeError(f"{text} is not a number between 0 and 1")
+
+
+def _gib(text: str) -> float:
+    with suppress(ValueError):
+        if 0 <= float(text) < math.inf:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text} is not a number of GiB, 0 or more")
 
 
 def _count(text: str) -> int:
@@ -145,7 +165,7 @@ def _count(text: str) -> int:
 def _train(arguments: argparse.Namespace) -> int:
     from frostline.project.train import train
 
-    settings = _settings(arguments.set) | ({"data.name": arguments.name} if arguments.name else {})
+    settings = _settings(arguments.set + ([f"data.name={arguments.name}"] if arguments.name else []))
     return train(arguments.folder, arguments.weights, arguments.recipe, settings, arguments.time_limit)
 
 
@@ -168,10 +188,14 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 def _settings(texts: Sequence[str]) -> dict[str, str]:
     """`KEY=VALUE` each: what follows the first "=" is the value, whatever it holds."""
+    settings: dict[str, str] = {}
     for text in texts:
-        if "=" not in text:
-            raise FrostlineError(f"{text} is no setting; write KEY=VALUE.")
-    return {text.partition("=")[0]: text.partition("=")[2] for text in texts}
+        key, sign, value = text.partition("=")
+        if not (key and sign):
+            raise FrostlineError(f"{text!r} is no setting; write KEY=VALUE.")
+        if settings.setdefault(key, value) != value:
+            raise FrostlineError(f"{key} is given twice, as {settings[key]!r} and as {value!r}.")
+    return settings
 
 
 def _audit(arguments: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError
 
+from frostline.config.paths import ARCHIVE, CLASSIFIER, PROCESSED, REPORT
 from frostline.runtime.errors import FrostlineError
 from frostline.sources.folder import check_folder
 
@@ -24,11 +25,21 @@ def own_folder(_parent_: DictConfig) -> str:
     """The `path` beside it, as it is, where it is a folder of images, one folder per class."""
     path, place = _path_and_place("data.path", _parent_)
     try:
+        _check_apart(place)
         check_folder(place)
         _check_what_dvc_reads(place)
     except (FrostlineError, OSError) as error:
         raise _error("data.path", " ".join(str(error).split())) from None  # DVC would print both
     return path
+
+
+def _check_apart(place: Path) -> None:
+    """Raise where `place` is what the pipeline writes, or a folder around that, such as the project's own."""
+    real = place.resolve()
+    for written in (ARCHIVE.parent, PROCESSED, CLASSIFIER.parent, REPORT.parent):
+        out = (_project() / written).resolve()
+        if out.is_relative_to(real) or real.is_relative_to(out):
+            raise FrostlineError(f"{place}: the pipeline writes to {out}. Give the folder of your images alone.")
 
 
 def _check_what_dvc_reads(folder: Path) -> None:
@@ -65,12 +76,16 @@ def _path_and_place(key: str, section: DictConfig) -> tuple[str, Path]:
     path = section.path
     if not isinstance(path, str) or not path:
         raise _error(key, f"{path!r} is no text. A name that reads as something else is written {key}=./NAME")
-    here = Path.cwd()
-    project = next((folder for folder in (here, *here.parents) if (folder / "conf/config.yaml").is_file()), here)
+    project = _project()
     place = Path(os.path.normpath(project / path))
     if not Path(path).is_absolute() and not place.is_relative_to(project) and _ELSEWHERE & set(sys.argv):
         raise _error(key, f"with --queue and --temp DVC runs in a copy elsewhere. Give the absolute path: {place}")
     return path, place
+
+
+def _project() -> Path:
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / "conf/config.yaml").is_file()), here)
 
 
 def _error(key: str, text: str) -> InterpolationResolutionError:

@@ -24,9 +24,10 @@ from frostline.audit.page import write_page
 from frostline.audit.quality import measure, poor_images
 from frostline.common.files import check_writable, write_csv
 from frostline.config.load import load_params
-from frostline.config.paths import AUDIT, AUDIT_TABLE, BACKBONE_WEIGHTS, PROCESSED
+from frostline.config.paths import AUDIT, AUDIT_TABLE, BACKBONE_WEIGHTS, PARAMS, PROCESSED
 from frostline.data.corrections import DROP
 from frostline.data.dataset import SPLITS, load_dataset
+from frostline.runtime.errors import FrostlineError
 from frostline.training.near_duplicates import Pair, near_duplicates, thumbnails
 
 _log = logging.getLogger(__name__)
@@ -40,11 +41,19 @@ def audit(probabilities: Path | None, top: int) -> dict[str, int]:
     `probabilities`: the out-of-fold table that labels are judged by; None: the newest of any study. Where there is
     none, or no backbone, a line says which findings are left out and what makes it.
 
-    Raises FrostlineError where the data are missing, or the table is of other data.
+    Raises FrostlineError where the data are missing or of another size than params.yaml says, or the table is of other
+    data.
     """
     for path in (AUDIT, AUDIT_TABLE):
         check_writable(path)
     images = labelled(load_dataset(PROCESSED))
+    config = load_params() if BACKBONE_WEIGHTS.is_file() else None
+    size = images.data.images("train").shape[1]
+    if config and size != config.preprocess.image_size:
+        raise FrostlineError(
+            f"the images were prepared with preprocess.image_size={size}, and {PARAMS} has "
+            f"{config.preprocess.image_size}.\n`dvc repro` prepares them anew."
+        )
     file = probabilities or newest_file()
     judged = read_probabilities(file, images) if file else None
     findings: list[Finding] = []
@@ -55,8 +64,8 @@ def audit(probabilities: Path | None, top: int) -> dict[str, int]:
         findings += wrong_labels(images, judged)
     data = images.data
     findings += _duplicates(images, near_duplicates(np.concatenate([thumbnails(data.images(name)) for name in SPLITS])))
-    if BACKBONE_WEIGHTS.is_file():
-        findings += outliers(pooled_features(data, load_params()))
+    if config:
+        findings += outliers(pooled_features(data, config))
     else:
         left_out[OUTLIER] = f"{BACKBONE_WEIGHTS} not found: `dvc repro fetch-weights` makes it"
     findings += poor_images(np.concatenate([measure(data.images(name)) for name in SPLITS]))

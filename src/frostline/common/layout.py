@@ -8,12 +8,21 @@ PACKED = b"A backslash is part of a name, no separator."
 """The comment of an archive that was packed from a folder: there, bytes that are not UTF-8 are written as escapes."""
 
 _CLUTTER = {
-    *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "recycler", "system volume information"),  # Windows
+    *(
+        "thumbs.db",
+        "thumbnails",
+        "ehthumbs.db",
+        "desktop.ini",
+        "$recycle.bin",
+        "recycler",
+        "system volume information",
+    ),  # Windows
     *("__macosx", "icon\r", "network trash folder", "temporary items"),  # macOS
     *("@eadir", "#recycle", "#snapshot", "@tmp", "@recycle", "@__thumb", "@recently-snapshot"),  # Synology, QNAP
-    *("lost+found", "__pycache__"),
+    *("lost+found", "__pycache__", "thumbnails"),
 }
-_CLUTTER_LIKE = re.compile(r"synophoto_thumb_.*|found\.\d{3}", re.IGNORECASE)
+# A stream of Windows' file system that was copied as a file is one of them.
+_CLUTTER_LIKE = re.compile(r"synophoto_thumb_.*|.*:zone\.identifier|found\.\d{3}", re.IGNORECASE)
 _OTHER_ENDINGS = (
     "readme license licence txt md rst rtf pdf doc docx ppt pptx odt tex bib csv tsv xls xlsx json jsonl xml yaml yml "
     "toml ini cfg log html htm css js py ipynb pyc cpp java sh bat exe dll so lnk url zip tar gz tgz bz2 xz 7z rar "

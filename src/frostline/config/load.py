@@ -5,7 +5,7 @@ import re
 import sys
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import is_dataclass
 from pathlib import Path
@@ -48,9 +48,17 @@ def load_params(overrides: Sequence[str] = (), path: Path = PARAMS) -> Config:
     return parse(_compose(path.resolve().parent, path.stem, overrides), str(path))
 
 
-def compose_conf(overrides: Sequence[str] = (), folder: Path = Path("conf")) -> Config:
-    """Compose `folder`/config.yaml with Hydra `overrides` and check the result; errors as in load_params."""
-    return parse(_compose(folder.resolve(), "config", overrides), f"{folder}/")
+def compose_conf(
+    overrides: Sequence[str] = (), folder: Path = Path("conf"), known: Mapping[str, str] | None = None
+) -> Config:
+    """Compose `folder`/config.yaml with Hydra `overrides` and check the result; errors as in load_params.
+
+    `known`: values, by dotted key, that stand for what conf/ would look up on the disk.
+    """
+    composed = _compose(folder.resolve(), "config", overrides)
+    for key, value in (known or {}).items():
+        OmegaConf.update(composed, key, value)
+    return parse(composed, f"{folder}/")
 
 
 def composition(overrides: Sequence[str] = (), folder: Path = Path("conf")) -> str:

@@ -71,7 +71,10 @@ def edits_of_params(conf: Path = CONF) -> dict[str, Any]:
     """What params.yaml says otherwise than conf/'s composition does: edits by hand, and what `-S` once set."""
     if not PARAMS.is_file():
         return {}
-    there, composed = flatten(asdict(load_params())), flatten(asdict(compose_conf(folder=conf)))
+    kept = read_local(conf)
+    # what was chosen may be gone since: that is no edit, and another choice is to be possible
+    places = {f"{source}.depends_on": kept[f"{source}.path"] for source in _SOURCES if f"{source}.path" in kept}
+    there, composed = flatten(asdict(load_params())), flatten(asdict(compose_conf(folder=conf, known=places)))
     return {key: value for key, value in there.items() if composed.get(key) != value}
 
 

@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from frostline.common.layout import PACKED, is_clutter, may_be_image
-from frostline.data.layout import AS_IT_SEEMS, Reading, label_in, understand
+from frostline.data.folder_names import label_in
+from frostline.data.layout import AS_IT_SEEMS, Reading, understand
 from frostline.data.zip_names import Encoding, resolved_names
 from frostline.runtime.errors import FrostlineError
 
@@ -37,6 +38,7 @@ _SLACK, _TOTAL_RATIO = 1024 * MIB, 100
 _DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, OSError)
 _JOINERS = "\u200c\u200d"  # with which Persian, Indian scripts and emoji are spelt
 _FETCH_AGAIN = "Delete it and run `dvc repro fetch-data`."
+_OF_THE_USER = "Replace it by a whole one, or by the folder of what is in it."
 
 
 @dataclass(frozen=True)
@@ -105,34 +107,32 @@ def list_images(path: Path, scratch: Path, reading: Reading = AS_IT_SEEMS) -> Li
         raise FrostlineError(f"{path} is missing.\nRun `dvc repro fetch-data`.")
     budget = _SLACK + _TOTAL_RATIO * path.stat().st_size
     notes: list[str] = []
-    with _opened(path) as archive:
+    where, remedy = (reading.shown_as, _OF_THE_USER) if reading.shown_as else (str(path), _FETCH_AGAIN)
+    with _opened(path, where, remedy) as archive:
         entries = _entries(archive, path, reading.name_encoding, notes)
         inner = _inner_zips(entries)
         for number, zipped in enumerate(inner):
             budget -= zipped.info.file_size
             if budget < 0:
-                raise _too_large(path)
-            copy = scratch / f"{number}.zip"
-            _copy_inner(archive, zipped.info, copy, path)
-            with _opened(copy, shown_as=f"{zipped.name} in {path}") as inner_archive:
+                raise _too_large(where, remedy)
+            copy, inside = scratch / f"{number}.zip", f"{zipped.name} in {where}"
+            _copy_inner(archive, zipped.info, copy, inside, remedy)
+            with _opened(copy, inside, remedy) as inner_archive:
                 folder = zipped.parts[-1][: -len(".zip")]
                 entries += _entries(inner_archive, copy, reading.name_encoding, notes, folder)
     entries = [entry for entry in entries if entry not in inner]
     images = [entry for entry in entries if entry.is_image]
     if sum(entry.info.file_size for entry in images if not _refusal(entry.info)) > budget:
-        raise _too_large(path)
-    return _listing(entries, images, notes, reading, path)
+        raise _too_large(where, remedy)
+    return _listing(entries, images, notes, reading, where)
 
 
 def _listing(
-    entries: Sequence[_Entry], images: Sequence[_Entry], notes: list[str], reading: Reading, path: Path
+    entries: Sequence[_Entry], images: Sequence[_Entry], notes: list[str], reading: Reading, where: str
 ) -> Listing:
-    if images and all(entry.info.flag_bits & 0x1 for entry in images):
-        raise FrostlineError(
-            f"{reading.shown_as or path} is encrypted.\nUnpack it with its password, and give the folder (data=folder)."
-        )
+    _check_readable(entries, images, where)
     contents = [(entry.info.CRC, entry.info.file_size) for entry in images]
-    layout = understand([entry.parts for entry in images], contents, reading.top_folders, reading.shown_as or str(path))
+    layout = understand([entry.parts for entry in images], contents, reading.top_folders, where)
     members, names = [], []
     for entry, place in zip(images, layout.places, strict=True):
         if place:
@@ -147,6 +147,19 @@ def _listing(
     files = sum(not entry.is_folder for entry in entries)
     notes = [*notes, *layout.notes, *_empty_folders(entries, images)]
     return Listing(_without_repeats(members, names), files - len(members), layout.understood, notes)
+
+
+def _check_readable(entries: Sequence[_Entry], images: Sequence[_Entry], where: str) -> None:
+    """Raise where no image can be read, whatever the folders are."""
+    if images and all(entry.info.flag_bits & 0x1 for entry in images):
+        raise FrostlineError(f"{where} is encrypted.\nUnpack it with its password, and give the folder (data=folder).")
+    files = [entry for entry in entries if not entry.is_folder]
+    if files and not images:
+        first = ", ".join(_readable(entry.name) for entry in files[:3]) + " …" * (len(files) > 3)
+        what = "names that are absolute or lead out of it" if any(entry.is_unsafe for entry in files) else "other files"
+        raise FrostlineError(
+            f"{where}: no labelled images found, but {what}: {first}.\nUnpack all, and give the folder."
+        )
 
 
 def _empty_folders(entries: Sequence[_Entry], images: Sequence[_Entry]) -> list[str]:
@@ -176,34 +189,34 @@ def read_member(archive: zipfile.ZipFile, index: int) -> bytes:
 
 
 @contextmanager
-def _opened(path: Path, shown_as: str = "") -> Iterator[zipfile.ZipFile]:
+def _opened(path: Path, where: str, remedy: str) -> Iterator[zipfile.ZipFile]:
     try:
         archive = zipfile.ZipFile(path)
     except (*_DAMAGED, NotImplementedError) as error:
-        raise FrostlineError(f"{shown_as or path} is no whole zip file ({error}).\n{_FETCH_AGAIN}") from error
+        raise FrostlineError(f"{where} is no whole zip file ({error}).\n{remedy}") from error
     with archive:
         yield archive
 
 
-def _too_large(path: Path) -> FrostlineError:
+def _too_large(where: str, remedy: str) -> FrostlineError:
     return FrostlineError(
-        f"{path} claims to hold more than {_TOTAL_RATIO} times its size and {_SLACK // MIB} MiB: "
-        f"refused as a zip bomb.\n{_FETCH_AGAIN}"
+        f"{where} claims to hold more than {_TOTAL_RATIO} times its size and {_SLACK // MIB} MiB: "
+        f"refused as a zip bomb.\n{remedy}"
     )
 
 
-def _copy_inner(archive: zipfile.ZipFile, info: zipfile.ZipInfo, copy: Path, path: Path) -> None:
+def _copy_inner(archive: zipfile.ZipFile, info: zipfile.ZipInfo, copy: Path, where: str, remedy: str) -> None:
     """Copy an inner zip to the file `copy`: at most the size it claims, which is within the budget."""
     refusal = _refusal_of_kind(info)
     if refusal:
-        raise FrostlineError(f"{info.filename} in {path} is not usable: {refusal}.\n{_FETCH_AGAIN}")
+        raise FrostlineError(f"{where} is not usable: {refusal}.\n{remedy}")
     try:
         with archive.open(info) as source, copy.open("wb") as target:
             shutil.copyfileobj(source, target, MIB)
     except (*_DAMAGED, EOFError, RuntimeError) as error:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # a full disk, not an impossible offset
             raise
-        raise FrostlineError(f"{info.filename} in {path} is damaged ({error}).\n{_FETCH_AGAIN}") from error
+        raise FrostlineError(f"{where} is damaged ({error}).\n{remedy}") from error
 
 
 def _entries(

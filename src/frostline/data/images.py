@@ -36,6 +36,7 @@ _HEIF_BRANDS = {  # ISO/IEC 23008-12, after the "ftyp" that opens the file; phon
     **dict.fromkeys((b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"), "HEIC"),
     **dict.fromkeys((b"avif", b"avis"), "AVIF"),
 }
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _ORIENTATION = 0x0112  # the EXIF tag; its values and what undoes them: CIPA DC-008, section 4.6.5.1
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -69,6 +70,8 @@ def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
         raise UnreadableImageError("empty file")
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
         raise NotAImageError(f"{_HEIF_BRANDS[data[8:12]]} is not supported")
+    if data.startswith(_LFS_POINTER):
+        raise NotAImageError("a pointer of Git LFS, the image itself was not fetched (`git lfs pull`)")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -123,7 +126,9 @@ def _orientation(picture: Picture) -> int:
     exif = Image.Exif()
     with contextlib.suppress(Exception):  # a broken EXIF block does not spoil the image
         exif.load(picture.exif)
-        return int(exif.get(_ORIENTATION, 1))
+        value = exif.get(_ORIENTATION, 1)
+        value = value[0] if isinstance(value, bytes) else value
+        return value if isinstance(value, int) else 1
     return 1
 
 

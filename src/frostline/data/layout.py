@@ -3,14 +3,14 @@
 The names of files are tuples of their parts, ``("train", "cats", "1.jpg")``, in Unicode's composed form (NFC).
 """
 
-import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from frostline.data.dataset import SPLITS, Split
+from frostline.data.dataset import SPLITS
+from frostline.data.folder_names import is_fold, label_in, marks_among, part_of, says_images, says_no_class, spelling
 from frostline.data.zip_names import Encoding
 from frostline.runtime.errors import FrostlineError
 
@@ -42,13 +42,6 @@ EXPECTED = (
     "Expected: one folder per class with its images inside (cats/1.jpg, dogs/1.jpg), such folders in each of several "
     "splits (train/cats, test/cats), or the class in the file names (cat.0.jpg, dog.0.jpg)."
 )
-_WORDS: dict[str, Split] = {
-    **dict.fromkeys(("train", "training", "trainval"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev", "eval"), "validation"),
-    **dict.fromkeys(("test", "testing", "holdout"), "test"),
-}
-_FOLD = re.compile(r"(fold|split)[ _-]?\d+", re.IGNORECASE)
-_NUMBERED = re.compile(r"(.+?)(?:[\s._-]+\d+\s*\(\d+\)|[\s._-]*\(?\d+\)?)")  # cat.0, cat_0, cat0, cat (1), cat.0 (1)
 _HERE = "."  # stands for the folder around the topmost ones, where images lie in it, too
 
 
@@ -101,24 +94,11 @@ class _Top:
         return [label_in(file.rest[-1]) for file in self.files]
 
 
-def part_of(split: str) -> Split | None:
-    """Which of our splits a data set's own one is, by its name, ``test1`` or ``fold0/seg_train``; None if none."""
-    words = [re.sub(r"(.)(set|data|images?|split)$", r"\1", word) for word in re.findall(r"[a-z]+", split.lower())]
-    parts = [_WORDS[word] for word in words if word in _WORDS]
-    return parts[-1] if parts else None
-
-
-def label_in(name: str) -> str | None:
-    """The class in the file name "class.number.jpg" (or class_number, class-number, class (number)); None if none."""
-    stem, _, ending = name.rpartition(".")
-    found = _NUMBERED.fullmatch(name if not stem or ending.isdecimal() else stem)
-    return found[1] if found and any(letter.isalpha() for letter in found[1]) else None
-
-
 def understand(names: Sequence[tuple[str, ...]], contents: Sequence[Hashable], top: TopFolders, where: str) -> Layout:
     """Say what the files called `names` are.
 
-    A single folder around all others is looked through, and so is a copy of the whole tree within itself. Then:
+    Masks are left out. A single folder around all others is looked through, and so is a copy of the whole tree within
+    itself. Then:
 
     - topmost folders that hold the same subfolders are splits, and the subfolders classes (one may be missing here or
       there). A split without subfolders is unlabelled;
@@ -134,23 +114,29 @@ def understand(names: Sequence[tuple[str, ...]], contents: Sequence[Hashable], t
         where: names the data set in errors.
 
     Raises:
-        FrostlineError: there are no classes, or two ways to read the folders.
+        FrostlineError: there are no classes, or two ways to read the folders; or, as "auto" reads them, something is a
+            class whose name says that it is none, or a split has no class of the others.
     """
-    files = _unwrapped([_File(index, name) for index, name in enumerate(names)])
+    marks = marks_among(names)
+    files = _unwrapped([_File(index, name) for index, name in enumerate(names) if index not in marks])
     all_files = files if top == "classes" else _with_loose_as_top(files)
     files, notes = _without_copy_of_tree(all_files, contents)
-    tops = _tops(files)
+    tops, given = _tops(files), top
     if top == "auto":
         top = _meaning(tops, where)
     found = _classes_on_top(files, tops) if tops and top == "classes" else _splits_on_top(files, where)
     if not any(place.label for place in found.values()):
         raise FrostlineError(f"{where}: no labelled images found.\n{EXPECTED}")
-    copies = {file.index for file in all_files} - {file.index for file in files}
-    outside = ["/".join(name) for index, name in enumerate(names) if index not in found and index not in copies]
-    if outside:
-        first = ", ".join(sorted(outside)[:3]) + " …" * (len(outside) > 3)
-        notes.append(f"left out, in none of these: {len(outside):,} image{'s' * (len(outside) > 1)} ({first})")
     notes += _case_notes(list(found.values()), where)
+    if given == "auto":
+        _check_classes(list(found.values()), top, where)
+    passed = {file.index for file in all_files} - {file.index for file in files} | marks
+    outside = [index for index in range(len(names)) if index not in found and index not in passed]
+    for why, indices in (("masks of other images", sorted(marks)), ("in none of these", outside)):
+        if indices:
+            paths = sorted("/".join(names[index]) for index in indices)
+            first = ", ".join(paths[:3]) + " …" * (len(paths) > 3)
+            notes.append(f"left out, {why}: {len(paths):,} image{'s' * (len(paths) > 1)} ({first})")
     places = [found.get(index) for index in range(len(names))]
     return Layout(places, _in_words(list(found.values()), tops, top), notes)
 
@@ -214,27 +200,39 @@ def _groups(files: Iterable[_File]) -> dict[str, list[_File]]:
 
 def _tops(files: Iterable[_File]) -> list[_Top]:
     groups = {
-        name: [replace(file, rest=file.rest[1:], split=(*file.split, name)) for file in group]
+        name: _without_images_folder([replace(file, rest=file.rest[1:], split=(*file.split, name)) for file in group])
         for name, group in _groups(files).items()
     }
-    subs = {name: {file.rest[0] for file in group if len(file.rest) > 1} for name, group in groups.items()}
+    subs = {name: set(_groups(group)) for name, group in groups.items()}
     if len(set().union(*subs.values())) == 1 and any(map(_tell_classes, groups.values())):  # train/images/cat.0.jpg
         return [_Top(name, [replace(file, rest=file.rest[-1:]) for file in group]) for name, group in groups.items()]
-    return [_Top(name, _without_wrapper(name, group, subs)) for name, group in groups.items()]
+    inner = {name: set(_groups(_unwrapped(group))) for name, group in groups.items()}
+    return [_Top(name, _without_wrapper(name, group, subs, inner)) for name, group in groups.items()]
 
 
-def _without_wrapper(name: str, files: list[_File], subs: Mapping[str, set[str]]) -> list[_File]:
+def _without_images_folder(files: list[_File]) -> list[_File]:
+    """Without the only subfolder, where it says no more than that images are in it: val/images/1.jpg."""
+    subs = set(_groups(files))
+    if len(subs) != 1 or not says_images(min(subs)):
+        return files
+    return [replace(file, rest=file.rest[1:]) if len(file.rest) > 1 else file for file in files]
+
+
+def _without_wrapper(
+    name: str, files: list[_File], subs: Mapping[str, set[str]], inner: Mapping[str, set[str]]
+) -> list[_File]:
     """The `files` of the topmost folder `name` without its only subfolder, where that is no class.
 
-    `subs`: the subfolders of each topmost folder. One that some of the others have, too, is a class, unless all of them
-    have just that one.
+    `subs`: the subfolders of each topmost folder; `inner`: those in its only one. One that some of the others have,
+    too, is a class, unless all of them have just that one.
     """
     others = set().union(*(subs[other] for other in subs if other != name))
     if len(subs[name]) > 1 or (subs[name] & others and any(inside != subs[name] for inside in subs.values())):
         return files
     files = _unwrapped(files)
-    left = {file.rest[0] for file in files if len(file.rest) > 1}
-    if len(left) == 1 and len(others) > 1 and (_is_split_name(name) or left == {name}):  # test/unknown/1.jpg
+    left = set(_groups(files))
+    classes = set().union(*(inner[other] for other in inner if other != name))
+    if len(left) == 1 and len(classes) > 1 and (_is_split_name(name) or left == {name}):  # test/unknown/1.jpg
         return [replace(file, rest=file.rest[-1:]) for file in files]
     return files
 
@@ -243,7 +241,7 @@ def _without_wrapper(name: str, files: list[_File], subs: Mapping[str, set[str]]
 
 
 def _is_split_name(name: str) -> bool:
-    return name == _HERE or part_of(name) is not None or bool(_FOLD.fullmatch(name))
+    return name == _HERE or part_of(name) is not None or is_fold(name)
 
 
 def _meaning(tops: Sequence[_Top], where: str) -> TopFolders:
@@ -258,6 +256,10 @@ def _meaning(tops: Sequence[_Top], where: str) -> TopFolders:
     if not words and all(map(_is_split_name, subs)):
         return "splits" if any(len(file.rest) > 2 for top in deep for file in top.files) else "classes"
     shared = [sub for sub, count in subs.items() if count > 1]
+    _check_same_depth(deep, tops, where)
+    years = all(top.name.isdecimal() for top in tops)  # or classes
+    if shared and not words and not years and all(sub.isdecimal() for sub in subs):
+        raise _ambiguous(tops, sorted(subs), where)
     mostly_words = 2 * words >= len(tops)
     if all_words or (mostly_words and (shared or len(deep) == 1)):
         return "splits"
@@ -269,9 +271,25 @@ def _meaning(tops: Sequence[_Top], where: str) -> TopFolders:
     largest = max((top.subs for top in deep), key=len)
     if not mixed and len(deep) == len(tops) and all(len(top.subs) > 1 and top.subs <= largest for top in deep):
         return "splits"
-    if 2 * len(shared) < len(subs) or len(subs) == 1:
+    if (2 * len(shared) < len(subs) or len(subs) == 1) and not years:
         return "classes"
     raise _ambiguous(tops, sorted(subs), where)
+
+
+def _check_same_depth(deep: Sequence[_Top], tops: Sequence[_Top], where: str) -> None:
+    """Raise where one topmost folder holds splits with folders in them, and another one does not."""
+    with_splits = [
+        top.name
+        for top in deep
+        if len(top.subs) > 1 and all(map(_is_split_name, top.subs)) and any(len(file.rest) > 2 for file in top.files)
+    ]
+    if with_splits and len(with_splits) < len(tops):
+        others = [top.name for top in tops if top.name not in with_splits]
+        raise FrostlineError(
+            f"{where}: {_listed(with_splits)} hold{'s' * (len(with_splits) == 1)} splits with folders in them, and "
+            f"{_listed(others)} beside {'it do' if len(with_splits) == 1 else 'them do'}{'es' * (len(others) == 1)} "
+            "not.\nGive one of these folders alone."
+        )
 
 
 def _meaning_of_names(tops: Sequence[_Top], all_words: bool, where: str) -> TopFolders:
@@ -343,11 +361,33 @@ def _classes_in_names(files: list[_File], where: str) -> dict[int, Place]:
     return found
 
 
+def _check_classes(places: Sequence[Place], top: TopFolders, where: str) -> None:
+    """Raise where a class is called as none is, or a split has no class of the others."""
+    classes_of: dict[str, set[str]] = {}
+    for place in places:
+        if place.label:
+            classes_of.setdefault(place.split, set()).add(place.label)
+    if strange := sorted(filter(says_no_class, set().union(*classes_of.values()))):
+        what = "a class, but is called as" if len(strange) == 1 else "classes, but are called as"
+        raise FrostlineError(
+            f"{where}: {_listed(strange)} would be {what} a split, a day or mere images are.\n"
+            f"Give a folder with one folder per class; or, if it is so: preprocess.top_folders={top}."
+        )
+    for split, own in sorted(classes_of.items()):
+        others = set().union(*(classes for other, classes in classes_of.items() if other != split))
+        if others and not own & others:
+            raise FrostlineError(
+                f"{where}: {split} has the classes {_listed(sorted(own))}, and none of the other splits' "
+                f"{_listed(sorted(others))}.\n"
+                f"Name the same classes alike; or, if it is so: preprocess.top_folders={top}."
+            )
+
+
 # In words
 
 
 def _case_notes(places: Sequence[Place], where: str) -> list[str]:
-    """Classes that differ by case only are two where they lie side by side, and a mistake where they never do."""
+    """Classes that are spelt the same, but for case and the like, are two side by side, and else a mistake."""
     splits_of: dict[str, set[str]] = {}
     for place in places:
         if place.label:
@@ -355,15 +395,16 @@ def _case_notes(places: Sequence[Place], where: str) -> list[str]:
     notes: list[str] = []
     first: dict[str, str] = {}
     for label in sorted(splits_of):
-        other = first.setdefault(label.casefold(), label)
+        other = first.setdefault(spelling(label), label)
         if other == label:
             continue
+        by = "case" if other.casefold() == label.casefold() else "case, spaces, dashes or the width of letters"
         if not splits_of[label] & splits_of[other]:
             raise FrostlineError(
                 f"{where}: the classes {other} (in {_listed(sorted(splits_of[other]))}) and {label} "
-                f"(in {_listed(sorted(splits_of[label]))}) differ by case only.\nRename one of the folders."
+                f"(in {_listed(sorted(splits_of[label]))}) differ by {by} only.\nRename one of the folders."
             )
-        notes.append(f"the classes {other} and {label} differ by case only: taken as two")
+        notes.append(f"the classes {other} and {label} differ by {by} only: taken as two")
     return notes
 
 

@@ -30,9 +30,10 @@ from frostline.data.dataset import (
     images_file,
     labels_file,
 )
+from frostline.data.folder_names import part_of
 from frostline.data.grouping import named_groups
 from frostline.data.images import UnreadableImageError, decode_image
-from frostline.data.layout import AS_IT_SEEMS, Reading, part_of
+from frostline.data.layout import AS_IT_SEEMS, Reading
 from frostline.data.splitting import assign_groups, assign_splits, complete_splits, given_splits
 from frostline.runtime import ray_pool
 from frostline.runtime.errors import FrostlineError

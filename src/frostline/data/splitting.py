@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from frostline.data.dataset import SPLITS, Split
+from frostline.data.folder_names import part_of
 from frostline.data.grouping import deal, joined
-from frostline.data.layout import part_of
 from frostline.runtime.errors import FrostlineError
 
 

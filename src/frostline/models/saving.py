@@ -124,7 +124,7 @@ def load_metadata(path: Path) -> Metadata:
         return Metadata(classes, threshold, float(content.get("temperature", 1)))
     except FileNotFoundError as error:
         raise FrostlineError(f"{path} not found.\nTrain it first: dvc repro") from error
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error) as error:
+    except (IsADirectoryError, zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error) as error:
         raise FrostlineError(f"{path} is not a .keras file.\nGive a model that Frostline has trained.") from error
     except (KeyError, TypeError, ValueError) as error:
         raise FrostlineError(f"{path} does not name its classes.\nGive a model that Frostline has trained.") from error

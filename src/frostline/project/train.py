@@ -48,6 +48,9 @@ def train(
     searching = recipe == AUTO or (time_limit is not None and recipe is None)
     if time_limit is not None and not searching:
         raise FrostlineError(f"--time-limit {time_limit}: only --recipe auto takes one, not {recipe}.")
+    for key, said in {"data.path": folder, "weights.path": weights, "weights": weights, "experiment": recipe}.items():
+        if said is not None and settings.get(key, str(said)) != str(said):
+            raise FrostlineError(f"{key} is given twice, as {str(said)!r} and as {settings[key]!r}.")
     with alone():
         kept = read_local()
         recipe = "best" if searching else recipe

@@ -71,10 +71,15 @@ def export(
         the original.
 
     Raises:
-        FrostlineError: that difference is above TOLERANCE, packages are not installed, or `path` is a folder with
-            something else in it.
+        FrostlineError: that difference is above TOLERANCE, packages are not installed, or `path` ends as another format
+            does, or is a folder with something else in it.
     """
     form = FORMATS[name]
+    others = [other for other, one in FORMATS.items() if one.suffix and one.suffix == path.suffix.lower()]
+    if others and name not in others:
+        raise FrostlineError(
+            f"{path} is called as what --to {others[0]} writes, and --to is {name}.\nChange one of them."
+        )
     if path.is_dir() and not (name == "saved_model" and (path / "saved_model.pb").is_file()):
         raise FrostlineError(
             f"{path} is a folder that would have to be deleted.\n--output names what is to be written."

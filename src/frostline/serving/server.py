@@ -76,7 +76,7 @@ def _listening(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server((str(address[0]), port), family=family)
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise FrostlineError(f"{host}:{port} cannot be used: {reason}.\nGive another --port or --host.") from error
 
 
@@ -111,7 +111,10 @@ def application(classifier: Classifier, root: Path | None = None, hosts: Sequenc
 
     async def invocations(request: Request) -> Response:
         sent = await images_of(request, root)
-        explain = request.query_params.get("explain", "false")
+        asked = request.query_params.multi_items()
+        if strange := [key for key, _ in asked if key != "explain"]:
+            raise HTTPException(422, f"{strange[0]}: there is no such parameter; valid: explain")
+        explain = "&".join(value for _, value in asked) or "false"
         if explain not in ("true", "false"):
             raise HTTPException(422, f"explain={explain}: true or false")
         answer = await to_thread.run_sync(_classify, classifier, sent, explain == "true", one_by_one, limiter=at_once)

@@ -68,7 +68,10 @@ def check_folder(folder: Path) -> Found | None:
         raise FrostlineError(f"{folder}: no such folder.\nGive the folder of your images, or a zip file of it.")
     found = _find(folder)
     if not found.images:
-        raise FrostlineError(f"{folder}: no image files in it.\nGive the folder that your images are in.")
+        there = f", but {_first(found.others)}" if found.others else ""
+        raise FrostlineError(
+            f"{folder}: no image files in it{there}.\nGive the folder that your images are in; unpack archives first."
+        )
     for file in found.images:
         if not file.is_file():
             raise FrostlineError(f"{file} is a broken link or a special file.\nRemove it from there.")
@@ -106,8 +109,11 @@ def _add(archive: zipfile.ZipFile, name: str, file: Path) -> None:
 def _left_out(others: Sequence[Path]) -> list[str]:
     if not others:
         return []
-    first = ", ".join(str(file) for file in others[:3]) + " …" * (len(others) > 3)
-    return [f"left out, no image by its ending: {len(others):,} file{'s' * (len(others) > 1)} ({first})"]
+    return [f"left out, no image by its ending: {len(others):,} file{'s' * (len(others) > 1)} ({_first(others)})"]
+
+
+def _first(files: Sequence[Path]) -> str:
+    return ", ".join(str(file) for file in files[:3]) + " …" * (len(files) > 3)
 
 
 def _member_name(relative: Path) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
 from frostline.config.load import compose_conf, load_params
@@ -97,6 +97,7 @@ def plan(overrides: Sequence[str]) -> Plan:
     """
     try:
         parsed = parse_overrides(overrides)
+        _check_each_key_once(parsed)
         settings = _hydras_settings(
             [
                 item.input_line or ""
@@ -106,6 +107,9 @@ def plan(overrides: Sequence[str]) -> Plan:
         )
         params = [f"{key}={value}" for key, value in (settings.sweeper.get("params") or {}).items()]
         asked = _last_of_each([*parse_overrides(params), *(item for item in parsed if _section(item) != "hydra")])
+    except MissingConfigException as error:
+        valid = ", ".join(error.options or ())
+        raise FrostlineError(f"{error.missing_cfg_file}: there is no such option; valid: {valid}.") from error
     except (HydraException, OmegaConfBaseException) as error:
         raise FrostlineError(f"not a list of overrides: {' '.join(str(error).split())}") from error
     engine = _ENGINES.get(str(settings.launcher._target_).rpartition(".")[2])
@@ -149,6 +153,16 @@ def _check_race(settings: Any, trials: Sequence[list[str]]) -> None:
         )
     if not str(settings.launcher._target_).endswith("BasicLauncher"):
         raise FrostlineError("hydra/sweeper=race: it runs one trial after the other; leave out hydra/launcher.")
+
+
+def _check_each_key_once(overrides: Sequence[Override]) -> None:
+    lines: dict[str, str | None] = {}
+    for override in overrides:
+        key, line = override.get_key_element(), override.input_line
+        if lines.setdefault(key, line) != line:
+            raise FrostlineError(
+                f"{key} is given twice, {lines[key]} and {line}.\nGive all values of a key at once: {key}=…,…"
+            )
 
 
 def _check_that_it_can_be_swept(swept: Sequence[Override], settings: Any) -> None:

@@ -44,6 +44,7 @@ _SAMPLES, _ROWS_PER_STRIP, _PLANAR, _PREDICTOR, _COLOR_MAP, _TILE_WIDTH, _TILE_H
     322,
     323,
 )
+_SUBFILE, _OLD_SUBFILE = 254, 255
 _STRIPS, _TILES, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _JPEG_TABLES = (273, 279), (324, 325), 338, 339, 347
 
 
@@ -116,6 +117,8 @@ def open_tiff(data: bytes) -> Picture:
     They are scaled to 8 bits by their range. 32 bits mostly hold 16: if no value is above 65535, that is the range.
     """
     tags = _Tags(data)
+    if tags.first(_SUBFILE) & 1 or tags.first(_OLD_SUBFILE) == 2:  # cameras' raw files have the picture further behind
+        raise UnreadableImageError("TIFF that begins with a preview, as raw files of cameras do, is not supported")
     if tags.first(_COMPRESSION, 1) in (*_FAX, _OLD_JPEG) or (
         tags.first(_PHOTOMETRIC) == _YCBCR and tags.first(_COMPRESSION, 1) != _JPEG
     ):
