@@ -3,6 +3,7 @@
 import functools
 
 from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 
 @functools.cache
@@ -12,11 +13,12 @@ def block_ends(backbone: str) -> str:
     Without the first one: below it there is no block to thaw.
     """
     from frostline.models import backbone as networks  # here: TensorFlow takes seconds
-    from frostline.models.architectures import NETWORKS
+    from frostline.models.architectures import members_of, smallest_of
     from frostline.models.graph import block_outputs
 
-    smallest = NETWORKS[backbone].smallest
-    return ",".join(block_outputs(networks.build_backbone(smallest, None, backbone))[1:])
+    if len(members_of(backbone)) > 1:
+        raise InterpolationResolutionError("an ensemble is cut where its members are joined only; choose one network.")
+    return ",".join(block_outputs(networks.build_backbone(smallest_of(backbone), None, backbone))[1:])
 
 
 OmegaConf.register_new_resolver("block_ends", block_ends, replace=True)

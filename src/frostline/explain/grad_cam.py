@@ -54,7 +54,8 @@ def grad_cam(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.
 
     Selvaraju et al. 2017 ("Grad-CAM", ICCV), equations 1 and 2: the channels of the cut layer, the last one that has
     places, are weighted by the mean gradient of the class' score, and summed; negative sums become 0. The score is what
-    goes into softmax; for a sigmoid it is the logit, with the sign turned for the first class.
+    goes into softmax; for a sigmoid it is the logit, with the sign turned for the first class. An ensemble has such a
+    layer in each member: their sums, before negative ones become 0, are brought to the places of the finest and added.
 
     Args:
         model: images → probabilities, of one sigmoid or a softmax.
@@ -65,20 +66,42 @@ def grad_cam(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.
         (N, h, w) float32 from 0 to 1, at the places (h, w) of the cut layer. Each map is divided by its maximum, and
         all 0 where nothing speaks for the class.
     """
-    cut = next(layer for layer in reversed(model.layers) if len(layer.output.shape) == 4)
-    below, above = keras.Model(model.input, cut.output), keras.Model(cut.output, model.layers[-1].input)
-    parts = [np.empty((0, *cut.output.shape[1:3]), np.float32)]
+    cuts = _cuts(model)
+    below, above = keras.Model(model.input, cuts), keras.Model(cuts, model.layers[-1].input)
+    finest = max(tuple(cut.shape[1:3]) for cut in cuts)
+    parts = [np.empty((0, *finest), np.float32)]
     for start in range(0, len(images), _BATCH):
         batch = slice(start, start + _BATCH)
-        channels = below(np.asarray(images[batch], np.float32), training=False)
+        channels = keras.tree.flatten(below(np.asarray(images[batch], np.float32), training=False))
         with tf.GradientTape() as tape:
             tape.watch(channels)
             score = _score(model, above(channels, training=False), classes[batch])
-        weights = tf.reduce_mean(tape.gradient(score, channels), axis=(1, 2), keepdims=True)
-        maps = tf.nn.relu(tf.reduce_sum(weights * channels, axis=-1)).numpy()
+        sums = [
+            _sum(values, gradient, finest)
+            for values, gradient in zip(channels, tape.gradient(score, channels), strict=True)
+        ]
+        maps = tf.nn.relu(tf.add_n(sums)).numpy()
         highest = maps.max(axis=(1, 2), keepdims=True)
         parts.append(np.divide(maps, highest, out=np.zeros_like(maps), where=highest > 0))
     return np.concatenate(parts)
+
+
+def _cuts(model: keras.Model) -> list[Any]:
+    """What the cut layer gives; in an ensemble, which has one in each member, what these give."""
+    layers = model.layers
+    last = max(number for number, layer in enumerate(layers) if len(layer.output.shape) == 4)
+    after = [layer.input for layer in layers[last + 1 :]]
+    return [tensor for tensor in after if not isinstance(tensor, list) and len(tensor.shape) == 4]
+
+
+def _sum(channels: Any, gradient: Any, places: tuple[int, int]) -> Any:
+    """The weighted sum of `channels`, (N, h, w, C), at `places`, with the same total over all of them: (N, *places)."""
+    weights = tf.reduce_mean(gradient, axis=(1, 2), keepdims=True)
+    summed = tf.reduce_sum(weights * channels, axis=-1)
+    own = tuple(summed.shape[1:])
+    if own == places:
+        return summed
+    return tf.image.resize(summed[..., None], places)[..., 0] * (np.prod(own) / np.prod(places))
 
 
 def _score(model: keras.Model, before: Any, classes: np.ndarray) -> Any:

@@ -1,18 +1,24 @@
 """The backbone: build it, load its pretrained weights, cut it, freeze and thaw it at the frost line."""
 
 import functools
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from frostline.models.architectures import NETWORKS
+from frostline.models.architectures import NETWORKS, members_of, smallest_of
+from frostline.models.ensemble import JOINED, copy_of_member
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras
 
 
 def build_backbone(image_size: int, weights: Path | None, name: str = "inception_v3") -> keras.Model:
     """Build the network `name` (see NETWORKS) without its top and load `weights`, unless they are None.
+
+    Names joined by "+" make an ensemble: each member's last map pooled by the mean, all of these in one layer called
+    JOINED; the layers of a member are called by its name, a dot, and the name that they have alone.
 
     Takes images (N, image_size, image_size, 3), RGB from 0 to 255: what turns them into the network's own range
     are the model's first layers, so that a saved model asks nothing of its user.
@@ -21,24 +27,40 @@ def build_backbone(image_size: int, weights: Path | None, name: str = "inception
     """
     keras.utils.clear_session()  # layer names must not depend on what this process built before
     keras.utils.set_random_seed(0)  # nor may the random numbers of dropout inside the network
-    pixels = NETWORKS[name].pixels
     images = keras.Input((image_size, image_size, 3), name="images")
-    network = plain_network(name, image_size, _in_range(images, pixels))
-    if weights is not None:
-        _load(network, weights, name)
-    if pixels == "caffe":
-        _take_red_first(network)
-    network = _layer_by_layer(network)
+    members = members_of(name)
+    network = _joined(members, images, weights) if len(members) > 1 else _network(name, images, weights)
     for layer in network.layers:
         if getattr(layer, "seed", 0) is None:  # dropout of the network's own: each loading would draw another one
             layer.seed = int(layer.seed_generator.state[0])
     return network
 
 
+def _joined(members: Sequence[str], images: Any, weights: Path | None) -> keras.Model:
+    pooled = []
+    for member in members:
+        with copy_of_member(weights, member) if weights else nullcontext() as file:
+            network = _network(member, images, file)
+        for layer in network.layers[1:]:  # but for the images
+            layer.name = f"{member}.{layer.name}"
+        pooled.append(keras.layers.GlobalAveragePooling2D(name=f"{member}.average")(network.output))
+    return keras.Model(images, keras.layers.Concatenate(name=JOINED)(pooled))
+
+
+def _network(name: str, images: Any, weights: Path | None) -> keras.Model:
+    pixels = NETWORKS[name].pixels
+    network = plain_network(name, images.shape[1], _in_range(images, pixels))
+    if weights is not None:
+        _load(network, weights, name)
+    if pixels == "caffe":
+        _take_red_first(network)
+    return _layer_by_layer(network)
+
+
 @functools.cache
 def layer_names(name: str) -> list[str]:
-    """The layers of the network `name`, from the image upwards."""
-    return [layer.name for layer in build_backbone(NETWORKS[name].smallest, None, name).layers]
+    """The layers of the backbone `name`, from the image upwards."""
+    return [layer.name for layer in build_backbone(smallest_of(name), None, name).layers]
 
 
 def _load(network: keras.Model, weights: Path, name: str) -> None:
@@ -113,7 +135,7 @@ def _layer_by_layer(network: keras.Model) -> keras.Model:
             return values
         return operation(*inputs, **options) if is_single(operation) else _as_layer(operation, *inputs)
 
-    copied = keras.models.clone_model(network, clone_function=copy, call_function=call)
+    copied = keras.models.clone_model(network, network.input, clone_function=copy, call_function=call)
     for layer in single_layers(network):
         weights = layer.get_weights()
         if _is_depthwise(layer):

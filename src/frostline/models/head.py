@@ -16,7 +16,8 @@ def add_head(
 ) -> keras.Model:
     """Cut `backbone` at `cut_layer` and put a new head on it: `pooling` → Dense(relu) → Dropout → Dense.
 
-    `pooling`: "flatten" keeps every place of the image, "average" takes the mean over all (far fewer weights).
+    `pooling`: "flatten" keeps every place of the image, "average" takes the mean over all (far fewer weights); features
+    that are pooled already, (N, channels), are taken as they are. `dense_units`: 0 leaves out the layer with relu.
     Returns the classifier: images (N, size, size, 3) → for two classes the probability of the second (N, 1), by a
     sigmoid; for more the probability of each (N, classes), by a softmax; float32.
     """
@@ -24,12 +25,13 @@ def add_head(
     def glorot(name: str) -> keras.initializers.Initializer:
         return keras.initializers.GlorotUniform(seed=seed32(seed, name))
 
-    features = backbone.get_layer(cut_layer).output
-    if pooling == "average":
-        x = keras.layers.GlobalAveragePooling2D(name="average")(features)
-    else:
-        x = keras.layers.Flatten(name="flatten")(features)
-    x = keras.layers.Dense(dense_units, activation="relu", kernel_initializer=glorot("dense"), name="dense")(x)
+    x = backbone.get_layer(cut_layer).output
+    if len(x.shape) > 2 and pooling == "average":
+        x = keras.layers.GlobalAveragePooling2D(name="average")(x)
+    elif len(x.shape) > 2:
+        x = keras.layers.Flatten(name="flatten")(x)
+    if dense_units:
+        x = keras.layers.Dense(dense_units, activation="relu", kernel_initializer=glorot("dense"), name="dense")(x)
     x = keras.layers.Dropout(dropout, seed=seed32(seed, "dropout"), name="dropout")(x)
     units, activation = (1, "sigmoid") if classes == 2 else (classes, "softmax")
     init = glorot("probability")

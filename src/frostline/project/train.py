@@ -72,7 +72,7 @@ def _choices(folder: Path | None, weights: str | None, recipe: str | None, kept:
         choices["weights"] = weights or "imagenet"
     elif weights is not None:
         file = Path(weights).expanduser()
-        if not file.is_file():
+        if not file.exists():  # a folder is for an ensemble
             raise FrostlineError(f"--weights {weights}: no such file; valid: imagenet, random or a file with weights.")
         choices |= {"weights": "file", "weights.path": str(file.absolute())}
     if recipe is not None or "experiment" not in kept:

@@ -24,7 +24,7 @@ from frostline.metrics.cautions import cautions
 from frostline.metrics.classification import threshold_counts
 from frostline.metrics.comparison import CALLED, Evaluation
 from frostline.metrics.formatting import decimals, signed
-from frostline.models.architectures import NETWORKS
+from frostline.models.architectures import title_of
 from frostline.report.charts import CURVES, MOST_CURVES, WORST_CURVES
 from frostline.report.rendering import rendered
 from frostline.report.style import NAMES
@@ -164,7 +164,7 @@ def _verdict(report: Report) -> dict[str, Any]:
     settings, evaluation, verdict = report.settings, report.evaluation, report.evaluation.verdict
     return {
         "name": settings.name,
-        "backbone": NETWORKS[settings.model.backbone].constructor,
+        "backbone": title_of(settings.model.backbone),
         "classes": report.classes,
         "task": _task(report.classes),
         "totals": {split: sum(report.data["counts"][split].values()) for split in SPLITS},
