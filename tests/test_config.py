@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from frostline.config import settings as config_settings
 from frostline.config.flat import flatten
-from frostline.config.load import compose_conf, load_params
+from frostline.config.load import compose_conf, composition, load_params
 from frostline.config.settings import FolderData, KaggleData, SampleData, settings_of
 from frostline.models.architectures import NETWORKS
 from frostline.runtime.errors import FrostlineError
@@ -52,7 +52,10 @@ def test_each_data_source_has_settings_of_its_own(project, overrides, kind):
     assert type(compose_conf(overrides).data) is kind
 
 
-@pytest.mark.parametrize("model", [Path(name).stem for name in tracked_names("conf/model")])
+BACKBONES = {Path(name).stem for name in tracked_names("conf/model")} - {"ensemble"}
+
+
+@pytest.mark.parametrize("model", sorted(BACKBONES))
 def test_each_backbone_brings_its_image_size_and_weights(project, model):
     if model == "hub":
         config = compose_conf(["model=hub", "weights=hub", "model.preset=dinov2_small"])
@@ -66,6 +69,42 @@ def test_each_backbone_brings_its_image_size_and_weights(project, model):
     assert (weights.md5, weights.sha256) == (published.md5, published.sha256)
     assert weights.url.startswith("https://") and (weights.md5 or weights.sha256)
     assert compose_conf([f"model={model}", "preprocess.image_size=96"]).preprocess.image_size == 96
+
+
+def test_an_ensemble_knows_the_weights_of_each_network_that_has_a_file(project):
+    config = compose_conf(["model=ensemble", "weights=imagenet"])
+    assert config.model.backbone == "resnet50+xception+inception_v3"
+    models = [compose_conf([f"model={name}"]).model for name in BACKBONES - {"hub"}]
+    assert config.model.imagenet == {model.backbone: model.imagenet for model in models}
+    assert config.weights.url is None
+    Path("params.yaml").write_text(composition(["model=ensemble"]))
+    assert load_params() == compose_conf(["model=ensemble"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["model.members=[resnet50,resnet]"], "model.members has 'resnet'; valid: convnext_small, "),
+        (["model.members=[resnet50]"], "model.members is ['resnet50']; valid: two or more networks, each once"),
+        (["model.members=[xception,xception]"], "valid: two or more networks, each once"),
+        (["model.members=xception"], "model.members is 'xception'; valid: a list of text"),
+        (["model.members=[1,2]"], "valid: a list of text"),
+        (["model.members=[vgg16,xception]", "weights=imagenet"], "weights=imagenet knows no file for the member vgg16"),
+        (["model.backbone=resnet50"], "model.members says 'resnet50+xception+inception_v3'"),
+        (["model.cut_layer=mixed7"], "model.cut_layer is 'mixed7'"),
+        (["model.pooling=flatten"], "model.pooling 'flatten'; valid of an ensemble: joined and average"),
+        (["model.imagenet=1"], "model.imagenet"),
+        (["preprocess.image_size=70"], "75 to 1024 pixels"),
+        (["weights=imagenet", "weights.url=https://x"], "weights.url is 'https://x', one file"),
+        (["weights=file", "weights.path=params.yaml"], "An ensemble's has one file for each member"),
+        (["model=xception", "model.members=[a,b]"], "model.members is a setting of model=ensemble only"),
+    ],
+)
+def test_a_mistake_in_an_ensemble_is_named_in_two_lines(project, overrides, words):
+    with pytest.raises(FrostlineError) as raised:
+        compose_conf(["model=ensemble", *overrides] if "model=xception" not in overrides else overrides)
+    assert words in str(raised.value)
+    assert len(str(raised.value).splitlines()) <= 2
 
 
 def test_every_value_is_reachable_as_an_override(project):

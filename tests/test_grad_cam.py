@@ -42,6 +42,30 @@ def test_the_map_is_the_class_activation_map_where_that_is_defined(explained):
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def ensemble(strides):
+    """Two convolutions, as `build_backbone` joins the members of an ensemble, and a linear layer."""
+    keras.utils.set_random_seed(1)
+    inputs, pooled = keras.Input((12, 12, 3)), []
+    for member, stride in zip("ab", strides, strict=True):
+        x = keras.layers.Rescaling(1 / 255, name=f"{member}.scale")(inputs)
+        x = keras.layers.Conv2D(5, 3, strides=stride, activation="relu", name=f"{member}.cut")(x)
+        pooled.append(keras.layers.GlobalAveragePooling2D(name=f"{member}.average")(x))
+    joined = keras.layers.Concatenate(name="joined")(pooled)
+    return keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid")(joined))
+
+
+def test_an_ensembles_map_is_the_sum_of_its_members():
+    model, batch = ensemble((2, 2)), images(4)
+    cuts = keras.Model(model.input, [model.get_layer(f"{member}.cut").output for member in "ab"])
+    channels = np.concatenate(cuts(batch.astype(np.float32)), axis=-1)
+    expected = np.maximum(channels @ model.layers[-1].kernel.numpy()[:, 0], 0)
+    highest = expected.max(axis=(1, 2), keepdims=True)
+    expected = np.divide(expected, highest, out=np.zeros_like(expected), where=highest > 0)
+    assert expected.max() == 1
+    np.testing.assert_allclose(grad_cam(model, batch, np.ones(4, int)), expected, atol=1e-5)
+    assert grad_cam(ensemble((2, 1)), batch, np.ones(4, int)).shape == (4, 10, 10)
+
+
 @pytest.mark.parametrize("bias", [0.0, 200.0])  # with the latter every probability is exactly 1
 def test_a_sigmoid_speaks_for_either_class_however_sure_it_is(bias):
     model, batch = classifier(1, "sigmoid", bias), images(4)

@@ -128,6 +128,13 @@ def test_a_stages_model_has_figures_only_once_it_is_judged(project):
     assert current_origin(evaluated=True).figures == recorded_origin(project / "models/classifier.keras").figures
 
 
+def test_an_ensembles_weights_are_named_one_by_one():
+    files = {name: {"url": f"https://example.org/{name}.h5"} for name in ("a", "b", "c")}
+    model = {"backbone": "a+c", "members": ["a", "c"], "imagenet": files}
+    text = card(Origin({"weights": {"source": "imagenet", "url": None}, "model": model}))
+    assert "offers for it (https://example.org/a.h5 , https://example.org/c.h5)" in text
+
+
 @pytest.mark.parametrize("source", ["imagenet", "file", "random"])
 def test_it_says_whose_the_weights_are(source):
     weights = {"source": source, "url": "https://example.org/weights.h5", "path": "/home/someone/weights.h5"}

@@ -3,6 +3,7 @@
 import functools
 
 from omegaconf import OmegaConf
+from omegaconf.errors import InterpolationResolutionError
 
 
 @functools.cache
@@ -14,10 +15,12 @@ def block_ends(backbone: str, last: int | None = None) -> str:
     from frostline.config.load import load_params
     from frostline.config.paths import BACKBONE_WEIGHTS
     from frostline.models import backbone as networks  # here: TensorFlow takes seconds
-    from frostline.models.architectures import NETWORKS
+    from frostline.models.architectures import members_of, smallest_of
     from frostline.models.graph import block_outputs
 
-    size, weights = NETWORKS[backbone].smallest, None
+    if len(members_of(backbone)) > 1:
+        raise InterpolationResolutionError("an ensemble is cut where its members are joined only; choose one network.")
+    size, weights = smallest_of(backbone), None
     if backbone == "hub":  # which network that is, the prepared file says
         size, weights = load_params().preprocess.image_size, BACKBONE_WEIGHTS
     ends = block_outputs(networks.build_backbone(size, weights, backbone))[1:]

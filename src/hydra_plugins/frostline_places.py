@@ -61,10 +61,14 @@ def own_name(_parent_: DictConfig) -> str:
     return name if name.strip() else _parent_.source  # the root of the file system has none
 
 
-def own_file(_parent_: DictConfig) -> str:
-    """The `path` beside it, as it is, where it is a file, or the folder of a preset of KerasHub."""
+def own_file(_parent_: DictConfig, _root_: DictConfig) -> str:
+    """The `path` beside it, as it is, where it is a file, or the folder of a preset of KerasHub; where the model is an
+    ensemble, a folder."""
     path, place = _path_and_place("weights.path", _parent_)
-    if not place.is_file() and not (place / "config.json").is_file():
+    if OmegaConf.select(_root_, "model.members") is not None:
+        if not place.is_dir():
+            raise _error("weights.path", f"{place}: no such folder. An ensemble's has one file for each member.")
+    elif not place.is_file() and not (place / "config.json").is_file():
         raise _error("weights.path", f"{place}: there is no such file.")
     return path
 

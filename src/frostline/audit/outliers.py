@@ -33,9 +33,9 @@ def pooled_features(data: Dataset, settings: Config) -> NDArray[np.float32]:
     pooled = []
     for split in SPLITS:
         (features,) = phases.split_features(extractor, data, split)
+        places = tuple(range(1, features.ndim - 1))  # none in an ensemble, whose features are pooled
         for start in range(0, len(features), _BLOCK):
-            block, places = features[start : start + _BLOCK], tuple(range(1, features.ndim - 1))
-            pooled.append(block.mean(axis=places, dtype=np.float32))
+            pooled.append(features[start : start + _BLOCK].mean(axis=places, dtype=np.float32))
             release(features)
     return np.concatenate(pooled)
 

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from frostline.config.overrides import parse_overrides
 from frostline.config.paths import PARAMS
-from frostline.config.settings import Config, Rule
+from frostline.config.settings import Config, Ensemble, ImagenetWeights, Model, Rule
 from frostline.runtime.errors import FrostlineError
 
 Section = TypeVar("Section")
@@ -153,7 +153,9 @@ def _section(kind: type[Section], content: dict[str, Any], prefix: str, where: s
     sections = {name: _dataclasses_in(hint) for name, hint in hints.items()}
     for name in sorted(hints, key=lambda name: not sections[name]):  # sections first: the greater mistake
         key = f"{prefix}{name}"
-        if sections[name]:
+        if get_origin(hints[name]) is dict:
+            values[name] = _sections(sections[name][0], content.get(name), key, where)
+        elif sections[name]:
             chosen = _chosen(sections[name], content.get(name), key, where)
             values[name] = _section(chosen, content[name], f"{key}.", where)
         elif name in content:
@@ -163,13 +165,25 @@ def _section(kind: type[Section], content: dict[str, Any], prefix: str, where: s
     return kind(**values)
 
 
+def _sections(kind: type, content: Any, key: str, where: str) -> dict[str, Any]:
+    """`content`, which has a section of the dataclass `kind` under each name."""
+    if not isinstance(content, dict) or not all(isinstance(section, dict) for section in content.values()):
+        raise FrostlineError(f"{where}: {key} is {content!r}; valid: a section of settings for each name.")
+    return {name: _section(kind, section, f"{key}.{name}.", where) for name, section in content.items()}
+
+
 def _chosen(kinds: Sequence[type], content: Any, key: str, where: str) -> type:
-    """Of the dataclasses that the section `key` may be, the one whose source `content` names; a single one as it is."""
+    """Of the dataclasses that the section `key` may be, the one whose source `content` names; a single one as it is.
+
+    A model has no source: it is an ensemble where it has members.
+    """
     if not isinstance(content, dict):
         among = f", among them {key}.source" if len(kinds) > 1 else ""
         raise FrostlineError(f"{where}: {key} is {content!r}; valid: settings{among}.")
     if len(kinds) == 1:
         return kinds[0]
+    if Ensemble in kinds:
+        return Ensemble if "members" in content else Model
     for kind in kinds:
         if content.get("source") == _source(kind):
             return kind
@@ -180,6 +194,10 @@ def _chosen(kinds: Sequence[type], content: Any, key: str, where: str) -> type:
 
 def _value(hint: Any, value: Any, key: str, where: str) -> Any:
     """`value` converted to the type `hint` of the setting `key`, where that is one of its valid values."""
+    if get_origin(hint) is list:
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise FrostlineError(f"{where}: {key} is {value!r}; valid: a list of text, [a, b].")
+        return value
     hints = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     if value is None and NoneType in hints:
         return None
@@ -225,8 +243,9 @@ def _dataclasses_in(hint: Any) -> list[type]:
 
 
 def _source(kind: type) -> str:
-    """What `source` is for the dataclass `kind`."""
-    return str(get_args(get_type_hints(kind)["source"])[0])
+    """What `source` is for the dataclass `kind`; what a model without one is called."""
+    hints = get_type_hints(kind)
+    return str(get_args(hints["source"])[0]) if "source" in hints else kind.__name__.lower()
 
 
 def _known_keys(kind: type, prefix: str = "") -> list[str]:
@@ -242,10 +261,11 @@ def _known_keys(kind: type, prefix: str = "") -> list[str]:
 
 
 def _owners(key: str) -> list[str]:
-    """The sources that alone have the setting `key`; none where the section is the same for all."""
+    """The sources that alone have the setting `key`; none where all have it."""
     section, _, name = key.partition(".")
     kinds = _dataclasses_in(get_type_hints(Config)[section])
-    return [_source(kind) for kind in kinds if name in get_type_hints(kind)] if len(kinds) > 1 else []
+    owners = [_source(kind) for kind in kinds if name in get_type_hints(kind)]
+    return owners if len(owners) < len(kinds) else []
 
 
 def _suggest(key: str, known: Sequence[str]) -> str:
@@ -279,17 +299,56 @@ def _check(config: Config, where: str) -> None:
 
 
 def _check_backbone(config: Config, where: str) -> None:
-    from frostline.models.architectures import NETWORKS  # here: only the stages with a backbone depend on this table
+    from frostline.models.architectures import (  # here: only the stages with a backbone depend on this table
+        NETWORKS,
+        smallest_of,
+    )
 
     name, size = config.model.backbone, config.preprocess.image_size
-    if name not in NETWORKS:
+    if isinstance(config.model, Ensemble):
+        _check_ensemble(config, config.model, where)
+    elif name not in NETWORKS:
         raise FrostlineError(f"{where}: model.backbone is {name!r}; valid: {', '.join(NETWORKS)}.")
-    smallest = NETWORKS[name].smallest
+    elif isinstance(config.weights, ImagenetWeights) and config.weights.url is None:
+        raise FrostlineError(f"{where}: weights.url is None; valid: text.")
+    smallest = smallest_of(name)
     if not smallest <= size <= _LARGEST_IMAGE:
         raise FrostlineError(
             f"{where}: preprocess.image_size is {size}; valid with model.backbone={name}: "
             f"{smallest} to {_LARGEST_IMAGE} pixels."
         )
+
+
+def _check_ensemble(config: Config, model: Ensemble, where: str) -> None:
+    from frostline.models.architectures import NETWORKS
+    from frostline.models.ensemble import JOINED
+
+    valid = [name for name in NETWORKS if name != "hub"]
+    if unknown := [member for member in model.members if member not in valid]:
+        raise FrostlineError(f"{where}: model.members has {unknown[0]!r}; valid: {', '.join(valid)}.")
+    if len(set(model.members)) < len(model.members) or len(model.members) < 2:
+        raise FrostlineError(f"{where}: model.members is {model.members}; valid: two or more networks, each once.")
+    if model.backbone != "+".join(model.members):
+        raise FrostlineError(
+            f"{where}: model.backbone is {model.backbone!r}, but model.members says {'+'.join(model.members)!r}.\n"
+            "Set model.members, and in a file edited by hand both."
+        )
+    if (model.cut_layer, model.pooling) != (JOINED, "average"):
+        raise FrostlineError(
+            f"{where}: model.cut_layer is {model.cut_layer!r} and model.pooling {model.pooling!r}; "
+            f"valid of an ensemble: {JOINED} and average.\nChoose one network to cut elsewhere: model=resnet50."
+        )
+    if isinstance(config.weights, ImagenetWeights):
+        if config.weights.url is not None:
+            raise FrostlineError(
+                f"{where}: weights.url is {config.weights.url!r}, one file; valid of an ensemble: null.\n"
+                f"Its members' are model.imagenet.{model.members[0]}.url and so on."
+            )
+        if unknown := [member for member in model.members if member not in model.imagenet]:
+            raise FrostlineError(
+                f"{where}: weights=imagenet knows no file for the member {unknown[0]}; it does for "
+                f"{', '.join(model.imagenet)}.\nTake weights=file, or name one in model.imagenet.{unknown[0]}."
+            )
 
 
 def _one_line(error: Exception) -> str:

@@ -132,10 +132,13 @@ class PublishedWeights:
 
 @dataclass
 class ImagenetWeights(Weights):
-    """Weights trained on ImageNet: the file that `model.imagenet` names, unless set."""
+    """Weights trained on ImageNet: the file that `model.imagenet` names, unless set.
+
+    Of an ensemble, whose members have a file each, all four are null: `model.imagenet` has theirs.
+    """
 
     source: Literal["imagenet"]
-    url: str
+    url: str | None
     """Of the file."""
     size: Count | None
     """In bytes; null: not checked."""
@@ -151,8 +154,9 @@ class FileWeights(Weights):
 
     source: Literal["file"]
     path: str
-    """Of the file, in the layout that keras.applications' backbone loads, built with include_top=False; with
-    `model.backbone` hub, the folder of a preset of KerasHub."""
+    """Of the file, in the layout that keras.applications' backbone loads, built with include_top=False; of an
+    ensemble, of a folder with one such file for each member, called by its name: resnet50.h5; with `model.backbone`
+    hub, of the folder of a preset of KerasHub."""
 
 
 @dataclass
@@ -189,9 +193,9 @@ class Preprocess:
 
 
 @dataclass
-class Model:
+class Backbone:
     backbone: str
-    """Which network: a name in `models.architectures`."""
+    """Which network: a name in `models.architectures`; of an ensemble, its members' names with "+" between them."""
     preset: str | None
     """Of KerasHub, where `backbone` is hub: one of its names, or an address (kaggle://…, hf://…); `weights=hub` fetches
     it."""
@@ -199,17 +203,35 @@ class Model:
     """The backbone's layer whose output feeds the head; what lies above it is left out."""
     pooling: Literal["flatten", "average", "token"]
     """Of the cut layer's output, before the head. token: of a transformer's tokens the first, its class token."""
-    dense_units: Count
-    """Units of the head's hidden layer."""
+    dense_units: Annotated[int, Rule(lambda v: v >= 0, "a whole number, 0 or more")]
+    """Units of the head's hidden layer; 0: there is none."""
     dropout: Annotated[float, Rule(lambda v: 0 <= v < 1, "a share from 0, below 1")]
-    """Share of the hidden layer's outputs that are set to 0 while training."""
+    """Share of the outputs of the hidden layer, or without one of the features, that are set to 0 while training."""
     image_size: Count
     """That which suits the backbone, in pixels; `preprocess.image_size` is the one used, and this one unless set."""
+
+
+@dataclass
+class Model(Backbone):
+    """One network."""
+
     imagenet: PublishedWeights
     """What `weights=imagenet` takes."""
 
 
 ClassWeight = Literal["none", "balanced", "balanced_sampling"] | dict[str, Positive]
+
+
+@dataclass
+class Ensemble(Backbone):
+    """Several networks, whose pooled features are joined under one head. It is cut there: at `joined`, pooled by
+    average. `backbone` follows from `members`."""
+
+    members: list[str]
+    """Which networks, two or more. All see the same image; the first one is fine-tuned, unless `finetune.thaw_from`
+    names another."""
+    imagenet: dict[str, PublishedWeights]
+    """What `weights=imagenet` takes for each network that may be a member."""
 
 
 @dataclass
@@ -240,7 +262,8 @@ class Phase:
 @dataclass
 class Finetune(Phase):
     thaw_from: str
-    """The frost line: the backbone's lowest layer that learns; auto: one block below the cut layer."""
+    """The frost line: the backbone's lowest layer that learns; auto: one block below the cut layer. Of an ensemble, in
+    one member, which alone learns: a layer of it, or its name for auto in it; auto: in the first member."""
     batch_norm: Literal["train", "frozen"]
     """Above the frost line. frozen: it keeps its weights and the statistics of pretraining."""
 
@@ -337,7 +360,7 @@ class Config:
     data: SampleData | FilteredData | KaggleData | FolderData
     weights: RandomWeights | ImagenetWeights | FileWeights | HubWeights
     preprocess: Preprocess
-    model: Model
+    model: Model | Ensemble
     transfer: Phase
     finetune: Finetune
     evaluate: Evaluate
@@ -359,7 +382,7 @@ _LEARNING = (
 
 DEPENDS_ON = {
     "fetch-data": ("data",),
-    "fetch-weights": ("weights", "model.backbone", "preprocess.image_size"),
+    "fetch-weights": ("weights", "model.backbone", "model.imagenet", "preprocess.image_size"),
     "preprocess": ("preprocess", "seed"),
     "transfer": (
         "model.backbone",

@@ -54,8 +54,9 @@ def grad_cam(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.
 
     Selvaraju et al. 2017 ("Grad-CAM", ICCV), equations 1 and 2: the channels of the cut layer, the last one that has
     places, are weighted by the mean gradient of the class' score, and summed; negative sums become 0. The score is what
-    goes into softmax; for a sigmoid it is the logit, with the sign turned for the first class. Of a transformer, what
-    goes into its last attention is taken: above it, a class token alone may decide.
+    goes into softmax; for a sigmoid it is the logit, with the sign turned for the first class. An ensemble has such a
+    layer in each member: their sums, before negative ones become 0, are brought to the places of the finest and added.
+    Of a transformer, what goes into its last attention is taken: above it, a class token alone may decide.
 
     Args:
         model: images → probabilities, of one sigmoid or a softmax.
@@ -66,33 +67,37 @@ def grad_cam(model: keras.Model, images: np.ndarray, classes: np.ndarray) -> np.
         (N, h, w) float32 from 0 to 1, at the places (h, w) of the cut layer. Each map is divided by its maximum, and
         all 0 where nothing speaks for the class.
     """
-    cut, places = _seen_at(model)
-    below, above = keras.Model(model.input, cut.output), keras.Model(cut.output, model.layers[-1].input)
+    cuts, places = _seen_at(model)
+    below, above = keras.Model(model.input, cuts), keras.Model(cuts, model.layers[-1].input)
     parts = [np.empty((0, *places), np.float32)]
     for start in range(0, len(images), _BATCH):
         batch = slice(start, start + _BATCH)
-        channels = below(np.asarray(images[batch], np.float32), training=False)
+        channels = keras.tree.flatten(below(np.asarray(images[batch], np.float32), training=False))
         with tf.GradientTape() as tape:
             tape.watch(channels)
             score = _score(model, above(channels, training=False), classes[batch])
-        gradients, channels = (_in_places(values, places) for values in (tape.gradient(score, channels), channels))
-        weights = tf.reduce_mean(gradients, axis=(1, 2), keepdims=True)
-        maps = tf.nn.relu(tf.reduce_sum(weights * channels, axis=-1)).numpy()
+        sums = [
+            _sum(_in_places(values, places), _in_places(gradient, places), places)
+            for values, gradient in zip(channels, tape.gradient(score, channels), strict=True)
+        ]
+        maps = tf.nn.relu(tf.add_n(sums)).numpy()
         highest = maps.max(axis=(1, 2), keepdims=True)
         parts.append(np.divide(maps, highest, out=np.zeros_like(maps), where=highest > 0))
     return np.concatenate(parts)
 
 
-def _seen_at(model: keras.Model) -> tuple[keras.layers.Layer, tuple[int, int]]:
-    """The layer where `grad_cam` looks, and how many places its output has, up and across."""
+def _seen_at(model: keras.Model) -> tuple[list[Any], tuple[int, int]]:
+    """What `grad_cam` looks at, and how many places the maps have, up and across."""
     layers = model.layers
-    last = next(layer for layer in reversed(layers) if len(layer.output.shape) == 4)
-    places = tuple(last.output.shape[1:3])
+    last = max(number for number, layer in enumerate(layers) if len(layer.output.shape) == 4)
     attention = [number for number, layer in enumerate(layers) if isinstance(layer, keras.layers.MultiHeadAttention)]
     if attention:  # `last` made the tokens
         sums = keras.layers.Add | keras.layers.EinsumDense  # the latter adds the positions
-        last = next(layer for layer in reversed(layers[: attention[-1]]) if isinstance(layer, sums))
-    return last, places
+        before = next(layer for layer in reversed(layers[: attention[-1]]) if isinstance(layer, sums))
+        return [before.output], tuple(layers[last].output.shape[1:3])
+    after = [layer.input for layer in layers[last + 1 :]]  # an ensemble's members end at different layers
+    cuts = [tensor for tensor in after if not isinstance(tensor, list) and len(tensor.shape) == 4]
+    return cuts, max(tuple(cut.shape[1:3]) for cut in cuts)
 
 
 def _in_places(values: Any, places: tuple[int, int]) -> Any:
@@ -101,6 +106,16 @@ def _in_places(values: Any, places: tuple[int, int]) -> Any:
         return values
     height, width = places
     return tf.reshape(values[:, -height * width :], (-1, height, width, values.shape[-1]))
+
+
+def _sum(channels: Any, gradient: Any, places: tuple[int, int]) -> Any:
+    """The weighted sum of `channels`, (N, h, w, C), at `places`, with the same total over all of them: (N, *places)."""
+    weights = tf.reduce_mean(gradient, axis=(1, 2), keepdims=True)
+    summed = tf.reduce_sum(weights * channels, axis=-1)
+    own = tuple(summed.shape[1:])
+    if own == places:
+        return summed
+    return tf.image.resize(summed[..., None], places)[..., 0] * (np.prod(own) / np.prod(places))
 
 
 def _score(model: keras.Model, before: Any, classes: np.ndarray) -> Any:

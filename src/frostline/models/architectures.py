@@ -36,3 +36,18 @@ NETWORKS = {
 }
 """The tested ones have a file in conf/model/; another one needs its line here and, to get its ImageNet weights, a file
 there."""
+
+
+def members_of(backbone: str) -> list[str]:
+    """The networks that `backbone` joins: of "resnet50+xception" these two, of a single network itself."""
+    return backbone.split("+")
+
+
+def smallest_of(backbone: str) -> int:
+    """Side of the smallest image that `backbone` takes, in pixels."""
+    return max(NETWORKS[member].smallest for member in members_of(backbone))
+
+
+def title_of(backbone: str) -> str:
+    """What `backbone` is called: "ResNet50 + Xception"."""
+    return " + ".join(NETWORKS[member].constructor for member in members_of(backbone))

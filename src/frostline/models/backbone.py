@@ -1,13 +1,16 @@
 """The backbone: build it, load its pretrained weights, cut it, freeze and thaw it at the frost line."""
 
 import functools
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from frostline.models import hub
-from frostline.models.architectures import NETWORKS
+from frostline.models.architectures import NETWORKS, members_of, smallest_of
+from frostline.models.ensemble import JOINED, copy_of_member
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras
 
@@ -15,7 +18,9 @@ from frostline.runtime.quiet_tensorflow import keras
 def build_backbone(image_size: int, weights: Path | None, name: str = "inception_v3") -> keras.Model:
     """Build the network `name` (see NETWORKS) without its top and load `weights`, unless they are None.
 
-    "hub" is whichever of KerasHub's the file `weights` holds.
+    "hub" is whichever of KerasHub's the file `weights` holds. Names joined by "+" make an ensemble: each member's last
+    map pooled by the mean, all of these in one layer called JOINED; the layers of a member are called by its name, a
+    dot, and the name that they have alone.
 
     Takes images (N, image_size, image_size, 3), RGB from 0 to 255: what turns them into the network's own range
     are the model's first layers, so that a saved model asks nothing of its user.
@@ -24,30 +29,45 @@ def build_backbone(image_size: int, weights: Path | None, name: str = "inception
     """
     keras.utils.clear_session()  # layer names must not depend on what this process built before
     keras.utils.set_random_seed(0)  # nor may the random numbers of dropout inside the network
-    pixels = NETWORKS[name].pixels
     images = keras.Input((image_size, image_size, 3), name="images")
-    if name == hub.HUB:
-        assert weights is not None
-        network = hub.place_in(hub.own_network(weights, image_size), images, hub.read_recipe(weights))
-        network = hub.features_of(_copied_by_layers(network))
-    else:
-        network = plain_network(name, image_size, _in_range(images, pixels))
-        if weights is not None:
-            _load(network, weights, name)
-        if pixels == "caffe":
-            _take_red_first(network)
-        network = _layer_by_layer(network)
+    members = members_of(name)
+    network = _joined(members, images, weights) if len(members) > 1 else _network(name, images, weights)
     for layer in network.layers:
         if getattr(layer, "seed", 0) is None and hasattr(layer, "seed_generator"):
             layer.seed = int(layer.seed_generator.state[0])  # dropout of its own: each loading would draw another one
     return network
 
 
+def _joined(members: Sequence[str], images: Any, weights: Path | None) -> keras.Model:
+    pooled = []
+    for member in members:
+        with copy_of_member(weights, member) if weights else nullcontext() as file:
+            network = _network(member, images, file)
+        for layer in network.layers[1:]:  # but for the images
+            layer.name = f"{member}.{layer.name}"
+        pooled.append(keras.layers.GlobalAveragePooling2D(name=f"{member}.average")(network.output))
+    return keras.Model(images, keras.layers.Concatenate(name=JOINED)(pooled))
+
+
+def _network(name: str, images: Any, weights: Path | None) -> keras.Model:
+    if name == hub.HUB:
+        assert weights is not None  # they say which network it is
+        network = hub.place_in(hub.own_network(weights, images.shape[1]), images, hub.read_recipe(weights))
+        return hub.features_of(_copied_by_layers(network))
+    pixels = NETWORKS[name].pixels
+    network = plain_network(name, images.shape[1], _in_range(images, pixels))
+    if weights is not None:
+        _load(network, weights, name)
+    if pixels == "caffe":
+        _take_red_first(network)
+    return _layer_by_layer(network)
+
+
 @functools.cache
 def layer_names(name: str, image_size: int, weights: Path) -> list[str]:
     """The layers of the network `name`, from the image upwards; `weights` and the size say which preset "hub" is."""
     of_hub = name == hub.HUB
-    network = build_backbone(image_size if of_hub else NETWORKS[name].smallest, weights if of_hub else None, name)
+    network = build_backbone(image_size if of_hub else smallest_of(name), weights if of_hub else None, name)
     return [layer.name for layer in network.layers]
 
 
@@ -124,7 +144,7 @@ def _copied_by_layers(network: keras.Model) -> keras.Model:
             return values
         return operation(*inputs, **options) if _is_single(operation) else _as_layer(operation, *inputs)
 
-    copied = keras.models.clone_model(network, clone_function=copy, call_function=call)
+    copied = keras.models.clone_model(network, network.input, clone_function=copy, call_function=call)
     for layer in single_layers(network):
         weights = layer.get_weights()
         if _is_depthwise(layer):

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from frostline.models.ensemble import JOINED
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras
 
@@ -50,6 +51,15 @@ def block_outputs(backbone: keras.Model) -> list[str]:
             ends.append(end.name)
         furthest = max([furthest, *(position[after.name] for after in following[layer.name])])
     return ends
+
+
+def members(model: keras.Model) -> list[str]:
+    """The networks whose features `model`, an ensemble, joins, in order; none of a single network."""
+    for layer in model.layers:
+        if layer.name == JOINED:
+            names = {id(below.output): below.name for below in model.layers}
+            return [names[id(tensor)].partition(".")[0] for tensor in layer.input]
+    return []
 
 
 def parents(layer: keras.layers.Layer) -> list[Any]:

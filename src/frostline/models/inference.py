@@ -1,6 +1,5 @@
 """Models that only infer: features to probabilities, and a faster copy of the frozen layers."""
 
-import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +17,10 @@ def inference_copy(model: keras.Model, layers: Sequence[str], precision: str) ->
     (Jacob et al. 2018, arXiv:1712.05877, section 3.2); the copy computes in `precision`, "float32" or "bfloat16".
     """
     below = keras.Model(model.inputs, [model.get_layer(name).output for name in layers])
-    scaling = set(itertools.takewhile(lambda layer: not layer.weights, below.layers))
+    scaling: set[str] = set()  # layers that only scale the images
+    for layer in below.layers:
+        if not layer.weights and all(node.operation.name in scaling for node in parents(layer)):
+            scaling.add(layer.name)
     pairs = ((layer.name, _convolution_before(layer)) for layer in below.layers)
     folded = {name: before for name, before in pairs if before is not None and before.name not in layers}
     convolutions = {convolution.name for convolution in folded.values()}
@@ -27,7 +29,7 @@ def inference_copy(model: keras.Model, layers: Sequence[str], precision: str) ->
         if layer.name in folded:
             return keras.layers.Identity(name=layer.name, dtype=precision)
         config = layer.get_config()
-        if layer not in scaling:  # bfloat16 would round the images
+        if layer.name not in scaling:  # bfloat16 would round the images
             config["dtype"] = precision
         if layer.name in convolutions:
             config["use_bias"] = True

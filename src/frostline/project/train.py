@@ -116,9 +116,9 @@ def _choices(
         choices["weights"] = weights or ("hub" if model == "hub" else "imagenet")
     elif weights is not None:
         file = Path(weights).expanduser()
-        if not file.is_file() and not (file / "config.json").is_file():
+        if not file.exists():  # a folder is for an ensemble or a preset
             raise FrostlineError(
-                f"--weights {weights}: no such file; valid: imagenet, random, hub, a file or a preset's folder."
+                f"--weights {weights}: no such file; valid: imagenet, random, hub, or what has weights."
             )
         choices |= {"weights": "file", "weights.path": str(file.absolute())}
     if recipe is not None or "experiment" not in kept:

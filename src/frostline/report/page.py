@@ -24,7 +24,7 @@ from frostline.metrics.cautions import are_unequal, cautions
 from frostline.metrics.classification import recalls, threshold_counts
 from frostline.metrics.comparison import CALLED, Evaluation
 from frostline.metrics.formatting import decimals, signed
-from frostline.models.architectures import NETWORKS
+from frostline.models.architectures import title_of
 from frostline.report.charts import CURVES, MOST_CURVES, WORST_CURVES
 from frostline.report.rendering import rendered
 from frostline.report.style import NAMES
@@ -165,7 +165,7 @@ def _verdict(report: Report) -> dict[str, Any]:
     recall_rows = list(_recall_rows(evaluation, report.classes, list(report.data["counts"]["train"].values())))
     return {
         "name": settings.name,
-        "backbone": settings.model.preset or NETWORKS[settings.model.backbone].constructor,
+        "backbone": settings.model.preset or title_of(settings.model.backbone),
         "classes": report.classes,
         "task": _task(report.classes),
         "totals": {split: sum(report.data["counts"][split].values()) for split in SPLITS},
