@@ -49,14 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    train = commands.add_parser("train", help="from a folder of pictures to a model and a report")
-    train.add_argument("folder", nargs="?", type=_place, help="one folder per class; left out: the one of last time")
-    train.add_argument("--weights", metavar="imagenet|random|hub|FILE", help="of the backbone (default: imagenet)")
-    train.add_argument("--recipe", metavar="NAME", help="an option of conf/experiment, or auto (default: best)")
-    train.add_argument("--time-limit", metavar="10m", help="of --recipe auto, which searches for the best settings")
-    train.add_argument("--name", help="of the data set in MLflow (default: the folder's)")
-    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting of params.yaml")
-    train.set_defaults(run=_train)
+    _add_train(commands.add_parser("train", help="from a folder of pictures to a model and a report"))
 
     keep = commands.add_parser("set", help="settings that stay for this project; alone: lists them")
     keep.add_argument("settings", nargs="*", metavar="KEY=VALUE")
@@ -114,6 +107,16 @@ def _add_cache(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     prune = actions.add_parser("prune", help="delete least recently used entries")
     prune.add_argument("--keep-gib", type=_gib, default=0, help="GiB that may stay (default: 0, delete all)")
     prune.set_defaults(run=_cache_prune)
+
+
+def _add_train(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", nargs="?", type=_place, help="one folder per class; left out: the one of last time")
+    command.add_argument("--weights", metavar="imagenet|random|hub|FILE", help="of the backbone (default: imagenet)")
+    command.add_argument("--recipe", metavar="NAME", help="an option of conf/experiment, or auto (default: best)")
+    command.add_argument("--time-limit", metavar="10m", help="of --recipe auto, which searches for the best settings")
+    command.add_argument("--name", help="of the data set in MLflow (default: the folder's)")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting of params.yaml")
+    command.set_defaults(run=_train)
 
 
 def _add_audit(command: argparse.ArgumentParser) -> None:

@@ -199,7 +199,6 @@ def train(
     count = len(task.training.labels)
     history, restored = checkpoints.load(checkpoint, trainer.variables) if checkpoint else ([], 0)
     done = distribution.take_from_chief(strategy, trainer.variables, len(history)) if strategy else len(history)
-    _log.debug("%s begins after epoch %d", task.phase, done)
     copy_values(trainer.trained, model)
     kept = _best_so_far(history, strategy) if options.patience else 0
 
