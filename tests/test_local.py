@@ -45,6 +45,22 @@ def test_weights_of_classes_stay_as_one_setting(project):
     assert compose_conf().transfer.class_weight == "none"
 
 
+def test_a_mapping_takes_the_place_of_one_that_stays(project):
+    set_local({"transfer.class_weight": "{a: 1, b: 5}"})
+    assert compose_conf(["transfer.class_weight={a:3}"]).transfer.class_weight == {"a": 3}
+    set_local({"transfer.class_weight": "{c: 2}"})
+    assert compose_conf().transfer.class_weight == {"c": 2}
+    before = read_local()
+    with pytest.raises(FrostlineError, match="give all classes at once: transfer.class_weight='{dog: 5}'"):
+        set_local({"transfer.class_weight.dog": "5"})
+    assert read_local() == before
+
+
+def test_the_members_of_an_ensemble_are_a_list(project):
+    set_local({"model": "ensemble", "model.members": "[resnet50, xception]"})
+    assert compose_conf().model.backbone == "resnet50+xception"
+
+
 def test_options_of_groups_stay_and_another_source_can_still_be_chosen(project):
     Path("pictures").mkdir()
     Path("pictures/1.jpg").touch()

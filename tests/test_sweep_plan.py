@@ -94,7 +94,7 @@ def test_what_is_searched_names_the_search_and_how_long_does_not(project):
         (["model=glob(*)"], ["not a list of values"]),
         (["a b"], ["not a list of overrides"]),
         (["seed=1,2", "seed=3"], ["seed is given twice, seed=1,2 and seed=3"]),
-        (["study=nosuch"], ["study/nosuch: there is no such option; valid: depth, more_data, recipes, worth_it"]),
+        (["study=nosuch"], ["study/nosuch: there is no such option; valid: auto, depth, more_data, recipes, worth_it"]),
     ],
 )
 def test_a_mistake_is_named_in_two_lines(project, overrides, words):
@@ -147,6 +147,10 @@ def test_auto_races_the_topmost_cuts_without_the_test_set(project):
     assert len(asked.trials) == 8 * 5
     assert asked.total == 8 + 4 + 2 + 2 + 2
     assert {trial[0] for trial in asked.trials} == {f"model.cut_layer=mixed{number}" for number in range(7, 11)}
+    others = plan(["study=auto", "model=xception"]).trials
+    cuts = list(dict.fromkeys(trial[0].partition("=")[2] for trial in others))
+    assert cuts == ["block14_sepconv2_act", "add_8", "add_9", "add_10", "add_11"], "the recipe's own cut comes first"
+    assert {trial[0] for trial in plan(["study=auto", "model=ensemble"]).trials} == {"model.cut_layer=joined"}
     assert compose_trial(asked.trials[0]).folds_of == "train_and_validation"
 
 

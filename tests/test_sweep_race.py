@@ -100,6 +100,36 @@ def test_one_trial_runs_however_short_the_time(clock):
     assert outcome.compared == [0]
 
 
+def test_only_folds_that_every_seed_has_judged_are_compared(clock):
+    trials = [[f"model.dropout={name}", f"fold={f}", f"seed={s}"] for name in "ab" for f in range(3) for s in (1, 2)]
+    ran = []
+
+    def run(number, trial):
+        ran.append(trial)
+        clock[0] += 10
+        return record_of(trial)
+
+    outcome = run_race(trials, run, time_limit=125)
+    assert len(ran) == 7, "one fold and a half of the two settings"
+    assert {ran[number][1:][0] for number in outcome.compared} == {"fold=0"}
+    assert len(outcome.compared) == 4
+
+
+def test_a_race_that_ran_to_its_end_was_not_ended_by_the_limit(clock):
+    ran, outcome = raced(clock=clock, time_limit=184)
+    assert len(ran) == longest(TRIALS)
+    assert not any("time limit" in note for note in outcome.notes)
+
+
+def test_two_settings_that_read_alike_are_two():
+    trials = [
+        [f"finetune.learning_rate={rate}", f"fold={f}"] for rate in ("0.000123451", "0.000123454") for f in (0, 1)
+    ]
+    outcome = run_race(trials, lambda number, trial: record_of(["model.dropout=a"]))
+    assert outcome.compared == [0, 1, 2, 3]
+    assert outcome.notes[0].startswith("4 of 4 trainings of 2 settings")
+
+
 def test_its_outcome_lies_in_the_sweeps_folder(tmp_path):
     assert read_outcome(tmp_path) is None
     _, outcome = raced()

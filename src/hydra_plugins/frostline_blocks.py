@@ -7,10 +7,10 @@ from omegaconf.errors import InterpolationResolutionError
 
 
 @functools.cache
-def block_ends(backbone: str, last: int | None = None) -> str:
+def block_ends(backbone: str) -> str:
     """The layers of the network `backbone` that end a block, as a list for a sweep: ``mixed1,mixed2``.
 
-    Without the first one: below it there is no block to thaw. `last`: so many of them, the topmost.
+    Without the first one: below it there is no block to thaw.
     """
     from frostline.config.load import load_params
     from frostline.config.paths import BACKBONE_WEIGHTS
@@ -23,8 +23,15 @@ def block_ends(backbone: str, last: int | None = None) -> str:
     size, weights = smallest_of(backbone), None
     if backbone == "hub":  # which network that is, the prepared file says
         size, weights = load_params().preprocess.image_size, BACKBONE_WEIGHTS
-    ends = block_outputs(networks.build_backbone(size, weights, backbone))[1:]
-    return ",".join(ends[-last:] if last else ends)
+    return ",".join(block_outputs(networks.build_backbone(size, weights, backbone))[1:])
+
+
+def cuts_to_try(backbone: str, own: str, last: int) -> str:
+    """Where else than at `own`, which comes first, the network may be cut: so many of its topmost `block_ends`."""
+    ensemble = "+" in backbone  # cut where its members are joined only
+    ends = [] if ensemble else block_ends(backbone).split(",")[-last:]
+    return ",".join(dict.fromkeys([own, *ends]))
 
 
 OmegaConf.register_new_resolver("block_ends", block_ends, replace=True)
+OmegaConf.register_new_resolver("cuts_to_try", cuts_to_try, replace=True)

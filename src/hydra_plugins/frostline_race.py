@@ -1,9 +1,11 @@
 """Hydra's plugin behind `hydra/sweeper=race`; it lies in the package `hydra_plugins`, where Hydra looks for plugins."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]  # comes with DVC, without types
 from hydra.core.plugins import Plugins
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
@@ -40,5 +42,7 @@ class RaceSweeper(Sweeper):
             return dict(read_json(folder / str(number) / RESULT))
 
         trials = trials_of([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
-        limit = None if self.time_limit is None else seconds_of(str(self.time_limit))
+        limit = None
+        if self.time_limit is not None:  # of the whole command: imports and features take their time, too
+            limit = seconds_of(str(self.time_limit)) - (time.time() - psutil.Process().create_time())
         write_outcome(folder, run_race(trials, run, limit))

@@ -260,14 +260,15 @@ def test_a_race_leaves_its_winner_as_a_recipe_and_the_test_set_alone(clone):
     assert swept["model"]["cut_layer"] == study["best"]["model.cut_layer"]
     assert swept["finetune"]["learning_rate"] == float(study["best"]["finetune.learning_rate"])
     assert (swept["fold"], swept["folds_of"]) == (None, "all")
+    assert json.loads((clone.folders()[-1] / "winner.json").read_text()) == study["best"]
+    assert "The training and validation images are dealt out" in (folder / "report.html").read_text()
 
 
 def test_a_race_with_time_for_one_fold_says_that_it_may_be_chance(clone):
     output = clone.sweep(*RACE, "finetune.learning_rate=1e-4", "hydra.sweeper.time_limit=1s")
     assert "The time limit ended it in round 1 of 3." in output
     assert "By one fold only: it may well be chance." in output
-    swept = yaml.safe_load((clone.root / "conf/experiment/swept.yaml").read_text())
-    assert swept["model"]["cut_layer"] == "mixed1"
+    assert not (clone.folders()[-1] / "winner.json").exists(), "one trial is no choice"
 
 
 def test_the_audit_takes_what_a_study_found(clone):

@@ -3,12 +3,14 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from clone import ROOT, STAGES, Clone, ran
 from frostline.sources.sample import draw_archive
@@ -98,6 +100,27 @@ def test_the_code_in_the_docs_does_what_stands_there(clone, pictures):
     (clone.root / "page.md").unlink()
     assert "TestResults(failed=0, attempted=" in told, told
     assert set(ran(told)) <= {"evaluate"}, "the data set was called otherwise before"
+
+
+@pytest.mark.long
+def test_a_recipe_that_was_searched_for_is_for_other_pictures_too(clone, pictures):
+    frostline(clone, "set", "folds=3", "model.cut_layer=mixed1", "finetune.epochs=1")
+    said = frostline(clone, "train", str(pictures), "--recipe", "auto", "--time-limit", "10m")
+    assert "6 of 6 trainings of 2 settings were run" in said, "the cut that is set was not searched"
+    assert "model:    models/classifier.keras" in said
+    winner = json.loads((clone.root / "multirun/auto/winner.json").read_text())
+    assert set(winner) == {"finetune.learning_rate"}
+    params = yaml.safe_load((clone.root / "params.yaml").read_text())
+    assert params["finetune"]["learning_rate"] == float(winner["finetune.learning_rate"])
+    assert params["folds_of"] == "all"
+    assert "experiment=auto" in frostline(clone, "set")
+    other = pictures.parent / "others"
+    shutil.copytree(pictures, other)
+    frostline(clone, "set", f"data.path={other}", "weights=imagenet")
+    params = yaml.safe_load((clone.root / "params.yaml").read_text())
+    assert (params["data"]["path"], params["data"]["name"]) == (str(other), "others")
+    frostline(clone, "set", f"data.path={pictures}", "weights=random", "experiment=demo")
+    frostline(clone, "set", "--unset", "folds", "--unset", "model.cut_layer", "--unset", "finetune.epochs")
 
 
 def test_what_a_user_gets_wrong_ends_in_two_lines_and_changes_nothing(clone, pictures):

@@ -5,6 +5,7 @@ in `conf/data/own.yaml` and `conf/weights/own.yaml`, so that another source can 
 """
 
 import difflib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from operator import attrgetter
@@ -36,7 +37,8 @@ def read_local(conf: Path = CONF) -> dict[str, Any]:
             own = _read(conf / group / f"{_OWN}.yaml") if option == _OWN else {}
             found[group] = own.pop("defaults")[0] if own else option
             found |= flatten(own, f"{group}.")
-    return found | flatten(content)
+    found |= flatten(content)
+    return {key: json.loads(value) if _is_mapping(key, value) else value for key, value in found.items()}
 
 
 def set_local(changes: Mapping[str, str], unset: Sequence[str] = (), conf: Path = CONF) -> dict[str, Any]:
@@ -53,7 +55,12 @@ def set_local(changes: Mapping[str, str], unset: Sequence[str] = (), conf: Path 
             _check_option(key, text, conf)
             if text != before.get(key):  # another source has other settings
                 after = {name: value for name, value in after.items() if not name.startswith(f"{key}.")}
+        if ".class_weight." in key:
+            phase, _, name = key.partition(".class_weight.")
+            raise FrostlineError(f"{key}: give all classes at once: {phase}.class_weight='{{{name}: {text}}}'.")
         after[key] = None if text == "null" else text
+        if key == "model.members" and text.startswith("["):
+            after[key] = [member.strip() for member in text.strip("[]").split(",")]
     if unclear := [key for key, value in after.items() if "${" in str(value)]:
         raise FrostlineError(f"{unclear[0]} is {after[unclear[0]]!r}; no setting can hold the characters ${{.")
     try:
@@ -94,6 +101,11 @@ def write_params(conf: Path = CONF) -> None:
     write_text(PARAMS, composition(folder=conf))
 
 
+def _is_mapping(key: str, value: Any) -> bool:
+    """Whether `value` is the text of one, as `_write` leaves it."""
+    return key.endswith(".class_weight") and str(value).startswith("{")
+
+
 def _is_group(key: str, conf: Path) -> bool:
     return "." not in key and (conf / key).is_dir()
 
@@ -110,7 +122,12 @@ def _check_option(group: str, option: str, conf: Path) -> None:
 
 def _write(settings: Mapping[str, Any], conf: Path) -> None:
     groups = {key: value for key, value in settings.items() if _is_group(key, conf)}
-    values = {key: value for key, value in settings.items() if key not in groups}
+    # A mapping as its text: a later one takes its place, where Hydra would merge two of them.
+    values = {
+        key: json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else value
+        for key, value in settings.items()
+        if key not in groups
+    }
     for group in _SOURCES:
         inside = {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{group}.")}
         file = conf / group / f"{_OWN}.yaml"
@@ -119,7 +136,7 @@ def _write(settings: Mapping[str, Any], conf: Path) -> None:
             groups[group] = _OWN
         else:
             file.unlink(missing_ok=True)
-    rest = _nested({key: value for key, value in values.items() if key.partition(".")[0] not in _SOURCES})
+    rest = nested({key: value for key, value in values.items() if key.partition(".")[0] not in _SOURCES})
     if groups or rest:
         choices = [{f"{_OVERRIDE}{group}": option} for group, option in groups.items()]
         (conf / _SETTINGS).parent.mkdir(exist_ok=True)
@@ -141,12 +158,13 @@ def _yaml(content: Mapping[str, Any]) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(dict(content)))  # it quotes what OmegaConf would take for a number
 
 
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """`flat` settings, by dotted key, as sections in sections."""
+    found: dict[str, Any] = {}
     for key, value in flat.items():
         *sections, name = key.split(".")
-        inner = nested
+        inner = found
         for section in sections:
             inner = inner.setdefault(section, {})
         inner[name] = value
-    return nested
+    return found

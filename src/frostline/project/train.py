@@ -3,6 +3,7 @@
 What is chosen stays (see `config.local`): the same command, `dvc repro` and sweeps go on from it.
 """
 
+import shutil
 import subprocess
 import sys
 import time
@@ -10,16 +11,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from frostline.config.local import check_no_edits, read_local, set_local, write_params
-from frostline.config.paths import CLASSIFIER, REPORT, SWEPT, VERDICT
+import yaml
+
+from frostline.common.files import read_json, write_text
+from frostline.config.local import check_no_edits, nested, read_local, set_local, write_params
+from frostline.config.paths import CLASSIFIER, REPORT, VERDICT
 from frostline.config.project import check_repository
 from frostline.project.alone import alone, beside_no_dvc
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.progress import seconds_of
 
-AUTO = "auto"
-"""A recipe that is none of conf/experiment's: the one to be searched for."""
+AUTO, _BASE = "auto", "best"
+"""A recipe that is searched for, and the one that it goes out from."""
 _TIME = "10m"
+_FOUND = Path(f"conf/experiment/{AUTO}.yaml")
+_RACE = Path("multirun/auto")
+_SEARCHED = ("model.cut_layer", "finetune.learning_rate")
+"""What conf/study/auto.yaml compares."""
 
 
 def train(
@@ -53,7 +61,7 @@ def train(
             raise FrostlineError(f"{key} is given twice, as {str(said)!r} and as {settings[key]!r}.")
     with alone():
         kept = read_local()
-        recipe = "best" if searching else recipe
+        recipe = _BASE if searching else recipe
         choices = _choices(folder, weights, recipe, kept, settings.get("model", kept.get("model")))
         moved = "data.path" in choices and choices["data.path"] != kept.get("data.path")
         names = [key for key in ("name", "data.name") if moved and key in kept]  # other images have another name
@@ -70,15 +78,26 @@ def train(
 
 
 def _search(ends: float) -> int:
-    """Prepare the images, search until `ends` (on time.monotonic) for the best settings, and keep them."""
+    """Prepare the images, search until `ends` (on time.monotonic) for the best settings, and keep them as a recipe.
+
+    Settings that the user keeps are not searched: they would win over any recipe.
+    """
     status = _run("dvc", "repro", "fetch-weights", "preprocess")
-    if status == 0:
-        SWEPT.unlink(missing_ok=True)
-        limit = f"hydra.sweeper.time_limit={max(1, round(ends - time.monotonic()))}s"
-        status = _run("frostline.sweep", "-m", "study=auto", limit)
-    if status == 0 and SWEPT.is_file():  # not where there was time for one setting only
+    if status:
+        return status
+    shutil.rmtree(_RACE, ignore_errors=True)
+    fixed = [f"{key}={value}" for key, value in read_local().items() if key in _SEARCHED]
+    limit = f"hydra.sweeper.time_limit={max(1, round(ends - time.monotonic()))}s"
+    status = _run("frostline.sweep", "-m", "study=auto", f"hydra.sweep.dir={_RACE}", limit, *fixed)
+    found = _RACE / "winner.json"
+    if status == 0 and found.is_file():  # not where there was time for one setting only
         with beside_no_dvc():
-            set_local({"experiment": SWEPT.stem})
+            content = {"defaults": [_BASE, "_self_"], **nested(read_json(found))}
+            comment = (
+                "# @package _global_\n# What `frostline train --recipe auto` has found; it writes this file anew.\n"
+            )
+            write_text(_FOUND, comment + yaml.safe_dump(content, sort_keys=False))
+            set_local({"experiment": AUTO})
             write_params()
     return status
 

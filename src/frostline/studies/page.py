@@ -48,6 +48,8 @@ class Study:
     """By which it can be run again."""
     folds: int
     """Into how many parts the images were dealt."""
+    of: str = "all"
+    """Which images: see `Config.folds_of`."""
 
 
 def write_study(study: Study, trainings: Sequence[Training], notes: Sequence[str] = ()) -> tuple[Answer, list[Path]]:

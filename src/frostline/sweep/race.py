@@ -36,6 +36,7 @@ class Entry:
     """A setting in the race."""
 
     name: str
+    """In few words."""
     trials: list[int]
     """The numbers of those that finished, a round each,"""
     losses: list[float]
@@ -50,7 +51,7 @@ def rounds_of(trials: Sequence[list[str]]) -> list[list[list[str]]]:
     """The trials, given as overrides, by round: in each every setting once, on one fold and by one seed."""
     rounds: dict[tuple[str, ...], list[list[str]]] = {}
     for trial in trials:
-        rounds.setdefault(tuple(each for each in trial if _is_luck(each)), []).append(trial)
+        rounds.setdefault(_luck(trial), []).append(trial)
     return list(rounds.values())
 
 
@@ -75,7 +76,7 @@ def run_race(
     """
     begun, slowest, number = time.monotonic(), 0.0, 0
     rounds = rounds_of(trials)
-    entries = {name: Entry(name, [], []) for name in map(_setting, rounds[0])}
+    entries = {_setting(trial): Entry(_name(trial), [], []) for trial in rounds[0]}
     racing, notes = list(entries.values()), []
 
     def is_over() -> bool:
@@ -98,7 +99,7 @@ def run_race(
                 racing.remove(entry)
                 notes.append(f"Failed: {entry.name}: {reason(record)}")
             number += 1
-        if is_over():
+        if is_over() and place < len(rounds):
             notes.insert(0, f"The time limit ended it in round {place} of {len(rounds)}.")
             break
         order = sorted(racing, key=lambda entry: entry.loss)
@@ -108,7 +109,7 @@ def run_race(
             notes.append(f"Given up after {place} fold{'s' * (place > 1)}, with the validation loss: {losses}.")
     spent = in_words(time.monotonic() - begun)
     notes.insert(0, f"{number} of {len(trials)} trainings of {len(entries)} settings were run, in {spent}.")
-    return Outcome(_comparable(racing), notes)
+    return Outcome(_comparable(racing, [_luck(trials_of_round[0]) for trials_of_round in rounds]), notes)
 
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:
@@ -122,21 +123,32 @@ def read_outcome(folder: Path) -> Outcome | None:
     return Outcome(**read_json(path)) if path.is_file() else None
 
 
-def _is_luck(override: str) -> bool:
-    return override.partition("=")[0] in LUCK
+def _luck(trial: Sequence[str]) -> tuple[str, ...]:
+    """Its fold and seed, as overrides."""
+    return tuple(each for each in trial if each.partition("=")[0] in LUCK)
 
 
-def _setting(trial: Sequence[str]) -> str:
-    return label(dict(each.split("=", 1) for each in trial if not _is_luck(each)))
+def _setting(trial: Sequence[str]) -> tuple[str, ...]:
+    """All its other overrides."""
+    return tuple(each for each in trial if each.partition("=")[0] not in LUCK)
+
+
+def _name(trial: Sequence[str]) -> str:
+    return label(dict(each.split("=", 1) for each in _setting(trial)))
 
 
 def _half(count: int) -> int:
     return max(_FINALISTS, math.ceil(count / 2))
 
 
-def _comparable(racing: Sequence[Entry]) -> list[int]:
-    """The trials of the settings still in the race, in the rounds that all of them have run; of the first round those
-    that it has, as it may have ended early."""
+def _comparable(racing: Sequence[Entry], lucks: Sequence[tuple[str, ...]]) -> list[int]:
+    """The trials of the settings still in the race, in the rounds that all of them have run, as far as these are every
+    seed on every one of some folds; of the first round those that it has, as it may have ended early.
+
+    `lucks`: by round, its fold and seed.
+    """
     begun = [entry for entry in racing if entry.trials]
     common = min((len(entry.trials) for entry in begun), default=0)
+    while common > 1 and math.prod(len(set(each)) for each in zip(*lucks[:common], strict=True)) > common:
+        common -= 1
     return sorted(number for entry in begun for number in entry.trials[:common])

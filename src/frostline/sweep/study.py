@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from frostline.common.files import write_text
+from frostline.common.files import write_json, write_text
 from frostline.config.paths import BACKBONE_WEIGHTS, SWEPT
 from frostline.config.settings import Config
 from frostline.runtime.errors import FrostlineError
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from frostline.tracking.runs import Pipeline
 
 _CUT = "model.cut_layer"
+WINNER = "winner.json"
+"""In a sweep's folder: the swept values of the setting to take, by key."""
 
 
 def answer_study(
@@ -65,7 +67,7 @@ def answer_study(
         )
     by_key = {trial_key(config, shared): config for config in configs}
     if race and len({by_key[trial["key"]].fold for trial in trials}) < 2:
-        _take_best_of_one_fold(trials, by_key, race.notes)
+        _take_best_of_one_fold(folder, trials, keys, by_key, race.notes)
         return
     study = Study(
         name,
@@ -73,22 +75,30 @@ def answer_study(
         sorted((key, str(value)) for key, value in pipeline.settings.items()),
         shlex.join(["python", "-m", "frostline.sweep", "-m", *overrides]),
         folds=configs[0].folds,
+        of=configs[0].folds_of,
     )
     answer, files = write_study(study, _trainings(trials, keys, by_key, shared), race.notes if race else ())
-    if answer.take is not None:
-        taken = next(trial for trial in trials if answer.take.items() <= values_of(trial).items())
+    alone = race is not None and answer.take is None  # all others failed
+    take = {key: values_of(trials[0])[key] for key in keys} if alone else answer.take
+    if take is not None:
+        taken = next(trial for trial in trials if take.items() <= values_of(trial).items())
         _keep_recipe(by_key[taken["key"]], answer.title)
+        write_json(folder / WINNER, dict(take))
     table.print_answer(answer, next(file for file in files if file.suffix == ".html"))
     with runs.sweep_run(pipeline) as parent:
         parent.log_files(*files, *tables)
         parent.describe(f"**{answer.title}.** {answer.text}\n", {})
 
 
-def _take_best_of_one_fold(trials: Sequence[Record], by_key: Mapping[str, Config], notes: Sequence[str]) -> None:
-    """What a race that the time limit ended so early says: no interval can be given."""
-    best = min(trials, key=lowest_loss)
-    _keep_recipe(by_key[best["key"]], headline(trials))
+def _take_best_of_one_fold(
+    folder: Path, trials: Sequence[Record], keys: Sequence[str], by_key: Mapping[str, Config], notes: Sequence[str]
+) -> None:
+    """What a race that the time limit ended so early says: no interval can be given, and one trial is no choice."""
     print(*notes, f"{headline(trials)} By one fold only: it may well be chance.", sep="\n")  # noqa: T201
+    if len(trials) > 1:
+        best = min(trials, key=lowest_loss)
+        _keep_recipe(by_key[best["key"]], headline(trials))
+        write_json(folder / WINNER, {key: values_of(best)[key] for key in keys})
 
 
 def _keep_recipe(config: Config, note: str) -> None:

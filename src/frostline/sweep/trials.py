@@ -263,9 +263,10 @@ def _transfer_once(settings: Config, shared: Shared, memory: Memory, on_epoch: O
 def _untrained(settings: Config, shared: Shared, memory: Memory) -> keras.Model:
     """What `build_classifier` gives: trials in a row that differ in their seeds and images only build it once."""
     built = digest_of([asdict(settings.model), settings.preprocess.image_size, shared.digest])
-    build = functools.partial(phases.build_classifier, shared.data, BACKBONE_WEIGHTS, settings)
+    data = shared.images(settings)
+    build = functools.partial(phases.build_classifier, data, BACKBONE_WEIGHTS, settings)
     model = memory.untrained_model(built, build)
-    phases.renew_head(model, shared.data, settings)
+    phases.renew_head(model, data, settings)
     return model
 
 

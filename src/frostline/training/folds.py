@@ -71,22 +71,23 @@ def choose_images(data: Dataset, fold: int | None, folds: int, train_share: floa
 def _parts(data: Dataset, folds: int, of: str) -> np.ndarray:
     """Of each image its part, (N,) from 0; -1 for those that are in none."""
     labels, pixels, names = _contents(data)
-    together = _together(data, pixels, names, folds)
     dealt = np.arange(len(labels) - (0 if of == "all" else len(data.names("test"))))  # SPLITS ends with the test set
+    together = _together(data, pixels, names, len(dealt) / folds)
     parts = np.full(len(labels), -1)
     parts[dealt] = deal(labels[dealt], pixels[dealt], together[dealt], [1 / folds] * folds, "fold")
     return parts
 
 
-def _together(data: Dataset, pixels: np.ndarray, names: np.ndarray, folds: int) -> np.ndarray:
+def _together(data: Dataset, pixels: np.ndarray, names: np.ndarray, fold: float) -> np.ndarray:
     """Which images may not be parted, (N,) group numbers.
 
-    A chain of near-duplicates that no fold can hold is parted, and it is said: it is no one picture.
+    A chain of near-duplicates that no `fold`, of so many images, can hold is parted, and it is said: it is no one
+    picture.
     """
     named = joined([pixels.tolist(), names.tolist()])
     alike = joined([named.tolist()], _near_duplicates(data).tolist())
     sizes = np.bincount(alike)
-    too_large = sizes > max(len(alike) / folds, int(np.max(np.bincount(named))))
+    too_large = sizes > max(fold, int(np.max(np.bincount(named))))
     if too_large.any():
         _log.warning("%d near-duplicates are one chain, larger than a fold: folds part them", sizes[too_large].sum())
     return np.where(too_large[alike], len(sizes) + named, alike)
