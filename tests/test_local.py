@@ -51,7 +51,7 @@ def test_a_mapping_takes_the_place_of_one_that_stays(project):
     set_local({"transfer.class_weight": "{c: 2}"})
     assert compose_conf().transfer.class_weight == {"c": 2}
     before = read_local()
-    with pytest.raises(FrostlineError, match="give all classes at once: transfer.class_weight='{dog: 5}'"):
+    with pytest.raises(FrostlineError, match=r"give all classes at once: transfer\.class_weight='\{dog: 5\}'"):
         set_local({"transfer.class_weight.dog": "5"})
     assert read_local() == before
 

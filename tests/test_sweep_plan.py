@@ -144,12 +144,12 @@ def test_a_study_names_its_axes_and_the_command_line_changes_them(project):
 @pytest.mark.slow
 def test_auto_races_the_topmost_cuts_without_the_test_set(project):
     asked = plan(["study=auto", "hydra.sweeper.time_limit=10m"])
-    assert len(asked.trials) == 8 * 5
-    assert asked.total == 8 + 4 + 2 + 2 + 2
-    assert {trial[0] for trial in asked.trials} == {f"model.cut_layer=mixed{number}" for number in range(7, 11)}
+    assert len(asked.trials) == 3 * 2 * 2 * 5
+    assert asked.total == 12 + 6 + 3 + 2 + 2
+    assert {trial[0] for trial in asked.trials} == {f"model.cut_layer=mixed{number}" for number in (7, 9, 10)}
     others = plan(["study=auto", "model=xception"]).trials
     cuts = list(dict.fromkeys(trial[0].partition("=")[2] for trial in others))
-    assert cuts == ["block14_sepconv2_act", "add_8", "add_9", "add_10", "add_11"], "the recipe's own cut comes first"
+    assert cuts == ["block14_sepconv2_act", "add_10", "add_11"], "the recipe's own cut comes first"
     assert {trial[0] for trial in plan(["study=auto", "model=ensemble"]).trials} == {"model.cut_layer=joined"}
     assert compose_trial(asked.trials[0]).folds_of == "train_and_validation"
 

@@ -242,7 +242,8 @@ def test_a_study_goes_on_where_it_stopped_and_is_answered(clone):
     assert {"report.html", "study.json", "out_of_fold.parquet"} <= files
 
 
-RACE = ("study=auto", "folds=3", "model.cut_layer=mixed1,mixed2", "transfer.epochs=1", "finetune.epochs=1")
+RACE = ("study=auto", "folds=3", "model.cut_layer=mixed1,mixed2", "finetune.batch_norm=train")
+RACE = (*RACE, "transfer.epochs=1", "finetune.epochs=1")
 
 
 def test_a_race_leaves_its_winner_as_a_recipe_and_the_test_set_alone(clone):

@@ -101,6 +101,13 @@ def write_params(conf: Path = CONF) -> None:
     write_text(PARAMS, composition(folder=conf))
 
 
+def write_recipe(name: str, base: str, values: Mapping[str, str], note: str, conf: Path = CONF) -> None:
+    """Write `experiment=name`: that of the name `base` with other `values`, by dotted key, as text; `note`: a line."""
+    own = OmegaConf.from_dotlist([f"{key}={value}" for key, value in values.items()])
+    content = OmegaConf.merge({"defaults": [base, "_self_"]}, own)
+    write_text(conf / "experiment" / f"{name}.yaml", f"# @package _global_\n# {note}\n" + OmegaConf.to_yaml(content))
+
+
 def _is_mapping(key: str, value: Any) -> bool:
     """Whether `value` is the text of one, as `_write` leaves it."""
     return key.endswith(".class_weight") and str(value).startswith("{")
@@ -136,7 +143,7 @@ def _write(settings: Mapping[str, Any], conf: Path) -> None:
             groups[group] = _OWN
         else:
             file.unlink(missing_ok=True)
-    rest = nested({key: value for key, value in values.items() if key.partition(".")[0] not in _SOURCES})
+    rest = _nested({key: value for key, value in values.items() if key.partition(".")[0] not in _SOURCES})
     if groups or rest:
         choices = [{f"{_OVERRIDE}{group}": option} for group, option in groups.items()]
         (conf / _SETTINGS).parent.mkdir(exist_ok=True)
@@ -158,7 +165,7 @@ def _yaml(content: Mapping[str, Any]) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(dict(content)))  # it quotes what OmegaConf would take for a number
 
 
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
     """`flat` settings, by dotted key, as sections in sections."""
     found: dict[str, Any] = {}
     for key, value in flat.items():

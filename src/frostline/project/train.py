@@ -11,10 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from frostline.common.files import read_json, write_text
-from frostline.config.local import check_no_edits, nested, read_local, set_local, write_params
+from frostline.common.files import read_json
+from frostline.config.local import check_no_edits, read_local, set_local, write_params, write_recipe
 from frostline.config.paths import CLASSIFIER, REPORT, VERDICT
 from frostline.config.project import check_repository
 from frostline.project.alone import alone, beside_no_dvc
@@ -24,9 +22,8 @@ from frostline.runtime.progress import seconds_of
 AUTO, _BASE = "auto", "best"
 """A recipe that is searched for, and the one that it goes out from."""
 _TIME = "10m"
-_FOUND = Path(f"conf/experiment/{AUTO}.yaml")
 _RACE = Path("multirun/auto")
-_SEARCHED = ("model.cut_layer", "finetune.learning_rate")
+_SEARCHED = ("model.cut_layer", "finetune.learning_rate", "finetune.batch_norm")
 """What conf/study/auto.yaml compares."""
 
 
@@ -92,11 +89,9 @@ def _search(ends: float) -> int:
     found = _RACE / "winner.json"
     if status == 0 and found.is_file():  # not where there was time for one setting only
         with beside_no_dvc():
-            content = {"defaults": [_BASE, "_self_"], **nested(read_json(found))}
-            comment = (
-                "# @package _global_\n# What `frostline train --recipe auto` has found; it writes this file anew.\n"
+            write_recipe(
+                AUTO, _BASE, read_json(found), "Found by `frostline train --recipe auto`, which writes this anew."
             )
-            write_text(_FOUND, comment + yaml.safe_dump(content, sort_keys=False))
             set_local({"experiment": AUTO})
             write_params()
     return status
