@@ -41,7 +41,7 @@ def class_weights(setting: ClassWeight, labels: np.ndarray, classes: Sequence[st
         counts = np.bincount(labels, minlength=len(classes))
         present = counts > 0
         weights = np.ones(len(classes))
-        even = _drawn_of_each(len(labels), present.sum()) if setting == SAMPLED else len(labels) / present.sum()
+        even = _drawn_of_each(len(labels), int(present.sum())) if setting == SAMPLED else len(labels) / present.sum()
         weights[present] = np.asarray(even) / counts[present]
         return weights.astype(np.float32)
     for name in setting:
