@@ -21,6 +21,7 @@ from frostline.training import phases
 from frostline.training.loop import Examples, Task, train, trainer_of
 from servers import FileServer, running
 from small import SIZE
+from tracked import tracked_conf
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +33,7 @@ LINE = "mobilenet_v3_small.expanded_conv_9_add"
 def composed(*more):
     small = [f"preprocess.image_size={SIZE}", "precision=float32", "finetune.learning_rate=1e-4"]
     model = ["model=ensemble", f"model.members=[{','.join(MEMBERS)}]"]
-    return compose_conf([*small, *model, *more], Path(__file__).parents[1] / "conf")
+    return compose_conf([*small, *model, *more], tracked_conf())
 
 
 @pytest.fixture(scope="module")

@@ -41,7 +41,7 @@ def test_the_ui_listens_on_this_machine_only():
 def test_the_addresses_that_are_downloaded_from_are_https():
     groups = [yaml.safe_load(tracked_text(name)) or {} for name in tracked_names("conf")]
     groups += [group["imagenet"] for group in groups if "imagenet" in group]  # each backbone's weights
-    addresses = [group["url"] for group in groups if not group.get("url", "${").startswith("${")]
+    addresses = [group["url"] for group in groups if not (group.get("url") or "${").startswith("${")]
     assert len(addresses) == 7
     assert all(address.startswith("https://") for address in addresses)
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from frostline.config.load import compose_conf
+from frostline.config.paths import SWEPT
 from frostline.sweep.results import (
-    RECIPE,
     describe,
     headline,
     in_order,
@@ -126,7 +126,7 @@ def test_the_recipe_composes_to_the_trial(project, data):
         [*data, "weights=imagenet", "model.cut_layer=mixed5", "finetune.learning_rate=1e-5", "seed=3"]
     )
     assert "swept" not in [path.stem for path in (project / "conf/experiment").iterdir()]
-    (project / RECIPE).write_text(recipe(config, "why\nand how"))
+    (project / SWEPT).write_text(recipe(config, "why\nand how"))
     assert compose_conf(["experiment=swept"]) == replace(config, name="swept")
 
 
