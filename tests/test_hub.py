@@ -2,7 +2,6 @@
 
 import shutil
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from frostline.sources.preset import fetch_preset
 from frostline.stages.fetch_weights import main as fetch_weights
 from frostline.training import phases
 from small import SIZE
+from tracked import tracked_conf
 
 keras_hub = pytest.importorskip("keras_hub", reason="make install-hub")
 pytestmark = pytest.mark.slow
@@ -137,7 +137,7 @@ def settings(family, preset):
             "finetune.learning_rate=1e-3",
             f"precision={'bfloat16' if family == 'vit' else 'float32'}",
         ],
-        Path(__file__).parents[1] / "conf",
+        tracked_conf(),
     )
 
 
