@@ -118,6 +118,7 @@ def test_a_line_in_no_member_is_an_error_of_two_lines(base, asked, words):
     assert len(str(raised.value).splitlines()) <= 2
 
 
+@pytest.mark.long
 def test_both_phases_from_joined_features_equal_training_from_pixels(settings, prepared, folder, base, images):
     with contextlib.chdir(folder):
         model, whole = (phases.build_classifier(prepared, BACKBONE_WEIGHTS, settings) for _ in range(2))

@@ -96,7 +96,7 @@ def saved_preset(family, folder):
     return network
 
 
-ASK_MOST = ("vit", "efficientnet_v2")
+ASK_MOST = ("vit",)
 """Those that ask most of what opens layers."""
 
 

@@ -142,7 +142,7 @@ def test_what_a_user_gets_wrong_ends_in_two_lines_and_changes_nothing(clone, pic
     for arguments, word in (
         ([str(pictures / "없음")], "no such folder"),
         ([str(pipe)], "a broken link or a special file"),
-        ([str(pictures), "--weights", "imagnet"], "valid: imagenet, random or a file"),
+        ([str(pictures), "--weights", "imagnet"], "valid: imagenet, random, hub, a file or a folder of weights"),
         ([str(pictures), "--recipe", "bset"], "did you mean best?"),
         ([str(pictures), "--set", "transfer.epoch=3"], "Did you mean 'transfer.epochs'?"),
         ([str(pictures), "--set", "transfer.epochs"], "write KEY=VALUE"),

@@ -132,7 +132,7 @@ def _choices(
         file = Path(weights).expanduser()
         if not file.exists():  # a folder is for an ensemble or a preset
             raise FrostlineError(
-                f"--weights {weights}: no such file; valid: imagenet, random, hub, or what has weights."
+                f"--weights {weights}: no such file; valid: imagenet, random, hub, a file or a folder of weights."
             )
         choices |= {"weights": "file", "weights.path": str(file.absolute())}
     if recipe is not None or "experiment" not in kept:
