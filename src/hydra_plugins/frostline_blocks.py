@@ -28,7 +28,9 @@ def block_ends(backbone: str) -> str:
 
 def cuts_to_try(backbone: str, own: str, last: int) -> str:
     """Where else than at `own`, which comes first, the network may be cut: so many of its topmost `block_ends`."""
-    ensemble = "+" in backbone  # cut where its members are joined only
+    from frostline.models.architectures import members_of
+
+    ensemble = len(members_of(backbone)) > 1  # cut where its members are joined only
     ends = [] if ensemble else block_ends(backbone).split(",")[-last:]
     return ",".join(dict.fromkeys([own, *ends]))
 

@@ -6,6 +6,8 @@ from pathlib import Path
 PARAMS = Path("params.yaml")
 SWEPT = Path("conf/experiment/swept.yaml")
 """The best trial of the last sweep, where `experiment=swept` finds it."""
+WINNER = "winner.json"
+"""In a sweep's folder: the swept values of the setting to take, by key."""
 
 ARCHIVE = Path("data/raw/archive.zip")
 PROCESSED = Path("data/processed")

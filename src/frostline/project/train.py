@@ -11,9 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from frostline.common.files import read_json
 from frostline.config.local import check_no_edits, read_local, set_local, write_params, write_recipe
-from frostline.config.paths import CLASSIFIER, REPORT, VERDICT
+from frostline.config.paths import CLASSIFIER, REPORT, VERDICT, WINNER
 from frostline.config.project import check_repository
 from frostline.project.alone import alone, beside_no_dvc
 from frostline.runtime.errors import FrostlineError
@@ -22,9 +24,7 @@ from frostline.runtime.progress import seconds_of
 AUTO, _BASE = "auto", "best"
 """A recipe that is searched for, and the one that it goes out from."""
 _TIME = "10m"
-_RACE = Path("multirun/auto")
-_SEARCHED = ("model.cut_layer", "finetune.learning_rate", "finetune.batch_norm")
-"""What conf/study/auto.yaml compares."""
+_RACE, _STUDY = Path("multirun/auto"), Path("conf/study/auto.yaml")
 
 
 def train(
@@ -83,10 +83,11 @@ def _search(ends: float) -> int:
     if status:
         return status
     shutil.rmtree(_RACE, ignore_errors=True)
-    fixed = [f"{key}={value}" for key, value in read_local().items() if key in _SEARCHED]
+    searched = yaml.safe_load(_STUDY.read_text(encoding="utf-8"))["hydra"]["sweeper"]["params"].keys() - {"fold"}
+    fixed = [f"{key}={value}" for key, value in read_local().items() if key in searched]
     limit = f"hydra.sweeper.time_limit={max(1, round(ends - time.monotonic()))}s"
     status = _run("frostline.sweep", "-m", "study=auto", f"hydra.sweep.dir={_RACE}", limit, *fixed)
-    found = _RACE / "winner.json"
+    found = _RACE / WINNER
     if status == 0 and found.is_file():  # not where there was time for one setting only
         with beside_no_dvc():
             write_recipe(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline.common.files import write_json, write_text
-from frostline.config.paths import BACKBONE_WEIGHTS, SWEPT
+from frostline.config.paths import BACKBONE_WEIGHTS, SWEPT, WINNER
 from frostline.config.settings import Config
 from frostline.runtime.errors import FrostlineError
 from frostline.sweep import table
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from frostline.tracking.runs import Pipeline
 
 _CUT = "model.cut_layer"
-WINNER = "winner.json"
-"""In a sweep's folder: the swept values of the setting to take, by key."""
 
 
 def answer_study(
@@ -82,8 +80,7 @@ def answer_study(
     take = {key: values_of(trials[0])[key] for key in keys} if alone else answer.take
     if take is not None:
         taken = next(trial for trial in trials if take.items() <= values_of(trial).items())
-        _keep_recipe(by_key[taken["key"]], answer.title)
-        write_json(folder / WINNER, dict(take))
+        _keep_winner(folder, by_key[taken["key"]], take, answer.title)
     table.print_answer(answer, next(file for file in files if file.suffix == ".html"))
     with runs.sweep_run(pipeline) as parent:
         parent.log_files(*files, *tables)
@@ -97,11 +94,13 @@ def _take_best_of_one_fold(
     print(*notes, f"{headline(trials)} By one fold only: it may well be chance.", sep="\n")  # noqa: T201
     if len(trials) > 1:
         best = min(trials, key=lowest_loss)
-        _keep_recipe(by_key[best["key"]], headline(trials))
-        write_json(folder / WINNER, {key: values_of(best)[key] for key in keys})
+        values = values_of(best)
+        _keep_winner(folder, by_key[best["key"]], {key: values[key] for key in keys}, headline(trials))
 
 
-def _keep_recipe(config: Config, note: str) -> None:
+def _keep_winner(folder: Path, config: Config, values: Mapping[str, str], note: str) -> None:
+    """Leave the setting to take as a recipe, and its swept `values`, by key, in the sweep's `folder`."""
+    write_json(folder / WINNER, dict(values))
     whole = replace(config, fold=None, train_share=1.0, folds_of="all")
     write_text(SWEPT, recipe(whole, f"{note}\nRebuild it: {REBUILD}"))
 
