@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 demo: install            ## the whole pipeline on drawn images, then the two phases side by side
 	$(RUN) dvc repro && frostline compare
-	@git diff --quiet -- dvc.lock reports || echo "dvc.lock and reports/ now differ from the committed ones, which are of another kind" \
+	@git diff --quiet HEAD -- dvc.lock reports || echo "dvc.lock and reports/ now differ from the committed ones, which are of another kind" \
 	    "of processor: it rounds otherwise. \`git checkout dvc.lock reports\` brings those back."
 
 train: install           ## your own pictures: make train PICTURES=FOLDER; ARGS="--weights random" adds options

@@ -156,6 +156,7 @@ def assert_same(found, expected):
         np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.long
 def test_two_devices_train_as_one(alone, tmp_path):
     finish(start("mirrored", tmp_path / "mirrored"))
     for name, expected in alone.items():

@@ -164,6 +164,7 @@ def test_both_phases_from_joined_features_equal_training_from_pixels(settings, p
     assert grad_cam(loaded, images, np.zeros(6, int)).shape == (6, 3, 3)
 
 
+@pytest.mark.long
 def test_weights_are_drawn_the_same_twice_or_come_from_a_file_or_an_address_each(settings, folder, base, project):
     fetch_weights(settings)
     assert BACKBONE_WEIGHTS.read_bytes() == (folder / BACKBONE_WEIGHTS).read_bytes()

@@ -141,6 +141,7 @@ def settings(family, preset):
     )
 
 
+@pytest.mark.long
 def test_both_phases_leave_a_classifier_that_loads_exports_and_has_the_same_bytes_again(
     family, preset, settings, prepared, weights, tmp_path
 ):
@@ -199,6 +200,7 @@ def vit_preset(tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_the_stage_takes_a_presets_folder_and_says_what_its_licence_is(vit_preset, project, capsys):
     (vit_preset / "README.md").write_text("---\nlibrary_name: keras-hub\nlicense: apache-2.0\n---\nA ViT.\n")
     options = ["model=hub", "weights=file", f"weights.path={vit_preset}", f"preprocess.image_size={SIZE}"]

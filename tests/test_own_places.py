@@ -172,6 +172,7 @@ def test_dvc_says_it_in_one_line_and_leaves_params_yaml_as_it_was(project, pictu
     assert (project / "params.yaml").read_bytes() == before
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_dvc_takes_a_quoted_name_and_in_a_copy_of_the_project_an_absolute_one(project, pictures, dvc):
     relative = f"data.path={text('../' + pictures.name)}"

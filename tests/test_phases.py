@@ -229,6 +229,7 @@ def test_mirrored_rows_are_taken_from_the_mirrored_features():
     assert own.sum() == 0
 
 
+@pytest.mark.long
 def test_full_augmentation_learns_without_touching_frozen_layers(settings, prepared, weights):
     settings = dataclasses.replace(settings, augment="full")
     settings.model.cut_layer = "mixed1"  # a third of the layers to trace

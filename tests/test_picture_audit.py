@@ -291,6 +291,7 @@ def test_errors_of_the_command_are_lines(project, tmp_path):
     assert "0 is not a whole number above 0" in command("--top", "0").stderr
 
 
+@pytest.mark.long
 def test_outliers_by_the_features_of_the_backbone(images, project, weights):
     (project / "models").mkdir()
     shutil.copy(weights, project / "models/backbone.h5")

@@ -37,6 +37,7 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.long
 def test_figures_are_images_and_the_same_bytes_in_another_process(tmp_path):
     before = dict(matplotlib.rcParams)
     write_all(tmp_path / "here")

@@ -196,6 +196,7 @@ def test_raw_and_calibrated_figures_stand_side_by_side(tmp_path):
     assert "In use: the fine-tuned model, with temperature 1.6" in page.text
 
 
+@pytest.mark.long
 def test_the_same_bytes_in_another_process(tmp_path, html):
     code = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"

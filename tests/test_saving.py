@@ -25,6 +25,7 @@ save_model(keras.Model(inputs, keras.layers.Dense(1, kernel_initializer=init)(x)
 """
 
 
+@pytest.mark.long
 def test_two_processes_save_the_same_bytes(tmp_path):
     digests = set()
     for number in range(2):

@@ -159,6 +159,7 @@ def test_mlflow_itself_refuses_the_rest(address, kind, body, status):
     assert requests.post(address, data=body, headers={"Content-Type": kind}).status_code == status
 
 
+@pytest.mark.long
 def test_the_command_of_mlflow_serves_it_in_a_process_of_its_own(logged):
     """From the code that was logged with the model, not from here."""
     with socket.create_server(("127.0.0.1", 0)) as free:

@@ -46,6 +46,7 @@ def database(project, monkeypatch):
     return path
 
 
+@pytest.mark.long
 def test_a_deleted_experiment_is_restored_by_the_command_that_is_named(database, fails):
     uri = f"sqlite:///{database}"
     mlflow.MlflowClient(uri).delete_experiment(mlflow.get_experiment_by_name("frostline-sample").experiment_id)

@@ -86,6 +86,7 @@ def test_a_key_holds_what_the_result_depends_on_and_nothing_else(shared, monkeyp
     assert trials.open_shared().digest != shared.digest
 
 
+@pytest.mark.long
 def test_all_layers_come_from_one_pass_and_a_killed_trial_ends_in_the_bytes_of_one_alone(
     shared, folder, capsys, tmp_path, monkeypatch
 ):

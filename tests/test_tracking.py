@@ -222,6 +222,7 @@ def logged_epochs(run_id):
     return [point.step for point in mlflow.MlflowClient().get_metric_history(run_id, "train/loss")]
 
 
+@pytest.mark.long
 def test_a_lost_server_gets_all_once_it_is_back_and_a_run_that_it_lacks_is_restored(
     project, server, model, capfd, monkeypatch
 ):

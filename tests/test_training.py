@@ -52,7 +52,7 @@ def run(model, examples, **changes):
     task = Task("transfer", changes.pop("seed", 1), *examples, prepare=changes.pop("prepare", None))
     on_device = changes.pop("on_device", False)
     options = Phase(**settings)
-    trainer = trainer_of(model, options, len(task.training.labels))
+    trainer = trainer_of(model, options, len(task.training.labels), parts=changes.get("parts", 1))
     return train(trainer, task, options, Session(**changes), on_device)
 
 
@@ -109,6 +109,16 @@ def test_a_loss_that_is_no_number_ends_the_training_and_is_not_gone_on_from(exam
             run(model, (training, validation), learning_rate=rate, on_epoch=seen.append, checkpoint=checkpoint)
     assert seen == []
     assert not checkpoint.exists()
+
+
+@pytest.mark.parametrize("parts", [3, 32])
+def test_a_batch_in_parts_is_one_step(examples, parts):
+    whole, divided = make_model(dropout=0), make_model(dropout=0)
+    expected, found = run(whole, examples), run(divided, examples, parts=parts)
+    for left, right in zip(expected, found, strict=True):
+        assert left == pytest.approx(right, abs=1e-5)
+    for left, right in zip(whole.get_weights(), divided.get_weights(), strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-4)
 
 
 def test_epochs_are_reported_as_they_come(examples, capsys):

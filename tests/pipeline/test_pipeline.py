@@ -209,6 +209,7 @@ def contents(path):
 # The following change the clone's parameters, in this order.
 
 
+@pytest.mark.long
 def test_a_threshold_runs_only_evaluate_and_all_that_predicts_follows_it(clone):
     import io
     import zipfile
@@ -339,6 +340,7 @@ def test_a_bad_weights_file_leaves_no_output(clone):
     assert backbone.read_bytes() == before
 
 
+@pytest.mark.long
 def test_a_killed_stage_leaves_no_run_running_and_none_twice(clone):
     long_enough = "transfer.epochs=200"  # to be met while it runs
     stage = ["-m", "frostline.stages", "transfer", "data.name=sample", "transfer.learning_rate=0.01", long_enough]

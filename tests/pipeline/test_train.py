@@ -45,6 +45,7 @@ def frostline(clone, *arguments, code=0):
 QUICK = ["--weights", "random", "--recipe", "demo", "--set", "transfer.epochs=1"]
 
 
+@pytest.mark.long
 def test_from_a_folder_to_a_model_and_again(clone, pictures):
     said = frostline(clone, "train", str(pictures), *QUICK)
     assert ran(said) == STAGES
@@ -168,6 +169,7 @@ def test_edits_by_hand_are_said_before_they_are_dropped(clone, pictures):
     assert "0.35" not in params.read_text(encoding="utf-8")
 
 
+@pytest.mark.long
 def test_beside_another_dvc_command_it_refuses_before_it_touches_anything(clone, pictures):
     running = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     locks = clone.root / ".dvc/tmp/rwlock"

@@ -19,7 +19,7 @@ from frostline.common.files import digest_of, release
 from frostline.config.paths import FEATURES
 from frostline.features.cache import ARRAY, complete, is_complete, lock
 from frostline.models import hub
-from frostline.models.inference import inference_copy
+from frostline.models.inference import inference_copy, within_memory
 from frostline.runtime import ray_pool
 from frostline.runtime.code_digest import code_digest
 from frostline.runtime.progress import track
@@ -136,10 +136,11 @@ class _Forward:
                 tf.cast(tf.clip_by_value(tf.cast(output, tf.float32), -_LARGEST, _LARGEST), DTYPE) for output in outputs
             ]
 
-        self._outputs_of = tf.function(outputs_of, input_signature=[tf.TensorSpec(part.inputs[0].shape, tf.uint8)])
+        traced = tf.function(outputs_of, input_signature=[tf.TensorSpec(part.inputs[0].shape, tf.uint8)])
+        self._outputs_of = within_memory(lambda images: [output.numpy() for output in traced(*images)])
 
     def __call__(self, images: np.ndarray) -> list[np.ndarray]:
-        return [output.numpy() for output in self._outputs_of(images)]
+        return self._outputs_of([images])
 
     def __reduce__(self) -> tuple[Callable[..., "_Forward"], tuple[str, Mapping[str, list[np.ndarray]], bool]]:
         weights = {layer.name: layer.get_weights() for layer in self._part.layers if layer.weights}

@@ -1,5 +1,7 @@
 """Models that only infer: features to probabilities, and a faster copy of the frozen layers."""
 
+import logging
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,7 +9,10 @@ import numpy as np
 
 from frostline.common.files import release
 from frostline.models.graph import as_model_inputs, children_count, parents
+from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras, tf
+
+_log = logging.getLogger(__name__)
 
 
 def inference_copy(model: keras.Model, layers: Sequence[str], precision: str) -> keras.Model:
@@ -91,19 +96,50 @@ def input_signature(inputs: Sequence[Any]) -> Any:
     return as_model_inputs([tf.TensorSpec((None, *item.shape[1:]), tf.float32) for item in inputs])
 
 
+Forward = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+"""Arrays (n, …) → arrays (n, …)."""
+
+
+def within_memory(forward: Forward) -> Forward:
+    """`forward`, called with half as many rows, and a half of these, from when the device's memory holds no more.
+
+    Raises FrostlineError where it does not hold what one row needs.
+    """
+    most = sys.maxsize
+
+    def call(arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        nonlocal most
+        rows, start, parts = len(arrays[0]), 0, []
+        while start < rows:
+            try:
+                parts.append(forward([array[start : start + most] for array in arrays]))
+                start += most
+            except tf.errors.ResourceExhaustedError as error:
+                most = min(most, rows) // 2
+                if not most:
+                    raise FrostlineError(
+                        "the memory does not hold what one image needs.\nLower preprocess.image_size."
+                    ) from error
+                _log.warning("the memory does not hold %d images at a time: %d are taken.", 2 * most, most)
+        return parts[0] if len(parts) == 1 else [np.concatenate(items) for items in zip(*parts, strict=True)]
+
+    return call
+
+
 def predictor(model: keras.Model, batch_size: int = 64) -> Callable[[Sequence[np.ndarray]], np.ndarray]:
     """Return a function from features (arrays (N, …)) to the probabilities of `model`'s classes, (N, classes) float64.
 
     TensorFlow traces the model, about a second, only at the function's first call: keep it for further ones.
     """
-    forward = tf.function(
+    traced = tf.function(
         lambda inputs: model(inputs, training=False), input_signature=[input_signature(model.inputs)], autograph=False
     )
+    forward = within_memory(lambda arrays: [traced(as_floats(arrays)).numpy()])
 
     def predict(features: Sequence[np.ndarray]) -> np.ndarray:
         parts = [np.empty((0, model.output_shape[1]), np.float32)]
         for start in range(0, len(features[0]), batch_size):
-            parts.append(forward(as_floats(read_rows(features, slice(start, start + batch_size)))).numpy())
+            parts += forward(read_rows(features, slice(start, start + batch_size)))
         return by_class(np.concatenate(parts).astype(np.float64))
 
     return predict

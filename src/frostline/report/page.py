@@ -29,7 +29,8 @@ from frostline.report.charts import CURVES, MOST_CURVES, WORST_CURVES
 from frostline.report.rendering import rendered
 from frostline.report.style import NAMES
 
-_SOFTWARE = {"tensorflow": "TensorFlow", "keras": "Keras", "numpy": "NumPy"}
+_SOFTWARE = {"tensorflow": "TensorFlow", "keras": "Keras"}
+"""What the page names: of libraries that are locked in one release for every Python, so that all give the same page."""
 _FEW_CLASSES = 6
 """So many classes are named one by one."""
 _PAIRS = 10

@@ -1,6 +1,8 @@
 """What the two training stages share: train, leave the model and its curve, log the run."""
 
+import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from frostline.common.files import check_writable, sha256_of, write_csv, write_json
@@ -14,8 +16,10 @@ from frostline.runtime.quiet_tensorflow import keras, tf, warn_of_unused_gpu
 from frostline.tracking import runs
 from frostline.tracking.logged_model import log_model
 from frostline.training import distribution, precision
-from frostline.training.loop import EPOCH_COLUMNS, Epoch, Session, kept_epoch, with_kept_last
+from frostline.training.loop import EPOCH_COLUMNS, BatchTooLargeError, Epoch, Session, kept_epoch, with_kept_last
 from frostline.training.phases import checkpoint_path, load_images
+
+_log = logging.getLogger(__name__)
 
 Build = Callable[[Dataset], keras.Model]
 Train = Callable[[keras.Model, Dataset, Config, Session], list[Epoch]]
@@ -54,8 +58,8 @@ def _train_and_log(
     with runs.phase_run(phase, runs.open_pipeline(config, data.digest)) as run:
         run.log_data(config.data.name, config.data.depends_on, data.digest, context="training")
         run.tag_computing(precision.resolve(config.precision))
-        model = build(data)
-        history = train(model, data, config, Session(run.log_epoch, checkpoint, strategy, config.checkpoint_every))
+        session = Session(run.log_epoch, checkpoint, strategy, config.checkpoint_every)
+        model, history = _trained(phase, config, lambda: build(data), data, train, session)
         for epoch in with_kept_last(history, patience)[len(history) :]:  # the others were logged as they came
             run.log_epoch(epoch)
         save_model(model, MODELS[phase], data.classes)
@@ -67,3 +71,31 @@ def _train_and_log(
             log_model(run, MODELS[phase], data.images("train")[0])
     checkpoint.unlink(missing_ok=True)
     prune(config.feature_cache_gib)
+
+
+def _trained(
+    phase: PhaseName, config: Config, build: Callable[[], keras.Model], data: Dataset, train: Train, session: Session
+) -> tuple[keras.Model, list[Epoch]]:
+    """The trained model and its epochs. Where the memory does not hold a batch, it is trained in more and more parts.
+
+    Each time from a model built anew, or the checkpoint: what the failed step has left is of no use.
+    """
+
+    def attempt(parts: int) -> tuple[keras.Model, list[Epoch]]:
+        model = build()
+        return model, train(model, data, config, replace(session, parts=parts))
+
+    parts, batch_size = 1, getattr(config, phase).batch_size
+    while True:
+        try:
+            return attempt(parts)
+        except BatchTooLargeError:
+            if session.strategy or parts >= batch_size:
+                raise
+        parts = min(2 * parts, batch_size)
+        _log.warning(
+            "%s: the memory does not hold a batch of %d images; their gradients are added up from %d parts.",
+            phase,
+            batch_size,
+            parts,
+        )

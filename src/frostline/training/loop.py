@@ -92,9 +92,16 @@ class Session:
     trainers: dict[PhaseName, tuple[str, "Trainer"]] | None = None
     """Where given, what trains a model stays here by phase, with a digest of what it was made of, for the next training
     of that model. Whoever gives it empties it before another model is trained."""
+    parts: int = 1
+    """Into so many parts a batch is divided, where the memory does not hold it whole. Their gradients are added up, so
+    a step stays one over the batch; only batch normalisation sees the images of a part alone."""
 
 
 ALONE = Session()
+
+
+class BatchTooLargeError(FrostlineError):
+    """The device's memory does not hold a step over one batch; the model is left somewhere in the middle of it."""
 
 
 def _check_numbers(figures: Sequence[float], phase: PhaseName, epoch: int) -> None:
@@ -156,8 +163,12 @@ def trainer_of(
     count: int,
     strategy: tf.distribute.Strategy | None = None,
     weights: np.ndarray | None = None,
+    parts: int = 1,
 ) -> Trainer:
-    """Return what trains `model` as `options` say, on `count` examples; `weights`: of classes (see `class_weights`)."""
+    """Return what trains `model` as `options` say, on `count` examples; `weights`: of classes (see `class_weights`).
+
+    `parts`: see Session; with a strategy it has no effect, as each replica takes a part of the batch already.
+    """
     with strategy.scope() if strategy else nullcontext():
         trained = distribution.replica_of(model) if strategy else with_fast_layers(model)
         rate = learning_rate(options, math.ceil(count / options.batch_size))
@@ -171,8 +182,13 @@ def trainer_of(
             optimizer = Adam(rate, trained.trainable_variables, options.weight_decay)
         kept = trained.variables if options.patience else []
         best = [keras.Variable(item.value.read_value(), trainable=False) for item in kept]
-    step = _tensor_step(trained, optimizer, options, weights)
-    return Trainer(model, trained, optimizer, best, step, _batch_step(step, trained, strategy), predictor(model))
+    gradients_of = _gradients_of(trained, options, weights)
+    step = _tensor_step(gradients_of, optimizer, trained)
+    if parts > 1 and not strategy:
+        on_batch = _step_in_parts(gradients_of, optimizer, trained, parts)
+    else:
+        on_batch = _batch_step(step, trained, strategy)
+    return Trainer(model, trained, optimizer, best, step, on_batch, predictor(model))
 
 
 def train(
@@ -192,7 +208,7 @@ def train(
     `trainer`: as `trainer_of` makes it with the same `options`, or after `begin_again`.
 
     Raises FrostlineError for a checkpoint that is damaged, or of a training that has ended, and where a loss is no
-    number (NaN or infinity): from there on, neither are the weights.
+    number (NaN or infinity): from there on, neither are the weights. BatchTooLargeError: see there.
     """
     checkpoint, strategy, model = session.checkpoint, session.strategy, trainer.model
     keras.utils.set_random_seed(seed32(task.seed, task.phase))
@@ -215,7 +231,13 @@ def train(
     while not is_last(number):
         number += 1
         with track(f"{task.phase} {number}/{options.epochs}", total=count, unit="images") as advance:
-            loss_sum, hits = run_epoch(number, advance, validated)
+            try:
+                loss_sum, hits = run_epoch(number, advance, validated)
+            except tf.errors.ResourceExhaustedError as error:
+                raise BatchTooLargeError(
+                    f"{task.phase}: the memory does not hold a training step of {options.batch_size} images.\n"
+                    f"Lower {task.phase}.batch_size or preprocess.image_size."
+                ) from error
         copy_values(trainer.trained, model)
         figures = loss_sum / count, hits / count, *trainer.score(task.validation)
         _check_numbers(figures, task.phase, number)
@@ -333,16 +355,18 @@ def cross_entropy_of(classes: int, smoothing: float, reduction: str) -> Any:
     return lambda targets, probabilities: smoothed(tf.one_hot(tf.cast(targets[:, 0], tf.int32), classes), probabilities)
 
 
-def _tensor_step(
-    model: keras.Model, optimizer: Any, options: Phase, class_weights: np.ndarray | None = None
-) -> TensorStep:
-    """Return what trains `model` on one batch as `options` say; `class_weights`: see the function of that name."""
+GradientsOf = Callable[[Any, tf.Tensor, tf.Tensor], tuple[Any, tf.Tensor, tf.Tensor]]
+"""Inputs, targets (n, 1), number of rows to divide the loss by → the gradients, the loss and the number of hits."""
+
+
+def _gradients_of(model: keras.Model, options: Phase, class_weights: np.ndarray | None = None) -> GradientsOf:
+    """Return what gives the gradients by which `model` is trained as `options` say; `class_weights`: see there."""
     weights, classes, smoothing = model.trainable_variables, model.output_shape[1], options.label_smoothing
     sampled = options.class_weight == SAMPLED  # images come as often as the weights of their classes say
     cross_entropy = cross_entropy_of(classes, smoothing, "sum" if class_weights is None else "none")
     hits = keras.metrics.binary_accuracy if classes == 1 else keras.metrics.sparse_categorical_accuracy
 
-    def step(inputs: Any, targets: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def gradients_of(inputs: Any, targets: tf.Tensor, rows: tf.Tensor) -> tuple[Any, tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
             probabilities = model(inputs, training=True)
             losses = cross_entropy(targets, probabilities)
@@ -352,9 +376,20 @@ def _tensor_step(
                 adjusted, own = weighted(losses, targets, probabilities, class_weights, smoothing)
                 lowered = tf.reduce_sum(adjusted if sampled else own * adjusted) / rows
                 loss = tf.reduce_sum(losses / own if sampled else losses) / rows
-        optimizer.apply(tape.gradient(lowered, [weight.value for weight in weights]), weights)
+        gradients = tape.gradient(lowered, [weight.value for weight in weights])
         correct = hits(targets, probabilities)
-        return loss, tf.reduce_sum(correct / own if sampled else correct)
+        return gradients, loss, tf.reduce_sum(correct / own if sampled else correct)
+
+    return gradients_of
+
+
+def _tensor_step(gradients_of: GradientsOf, optimizer: Any, model: keras.Model) -> TensorStep:
+    """Return what trains `model` on one batch."""
+
+    def step(inputs: Any, targets: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        gradients, loss, hits = gradients_of(inputs, targets, rows)
+        optimizer.apply(gradients, model.trainable_variables)
+        return loss, hits
 
     return step
 
@@ -366,3 +401,35 @@ def _batch_step(step: TensorStep, model: keras.Model, strategy: tf.distribute.St
         return distribution.on_all_replicas(step, strategy, signature)
     traced = tf.function(step, input_signature=[*signature, tf.TensorSpec(())], autograph=False)
     return lambda load, rows: traced(*load(slice(None)), np.float32(rows))
+
+
+def _step_in_parts(gradients_of: GradientsOf, optimizer: Any, model: keras.Model, parts: int) -> Step:
+    """What `_batch_step` gives, with the memory of one of `parts` of a batch, and that of the gradients' sums."""
+    weights = model.trainable_variables
+    sums = [tf.Variable(tf.zeros(weight.shape)) for weight in weights]
+
+    def add(inputs: Any, targets: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        gradients, loss, hits = gradients_of(inputs, targets, rows)
+        for total, gradient in zip(sums, gradients, strict=True):
+            total.assign_add(gradient)
+        return loss, hits
+
+    def take_step() -> None:
+        optimizer.apply([total.read_value() for total in sums], weights)
+        for total in sums:
+            total.assign(tf.zeros(total.shape))
+
+    signature = [input_signature(model.inputs), tf.TensorSpec((None, 1)), tf.TensorSpec(())]
+    add_part = tf.function(add, input_signature=signature, autograph=False)
+    take_whole = tf.function(take_step, autograph=False)
+
+    def on_batch(load: Load, rows: int) -> tuple[float, float]:
+        loss = hits = 0.0
+        size = math.ceil(rows / parts)
+        for start in range(0, rows, size):
+            own_loss, own_hits = add_part(*load(slice(start, start + size)), np.float32(rows))
+            loss, hits = loss + float(own_loss), hits + float(own_hits)
+        take_whole()
+        return loss, hits
+
+    return on_batch

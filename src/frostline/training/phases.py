@@ -168,13 +168,14 @@ def _train(
     else:
         mirrored = features_of("train", mirrored=True) if settings.augment == "flip" else ()
         training = Examples(features_of("train"), data.labels("train"), mirrored)
+    on_device = settings.feeding == "device" or (settings.feeding == "auto" and on_gpu())
     with _trainer(model, layers, phase, settings, data, session) as trainer:
         return loop.train(
             trainer,
             Task(phase, _seed(settings), training, validation, prepare),
             _options(phase, settings),
             session,
-            on_device=settings.feeding == "device" or (settings.feeding == "auto" and on_gpu()),
+            on_device=on_device and session.parts == 1,
         )
 
 
@@ -190,7 +191,9 @@ def _trainer(
     options, computed_in = _options(phase, settings), precision.resolve(settings.precision)
     count, weights = len(data.labels("train")), _class_weights(data, phase, settings)
     said = None if weights is None else weights.tolist()
-    made_of = digest_of([list(layers), asdict(options), options.schedule == "constant" or count, computed_in, said])
+    made_of = digest_of(
+        [list(layers), asdict(options), options.schedule == "constant" or count, computed_in, said, session.parts]
+    )
     before, trainer = kept.pop(phase, ("", None))
     again = trainer is not None and before == made_of
     part = trainer.model if trainer is not None and again else graph.part(model, layers)
@@ -198,7 +201,7 @@ def _trainer(
         if trainer is not None and again:
             trainer.begin_again()
         else:
-            trainer = loop.trainer_of(part, options, count, session.strategy, weights)
+            trainer = loop.trainer_of(part, options, count, session.strategy, weights, session.parts)
         kept[phase] = made_of, trainer
         yield trainer
 
