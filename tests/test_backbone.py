@@ -27,8 +27,11 @@ def test_the_models_input_is_rgb_from_0_to_255(base, weights):
     np.testing.assert_allclose(base([images]), plain(images / 127.5 - 1), rtol=1e-3, atol=1e-4)
 
 
-def test_auto_is_one_block_below_the_cut(base):
+def test_a_number_is_of_blocks_below_the_cut_and_auto_is_one(base):
     assert frost_line.resolve_thaw_from(base, "mixed7", "auto") == "mixed6"
+    assert frost_line.resolve_thaw_from(base, "mixed7", "1") == "mixed6"
+    assert frost_line.resolve_thaw_from(base, "mixed7", "3") == "mixed4"
+    assert frost_line.resolve_thaw_from(base, "mixed7", "30") == "mixed0"
     assert frost_line.resolve_thaw_from(base, "mixed5", "auto") == "mixed4"
     with pytest.raises(FrostlineError, match="no block lies below"):
         frost_line.resolve_thaw_from(base, "mixed0", "auto")
@@ -38,6 +41,7 @@ def test_auto_is_one_block_below_the_cut(base):
     ("cut", "line", "words"),
     [
         ("mixd7", "auto", ["model.cut_layer is 'mixd7'", "Did you mean 'mixed7'", "mixed0, mixed1"]),
+        ("mixed7", "0", ["finetune.thaw_from is 0", "a number of blocks"]),
         ("mixed7", "mixd6", ["finetune.thaw_from is 'mixd6'", "Did you mean 'mixed6'"]),
         ("mixed7", "mixed9", ["finetune.thaw_from is 'mixed9'", "above model.cut_layer='mixed7'", "mixed6, mixed7"]),
     ],

@@ -388,9 +388,9 @@ def test_any_override_is_within_its_rule_or_refused_in_two_lines(key, sign, valu
 @pytest.mark.parametrize("model", ["inception_v3", "resnet50", "convnext"])
 def test_the_best_recipe_leaves_the_backbone_as_it_was_chosen(project, model):
     plain, best = compose_conf([f"model={model}"]), compose_conf([f"model={model}", "experiment=best"])
-    assert best.model == replace(plain.model, dropout=0.5)
+    assert best.model == replace(plain.model, dropout=0.5, pooling="average")
     assert best.preprocess.image_size == plain.preprocess.image_size
-    assert best.finetune.thaw_from == "auto"
+    assert best.finetune.thaw_from == "3"
 
 
 def test_the_tutorials_recipe_trains_no_other_backbone_than_the_one_that_was_chosen(project):

@@ -127,7 +127,7 @@ def test_both_phases_from_joined_features_equal_training_from_pixels(settings, p
         assert Path("first.keras").read_bytes() == Path("second.keras").read_bytes()
         before = {layer.name: layer.get_weights() for layer in model.layers}
         history = phases.transfer(model, prepared, settings) + phases.finetune(model, prepared, settings)
-        probabilities = phases.predict(model, prepared, "test", settings)
+        probabilities = phases.predictor_of(model, settings)(prepared, "test")
         outliers = pooled_features(prepared, settings)
     assert [layer.name for layer in model.layers if "." not in layer.name] == [
         "images",

@@ -143,7 +143,7 @@ def test_both_phases_leave_a_classifier_that_loads_as_it_was(settings, prepared,
 
     save_model(model, tmp_path / "finetune.keras", prepared.classes)
     loaded, images = load_model(tmp_path / "finetune.keras"), prepared.images("test").astype(np.float32)
-    probabilities = phases.predict(model, prepared, "test", settings)  # through the cache, in float16
+    probabilities = phases.predictor_of(model, settings)(prepared, "test")  # through the cache, in float16
     np.testing.assert_allclose(probabilities[:, -1:], loaded(images, training=False), atol=2e-3)
 
 

@@ -107,7 +107,7 @@ def test_both_phases_from_cached_features_equal_training_from_pixels(
     # The saved, whole model gives what its trained part gave.
     model = finetuned.restored()
     monkeypatch.chdir(folder)
-    probabilities = phases.predict(model, prepared, "test", settings)
+    probabilities = phases.predictor_of(model, settings)(prepared, "test")
     whole = model(prepared.images("test").astype(np.float32)).numpy()[:, 0]
     np.testing.assert_allclose(probabilities[:, 1], whole, atol=2e-3)
     assert score(prepared.labels("test"), probabilities)[0] < 1.5

@@ -5,6 +5,7 @@ import pickle
 import shutil
 from dataclasses import asdict, replace
 
+import numpy as np
 import pytest
 
 from frostline.config.load import compose_conf
@@ -214,6 +215,22 @@ def test_folds_and_seeds_in_a_row_end_in_the_bytes_of_one_alone_and_say_what_the
     assert trials.run(configs[1], shared, Memory(), nothing) == results[1]
     again = trials.held_out(trials.trial_key(configs[1], shared))
     assert again.equals(said[1])
+
+
+@pytest.mark.long
+def test_images_of_a_fold_are_judged_by_the_probabilities_in_use(shared, folder):
+    small = ("model.cut_layer=mixed0", "finetune.thaw_from=mixed0", "finetune.epochs=1", "folds=3", "fold=0")
+    said = {}
+    for calibrate in ("temperature", "none"):
+        config = compose(*small, f"evaluate.calibrate={calibrate}")
+        trials.run(config, shared, Memory(), nothing)
+        said[calibrate] = trials.held_out(trials.trial_key(config, shared))
+    for phase in ("transfer", "finetune"):
+        second = {name: table[table["phase"] == phase]["P(dog)"].to_numpy() for name, table in said.items()}
+        in_use, raw = (np.log(p / (1 - p)) for p in (second["temperature"], second["none"]))
+        temperature = raw / in_use
+        assert temperature == pytest.approx(temperature[0])
+        assert temperature[0] != pytest.approx(1)
 
 
 @pytest.mark.long

@@ -100,7 +100,7 @@ def pair(trained):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(trained.folder)
         baseline, candidate = (
-            phases.predict(trained.models[phase], trained.data, "test", trained.settings)
+            phases.predictor_of(trained.models[phase], trained.settings)(trained.data, "test")
             for phase in ("transfer", "finetune")
         )
     return Pair(trained.data.labels("test"), baseline, candidate)

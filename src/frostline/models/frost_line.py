@@ -8,15 +8,17 @@ AUTO = "auto"
 
 
 def resolve_thaw_from(backbone: keras.Model, cut_layer: str, thaw_from: str) -> str:
-    """Return the name of the layer at the frost line: `thaw_from`, or for "auto" one block below `cut_layer`.
+    """Return the name of the layer at the frost line: `thaw_from`, or so many blocks below `cut_layer` as it says.
 
+    "auto" is one block. Where fewer blocks have an end below the cut than a number says, it is the lowest of these.
     What lies between the last block's end and the cut (a last convolution, say) counts as part of that block. In an
-    ensemble a member's name says one block below this member's end, and "auto" means the first member.
+    ensemble a member's name says one block below this member's end; "auto" and numbers mean the first member.
 
     Raises FrostlineError for an unknown layer, for a frost line above the cut, and where nothing lies below the cut.
     """
+    counted = thaw_from == AUTO or thaw_from.isdecimal()
     if names := members(backbone):
-        member = names[0] if thaw_from == AUTO else thaw_from.partition(".")[0]
+        member = names[0] if counted else thaw_from.partition(".")[0]
         if member not in names:
             raise FrostlineError(
                 f"finetune.thaw_from is {thaw_from!r}: of no member.\n"
@@ -28,13 +30,18 @@ def resolve_thaw_from(backbone: keras.Model, cut_layer: str, thaw_from: str) -> 
     order = [layer.name for layer in backbone.layers]
     cut = order.index(find_layer(backbone, cut_layer, "model.cut_layer").name)
     blocks = [name for name in block_outputs(backbone) if order.index(name) <= cut]
-    if thaw_from == AUTO:
+    if counted:
+        number = 1 if thaw_from == AUTO else int(thaw_from)
+        if not number:
+            raise FrostlineError(
+                "finetune.thaw_from is 0: no layer would be thawed.\nValid: auto, a number of blocks, or a layer's name."
+            )
         if len(blocks) < 2:
             raise FrostlineError(
-                f"finetune.thaw_from is auto, but no block lies below model.cut_layer={cut_layer}.\n"
+                f"finetune.thaw_from is {thaw_from}, but no block lies below model.cut_layer={cut_layer}.\n"
                 "Name the layer from which to thaw."
             )
-        return blocks[-2]
+        return blocks[max(-1 - number, -len(blocks))]
     line = order.index(find_layer(backbone, thaw_from, "finetune.thaw_from").name)
     if line > cut:
         raise FrostlineError(

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -22,7 +22,9 @@ from frostline.config.paths import BACKBONE_WEIGHTS, PROCESSED, WORK
 from frostline.config.settings import Config
 from frostline.data.dataset import Dataset, load_dataset
 from frostline.features import extract
+from frostline.metrics.calibration import fit_temperature
 from frostline.metrics.log_loss import score
+from frostline.metrics.temperature import with_temperature
 from frostline.models import backbone, frost_line
 from frostline.models.saving import load_model, save_model
 from frostline.runtime.code_digest import code_digest
@@ -110,7 +112,8 @@ def _transfer_key(settings: Config, shared: Shared) -> str:
 
 def trial_key(settings: Config, shared: Shared) -> str:
     """The digest of all that the trial's result depends on: trials of one key have one result."""
-    return digest_of([_transfer_key(settings, shared), phases.settings_that_matter("finetune", settings)])
+    matters = phases.settings_that_matter("finetune", settings)
+    return digest_of([_transfer_key(settings, shared), matters, settings.evaluate.calibrate])
 
 
 def stored(settings: Config, shared: Shared) -> Result | None:
@@ -122,7 +125,8 @@ def stored(settings: Config, shared: Shared) -> Result | None:
 def held_out(key: str) -> pd.DataFrame:
     """What both phases' models of the trial `key`, which was `run`, say of images held out, as `studies.tables` says.
 
-    These are the test images of a fold, which is one of several, else the validation images.
+    These are the test images of a fold, which is one of several, and of them what they say in use: calibrated as
+    `evaluate.calibrate` says, on the fold's validation images. Else they are the validation images.
     """
     return pd.read_parquet(TRIALS / f"{key}.parquet")
 
@@ -183,7 +187,7 @@ def score_on_test(settings: Config, shared: Shared, memory: Memory, phase: Phase
             model, _, _ = _train(settings, shared, memory, on_epoch=lambda epoch: None)
         data = shared.images(settings)
         labels = data.labels("test")
-        loss, accuracy = score(labels, phases.predict(model, data, "test", settings))
+        loss, accuracy = score(labels, _in_use(phases.predictor_of(model, settings), data, "test", settings))
         write_json(path, {"loss": loss, "accuracy": accuracy, "images": len(labels)})
     return cast(dict[str, float], read_json(path))
 
@@ -202,7 +206,7 @@ def _train(settings: Config, shared: Shared, memory: Memory, on_epoch: OnEpoch) 
         key = f"{settings.finetune.thaw_from} {computed_in}"  # below another frost line other layers have learned
         if key not in memory.predictors:
             memory.predictors[key] = phases.predictor_of(model, settings, computed_in)
-        said[phase] = memory.predictors[key](data, _held_out_split(settings))
+        said[phase] = _in_use(memory.predictors[key], data, _held_out_split(settings), settings)
 
     start = _transfer_model(settings, shared)
     first = _transfer_once(settings, shared, memory, on_epoch)
@@ -216,6 +220,14 @@ def _train(settings: Config, shared: Shared, memory: Memory, on_epoch: OnEpoch) 
         second = phases.finetune(model, data, settings, session)
     predict("finetune")
     return model, Result(first, second), said
+
+
+def _in_use(predict: Callable[[Dataset, str], np.ndarray], data: Dataset, split: str, settings: Config) -> np.ndarray:
+    """What `predict` says of the images of `split`; of test images as `evaluate` would have it, calibrated."""
+    said = predict(data, split)
+    if split == "validation" or settings.evaluate.calibrate == "none":
+        return said
+    return with_temperature(said, fit_temperature(data.labels("validation"), predict(data, "validation")))
 
 
 def _transfer_model(settings: Config, shared: Shared) -> Path:

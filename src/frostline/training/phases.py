@@ -249,11 +249,6 @@ def predictor_of(model: keras.Model, settings: Config, computed_in: str = "float
     return predict_split
 
 
-def predict(model: keras.Model, data: Dataset, split: str, settings: Config, mirrored: bool = False) -> np.ndarray:
-    """As `predictor_of`, for one split."""
-    return predictor_of(model, settings)(data, split, mirrored)
-
-
 def extractor_of(model: keras.Model, layers: Sequence[str], settings: Config, computed_in: str) -> Extractor:
     """What computes, as `settings` say, what `layers` of `model` give, in the precision `computed_in`."""
     return Extractor(model, layers, computed_in, workers=settings.workers, deterministic=settings.deterministic)
