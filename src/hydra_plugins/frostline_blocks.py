@@ -26,14 +26,4 @@ def block_ends(backbone: str) -> str:
     return ",".join(block_outputs(networks.build_backbone(size, weights, backbone))[1:])
 
 
-def cuts_to_try(backbone: str, own: str, last: int) -> str:
-    """Where else than at `own`, which comes first, the network may be cut: so many of its topmost `block_ends`."""
-    from frostline.models.architectures import members_of
-
-    ensemble = len(members_of(backbone)) > 1  # cut where its members are joined only
-    ends = [] if ensemble else block_ends(backbone).split(",")[-last:]
-    return ",".join(dict.fromkeys([own, *ends]))
-
-
 OmegaConf.register_new_resolver("block_ends", block_ends, replace=True)
-OmegaConf.register_new_resolver("cuts_to_try", cuts_to_try, replace=True)

@@ -242,7 +242,7 @@ def test_a_study_goes_on_where_it_stopped_and_is_answered(clone):
     assert {"report.html", "study.json", "out_of_fold.parquet"} <= files
 
 
-RACE = ("study=auto", "folds=3", "model.cut_layer=mixed1,mixed2", "finetune.batch_norm=train")
+RACE = ("study=auto", "folds=3", "model.cut_layer=mixed1,mixed2", "finetune.thaw_from=auto")
 RACE = (*RACE, "transfer.epochs=1", "finetune.epochs=1")
 
 
