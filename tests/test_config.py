@@ -389,8 +389,13 @@ def test_any_override_is_within_its_rule_or_refused_in_two_lines(key, sign, valu
 def test_the_best_recipe_leaves_the_backbone_as_it_was_chosen(project, model):
     plain, best = compose_conf([f"model={model}"]), compose_conf([f"model={model}", "experiment=best"])
     assert best.model == replace(plain.model, dropout=0.5, pooling="average")
-    assert best.preprocess.image_size == plain.preprocess.image_size
+    assert best.preprocess.image_size == max(224, plain.preprocess.image_size)
     assert best.finetune.thaw_from == "3"
+
+
+def test_the_best_recipe_keeps_larger_images(project):
+    assert compose_conf(["model=xception", "experiment=best"]).preprocess.image_size == 299
+    assert compose_conf(["experiment=best", "preprocess.image_size=96"]).preprocess.image_size == 96
 
 
 def test_the_tutorials_recipe_trains_no_other_backbone_than_the_one_that_was_chosen(project):
