@@ -4,7 +4,7 @@ import pytest
 
 from frostline.config.load import composition
 from frostline.runtime.errors import FrostlineError
-from frostline.sweep.plan import check_prepared, compose_trial, is_search, plan
+from frostline.sweep.plan import _say_size, check_prepared, compose_trial, is_search, plan
 from frostline.sweep.run import run
 from tracked import write_tracked
 
@@ -142,7 +142,7 @@ def test_a_study_names_its_axes_and_the_command_line_changes_them(project):
 
 
 def test_auto_races_rates_and_depths_without_the_test_set(project):
-    asked = plan(["study=auto", "hydra.sweeper.time_limit=10m", "experiment=best"])
+    asked = plan(["study=auto", "hydra.sweeper.time_limit=10m"])
     assert len(asked.trials) == 2 * 3 * 5
     assert asked.total == 6 + 3 + 2 + 2 + 2
     first, best = compose_trial(asked.trials[0]), compose_trial(["experiment=best"])
@@ -155,6 +155,16 @@ def test_depth_cuts_at_every_blocks_end_but_the_first(project):
     asked = plan(["study=depth", "fold=0,1"])
     assert [trial[0] for trial in asked.trials[::2]] == [f"model.cut_layer=mixed{number}" for number in range(1, 11)]
     assert compose_trial(asked.trials[0]).model.pooling == "average"
+
+
+def test_a_recipe_of_larger_images_is_said_to_take_the_prepared_ones(project, caplog):
+    _say_size.cache_clear()
+    tutorial, best = (compose_trial([f"experiment={name}"]) for name in ("tutorial", "best"))
+    assert tutorial.preprocess == best.preprocess
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "images of 224 pixels, but all trials take the prepared ones, of 150" in said
+    compose_trial(["experiment=best"])
+    assert len(caplog.records) == 1
 
 
 def test_the_prepared_splits_are_not_one_of_the_folds(project):

@@ -262,9 +262,9 @@ class Phase:
 @dataclass
 class Finetune(Phase):
     thaw_from: str
-    """The frost line: the backbone's lowest layer that learns; a number: so many blocks below the cut layer, or all
-    that there are; auto: one. Of an ensemble, in one member, which alone learns: a layer of it, or its name for auto in
-    it; auto and numbers: in the first member."""
+    """The frost line: the backbone's lowest layer that learns; a number: so many ends of blocks below the cut layer, or
+    at the lowest of them; auto: one. Of an ensemble, in one member, which alone learns: a layer of it, or its name for
+    auto in it; auto and numbers: in the first member."""
     batch_norm: Literal["train", "frozen"]
     """Above the frost line. frozen: it keeps its weights and the statistics of pretraining."""
 

@@ -34,7 +34,7 @@ def resolve_thaw_from(backbone: keras.Model, cut_layer: str, thaw_from: str) -> 
         number = 1 if thaw_from == AUTO else int(thaw_from)
         if not number:
             raise FrostlineError(
-                "finetune.thaw_from is 0: no layer would be thawed.\nValid: auto, a number of blocks, or a layer's name."
+                "finetune.thaw_from is 0: no block would be thawed.\nValid: auto, a number of blocks, or a layer."
             )
         if len(blocks) < 2:
             raise FrostlineError(

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -37,7 +36,6 @@ def interruptible() -> Iterator[None]:
         yield
     except Exception as error:
         if _was_interrupted(error):  # and then could not close what it was at: an archive with half an entry, say
-            sys.unraisablehook = lambda unraisable: None  # from Python 3.13 on that archive says it again as it goes
             raise KeyboardInterrupt from error
         raise
     finally:

@@ -1,5 +1,6 @@
 """What the two training stages share: train, leave the model and its curve, log the run."""
 
+import gc
 import logging
 from collections.abc import Callable
 from dataclasses import replace
@@ -69,7 +70,8 @@ def _train_and_log(
         run.tag_model(MODELS[phase])
         if config.tracking.log_models:
             log_model(run, MODELS[phase], data.images("train")[0])
-    checkpoint.unlink(missing_ok=True)
+    for file in checkpoint.parent.glob(f"{checkpoint.stem}*"):
+        file.unlink()
     prune(config.feature_cache_gib)
 
 
@@ -78,12 +80,15 @@ def _trained(
 ) -> tuple[keras.Model, list[Epoch]]:
     """The trained model and its epochs. Where the memory does not hold a batch, it is trained in more and more parts.
 
-    Each time from a model built anew, or the checkpoint: what the failed step has left is of no use.
+    Each time from a model built anew, or the checkpoint of so many parts: what the failed step has left is of no use.
     """
 
     def attempt(parts: int) -> tuple[keras.Model, list[Epoch]]:
-        model = build()
-        return model, train(model, data, config, replace(session, parts=parts))
+        gc.collect()  # the model of the last one
+        model, checkpoint = build(), session.checkpoint
+        if checkpoint and parts > 1:
+            checkpoint = checkpoint.with_stem(f"{checkpoint.stem}-in-{parts}-parts")
+        return model, train(model, data, config, replace(session, checkpoint=checkpoint, parts=parts))
 
     parts, batch_size = 1, getattr(config, phase).batch_size
     while True:

@@ -1,7 +1,9 @@
 """What a sweep's command line asks for: its trials, worked out and checked before the first one runs."""
 
+import functools
 import itertools
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,6 +21,8 @@ from frostline.config.settings import Config
 from frostline.runtime.errors import FrostlineError, check_installed
 from frostline.runtime.progress import seconds_of
 from frostline.sweep.race import longest, rounds_of
+
+_log = logging.getLogger(__name__)
 
 CONF = Path("conf")
 _PREPARED = ("data", "weights", "preprocess")
@@ -53,7 +57,20 @@ def with_prepared_data(config: Config) -> Config:
             f"model.preset is {config.model.preset}, but {BACKBONE_WEIGHTS} is {prepared.model.preset} (in {PARAMS}).\n"
             "Choose the same here, or change it first: dvc exp run -S model=hub -S model.preset=..."
         )
+    _say_size(config.preprocess.image_size, prepared.preprocess.image_size)
     return replace(config, name=prepared.name, **{section: getattr(prepared, section) for section in _PREPARED})
+
+
+@functools.cache  # once for all trials
+def _say_size(asked: int, prepared: int) -> None:
+    if asked != prepared:
+        _log.warning(
+            "a recipe here has images of %d pixels, but all trials take the prepared ones, of %d. "
+            "To compare it at its own size: frostline set preprocess.image_size=%d; dvc repro preprocess",
+            asked,
+            prepared,
+            asked,
+        )
 
 
 def check_prepared() -> None:

@@ -113,7 +113,8 @@ def _transfer_key(settings: Config, shared: Shared) -> str:
 def trial_key(settings: Config, shared: Shared) -> str:
     """The digest of all that the trial's result depends on: trials of one key have one result."""
     matters = phases.settings_that_matter("finetune", settings)
-    return digest_of([_transfer_key(settings, shared), matters, settings.evaluate.calibrate])
+    calibrate = None if settings.fold is None else settings.evaluate.calibrate
+    return digest_of([_transfer_key(settings, shared), matters, calibrate])
 
 
 def stored(settings: Config, shared: Shared) -> Result | None:
@@ -187,7 +188,7 @@ def score_on_test(settings: Config, shared: Shared, memory: Memory, phase: Phase
             model, _, _ = _train(settings, shared, memory, on_epoch=lambda epoch: None)
         data = shared.images(settings)
         labels = data.labels("test")
-        loss, accuracy = score(labels, _in_use(phases.predictor_of(model, settings), data, "test", settings))
+        loss, accuracy = score(labels, phases.predictor_of(model, settings)(data, "test"))
         write_json(path, {"loss": loss, "accuracy": accuracy, "images": len(labels)})
     return cast(dict[str, float], read_json(path))
 
@@ -223,7 +224,7 @@ def _train(settings: Config, shared: Shared, memory: Memory, on_epoch: OnEpoch) 
 
 
 def _in_use(predict: Callable[[Dataset, str], np.ndarray], data: Dataset, split: str, settings: Config) -> np.ndarray:
-    """What `predict` says of the images of `split`; of test images as `evaluate` would have it, calibrated."""
+    """What `predict` says of the images of `split`; of a fold's test images as `evaluate` would have it, calibrated."""
     said = predict(data, split)
     if split == "validation" or settings.evaluate.calibrate == "none":
         return said

@@ -3,8 +3,8 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ class Session:
     of that model. Whoever gives it empties it before another model is trained."""
     parts: int = 1
     """Into so many parts a batch is divided, where the memory does not hold it whole. Their gradients are added up, so
-    a step stays one over the batch; only batch normalisation sees the images of a part alone."""
+    a step stays one over the batch; but dropout draws anew for each part, and batch normalisation sees it alone."""
 
 
 ALONE = Session()
@@ -230,14 +230,11 @@ def train(
     begun = saved = time.monotonic()
     while not is_last(number):
         number += 1
-        with track(f"{task.phase} {number}/{options.epochs}", total=count, unit="images") as advance:
-            try:
-                loss_sum, hits = run_epoch(number, advance, validated)
-            except tf.errors.ResourceExhaustedError as error:
-                raise BatchTooLargeError(
-                    f"{task.phase}: the memory does not hold a training step of {options.batch_size} images.\n"
-                    f"Lower {task.phase}.batch_size or preprocess.image_size."
-                ) from error
+        with (
+            _told_if_too_large(task.phase, options.batch_size),
+            track(f"{task.phase} {number}/{options.epochs}", total=count, unit="images") as advance,
+        ):
+            loss_sum, hits = run_epoch(number, advance, validated)
         copy_values(trainer.trained, model)
         figures = loss_sum / count, hits / count, *trainer.score(task.validation)
         _check_numbers(figures, task.phase, number)
@@ -257,6 +254,17 @@ def train(
         _log.info("%s: epoch %d of %d is kept", task.phase, kept, len(history))
         trainer.take_best()
     return history
+
+
+@contextmanager
+def _told_if_too_large(phase: PhaseName, batch_size: int) -> Iterator[None]:
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError as error:
+        raise BatchTooLargeError(
+            f"{phase}: the memory does not hold a training step of {batch_size} images.\n"
+            f"Lower {phase}.batch_size or preprocess.image_size."
+        ) from error
 
 
 def _left(each: float, done: int, options: Phase) -> str:
