@@ -11,7 +11,6 @@ says what it lacks; no output of a stage depends on it. A locked SQLite store is
 import functools
 import hashlib
 import json
-import os
 import re
 import subprocess
 import threading
@@ -29,6 +28,7 @@ from frostline.config.settings import Config
 from frostline.runtime.process_pool import threads
 from frostline.runtime.urls import hide_credentials
 from frostline.tracking.outbox import Outbox
+from frostline.tracking.places import chosen
 from frostline.tracking.quiet_mlflow import mlflow
 from frostline.tracking.store import connect, store_is_needed
 from frostline.tracking.tags import DATA, MODEL, PHASE, PIPELINE, RESTORED, TOKEN
@@ -66,9 +66,8 @@ def open_pipeline(settings: Config, data_digest: str, group: str = "") -> Pipeli
     Raises FrostlineError, before anything is trained, where the store cannot be used.
     """
     with store_is_needed():
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or settings.tracking.uri
         experiment = experiment_of(settings)
-        experiment_id = connect(uri, experiment)
+        experiment_id = connect(chosen(settings.tracking.uri), experiment)
         close_what_was_killed()
     flat = params_of(settings)
     text = group or json.dumps([flat, data_digest], sort_keys=True)
@@ -198,7 +197,7 @@ def _running(pipeline: Pipeline, begin: Callable[[Mapping[str, str]], list[str]]
             client = mlflow.MlflowClient()
             outbox.put("the run's end", lambda: [client.set_terminated(run, status) for run in runs])
             if status != "KILLED":  # who interrupts does not want to wait for a lost server
-                outbox.send()
+                outbox.send(last=True)
                 outbox.warn_of_what_is_lacking()
 
 
