@@ -165,6 +165,12 @@ def test_an_address_that_leads_nowhere(fails, uri, cause, advice):
     assert advice in said[1]
 
 
+def test_a_database_that_is_away_is_an_error_at_once(fails):
+    pytest.importorskip("psycopg2")
+    cause, _ = fails(f"postgresql+psycopg2://someone:{SECRET}@127.0.0.1:9/db")
+    assert "nothing listens there" in cause
+
+
 PAGE = b"<!doctype html><title>Welcome</title>" + b"<p>Text.</p>" * 100
 
 

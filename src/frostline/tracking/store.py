@@ -69,7 +69,7 @@ _KNOWN = (
         "Install that one, or name another store in tracking.uri.",
     ),
     (
-        "password authentication failed|Access denied for user",
+        "password authentication failed|no password supplied|Access denied for user",
         "its database refuses the user or the password",
         "Correct them in the address.",
     ),
@@ -250,7 +250,20 @@ def _choose(uri: str) -> Path | None:
     else:
         _check_address(uri)
     mlflow.set_tracking_uri(uri)
+    if re.match("(postgresql|mysql|mssql)[+:]", uri):
+        _try_database(uri)
     return path
+
+
+def _try_database(uri: str) -> None:
+    """Raise what a database's driver raises, at once: MLflow itself would try again for 100 seconds."""
+    import sqlalchemy  # here, as most stores do without
+
+    engine = sqlalchemy.create_engine(uri)
+    try:
+        engine.connect().close()
+    finally:
+        engine.dispose()
 
 
 def _check_address(uri: str) -> None:
