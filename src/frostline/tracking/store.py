@@ -173,7 +173,7 @@ _PACKAGES = {
 }
 """By module, the packages that have it, where these are called otherwise."""
 
-_PATIENCE = 15
+_PATIENCE = 30
 """Seconds, after which it is said what is waited for."""
 
 _log = logging.getLogger(__name__)
