@@ -211,3 +211,13 @@ def test_a_champion_whose_predictions_are_gone_is_judged_anew(pipeline):
     aliases, reasons = state()
     assert aliases == {"champion": "1", "challenger": "2"}
     assert reasons["2"].startswith("The champion was judged anew")
+
+
+def test_a_registry_elsewhere_that_is_away_is_named_and_the_run_ends(pipeline, monkeypatch, capfd):
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "http://someone:s3cret@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    run = evaluate(pipeline, b"first", GOOD)
+    assert mlflow.get_run(run).info.status == "FINISHED"
+    warning = capfd.readouterr().err
+    assert "registered model in http://127.0.0.1:9, which MLFLOW_REGISTRY_URI names (nothing listens there" in warning
+    assert "s3cret" not in warning

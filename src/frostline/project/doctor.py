@@ -31,6 +31,7 @@ from frostline.runtime.errors import FrostlineError
 from frostline.runtime.process_pool import cores
 from frostline.runtime.urls import hide_credentials
 from frostline.sources.kaggle import place_of_credentials
+from frostline.tracking.places import chosen
 
 _PYTHONS = ((3, 11), (3, 13))
 """The first and the last one that TensorFlow 2.21 has."""
@@ -248,8 +249,8 @@ def disk(folder: Path, config: Config | None) -> Finding:
 
 def store(config: Config | None) -> Finding:
     """Whether MLflow's store, which no training starts without, answers."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or (config.tracking.uri if config else None)
-    if uri is None:
+    uri = chosen(config.tracking.uri if config else "")
+    if not uri:
         return Finding("no store: no project")
     # A doctor's patience; a run has more of it.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

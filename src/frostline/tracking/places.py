@@ -6,7 +6,9 @@ before, and a copy into its original. So whoever opens such a store first has th
 
 import logging
 import os
+import re
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -30,6 +32,11 @@ _PLACES = {
 """By table, the columns in which MLflow keeps them, as file:// addresses or as paths."""
 
 _log = logging.getLogger("frostline.tracking.places")  # also where it is run as a program
+
+
+def chosen(setting: str) -> str:
+    """The address of the store: what MLFLOW_TRACKING_URI says, or else the `setting` tracking.uri."""
+    return os.environ.get("MLFLOW_TRACKING_URI", "").strip() or setting.strip()
 
 
 def sqlite_file(address: str) -> Path | None:
@@ -93,12 +100,17 @@ def _path(place: str) -> Path:
 def main() -> None:
     """`make ui`, before MLflow's own server opens the store."""
     show()
-    store = sqlite_file(os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlruns/mlflow.db")
-    if store and store.is_file():
+    store = sqlite_file(chosen("sqlite:///mlruns/mlflow.db"))
+    if store and store.exists():
         try:
             follow_project(store)
         except sqlite3.Error as error:
-            _log.warning("%s: if the project was moved, its artifacts may not be found (%s).", store, error)
+            if re.search("not a database|malformed|unable to open", str(error)):
+                sys.exit(
+                    f"error: MLflow's store {store} cannot be used: {error}.\nMove it away, and a new one is made."
+                )
+            if "no such table" not in str(error):  # those MLflow makes
+                _log.warning("%s: if the project was moved, its artifacts may not be found (%s).", store, error)
 
 
 if __name__ == "__main__":

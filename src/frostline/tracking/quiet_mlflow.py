@@ -19,6 +19,11 @@ import mlflow
 
 for name in ("alembic", "mlflow.pyfunc"):  # they tell of every table made, example checked
     logging.getLogger(name).setLevel(logging.WARNING)
-_OF_TRIES = ("mlflow.store.db.utils", "mlflow.system_metrics.system_metrics_monitor", "urllib3.connectionpool")
+_OF_TRIES = (
+    "mlflow.store.db.utils",
+    "mlflow.system_metrics.system_metrics_monitor",
+    "mlflow.utils.databricks_utils",
+    "urllib3.connectionpool",
+)
 for name in _OF_TRIES:  # they tell of every one, with tracebacks
     logging.getLogger(name).setLevel(logging.CRITICAL)

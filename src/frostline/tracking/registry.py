@@ -17,10 +17,12 @@ from frostline.config.paths import EVALUATION
 from frostline.data.dataset import Dataset
 from frostline.metrics.choice import Choice
 from frostline.runtime.errors import FrostlineError
+from frostline.runtime.urls import hide_credentials
 from frostline.tracking.champion import FILES, Contest, NotComparableError, answer_anew, challenge
 from frostline.tracking.logged_model import send_model
 from frostline.tracking.quiet_mlflow import mlflow
 from frostline.tracking.runs import Pipeline, Run
+from frostline.tracking.store import store
 from frostline.tracking.tags import DATA, MODEL, PHASE
 
 if TYPE_CHECKING:
@@ -75,7 +77,9 @@ def register(run: Run, pipeline: Pipeline, new: Candidate, data: Dataset, *, res
             entry = client.create_model_version(name, source, run.id, tags, model_id=logged.model_id)
         _give_alias(name, entry, new, lambda champion: _contest(champion, pipeline, data, resamples, seed))
 
-    run.outbox.put("registered model", send)
+    place = hide_credentials(mlflow.get_registry_uri())
+    elsewhere = "" if place == store() else f" in {place}, which MLFLOW_REGISTRY_URI names"
+    run.outbox.put(f"registered model{elsewhere}", send)
 
 
 def _describe(name: str, text: str) -> None:

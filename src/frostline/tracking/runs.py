@@ -11,7 +11,6 @@ says what it lacks; no output of a stage depends on it. A locked SQLite store is
 import functools
 import hashlib
 import json
-import os
 import re
 import subprocess
 import threading
@@ -29,6 +28,7 @@ from frostline.config.settings import Config
 from frostline.runtime.process_pool import threads
 from frostline.runtime.urls import hide_credentials
 from frostline.tracking.outbox import Outbox
+from frostline.tracking.places import chosen
 from frostline.tracking.quiet_mlflow import mlflow
 from frostline.tracking.store import connect, store_is_needed
 from frostline.tracking.tags import DATA, MODEL, PHASE, PIPELINE, RESTORED, TOKEN
@@ -66,9 +66,8 @@ def open_pipeline(settings: Config, data_digest: str, group: str = "") -> Pipeli
     Raises FrostlineError, before anything is trained, where the store cannot be used.
     """
     with store_is_needed():
-        uri = os.environ.get("MLFLOW_TRACKING_URI") or settings.tracking.uri
         experiment = experiment_of(settings)
-        experiment_id = connect(uri, experiment)
+        experiment_id = connect(chosen(settings.tracking.uri), experiment)
         close_what_was_killed()
     flat = params_of(settings)
     text = group or json.dumps([flat, data_digest], sort_keys=True)
@@ -114,7 +113,7 @@ class Run:
     def log_data(self, name: str, source: str, digest: str, context: str) -> None:
         """Log the data set as an input of the run; `digest` is that of its manifest."""
         described = _data_set(name, source, digest, context)
-        self.outbox.put("data set", lambda: mlflow.MlflowClient().log_inputs(self.id, [described]))
+        self.outbox.put("data set", lambda: _log_data_set(self.id, described))
 
     def log_files(self, *paths: Path) -> None:
         """Log each file, and each folder under its own name."""
@@ -198,7 +197,7 @@ def _running(pipeline: Pipeline, begin: Callable[[Mapping[str, str]], list[str]]
             client = mlflow.MlflowClient()
             outbox.put("the run's end", lambda: [client.set_terminated(run, status) for run in runs])
             if status != "KILLED":  # who interrupts does not want to wait for a lost server
-                outbox.send()
+                outbox.send(last=True)
                 outbox.warn_of_what_is_lacking()
 
 
@@ -304,7 +303,7 @@ def _create(name: str, pipeline: Pipeline, parent: str | None, tags: Mapping[str
     client.log_batch(run.info.run_id, params=params)
     if parent is None:  # people see it first, and MLflow has a column for its data set
         name, source = (str(pipeline.settings[f"data.{key}"]) for key in ("name", "depends_on"))
-        client.log_inputs(run.info.run_id, [_data_set(name, source, pipeline.data_digest, "pipeline")])
+        _log_data_set(run.info.run_id, _data_set(name, source, pipeline.data_digest, "pipeline"))
     return str(run.info.run_id)
 
 
@@ -313,6 +312,17 @@ def _data_set(name: str, source: str, digest: str, context: str) -> mlflow.entit
     dataset = mlflow.data.meta_dataset.MetaDataset(origin, name=name, digest=digest[:32])
     tag = mlflow.entities.InputTag(mlflow.utils.mlflow_tags.MLFLOW_DATASET_CONTEXT, context)
     return mlflow.entities.DatasetInput(mlflow.entities.Dataset(**dataset.to_dict()), [tag])
+
+
+def _log_data_set(run_id: str, described: mlflow.entities.DatasetInput) -> None:
+    """Where several processes send a new data set at once, a server refuses all but the first: the others ask again."""
+    client = mlflow.MlflowClient()
+    try:
+        client.log_inputs(run_id, [described])
+    except mlflow.exceptions.MlflowException as error:
+        if not re.search("(?i)unique|duplicate", str(error)):
+            raise
+        client.log_inputs(run_id, [described])
 
 
 def _with_short_numbers(trial: str) -> str:

@@ -87,7 +87,7 @@ def _check_address(host: str, port: int) -> None:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         socket.create_server((str(address[0]), port), family=family).close()
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = str(getattr(error, "strerror", None) or error).rstrip(".")
         raise FrostlineError(f"{host}:{port} cannot be used: {reason}.\nGive another PORT or HOST.") from error
     if not ip_address(address[0]).is_loopback:
         _say(f"warning: whoever reaches {address[0]} may read and change all runs; this server has no login")

@@ -20,7 +20,7 @@ _MARKERS = WORK / "runs"
 def marked(token: str, experiment_id: str, outbox: Outbox) -> Iterator[None]:
     """Keep a locked file while the runs with the tag `token` are unfinished; who is killed leaves it, unlocked.
 
-    The file stays, too, where the store was lost before it got all that is in `outbox`.
+    The file stays, too, where the store has not got all that was in `outbox`: it may lack the runs' end.
     """
     path = _MARKERS / f"{token}.json"
     with ExitStack() as stack:
@@ -30,7 +30,7 @@ def marked(token: str, experiment_id: str, outbox: Outbox) -> Iterator[None]:
             json.dump({"store": store_in_project(), "experiment": experiment_id}, file)
             file.flush()
         yield
-        if not outbox.unsent:
+        if not (outbox.unsent or outbox.refused):
             path.unlink(missing_ok=True)
 
 
