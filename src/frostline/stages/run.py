@@ -54,9 +54,7 @@ def run_stage(name: str, overrides: Sequence[str]) -> None:
             advice = "\nMake room (`frostline cache prune` deletes cached features); `dvc repro` goes on from here."
         sys.exit(f"error: {' '.join(reason.split())[:200]}{place}{advice}")
     except KeyboardInterrupt:
-        sys.unraisablehook = lambda unraisable: (
-            None
-        )  # Python 3.13 says that of half an archive
+        sys.unraisablehook = lambda unraisable: None  # Python 3.13 says that of half an archive
         sys.stderr.write(INTERRUPTED)
         sys.exit(130)
 
