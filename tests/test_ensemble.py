@@ -60,6 +60,7 @@ def images(prepared):
     return np.array(prepared.images("test")[:6], np.float32)
 
 
+@pytest.mark.long
 def test_each_member_gives_the_mean_of_what_it_gives_alone(folder, base, images):
     parts = []
     for member in MEMBERS:

@@ -18,7 +18,7 @@ from frostline.runtime.quiet_tensorflow import keras
 from frostline.stages._phase import _trained
 from frostline.training.loop import Examples, Session, Task, train, trainer_of
 
-ROWS = 2048
+ROWS = 1024
 features = np.random.default_rng(0).normal(size=(ROWS, 64)).astype(np.float16)
 labels = (features[:, 0] > 0).astype(np.uint8)
 
@@ -26,7 +26,7 @@ def build(seed=1):
     init = keras.initializers.GlorotUniform(seed=seed)
     inputs = keras.Input((64,))
     x = keras.layers.Reshape((256, 1))(keras.layers.Dense(256, activation="relu", kernel_initializer=init)(inputs))
-    for _ in range(2):  # 0.3 GB for all rows, each; as much again for its gradient
+    for _ in range(2):  # 0.1 GB for all rows, each; as much again for its gradient
         x = keras.layers.Dense(128, activation="relu", kernel_initializer=init)(x)
     x = keras.layers.GlobalAveragePooling1D()(x)
     return keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid", kernel_initializer=init)(x))
@@ -56,7 +56,7 @@ def limit(mib):
 
 
 def result_of(code):
-    """What `code` prints as JSON, and what it says on stderr."""
+    """What `code` prints as JSON, and all that it says."""
     process = subprocess.run([sys.executable, "-c", SETUP + code], capture_output=True, text=True, timeout=300)
     assert process.returncode == 0, process.stderr
     return json.loads(process.stdout.splitlines()[-1]), process.stderr + process.stdout
@@ -64,15 +64,16 @@ def result_of(code):
 
 def test_a_batch_is_trained_in_parts_and_that_is_said():
     whole, silent = result_of("print(json.dumps(trained()[1]))")
-    found, said = result_of("limit(600); print(json.dumps(trained()[1]))")
+    found, said = result_of("limit(300); print(json.dumps(trained()[1]))")
     assert "memory" not in silent
-    assert "finetune: the memory does not hold a batch of 2048 images; their gradients are added up" in said
+    assert "finetune: the memory does not hold a batch of 1024 images; their gradients are added up" in said
     assert found == pytest.approx(whole, abs=1e-4)
 
 
+@pytest.mark.long
 def test_a_batch_is_predicted_in_parts_and_that_is_said():
     whole, silent = result_of("print(json.dumps(predicted(build())))")
-    found, said = result_of("model = build(); limit(300); print(json.dumps(predicted(model)))")
+    found, said = result_of("model = build(); limit(150); print(json.dumps(predicted(model)))")
     assert "memory" not in silent
-    assert "the memory does not hold 2048 images at a time: 1024 are taken." in said
+    assert "the memory does not hold 1024 images at a time: 512 are taken." in said
     assert found == pytest.approx(whole, abs=1e-5)

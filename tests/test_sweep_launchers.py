@@ -29,7 +29,7 @@ ENGINES = {
 }
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture(params=["ray", pytest.param("submitit", marks=pytest.mark.long)])
 def engine(request):
     pytest.importorskip(request.param)
     return request.param

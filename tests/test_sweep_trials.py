@@ -128,6 +128,7 @@ def test_all_layers_come_from_one_pass_and_a_killed_trial_ends_in_the_bytes_of_o
     assert json.dumps(asdict(result), sort_keys=True) == json.dumps(alone, sort_keys=True)
 
 
+@pytest.mark.long
 def test_a_trial_that_is_given_up_leaves_nothing_and_its_transfer_phase_serves_the_next(
     shared, folder, capsys, monkeypatch
 ):

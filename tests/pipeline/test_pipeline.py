@@ -259,6 +259,7 @@ def test_a_threshold_runs_only_evaluate_and_all_that_predicts_follows_it(clone):
     np.testing.assert_allclose([one["dog"] for one in answers["probabilities"]], in_use, atol=2e-3)
 
 
+@pytest.mark.long
 def test_an_edit_of_params_yaml_reaches_the_stage_and_mlflow(clone):
     params = yaml.safe_load((clone.root / "params.yaml").read_text())
     params["finetune"]["epochs"] = 2

@@ -108,11 +108,11 @@ def test_the_code_in_the_docs_does_what_stands_there(clone, pictures):
 
 @pytest.mark.long
 def test_a_recipe_that_was_searched_for_is_for_other_pictures_too(clone, pictures):
-    frostline(clone, "set", "folds=3", "model.cut_layer=mixed1", "finetune.epochs=1", "finetune.batch_norm=train")
+    frostline(clone, "set", "folds=3", "model.cut_layer=mixed1", "finetune.epochs=1", "finetune.thaw_from=auto")
     said = frostline(
         clone, "train", str(pictures), "--weights", "random", "--recipe", "auto", "--set", "transfer.epochs=1"
     )
-    assert "6 of 6 trainings of 2 settings were run" in said, "what is set was not searched"
+    assert "7 of 9 trainings of 3 settings were run" in said, "what is set was not searched"
     assert "model:    models/classifier.keras" in said
     winner = json.loads((clone.root / "multirun/auto/winner.json").read_text())
     assert set(winner) == {"finetune.learning_rate"}
@@ -136,7 +136,7 @@ def test_a_recipe_that_was_searched_for_is_for_other_pictures_too(clone, picture
         "--unset",
         "finetune.epochs",
         "--unset",
-        "finetune.batch_norm",
+        "finetune.thaw_from",
     )
 
 
