@@ -31,6 +31,7 @@ _VIEW = {VIEW: json.dumps({"selectedColumns": _COLUMNS})}
 """MLflow shows no metric unless asked: the view "figures" of an experiment's runs, which a link opens (see README)."""
 
 _OTHER = "or name another store (MLFLOW_TRACKING_URI, else tracking.uri)."
+_NOT_MLFLOW = "what answers there is not MLflow", f"Check the address, {_OTHER}"
 _OF_CERTIFICATES = "Correct MLFLOW_TRACKING_SERVER_CERT_PATH, MLFLOW_TRACKING_CLIENT_CERT_PATH or REQUESTS_CA_BUNDLE."
 _KNOWN = (
     # what an error or one behind it says, the cause in words ("": the error's own), what to do
@@ -122,11 +123,7 @@ _KNOWN = (
         "Put them into HTTP_PROXY and HTTPS_PROXY: http://USER:PASSWORD@HOST.",
     ),
     ("413 Client Error", "it takes no file of this size (413)", "Raise its limit; nginx: client_max_body_size."),
-    (
-        "valid JSON|JSONDecodeError|error code [23]",
-        "what answers there is not MLflow",
-        f"Check the address, {_OTHER}",
-    ),
+    ("valid JSON|JSONDecodeError|error code [23]", *_NOT_MLFLOW),
     ("(?i)HTTP request (was sent )?to (an )?HTTPS", "it speaks https", "Write https:// instead."),
     (
         r"(?:error code|too many) ([45]\d\d)",
@@ -232,9 +229,7 @@ def answers(uri: str) -> bool:
 def _find(experiment: str) -> mlflow.entities.Experiment | None:
     found = mlflow.get_experiment_by_name(experiment)
     if found and found.name != experiment:  # whoever answers anything with {}, or with nothing
-        raise FrostlineError(
-            f"MLflow's store {store()} cannot be used: what answers there is not MLflow.\nCheck the address, {_OTHER}"
-        )
+        raise _unusable(store(), *_NOT_MLFLOW)
     return found
 
 
@@ -282,10 +277,12 @@ def _check_address(uri: str) -> None:
         except ValueError:
             valid = False
         if not valid:
-            raise FrostlineError(
-                f"MLflow's store {hide_credentials(uri)} cannot be used: its address is not valid.\n"
-                f"Write http://HOST:PORT (a / in a password is %2F), {_OTHER}"
-            )
+            advice = f"Write http://HOST:PORT (a / in a password is %2F), {_OTHER}"
+            raise _unusable(hide_credentials(uri), "its address is not valid", advice)
+
+
+def _unusable(address: str, cause: str, advice: str) -> FrostlineError:
+    return FrostlineError(f"MLflow's store {address} cannot be used: {cause}.\n{advice}")
 
 
 @contextmanager
@@ -299,8 +296,7 @@ def store_is_needed() -> Iterator[None]:
     except Exception as error:
         if isinstance(error, OSError) and error.filename:
             raise  # a file of ours, and not the store
-        cause, advice = _cause_and_advice(error)
-        raise FrostlineError(f"MLflow's store {store()} cannot be used: {cause}.\n{advice}") from error
+        raise _unusable(store(), *_cause_and_advice(error)) from error
 
 
 @contextmanager
