@@ -272,6 +272,13 @@ def test_an_edit_of_params_yaml_reaches_the_stage_and_mlflow(clone):
     # The transfer phase was not run again: its test figures are on the run that made its model.
     assert len(clone.phases("transfer")) == 1
 
+    params["finetune"]["epochs"] = 1
+    (clone.root / "params.yaml").write_text(yaml.safe_dump(params))
+    output = clone.dvc("repro")
+    assert ran(output) == ["evaluate"], "what was trained once is there; the champion follows"
+    assert "Stage 'finetune' is cached" in output
+    assert len(list(csv.DictReader((clone.root / "reports/curves/finetune.csv").open()))) == 1
+
 
 @pytest.fixture(scope="module")
 def experiment(clone):

@@ -184,8 +184,7 @@ def test_beside_another_dvc_command_it_refuses_before_it_touches_anything(clone,
     finally:
         running.communicate(b"\n")
         locks.write_bytes(before)
-    again = ran(frostline(clone, "train", "--set", "seed=42"))
-    assert set(again) <= {"evaluate"}, "the data set was called otherwise before"
+    assert "model:    models/classifier.keras" in frostline(clone, "train", "--set", "seed=42")
 
 
 def test_it_wants_a_project_in_a_git_repository(tmp_path, clone):
