@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from frostline.runtime.errors import FrostlineError
-from frostline.studies.cross_validation import mean_difference, shallowest_enough, within_chance
+from frostline.studies.cross_validation import is_better, mean_difference, shallowest_enough, within_chance
 
 
 def folds_of(images, count=5):
@@ -151,6 +151,20 @@ def test_ties_and_a_single_point():
     tied = within_chance(np.concatenate([losses, losses]), folds)
     assert (tied.best, tied.within.tolist(), tied.p_values.tolist()) == (0, [True, True], [1, 0.5])
     assert shallowest_enough(np.concatenate([losses + 1, losses, losses]), folds) == 1
+
+
+def test_better_is_by_more_than_a_standard_error_and_by_one_fold_by_two():
+    folds = np.repeat([0, 1], 4)
+    wobble = np.array([[-3.0, -1.0, 1.0, 3.0, -3.0, -1.0, 1.0, 3.0]])  # its mean's standard error is 0.91
+    for shift, one_fold, better in (
+        (-0.90, False, False),
+        (-0.92, False, True),
+        (-1.6, True, False),
+        (-1.8, True, True),
+    ):
+        assert is_better(wobble + shift, folds * (not one_fold)) is better, shift
+    assert not is_better(np.zeros((2, 8)), folds)
+    assert not is_better(np.zeros((1, 8)), 0 * folds)
 
 
 def test_the_shallowest_point_within_a_standard_error():

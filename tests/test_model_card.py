@@ -21,7 +21,11 @@ METADATA = Metadata(["cat", "dog"], 0.5, 0.87)
 @pytest.fixture
 def project(tmp_path):
     """What a run leaves, with a model file of a few bytes."""
-    write_tracked(tmp_path, "params.yaml", "reports/figures.json", "reports/data.json")
+    write_tracked(tmp_path, "params.yaml", "reports/figures.json")
+    counts = {
+        split: {"cat": count, "dog": count + 1} for split, count in (("train", 210), ("validation", 45), ("test", 44))
+    }
+    write_json(tmp_path / "reports/data.json", {"classes": ["cat", "dog"], "counts": counts, "digest": "b9859e20"})
     (tmp_path / "models").mkdir()
     for name in ("classifier", "transfer", "finetune"):
         (tmp_path / f"models/{name}.keras").write_bytes(name.encode())

@@ -123,6 +123,22 @@ def test_recipes_within_chance_of_the_best_are_named(answered):
     assert alone.tone == "better"
 
 
+def test_a_race_takes_the_recipe_as_it_is_unless_another_setting_is_clearly_better(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def raced(*finetuned):
+        points = [({"rate": name}, losses(0.6, loss), 120) for name, loss in zip("ab", finetuned, strict=True)]
+        return write_study(Study("auto", "run", [], "", FOLDS, race=True), trainings(points))[0]
+
+    close = raced(0.301, 0.3)
+    assert close.take == {"rate": "a"}
+    assert close.text.endswith("None is clearly better than the recipe as it is, rate=a: that is taken.")
+    clear = raced(0.5, 0.3)
+    assert clear.take == {"rate": "b"}
+    assert "recipe as it is" not in clear.text
+    assert raced(0.3, 0.5).take == {"rate": "a"}
+
+
 def test_the_phase_of_a_point_is_chosen_by_its_validation_loss_not_by_the_images_that_judge_it(answered):
     point = ({"experiment": "a"}, losses(0.3, 0.4), 120)
     parts = trainings([point, ({"experiment": "b"}, losses(0.6, 0.6), 120)])

@@ -1,11 +1,17 @@
 """A race: who is trained on which fold, when it ends, and what of it is compared."""
 
+import numpy as np
+import pandas as pd
 import pytest
 
+from frostline.common.files import read_json
+from frostline.config.load import load_params
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.progress import seconds_of
-from frostline.sweep import race
+from frostline.sweep import race, trials
 from frostline.sweep.race import longest, read_outcome, run_race, write_outcome
+from frostline.sweep.study import _take_best_of_one_fold
+from tracked import write_tracked
 
 LOSS = {"a": 0.5, "b": 0.2, "c": 0.4, "d": 0.3, "e": 0.6}
 TRIALS = [[f"model.dropout={name}", f"fold={fold}"] for name in LOSS for fold in range(4)]
@@ -44,15 +50,15 @@ def names(trials, fold):
     return [trial[0].partition("=")[2] for trial in trials if trial[1] == f"fold={fold}"]
 
 
-def test_the_better_half_goes_on_and_two_are_trained_on_every_fold():
+def test_the_better_half_and_the_recipe_go_on_and_two_are_trained_on_every_fold():
     ran, outcome = raced()
-    assert [sorted(names(ran, fold)) for fold in range(4)] == [list("abcde"), list("bcd"), list("bd"), list("bd")]
+    assert [sorted(names(ran, fold)) for fold in range(4)] == [list("abcde"), list("abd"), list("ab"), list("ab")]
     assert len(ran) == longest(TRIALS) == 12
-    assert [ran[number] for number in outcome.compared] == [trial for trial in ran if trial[0][-1] in "bd"]
+    assert [ran[number] for number in outcome.compared] == [trial for trial in ran if trial[0][-1] in "ab"]
     assert outcome.notes[0].startswith("12 of 20 trainings of 5 settings were run, in ")
     assert outcome.notes[1:] == [
-        "Given up after 1 fold, with the validation loss: model.dropout=a (0.5000), model.dropout=e (0.6000).",
-        "Given up after 2 folds, with the validation loss: model.dropout=c (0.4000).",
+        "Given up after 1 fold, with the validation loss: model.dropout=c (0.4000), model.dropout=e (0.6000).",
+        "Given up after 2 folds, with the validation loss: model.dropout=d (0.3000).",
     ]
 
 
@@ -62,19 +68,21 @@ def test_the_mean_over_the_folds_so_far_decides(monkeypatch):
     def run(number, trial):
         ran.append(trial)
         name, fold = trial[0][-1], trial[1][-1]
-        loss = {"a": 0.1 if fold == "0" else 0.9, "b": 0.3, "c": 0.35}.get(name, 0.9)
+        loss = {"a": 0.4, "b": 0.1 if fold == "0" else 0.9, "c": 0.3, "d": 0.35}.get(name, 0.9)
         return {phase: {"validation/loss": loss} for phase in ("transfer", "finetune")}
 
     run_race(TRIALS, run)
-    assert sorted(names(ran, 1)) == list("abc"), "a was best on the first fold"
-    assert sorted(names(ran, 2)) == list("bc"), "and is not over both"
+    assert sorted(names(ran, 1)) == list("abc"), "b was best on the first fold"
+    assert sorted(names(ran, 2)) == list("ac"), "and is not over both"
 
 
 def test_one_that_fails_is_out_and_named_and_the_others_go_on():
     ran, outcome = raced({**LOSS, "b": None})
     assert "b" not in [trial[0][-1] for trial in ran if trial[1] != "fold=0"]
-    assert {ran[number][0][-1] for number in outcome.compared} == {"c", "d"}
+    assert {ran[number][0][-1] for number in outcome.compared} == {"a", "d"}
     assert any(note == "Failed: model.dropout=b: too large" for note in outcome.notes)
+    ran, outcome = raced({**LOSS, "a": None})
+    assert {ran[number][0][-1] for number in outcome.compared} == {"b", "d"}, "the recipe itself failed"
     _, outcome = raced(dict.fromkeys(LOSS))
     assert outcome.compared == []
 
@@ -85,13 +93,13 @@ def test_the_time_limit_leaves_time_for_the_winners_training(clock):
     assert len(ran) == 7
     assert "The time limit ended it in round 2 of 4." in outcome.notes
     assert {ran[number][1] for number in outcome.compared} == {"fold=0"}, "not all have run the second round"
-    assert {ran[number][0][-1] for number in outcome.compared} == {"b", "c", "d"}
+    assert {ran[number][0][-1] for number in outcome.compared} == {"a", "b", "d"}
 
 
 def test_between_two_rounds_all_that_ran_counts(clock):
     ran, outcome = raced(clock=clock, time_limit=144)
     assert len(ran) == 8
-    assert sorted(outcome.compared) == [number for number, trial in enumerate(ran) if trial[0][-1] in "bcd"]
+    assert sorted(outcome.compared) == [number for number, trial in enumerate(ran) if trial[0][-1] in "abd"]
 
 
 def test_one_trial_runs_however_short_the_time(clock):
@@ -128,6 +136,28 @@ def test_two_settings_that_read_alike_are_two():
     outcome = run_race(trials, lambda number, trial: record_of(["model.dropout=a"]))
     assert outcome.compared == [0, 1, 2, 3]
     assert outcome.notes[0].startswith("4 of 4 trainings of 2 settings")
+
+
+@pytest.mark.parametrize(("second", "taken"), [(0.59, "a"), (0.3, "b")])
+def test_by_one_fold_alone_another_setting_has_to_be_far_better(tmp_path, monkeypatch, capsys, second, taken):
+    monkeypatch.chdir(tmp_path)
+    write_tracked(tmp_path, "params.yaml")
+    config, found = load_params(), []
+    trials.TRIALS.mkdir(parents=True)
+    for name, loss in {"a": 0.6, "b": second}.items():
+        actual = np.exp(-loss * np.random.default_rng(ord(name)).gamma(1, 1, 40))
+        table = pd.DataFrame({"image": range(40), "class": "cat", "P(cat)": actual, "P(dog)": 1 - actual})
+        pd.concat([table.assign(phase=phase) for phase in ("transfer", "finetune")]).to_parquet(
+            trials.TRIALS / f"{name}.parquet"
+        )
+        setting = [f"model.dropout={name}", "fold=0"]
+        found.append({"key": name, "overrides": setting, **record_of(setting, {"a": 0.6, "b": second})})
+    (tmp_path / "conf/experiment").mkdir(parents=True)
+    _take_best_of_one_fold(tmp_path, found, ["model.dropout"], dict.fromkeys("ab", config), ["notes"])
+    said = capsys.readouterr().out.splitlines()
+    assert said[1].startswith("Best by one fold only, which may well be chance: model.dropout=b.")
+    assert ("that is taken" in said[1]) == (taken == "a")
+    assert read_json(tmp_path / "winner.json") == {"model.dropout": taken}
 
 
 def test_its_outcome_lies_in_the_sweeps_folder(tmp_path):

@@ -112,6 +112,25 @@ def within_chance(losses: np.ndarray, folds: np.ndarray) -> Ranking:
     return Ranking(best, means, differences, p_values, p_values >= 1 - LEVEL)
 
 
+def is_better(differences: np.ndarray, folds: np.ndarray) -> bool:
+    """Whether a candidate is better than what it would replace, by more than one standard error of the difference.
+
+    By one fold, whose luck nothing shows, by more than two of what its images alone explain.
+
+    Args:
+        differences: (S, N) float64, as `mean_difference` takes them.
+        folds: (N,) int.
+
+    Raises:
+        FrostlineError: a difference is not a number, in more than one fold.
+    """
+    if len(np.unique(folds)) > 1:
+        found = mean_difference(differences, folds)
+        return found.mean < -found.standard_error
+    per_image = differences.mean(axis=0)
+    return bool(per_image.mean() < -2 * per_image.std(ddof=1) / len(per_image) ** 0.5)
+
+
 def shallowest_enough(losses: np.ndarray, folds: np.ndarray) -> int:
     """Return the first point whose mean loss is within one standard error of the best's.
 

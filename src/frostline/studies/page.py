@@ -16,7 +16,7 @@ from frostline.studies.answer import Answer
 from frostline.studies.collected import Collected, Training, collect, out_of_fold
 from frostline.studies.depth import depth
 from frostline.studies.more_data import more_data
-from frostline.studies.ranking import ranked
+from frostline.studies.ranking import raced, ranked
 from frostline.studies.tables import OUT_OF_FOLD
 from frostline.studies.worth_it import worth_it
 
@@ -50,6 +50,8 @@ class Study:
     """Into how many parts the images were dealt."""
     of: str = "all"
     """Which images: see `Config.folds_of`."""
+    race: bool = False
+    """Whether it was a race, of which the first point is the recipe as it is."""
 
 
 def write_study(study: Study, trainings: Sequence[Training], notes: Sequence[str] = ()) -> tuple[Answer, list[Path]]:
@@ -60,7 +62,7 @@ def write_study(study: Study, trainings: Sequence[Training], notes: Sequence[str
     Raises FrostlineError where trainings are missing, or diverged.
     """
     found = collect(trainings)
-    answer = _judge(study.name, found)(found)
+    answer = _judge(study, found)(found)
     answer = replace(answer, notes=[*notes, *answer.notes, *_few_images(found)])
     folder = STUDIES / study.name
     with replacing(folder) as temporary:
@@ -73,11 +75,13 @@ def write_study(study: Study, trainings: Sequence[Training], notes: Sequence[str
     return answer, sorted(folder.iterdir())
 
 
-def _judge(name: str, found: Collected) -> Callable[[Collected], Answer]:
+def _judge(study: Study, found: Collected) -> Callable[[Collected], Answer]:
     """What answers: the study's own judge where its points differ as it expects, not where axes were added or taken."""
     if len(found.points) == 1:
         return worth_it
-    own = {"depth": depth, "more_data": more_data}.get(name, ranked)
+    if study.race:
+        return raced
+    own = {"depth": depth, "more_data": more_data}.get(study.name, ranked)
     if own is depth and set(found.points[0].values) != {"model.cut_layer"}:
         return ranked
     sizes = {point.train_images for point in found.points}

@@ -1,5 +1,7 @@
 """Which point of a study is best, and which are within chance of it: recipes, or whatever else a sweep compares."""
 
+from dataclasses import replace
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -17,7 +19,7 @@ from frostline.studies.answer import (
     phase_figures,
 )
 from frostline.studies.collected import Collected, Point
-from frostline.studies.cross_validation import Ranking, within_chance
+from frostline.studies.cross_validation import Ranking, is_better, within_chance
 
 COLUMNS = ["", "Log loss ↓", "Accuracy ↑", "Taken", "Log loss beside the best"]
 
@@ -55,6 +57,20 @@ def ranked(found: Collected) -> Answer:
         take=best.values,
         figures={"best": dict(best.values), "points": [point_figures(found, ranking, place) for place in order]},
     )
+
+
+def raced(found: Collected) -> Answer:
+    """As `ranked`, but the first point, the recipe as it is, is taken unless the best one is better (`is_better`)."""
+    answer, recipe = ranked(found), found.points[0]
+    best = next(point for point in found.points if point.values == answer.take)
+    if best is recipe or is_better(best.losses[best.phase] - recipe.losses[recipe.phase], found.folds):
+        return answer
+    return replace(answer, take=recipe.values, text=f"{answer.text} {stays(recipe.label)}")
+
+
+def stays(recipe: str) -> str:
+    """What is said where no other setting was better than the `recipe` as it is."""
+    return f"None is clearly better than the recipe as it is, {recipe}: that is taken."
 
 
 def others_within_chance(found: Collected, ranking: Ranking) -> list[str]:

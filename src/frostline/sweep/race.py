@@ -16,7 +16,7 @@ from frostline.runtime.progress import in_words
 from frostline.sweep.results import LUCK, Record, label, lowest_loss, reason
 
 _FINALISTS = 2
-"""So many settings are trained on every fold, so that the winner has somebody to be compared with."""
+"""So many settings are trained on every fold: the best so far, and the recipe itself to compare it with."""
 _AFTERWARDS = 45
 """Seconds that the stages of the winner's training take beside training: imports, saving, evaluation, the report."""
 _OUTCOME = "race.json"
@@ -69,6 +69,8 @@ def run_race(
 ) -> Outcome:
     """Run some of `trials` and say which to compare.
 
+    The first setting, the recipe as it is, stays in the race: another one is of use only where it is better than that.
+
     Args:
         trials: every setting on every fold, as overrides.
         run: runs one, given its number in the order in which they run, and its overrides.
@@ -102,8 +104,7 @@ def run_race(
         if is_over() and place < len(rounds):
             notes.insert(0, f"The time limit ended it in round {place} of {len(rounds)}.")
             break
-        order = sorted(racing, key=lambda entry: entry.loss)
-        racing, given_up = order[: _half(len(order))], order[_half(len(order)) :]
+        racing, given_up = _halved(racing, entries[_setting(rounds[0][0])])
         if given_up:
             losses = ", ".join(f"{entry.name} ({entry.loss:.4f})" for entry in given_up)
             notes.append(f"Given up after {place} fold{'s' * (place > 1)}, with the validation loss: {losses}.")
@@ -135,6 +136,15 @@ def _setting(trial: Sequence[str]) -> tuple[str, ...]:
 
 def _name(trial: Sequence[str]) -> str:
     return label(dict(each.split("=", 1) for each in _setting(trial)))
+
+
+def _halved(racing: Sequence[Entry], stays: Entry) -> tuple[list[Entry], list[Entry]]:
+    """The better half of those `racing`, among them the one that `stays`, best first; and the others."""
+    order = sorted(racing, key=lambda entry: entry.loss)
+    kept = order[: _half(len(order))]
+    if stays in order and stays not in kept:
+        kept[-1] = stays
+    return kept, [entry for entry in order if entry not in kept]
 
 
 def _half(count: int) -> int:

@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from frostline.common.files import write_json, write_text
 from frostline.config.paths import BACKBONE_WEIGHTS, SWEPT, WINNER
 from frostline.config.settings import Config
@@ -16,8 +18,8 @@ from frostline.sweep.results import (
     LUCK,
     REBUILD,
     Record,
-    headline,
-    lowest_loss,
+    better_phase,
+    label,
     read_trials,
     reason,
     recipe,
@@ -74,6 +76,7 @@ def answer_study(
         shlex.join(["python", "-m", "frostline.sweep", "-m", *overrides]),
         folds=configs[0].folds,
         of=configs[0].folds_of,
+        race=race is not None,
     )
     answer, files = write_study(study, _trainings(trials, keys, by_key, shared), race.notes if race else ())
     alone = race is not None and answer.take is None  # all others failed
@@ -91,11 +94,35 @@ def _take_best_of_one_fold(
     folder: Path, trials: Sequence[Record], keys: Sequence[str], by_key: Mapping[str, Config], notes: Sequence[str]
 ) -> None:
     """What a race that the time limit ended so early says: no interval can be given, and one trial is no choice."""
-    print(*notes, f"{headline(trials)} By one fold only: it may well be chance.", sep="\n")  # noqa: T201
-    if len(trials) > 1:
-        best = min(trials, key=lowest_loss)
-        values = values_of(best)
-        _keep_winner(folder, by_key[best["key"]], {key: values[key] for key in keys}, headline(trials))
+    from frostline.studies.cross_validation import is_better
+    from frostline.studies.ranking import stays
+
+    losses: dict[tuple[str, ...], list[np.ndarray]] = {}
+    for trial in trials:
+        losses.setdefault(tuple(values_of(trial)[key] for key in keys), []).append(_losses_of(trial))
+    recipe = taken = next(iter(losses))
+    best = min(losses, key=lambda values: float(np.mean(losses[values])))
+    difference = np.stack(losses[best]) - np.stack(losses[recipe])
+    if is_better(difference, np.zeros(difference.shape[1], int)):
+        taken = best
+    values = dict(zip(keys, taken, strict=True))
+    said = f"Best by one fold only, which may well be chance: {label(dict(zip(keys, best, strict=True)))}."
+    said += "" if taken == best else f" {stays(label(values))}"
+    print(*notes, said, sep="\n")  # noqa: T201
+    if len(losses) > 1:
+        trial = next(each for each in trials if values.items() <= values_of(each).items())
+        _keep_winner(folder, by_key[trial["key"]], values, said)
+
+
+def _losses_of(trial: Record) -> np.ndarray:
+    """Of each image held out, the log loss (N,) of the phase that is taken."""
+    from frostline.metrics.log_loss import log_losses
+    from frostline.studies.tables import labels_of, probabilities_of
+    from frostline.sweep.trials import held_out
+
+    table = held_out(trial["key"])
+    table = table[table["phase"] == better_phase(trial)]
+    return log_losses(labels_of(table), probabilities_of(table))
 
 
 def _keep_winner(folder: Path, config: Config, values: Mapping[str, str], note: str) -> None:
