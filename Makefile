@@ -44,20 +44,24 @@ check: lint              ## style, types and the quick tests
 	@$(MAKE) --no-print-directory test-unmarked
 
 test: install-dev browser    ## what a change should pass: all but the tests that are long, break things or need PostgreSQL
-	@$(MAKE) --no-print-directory --keep-going -j1 test-unmarked test-slow test-ray test-browser
+	@$(MAKE) --no-print-directory test-most; most=$$?; \
+	    $(MAKE) --no-print-directory --keep-going --output-sync -j2 test-ray test-browser && exit $$most
 
 test-all: install-dev browser postgresql    ## the whole test suite: each kind of tests in processes of its own, all kinds in any case
-	@$(MAKE) --no-print-directory --keep-going -j1 test-unmarked $(KINDS:%=test-%)
+	@$(MAKE) --no-print-directory --keep-going -j1 test-most $(filter-out test-slow,$(KINDS:%=test-%))
 
-.PHONY: test-unmarked $(KINDS:%=test-%)
+.PHONY: test-unmarked test-most $(KINDS:%=test-%)
 test-unmarked test-browser: XDIST := -n auto
-test-slow test-long: XDIST := -n auto --no-loadscope-reorder  # tests/pipeline first: what takes longest would end alone
+test-most test-slow test-long: XDIST := -n auto --no-loadscope-reorder  # tests/pipeline first: what takes longest would end alone
 $(filter-out test-long,$(KINDS:%=test-%)): ALL_BUT := and not long
 # In memory where 8 GB of it are free: most of them make an MLflow store, whose many small writes wait for a disk.
 MEMORY := $(shell df --output=avail,target -B1G /dev/shm 2>/dev/null | awk '$$1 + 0 >= 8 {print $$2}')
-test-unmarked test-slow test-long: export TMPDIR := $(or $(TMPDIR),$(MEMORY),/tmp)
+test-unmarked test-most test-slow test-long: export TMPDIR := $(or $(TMPDIR),$(MEMORY),/tmp)
 test-unmarked: install-dev
 	$(RUN) pytest $(XDIST) -m "$(UNMARKED)"
+
+test-most: install-dev   # the unmarked and the slow: to collect all tests once more takes a quarter of a minute
+	$(RUN) pytest $(XDIST) -m "not ($(subst $() , or ,$(filter-out slow,$(KINDS))))" tests/pipeline tests
 
 $(KINDS:%=test-%): test-%: install-dev    ## one kind alone; all are named in pyproject.toml
 	$(RUN) pytest $(XDIST) -m "$* $(ALL_BUT)" $$(grep -rlw --include='*.py' mark.$* tests | sort)

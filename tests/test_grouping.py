@@ -1,6 +1,7 @@
 """Images that belong together are in one split and in one fold: copies, near-duplicates, groups that the data name."""
 
 import csv
+import functools
 import io
 
 import numpy as np
@@ -32,6 +33,7 @@ def prepare(tmp_path, images, **reading):
     return load_dataset(tmp_path / "out")
 
 
+@functools.cache
 def drawn(count):
     """By name, so many drawn images, half of each class."""
     return {

@@ -32,7 +32,8 @@ ASK_MOST = ("convnext", "efficientnet_v2")
 
 
 @pytest.fixture(
-    scope="module", params=[name if name in ASK_MOST else pytest.param(name, marks=pytest.mark.long) for name in OTHERS]
+    scope="module",
+    params=[name if name == ASK_MOST[1] else pytest.param(name, marks=pytest.mark.long) for name in OTHERS],
 )
 def chosen(request):
     return request.param

@@ -62,6 +62,7 @@ def result_of(code):
     return json.loads(process.stdout.splitlines()[-1]), process.stderr + process.stdout
 
 
+@pytest.mark.long
 def test_a_batch_is_trained_in_parts_and_that_is_said():
     whole, silent = result_of("print(json.dumps(trained()[1]))")
     found, said = result_of("limit(300); print(json.dumps(trained()[1]))")

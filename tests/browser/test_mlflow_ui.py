@@ -19,7 +19,7 @@ from frostline.tracking import runs as tracking
 from results import CONF, judged, predictions, write_example_report
 from servers import is_healthy, wait_until
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.long]
 
 COLUMNS = ("epoch", "train/loss", "train/accuracy", "validation/loss", "validation/accuracy")
 EPOCHS = {

@@ -28,7 +28,7 @@ def address_of_many(tmp_path_factory):
     return (folder / "report.html").as_uri()
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.long), 3])
 @pytest.mark.parametrize("long", ["W" * 120, "아주긴이름" * 20, "قطة" * 60])
 def test_a_name_of_one_long_word_leaves_the_figures_in_view(tmp_path, open_page, count, long):
     classes = (long, f"{long}2", "cat")[:count]
