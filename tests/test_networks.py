@@ -15,7 +15,7 @@ from frostline.training import phases
 from small import SIZE
 from tracked import tracked_conf
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 # conf/model/'s name: Keras' module, the number of blocks, some of their ends and what "auto" thaws from.
 OTHERS = {
@@ -31,10 +31,7 @@ ASK_MOST = ("convnext", "efficientnet_v2")
 """Those that ask most of Keras."""
 
 
-@pytest.fixture(
-    scope="module",
-    params=[name if name == ASK_MOST[1] else pytest.param(name, marks=pytest.mark.long) for name in OTHERS],
-)
+@pytest.fixture(scope="module", params=OTHERS)
 def chosen(request):
     return request.param
 
@@ -124,7 +121,6 @@ def test_inference_copies_give_the_same_with_batch_norm_folded(settings, base, i
         assert set(computed_in[first:]) == {precision}
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("chosen", ASK_MOST, indirect=True)
 def test_both_phases_leave_a_classifier_that_loads_as_it_was(settings, prepared, weights, base, tmp_path):
     model = phases.build_classifier(prepared, weights, settings)

@@ -113,6 +113,7 @@ def test_both_phases_from_cached_features_equal_training_from_pixels(
     assert score(prepared.labels("test"), probabilities)[0] < 1.5
 
 
+@pytest.mark.long
 def test_bfloat16_trains_float32_weights_to_about_the_same_figures(settings, prepared, weights, transferred, finetuned):
     settings = dataclasses.replace(settings, precision="bfloat16")
     model = phases.build_classifier(prepared, weights, settings)
@@ -161,6 +162,7 @@ def test_frozen_batch_norm_keeps_its_weights_and_statistics(
     assert changed["frozen"] == changed["train"] - thawed
 
 
+@pytest.mark.long
 def test_weights_of_classes_are_checked_before_training_and_begin_in_the_heads_bias(settings, prepared, weights):
     count = np.bincount(prepared.labels("train"))
     for phase in ("transfer", "finetune"):

@@ -157,6 +157,7 @@ def write_many(folder, count, classes):
     charts.write_dvc_plots(folder, pair.labels, pair.baseline, pair.baseline.argmax(axis=1), bins=15, classes=names)
 
 
+@pytest.mark.long
 def test_every_class_has_its_curve_and_both_areas(tmp_path):
     write_many(tmp_path, 90, 3)
     pair = predictions_of_many(90, 3)
@@ -182,6 +183,7 @@ def test_of_many_classes_the_worst_are_drawn(tmp_path):
     assert [text.split(" (")[0] for text in legend] == [f"class {number}" for number in np.argsort(areas)[:5]]
 
 
+@pytest.mark.long
 def test_dvc_curves_of_many_classes_enclose_their_mean_area(tmp_path):
     write_many(tmp_path, 600, 5)
     pair = predictions_of_many(600, 5)

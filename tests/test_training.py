@@ -34,7 +34,7 @@ def make_model(seed=1, dropout=0.1, activation="relu"):
     return keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid", kernel_initializer=init)(x))
 
 
-@pytest.fixture(params=["whole", "in blocks"])
+@pytest.fixture(params=["whole", pytest.param("in blocks", marks=pytest.mark.long)])
 def examples(request, monkeypatch):
     if request.param == "in blocks":  # of two rows: the models' first layers have six
         monkeypatch.setattr(fast_layers, "BLOCK", 32)
