@@ -163,6 +163,7 @@ def measure_step(model: keras.Model, phase: PhaseName, start: str, computed_in: 
         batch_size=BATCH,
         weight_decay=0,
         label_smoothing=0,
+        mixup=0,
         class_weight="none",
     )
     with precision.computing_in(part, computed_in):

@@ -55,7 +55,7 @@ def unequal(classes):
     return Examples([features[:150]], labels[:150]), Examples([features[150:]], labels[150:])
 
 
-def run(model, examples, weights, on_device=False, patience=None, epochs=3, way="balanced", **session):
+def run(model, examples, weights, on_device=False, patience=None, epochs=3, way="balanced", mixup=0, **session):
     options = Phase(
         epochs=epochs,
         learning_rate=0.01,
@@ -63,6 +63,7 @@ def run(model, examples, weights, on_device=False, patience=None, epochs=3, way=
         patience=patience,
         weight_decay=0,
         label_smoothing=0,
+        mixup=mixup,
         batch_size=32,
         class_weight="none" if weights is None else way,
     )
@@ -103,7 +104,22 @@ def test_figures_of_epochs_are_of_probabilities_put_right_and_count_each_image_o
     assert history[-1]["validation/loss"] == pytest.approx(np.mean(log_losses(validation.labels, said)))
     said = predictor(model)(training.features)
     assert history[-1]["train/loss"] == pytest.approx(np.mean(log_losses(training.labels, said)), rel=0.5)
+    assert history[-1]["train/accuracy"] == pytest.approx(np.mean((said[:, 1] > 0.5) == training.labels), abs=0.1)
     assert said[:, 1].mean() == pytest.approx(np.mean(training.labels), abs=0.03)  # and not 0.5
+
+
+@pytest.mark.parametrize("way", ["balanced", "balanced_sampling"])
+@pytest.mark.parametrize("classes", [2, 3])
+def test_mixtures_with_hardly_anything_of_the_other_image_are_weighed_like_images(way, classes):
+    training, validation = unequal(classes)
+    weights = class_weights(way, training.labels, [str(number) for number in range(classes)], KEY)
+    plain, of_mixtures = make_model(classes), make_model(classes)
+    expected = run(plain, (training, validation), weights, way=way)
+    found = run(of_mixtures, (training, validation), weights, way=way, mixup=1e-7)
+    for one, other in zip(expected, found, strict=True):
+        assert one == pytest.approx(other, abs=1e-4)
+    for left, right in zip(plain.get_weights(), of_mixtures.get_weights(), strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-3)
 
 
 def test_weights_of_1_change_nothing():
@@ -162,7 +178,7 @@ def test_smoothed_labels_are_a_mean_of_weighted_losses_over_all_classes():
     weights, targets = np.array([0.5, 1, 4], np.float32), np.array([[1], [2]], np.float32)
     shifted = weights * probabilities / (weights * probabilities).sum(axis=1, keepdims=True)
     labels = 0.7 * np.eye(3)[[1, 2]] + 0.1
-    losses = cross_entropy_of(3, 0.3, "none")(tf.constant(targets), tf.constant(probabilities))
+    losses = cross_entropy_of(3, 0.3)(tf.constant(targets), tf.constant(probabilities))
     found, _ = weighted(losses, targets, tf.constant(probabilities), weights, smoothing=0.3)
     np.testing.assert_allclose(found, -(labels * np.log(shifted)).sum(axis=1), rtol=1e-5)
 

@@ -76,6 +76,7 @@ def run(strategy, epochs=3, checkpoint=None, rows=ROWS, rate=0.2, schedule="cons
         batch_size=32,
         weight_decay=0,
         label_smoothing=0,
+        mixup=0.3,
         class_weight="none",
     )
     history = train(

@@ -33,7 +33,7 @@ def build(seed=1):
 
 options = Phase(
     epochs=1, learning_rate=0.01, schedule="constant", patience=None, batch_size=ROWS,
-    weight_decay=0.0, label_smoothing=0.0, class_weight="none",
+    weight_decay=0.0, label_smoothing=0.0, mixup=0.0, class_weight="none",
 )
 examples = Examples([features], labels), Examples([features[:64]], labels[:64])
 

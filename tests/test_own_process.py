@@ -41,6 +41,7 @@ phase = Phase(
     batch_size=16,
     weight_decay=0,
     label_smoothing=0,
+    mixup=0,
     class_weight="none",
 )
 history = train(trainer_of(model, phase, 48), Task("transfer", 1, *examples), phase)

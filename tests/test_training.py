@@ -47,7 +47,7 @@ def examples(request, monkeypatch):
 def run(model, examples, **changes):
     """Train by the defaults here, but for `changes` in settings and other arguments."""
     settings = {"epochs": 3, "learning_rate": 0.01, "schedule": "constant", "patience": None, "batch_size": 32}
-    settings |= {"weight_decay": 0.0, "label_smoothing": 0.0, "class_weight": "none"}
+    settings |= {"weight_decay": 0.0, "label_smoothing": 0.0, "mixup": 0.0, "class_weight": "none"}
     settings |= {name: changes.pop(name) for name in settings if name in changes}
     task = Task("transfer", changes.pop("seed", 1), *examples, prepare=changes.pop("prepare", None))
     on_device = changes.pop("on_device", False)
@@ -111,10 +111,10 @@ def test_a_loss_that_is_no_number_ends_the_training_and_is_not_gone_on_from(exam
     assert not checkpoint.exists()
 
 
-@pytest.mark.parametrize("parts", [3, 32])
-def test_a_batch_in_parts_is_one_step(examples, parts):
+@pytest.mark.parametrize(("parts", "mixup"), [(3, 0), (32, 0), (3, 0.3)])
+def test_a_batch_in_parts_is_one_step(examples, parts, mixup):
     whole, divided = make_model(dropout=0), make_model(dropout=0)
-    expected, found = run(whole, examples), run(divided, examples, parts=parts)
+    expected, found = run(whole, examples, mixup=mixup), run(divided, examples, mixup=mixup, parts=parts)
     for left, right in zip(expected, found, strict=True):
         assert left == pytest.approx(right, abs=1e-5)
     for left, right in zip(whole.get_weights(), divided.get_weights(), strict=True):
@@ -137,10 +137,10 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("done", [1, 2, 3])
-def test_training_goes_on_from_its_last_epoch_to_the_same_weights(examples, tmp_path, done):
+@pytest.mark.parametrize(("done", "mixup"), [(1, 0), (2, 0), (3, 0), (2, 0.3)])
+def test_training_goes_on_from_its_last_epoch_to_the_same_weights(examples, tmp_path, done, mixup):
     whole, killed, resumed = make_model(), make_model(), make_model(seed=2)
-    history = run(whole, examples)
+    history = run(whole, examples, mixup=mixup)
     checkpoint, seen = tmp_path / "folder" / "checkpoint", []
 
     def kill(epoch):
@@ -148,8 +148,8 @@ def test_training_goes_on_from_its_last_epoch_to_the_same_weights(examples, tmp_
             raise KilledError
 
     with pytest.raises(KilledError):
-        run(killed, examples, checkpoint=checkpoint, on_epoch=kill)
-    assert run(resumed, examples, checkpoint=checkpoint, on_epoch=seen.append) == history
+        run(killed, examples, mixup=mixup, checkpoint=checkpoint, on_epoch=kill)
+    assert run(resumed, examples, mixup=mixup, checkpoint=checkpoint, on_epoch=seen.append) == history
     assert seen == history
     for left, right in zip(whole.variables, resumed.variables, strict=True):  # the dropout's seed among them
         np.testing.assert_array_equal(left, right)
@@ -182,12 +182,56 @@ def test_warm_up_weight_decay_and_smoothing_are_keras_own(examples):
         np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
+def mixtures(examples):
+    """Inputs and the two targets of the batches of `run`'s first epoch with mixup=0.3, and the first one's share."""
+    order = generator(1, "shuffle", "transfer", 1).permutation(150)
+    rows = np.concatenate([np.sort(order[start : start + 32]) for start in range(0, 150, 32)])
+    drawn = generator(1, "mixup", "transfer", 1)
+    shares = drawn.beta(0.3, 0.3, 150)
+    shares = np.maximum(shares, 1 - shares)[:, None]
+    others = drawn.permutation(order)
+    features = examples.features[0].astype(np.float64)
+    return (
+        shares * features[rows] + (1 - shares) * features[others],
+        examples.labels[rows],
+        examples.labels[others],
+        shares,
+    )
+
+
+def test_mixup_is_keras_own_training_on_the_mixtures(examples):
+    model, reference, plain = (make_model(dropout=0) for _ in range(3))
+    history = run(model, examples, epochs=1, mixup=0.3)
+    run(plain, examples, epochs=1)
+    inputs, own, other, shares = mixtures(examples[0])
+    assert 0.5 <= shares.min() < 0.6
+    assert shares.max() > 0.99
+    reference.compile(keras.optimizers.Adam(0.01), "binary_crossentropy")
+    targets = shares * own[:, None] + (1 - shares) * other[:, None]
+    fitted = reference.fit(inputs, targets, batch_size=32, shuffle=False, verbose=0).history
+    assert history[0]["train/loss"] == pytest.approx(fitted["loss"][0], rel=1e-4)
+    for got, expected, without in zip(*(each.get_weights() for each in (model, reference, plain)), strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+        assert np.abs(got - without).max() > 1e-3
+
+
+def test_mixup_of_three_classes_and_smoothed_labels_is_keras_own(examples_of_three):
+    model, reference = make_model_of_three(), make_model_of_three()
+    run(model, examples_of_three, epochs=1, mixup=0.3, label_smoothing=0.1)
+    inputs, own, other, shares = mixtures(examples_of_three[0])
+    reference.compile(keras.optimizers.Adam(0.01), keras.losses.CategoricalCrossentropy(label_smoothing=0.1))
+    targets = shares * np.eye(3)[own] + (1 - shares) * np.eye(3)[other]
+    reference.fit(inputs, targets, batch_size=32, shuffle=False, verbose=0)
+    for got, expected in zip(model.get_weights(), reference.get_weights(), strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
 def test_smoothed_labels_of_three_classes_are_keras_own():
     targets = np.array([[0], [2], [1]], np.float32)
     said = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8], [0.3, 0.4, 0.3]], np.float32)
-    loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1, reduction="sum")
+    loss = keras.losses.CategoricalCrossentropy(label_smoothing=0.1, reduction="none")
     expected = loss(np.eye(3, dtype=np.float32)[[0, 2, 1]], said)
-    np.testing.assert_allclose(cross_entropy_of(3, 0.1, "sum")(targets, said), expected, rtol=1e-6)
+    np.testing.assert_allclose(cross_entropy_of(3, 0.1)(targets, said), expected, rtol=1e-6)
 
 
 def test_cosine_ends_at_a_rate_of_nearly_zero(examples):
@@ -352,20 +396,20 @@ def test_nothing_of_a_training_stays_in_memory(examples):
 # Whole epochs on the device: the path of a GPU, on this processor
 
 
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_an_epoch_in_one_call_gives_the_figures_and_weights_of_its_batches(examples, mirrored):
+@pytest.mark.parametrize(("mirrored", "mixup"), [(False, 0), (True, 0), (True, 0.3)])
+def test_an_epoch_in_one_call_gives_the_figures_and_weights_of_its_batches(examples, mirrored, mixup):
     training, validation = examples
     if mirrored:
         training = Examples(training.features, training.labels, [training.features[0][:, ::-1]])
     batches, whole = make_model(), make_model()
-    expected = run(batches, (training, validation))
-    history = run(whole, (training, validation), on_device=True)
+    expected = run(batches, (training, validation), mixup=mixup)
+    history = run(whole, (training, validation), mixup=mixup, on_device=True)
     for got, wanted in zip(history, expected, strict=True):
         assert got == pytest.approx(wanted, rel=1e-5)
     for left, right in zip(whole.variables, batches.variables, strict=True):  # the dropout's seed among them
         np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-6)
     again = make_model()
-    assert run(again, (training, validation), on_device=True) == history
+    assert run(again, (training, validation), mixup=mixup, on_device=True) == history
     assert same(again, whole)
 
 

@@ -247,6 +247,9 @@ class Phase:
     """Share of each kernel that a step takes away, times the learning rate (AdamW); 0: none."""
     label_smoothing: Annotated[float, Rule(lambda v: 0 <= v < 1, "a share from 0, below 1")]
     """Share of each target that goes to all classes alike; 0: none. In `train/…` losses, not in those of validation."""
+    mixup: Annotated[float, Rule(lambda v: 0 <= v < math.inf, "a number, 0 or more")]
+    """Each training image is mixed with another one at random, in shares from a Beta distribution of which this is both
+    parameters (`training.mixup`); 0: none. `train/…` figures are those of the mixtures."""
     patience: Count | None
     """Epochs without a lower validation loss after which the phase ends, with the weights of its best epoch; null: it
     trains all epochs and keeps the last one's weights."""

@@ -257,6 +257,7 @@ def _learning_curves(report: Report) -> dict[str, Any]:
         "curves": report.curves,
         "patience": {phase: getattr(report.settings, phase).patience for phase in report.curves},
         "smoothed": any(getattr(report.settings, phase).label_smoothing for phase in report.curves),
+        "mixed": any(getattr(report.settings, phase).mixup for phase in report.curves),
         "learning_curves": _svg(report.figures["learning_curves"], _learning_curves_alt(report.curves)),
     }
 

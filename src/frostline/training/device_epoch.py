@@ -11,10 +11,11 @@ import numpy as np
 
 from frostline.models.graph import as_model_inputs
 from frostline.runtime.quiet_tensorflow import tf
+from frostline.training.mixup import Partners, mixed
 
 TensorStep = Callable[[Any, tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
-"""Trains on one batch: inputs, targets (n, 1) and the number of rows, float32, to divide the loss by → the batch's loss
-and number of hits."""
+"""Trains on one batch: inputs, targets (n, 1), with mixup as `mixed` gives them, and the number of rows, float32, to
+divide the loss by → the batch's loss and number of hits."""
 
 
 def whole_epoch(
@@ -23,11 +24,12 @@ def whole_epoch(
     mirrored: Sequence[np.ndarray],
     labels: np.ndarray,
     batch_size: int,
-) -> Callable[[np.ndarray, np.ndarray | None], tuple[float, float]]:
+) -> Callable[[np.ndarray, np.ndarray | None, Partners | None], tuple[float, float]]:
     """Return what trains on all rows in a given order: (N,) indices and (N,) bool → sum of losses, number of hits.
 
     `features`, one array (N, …) per input of the model, `mirrored` (the same of the mirrored pictures, or none) and
-    `labels` (N,) are copied to the device. The second argument says which rows are taken from `mirrored`.
+    `labels` (N,) are copied to the device. The second argument says which rows are taken from `mirrored`, the third
+    what is mixed into them.
     XLA is not used: on an H200 an epoch of 8 steps took 0.03 s instead of 0.10, but the first one 5 s more.
 
     Raises tf.errors.ResourceExhaustedError where the device's memory does not hold them.
@@ -45,11 +47,17 @@ def whole_epoch(
             ]
         return as_model_inputs([tf.cast(array, tf.float32) for array in chosen]), tf.gather(targets, rows)
 
-    def train_on(orders: tf.Tensor, mirrors: tf.Tensor | None) -> tuple[tf.Tensor, tf.Tensor]:
+    def train_on(orders: tf.Tensor, mirror: tf.Tensor | None, mixing: Any) -> tuple[tf.Tensor, tf.Tensor]:
         count = tf.cast(orders.shape[1], tf.float32)
 
+        def batch_of(rows: tf.Tensor) -> tuple[Any, tf.Tensor]:
+            return batch(rows, None if mirror is None else tf.gather(mirror, rows))
+
         def one(number: tf.Tensor, loss_sum: tf.Tensor, hits: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            inputs, wanted = batch(orders[number], None if mirrors is None else mirrors[number])
+            inputs, wanted = batch_of(orders[number])
+            if mixing is not None:
+                others, shares = mixing
+                inputs, wanted = mixed(inputs, wanted, *batch_of(others[number]), shares[number])
             loss, correct = step(inputs, wanted, count)
             return number + 1, loss_sum + loss * count, hits + correct
 
@@ -60,14 +68,19 @@ def whole_epoch(
 
     run = tf.function(train_on, autograph=False)
 
-    def epoch(order: np.ndarray, mirror: np.ndarray | None) -> tuple[float, float]:
+    def epoch(order: np.ndarray, mirror: np.ndarray | None, partners: Partners | None) -> tuple[float, float]:
         loss_sum = hits = 0.0
         whole = len(order) // batch_size * batch_size
-        for part in (order[:whole].reshape(-1, batch_size), order[None, whole:]):
-            if part.size:
-                rows = np.sort(part, axis=1).astype(np.int32)
-                results = run(tf.constant(rows), None if mirror is None else tf.constant(mirror[rows]))
-                loss_sum, hits = loss_sum + float(results[0]), hits + float(results[1])
+        for place, size in ((slice(0, whole), batch_size), (slice(whole, None), len(order) - whole)):
+            if not len(order[place]):
+                continue
+            rows = np.sort(order[place].reshape(-1, size), axis=1).astype(np.int32)
+            mixing = None
+            if partners:
+                others = partners.rows[place].reshape(-1, size).astype(np.int32)
+                mixing = tf.constant(others), tf.constant(partners.shares[place].reshape(-1, size))
+            results = run(tf.constant(rows), None if mirror is None else tf.constant(mirror), mixing)
+            loss_sum, hits = loss_sum + float(results[0]), hits + float(results[1])
         return loss_sum, hits
 
     return epoch

@@ -25,6 +25,7 @@ from frostline.training.class_weights import SAMPLED, drawn, weighted
 from frostline.training.device_epoch import TensorStep, whole_epoch
 from frostline.training.distribution import Load
 from frostline.training.fast_layers import copy_values, with_fast_layers
+from frostline.training.mixup import columns, draw_partners, mixed, of_mixture
 from frostline.training.schedule import learning_rate
 
 _log = logging.getLogger(__name__)
@@ -184,10 +185,13 @@ def trainer_of(
         best = [keras.Variable(item.value.read_value(), trainable=False) for item in kept]
     gradients_of = _gradients_of(trained, options, weights)
     step = _tensor_step(gradients_of, optimizer, trained)
-    if parts > 1 and not strategy:
-        on_batch = _step_in_parts(gradients_of, optimizer, trained, parts)
+    signature = [input_signature(trained.inputs), tf.TensorSpec((None, columns(options.mixup)))]
+    if strategy:
+        on_batch = distribution.on_all_replicas(step, strategy, signature)
+    elif parts > 1:
+        on_batch = _step_in_parts(gradients_of, optimizer, trained.trainable_variables, signature, parts)
     else:
-        on_batch = _batch_step(step, trained, strategy)
+        on_batch = _batch_step(step, signature)
     return Trainer(model, trained, optimizer, best, step, on_batch, predictor(model))
 
 
@@ -296,15 +300,23 @@ def _epochs(
         if options.class_weight == SAMPLED:
             order = drawn(order, task.training.labels, generator(task.seed, "drawn", *stream))
         mirror = generator(task.seed, "mirror", *stream).random(count) < 0.5 if task.training.mirrored else None
+        partners = None
+        if options.mixup:
+            partners = draw_partners(order, options.mixup, generator(task.seed, "mixup", *stream))
         if whole:
-            totals = whole(order, mirror)
+            totals = whole(order, mirror, partners)
             advance(count, _figures(totals[0] / count, totals[1] / count) + validated)
             return totals
         prepared = task.prepare(derive_seed(task.seed, "augment", *stream)) if task.prepare else None
         loss_sum = hits = 0.0
         for start in range(0, count, batch_size):
             rows = np.sort(order[start : start + batch_size])  # sorted: the memory map is read forwards
-            loss, correct = trainer.on_batch(_loading(task.training, rows, mirror, prepared), len(rows))
+            load = _loading(task.training, rows, mirror, prepared)
+            if partners:
+                place = slice(start, start + batch_size)
+                others = _loading(task.training, partners.rows[place], mirror, prepared)
+                load = _mixing(load, others, partners.shares[place])
+            loss, correct = trainer.on_batch(load, len(rows))
             loss_sum, hits = loss_sum + float(loss) * len(rows), hits + float(correct)
             seen = start + len(rows)
             advance(len(rows), _figures(loss_sum / seen, hits / seen) + validated)
@@ -353,40 +365,50 @@ def _loading(training: Examples, rows: np.ndarray, mirror: np.ndarray | None, pr
     return load
 
 
-def cross_entropy_of(classes: int, smoothing: float, reduction: str) -> Any:
-    """Of targets (n, 1) and a model's output, by Keras; `classes`: the output's width, 1 for two classes."""
+def _mixing(load: Load, others: Load, shares: np.ndarray) -> Load:
+    return lambda own: mixed(*load(own), *others(own), shares[own])
+
+
+def cross_entropy_of(classes: int, smoothing: float) -> Any:
+    """By image, (n,), of targets (n, 1) and a model's output, by Keras; `classes`: its width, 1 for two classes."""
     if classes == 1:
-        return keras.losses.BinaryCrossentropy(label_smoothing=smoothing, reduction=reduction)
+        return keras.losses.BinaryCrossentropy(label_smoothing=smoothing, reduction="none")
     if not smoothing:
-        return keras.losses.SparseCategoricalCrossentropy(reduction=reduction)
-    smoothed = keras.losses.CategoricalCrossentropy(label_smoothing=smoothing, reduction=reduction)
+        return keras.losses.SparseCategoricalCrossentropy(reduction="none")
+    smoothed = keras.losses.CategoricalCrossentropy(label_smoothing=smoothing, reduction="none")
     return lambda targets, probabilities: smoothed(tf.one_hot(tf.cast(targets[:, 0], tf.int32), classes), probabilities)
 
 
 GradientsOf = Callable[[Any, tf.Tensor, tf.Tensor], tuple[Any, tf.Tensor, tf.Tensor]]
-"""Inputs, targets (n, 1), number of rows to divide the loss by → the gradients, the loss and the number of hits."""
+"""Inputs, targets as `Load` gives them, number of rows to divide the loss by → the gradients, the loss and the number
+of hits."""
 
 
 def _gradients_of(model: keras.Model, options: Phase, class_weights: np.ndarray | None = None) -> GradientsOf:
     """Return what gives the gradients by which `model` is trained as `options` say; `class_weights`: see there."""
     weights, classes, smoothing = model.trainable_variables, model.output_shape[1], options.label_smoothing
     sampled = options.class_weight == SAMPLED  # images come as often as the weights of their classes say
-    cross_entropy = cross_entropy_of(classes, smoothing, "sum" if class_weights is None else "none")
-    hits = keras.metrics.binary_accuracy if classes == 1 else keras.metrics.sparse_categorical_accuracy
+    cross_entropy = cross_entropy_of(classes, smoothing)
+    hits_of = keras.metrics.binary_accuracy if classes == 1 else keras.metrics.sparse_categorical_accuracy
+
+    def of_each(targets: tf.Tensor, probabilities: tf.Tensor) -> list[tf.Tensor]:
+        """By image, (n,): what training lowers, the loss that is told, and whether it is a hit."""
+        losses = cross_entropy(targets, probabilities)
+        hits = tf.reshape(hits_of(targets, probabilities), [-1])  # Keras gives (n, 1) for two classes
+        if class_weights is None:
+            return [losses, losses, hits]
+        adjusted, own = weighted(losses, targets, probabilities, class_weights, smoothing)
+        return [adjusted, losses / own, hits / own] if sampled else [own * adjusted, losses, hits]
 
     def gradients_of(inputs: Any, targets: tf.Tensor, rows: tf.Tensor) -> tuple[Any, tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
             probabilities = model(inputs, training=True)
-            losses = cross_entropy(targets, probabilities)
-            if class_weights is None:
-                lowered = loss = losses / rows
-            else:
-                adjusted, own = weighted(losses, targets, probabilities, class_weights, smoothing)
-                lowered = tf.reduce_sum(adjusted if sampled else own * adjusted) / rows
-                loss = tf.reduce_sum(losses / own if sampled else losses) / rows
-        gradients = tape.gradient(lowered, [weight.value for weight in weights])
-        correct = hits(targets, probabilities)
-        return gradients, loss, tf.reduce_sum(correct / own if sampled else correct)
+            found = of_each(targets[:, :1], probabilities)
+            if options.mixup:
+                found = of_mixture(found, of_each(targets[:, 1:2], probabilities), targets)
+            lowered, loss, hits = (tf.reduce_sum(values) for values in found)
+            lowered = lowered / rows
+        return tape.gradient(lowered, [weight.value for weight in weights]), loss / rows, hits
 
     return gradients_of
 
@@ -402,18 +424,16 @@ def _tensor_step(gradients_of: GradientsOf, optimizer: Any, model: keras.Model) 
     return step
 
 
-def _batch_step(step: TensorStep, model: keras.Model, strategy: tf.distribute.Strategy | None) -> Step:
-    """`step`, traced, for batches that are read when it is called."""
-    signature = [input_signature(model.inputs), tf.TensorSpec((None, 1))]
-    if strategy:
-        return distribution.on_all_replicas(step, strategy, signature)
+def _batch_step(step: TensorStep, signature: Sequence[Any]) -> Step:
+    """`step`, traced, for batches that are read when it is called; `signature`: of their inputs and targets."""
     traced = tf.function(step, input_signature=[*signature, tf.TensorSpec(())], autograph=False)
     return lambda load, rows: traced(*load(slice(None)), np.float32(rows))
 
 
-def _step_in_parts(gradients_of: GradientsOf, optimizer: Any, model: keras.Model, parts: int) -> Step:
+def _step_in_parts(
+    gradients_of: GradientsOf, optimizer: Any, weights: Sequence[Any], signature: Sequence[Any], parts: int
+) -> Step:
     """What `_batch_step` gives, with the memory of one of `parts` of a batch, and that of the gradients' sums."""
-    weights = model.trainable_variables
     sums = [tf.Variable(tf.zeros(weight.shape)) for weight in weights]
 
     def add(inputs: Any, targets: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -427,8 +447,7 @@ def _step_in_parts(gradients_of: GradientsOf, optimizer: Any, model: keras.Model
         for total in sums:
             total.assign(tf.zeros(total.shape))
 
-    signature = [input_signature(model.inputs), tf.TensorSpec((None, 1)), tf.TensorSpec(())]
-    add_part = tf.function(add, input_signature=signature, autograph=False)
+    add_part = tf.function(add, input_signature=[*signature, tf.TensorSpec(())], autograph=False)
     take_whole = tf.function(take_step, autograph=False)
 
     def on_batch(load: Load, rows: int) -> tuple[float, float]:
