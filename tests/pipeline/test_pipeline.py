@@ -181,6 +181,11 @@ def test_predict_and_compare(clone):
     assert "gone.jpg does not exist" in clone.python("-m", "frostline.cli", "predict", "gone.jpg", code=1)
 
 
+def test_compare_may_be_cut_off_by_what_reads_it(clone):
+    shown = clone.run("bash", "-o", "pipefail", "-c", f"'{sys.executable}' -m frostline.cli compare | head -n 1")
+    assert "Test set:" in shown
+
+
 def test_a_remote_carries_data_and_models_to_another_clone(clone):
     remote, other = clone.root.parent / "remote", clone.root.parent / "other"
     clone.dvc("remote", "add", "-d", "shared", str(remote))
