@@ -36,7 +36,7 @@ $(PYTHON):
 	    "$$(python3 --version 2>&1). Install one of these, or name it: make PYTHON3=/path/to/python3.12 install"; exit 1; }
 	$(PYTHON3) -m venv $(VENV)
 
-# Each collects its own files only: to import all of them takes seconds.
+# Each collects its own files only: to import all of them takes a quarter of a minute.
 KINDS := ray postgresql browser chaos slow long
 UNMARKED := not ($(subst $() , or ,$(KINDS)))
 
@@ -47,7 +47,7 @@ test: install-dev browser    ## what a change should pass: all but the tests tha
 	@$(MAKE) --no-print-directory test-most; most=$$?; \
 	    $(MAKE) --no-print-directory --keep-going --output-sync -j2 test-ray test-browser && exit $$most
 
-test-all: install-dev browser postgresql    ## the whole test suite: each kind of tests in processes of its own, all kinds in any case
+test-all: install-dev browser postgresql    ## the whole test suite, all kinds in any case
 	@$(MAKE) --no-print-directory --keep-going -j1 test-most $(filter-out test-slow,$(KINDS:%=test-%))
 
 .PHONY: test-unmarked test-most $(KINDS:%=test-%)
@@ -60,7 +60,7 @@ test-unmarked test-most test-slow test-long: export TMPDIR := $(or $(TMPDIR),$(M
 test-unmarked: install-dev
 	$(RUN) pytest $(XDIST) -m "$(UNMARKED)"
 
-test-most: install-dev   # the unmarked and the slow: to collect all tests once more takes a quarter of a minute
+test-most: install-dev   # the unmarked and the slow, so that they are collected once
 	$(RUN) pytest $(XDIST) -m "not ($(subst $() , or ,$(filter-out slow,$(KINDS))))" tests/pipeline tests
 
 $(KINDS:%=test-%): test-%: install-dev    ## one kind alone; all are named in pyproject.toml

@@ -91,9 +91,10 @@ def write_answers(path, labels, probabilities, names=None):
     return path
 
 
-def report_settings(weights, patience="null", smoothing="0"):
+def report_settings(weights, patience="null", smoothing="0", mixup="0"):
     given = ["data=folder", *(f"data.{key}=/home/someone/images" for key in ("path", "depends_on"))]
     given += [f"weights={weights}", f"finetune.patience={patience}", f"finetune.label_smoothing={smoothing}"]
+    given += [f"finetune.mixup={mixup}"]
     composed = compose_conf(given, CONF)
     tracking = dataclasses.replace(composed.tracking, uri="postgresql://user:secret@host/db")
     return dataclasses.replace(composed, name="run <1>", tracking=tracking)
@@ -106,6 +107,7 @@ def write_example_report(
     pair=None,
     patience="null",
     smoothing="0",
+    mixup="0",
     across=0,
     choice=None,
     shares=None,
@@ -135,7 +137,7 @@ def write_example_report(
     write_report(
         folder / "report.html",
         Report(
-            settings=report_settings(weights, patience, smoothing),
+            settings=report_settings(weights, patience, smoothing, mixup),
             data={
                 "classes": list(classes),
                 "counts": {"test": counts, "train": train, "validation": dict.fromkeys(classes, 1234)},

@@ -199,6 +199,7 @@ def test_dvc_says_that_a_name_is_an_old_one(project):
         ("preprocess.train=0.5", ["0.5 + 0.15 + 0.15 = 0.8", "sum to 1"]),
         ("preprocess.image_size=50", ["preprocess.image_size is 50", "75 to 1024"]),
         ("model.backbone=resnet", ["model.backbone is 'resnet'", "resnet50"]),
+        ("finetune.mixup=-1", ["finetune.mixup is -1", "0 or more"]),
         ("transfer.label_smoothing=1", ["transfer.label_smoothing is 1", "below 1"]),
         ("model.pooling=max", ["model.pooling is 'max'", "flatten, average, token"]),
         ("model.imagenet.size=2.5", ["model.imagenet.size is 2.5", "1 or more, or null"]),

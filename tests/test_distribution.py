@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 ROWS = 131
 """In batches of 32, the last one has three rows: one of two replicas gets one of them, and the other two."""
 
-SINGLE_ROW = {"epochs": 1, "rows": 33, "rate": 0, "schedule": "cosine"}
+SINGLE_ROW = {"epochs": 1, "rows": 33, "rate": 0, "schedule": "cosine", "mixup": 0.3}
 """The last batch has fewer rows than there are replicas, which then draw masks of their own."""
 
 
@@ -60,7 +60,7 @@ class StoppedError(Exception):
     pass
 
 
-def run(strategy, epochs=3, checkpoint=None, rows=ROWS, rate=0.2, schedule="constant", stop_after=None):
+def run(strategy, epochs=3, checkpoint=None, rows=ROWS, rate=0.2, schedule="constant", mixup=0, stop_after=None):
     """Train, and return all variables and figures."""
 
     def on_epoch(epoch):
@@ -76,7 +76,7 @@ def run(strategy, epochs=3, checkpoint=None, rows=ROWS, rate=0.2, schedule="cons
         batch_size=32,
         weight_decay=0,
         label_smoothing=0,
-        mixup=0.3,
+        mixup=mixup,
         class_weight="none",
     )
     history = train(

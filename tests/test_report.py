@@ -130,12 +130,15 @@ def test_an_untrained_backbone_is_named_as_such(tmp_path, html):
 def test_with_patience_the_kept_epoch_is_marked(tmp_path, html):
     assert "kept" not in Page(html).text
     assert "smoothed labels" not in html
+    assert "mixtures" not in html
     rows = re.findall(r'<th scope="row">(\d+) <span class="muted">kept', write_example_report(tmp_path, patience="1"))
     assert rows == ["4"], "the second of fine-tuning, after two of transfer"
 
 
 def test_training_losses_of_smoothed_labels_are_said_to_be_that(tmp_path):
-    assert "Training losses are those of smoothed labels" in write_example_report(tmp_path, smoothing="0.1")
+    html = write_example_report(tmp_path, smoothing="0.1", mixup="0.3")
+    assert "Training losses are those of smoothed labels" in html
+    assert "What is trained on are mixtures of two images each" in html
 
 
 def test_one_class_and_no_mistakes_still_make_a_page(tmp_path):

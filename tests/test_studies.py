@@ -123,19 +123,20 @@ def test_recipes_within_chance_of_the_best_are_named(answered):
     assert alone.tone == "better"
 
 
-def test_a_race_takes_the_recipe_as_it_is_unless_another_setting_is_clearly_better(tmp_path, monkeypatch):
+def test_a_race_takes_the_first_setting_unless_another_setting_is_clearly_better(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def raced(*finetuned):
         points = [({"rate": name}, losses(0.6, loss), 120) for name, loss in zip("ab", finetuned, strict=True)]
-        return write_study(Study("auto", "run", [], "", FOLDS, race=True), trainings(points))[0]
+        return write_study(Study("auto", "run", [], "", FOLDS, first_stays=True), trainings(points))[0]
 
     close = raced(0.301, 0.3)
     assert close.take == {"rate": "a"}
-    assert close.text.endswith("None is clearly better than the recipe as it is, rate=a: that is taken.")
+    assert close.text.endswith("None is clearly better than the first, rate=a: that is taken.")
+    assert (close.figures["best"], close.figures["taken"]) == ({"rate": "b"}, {"rate": "a"})
     clear = raced(0.5, 0.3)
     assert clear.take == {"rate": "b"}
-    assert "recipe as it is" not in clear.text
+    assert "the first" not in clear.text
     assert raced(0.3, 0.5).take == {"rate": "a"}
 
 

@@ -50,7 +50,7 @@ def names(trials, fold):
     return [trial[0].partition("=")[2] for trial in trials if trial[1] == f"fold={fold}"]
 
 
-def test_the_better_half_and_the_recipe_go_on_and_two_are_trained_on_every_fold():
+def test_the_better_half_and_the_first_go_on_and_two_are_trained_on_every_fold():
     ran, outcome = raced()
     assert [sorted(names(ran, fold)) for fold in range(4)] == [list("abcde"), list("abd"), list("ab"), list("ab")]
     assert len(ran) == longest(TRIALS) == 12
@@ -82,7 +82,8 @@ def test_one_that_fails_is_out_and_named_and_the_others_go_on():
     assert {ran[number][0][-1] for number in outcome.compared} == {"a", "d"}
     assert any(note == "Failed: model.dropout=b: too large" for note in outcome.notes)
     ran, outcome = raced({**LOSS, "a": None})
-    assert {ran[number][0][-1] for number in outcome.compared} == {"b", "d"}, "the recipe itself failed"
+    assert {ran[number][0][-1] for number in outcome.compared} == {"b", "d"}, "the first one failed"
+    assert not outcome.first_runs
     _, outcome = raced(dict.fromkeys(LOSS))
     assert outcome.compared == []
 
@@ -138,8 +139,10 @@ def test_two_settings_that_read_alike_are_two():
     assert outcome.notes[0].startswith("4 of 4 trainings of 2 settings")
 
 
-@pytest.mark.parametrize(("second", "taken"), [(0.59, "a"), (0.3, "b")])
-def test_by_one_fold_alone_another_setting_has_to_be_far_better(tmp_path, monkeypatch, capsys, second, taken):
+@pytest.mark.parametrize(("second", "first_runs", "taken"), [(0.59, True, "a"), (0.59, False, "b"), (0.3, True, "b")])
+def test_by_one_fold_alone_another_setting_has_to_be_far_better(
+    tmp_path, monkeypatch, capsys, second, first_runs, taken
+):
     monkeypatch.chdir(tmp_path)
     write_tracked(tmp_path, "params.yaml")
     config, found = load_params(), []
@@ -153,9 +156,10 @@ def test_by_one_fold_alone_another_setting_has_to_be_far_better(tmp_path, monkey
         setting = [f"model.dropout={name}", "fold=0"]
         found.append({"key": name, "overrides": setting, **record_of(setting, {"a": 0.6, "b": second})})
     (tmp_path / "conf/experiment").mkdir(parents=True)
-    _take_best_of_one_fold(tmp_path, found, ["model.dropout"], dict.fromkeys("ab", config), ["notes"])
+    outcome = race.Outcome([0, 1], ["notes"], first_runs)
+    _take_best_of_one_fold(tmp_path, found, ["model.dropout"], dict.fromkeys("ab", config), outcome)
     said = capsys.readouterr().out.splitlines()
-    assert said[1].startswith("Best by one fold only, which may well be chance: model.dropout=b.")
+    assert said[1].startswith("Best by one fold only, which may well be chance: model.dropout=b, log loss 0.")
     assert ("that is taken" in said[1]) == (taken == "a")
     assert read_json(tmp_path / "winner.json") == {"model.dropout": taken}
 

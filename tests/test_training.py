@@ -215,6 +215,19 @@ def test_mixup_is_keras_own_training_on_the_mixtures(examples):
         assert np.abs(got - without).max() > 1e-3
 
 
+def test_mixtures_of_prepared_images_are_mixed_after_that(examples):
+    plain, prepared = make_model(), make_model()
+    expected = run(plain, examples, mixup=0.3)
+    training = Examples([examples[0].features[0] - np.float16(1)], examples[0].labels)
+
+    def prepare(seed):
+        return lambda inputs: lambda rows: inputs[rows] + 1
+
+    found = run(prepared, (training, examples[1]), mixup=0.3, prepare=prepare)
+    for one, other in zip(expected, found, strict=True):
+        assert one == pytest.approx(other, abs=2e-3)  # float16
+
+
 def test_mixup_of_three_classes_and_smoothed_labels_is_keras_own(examples_of_three):
     model, reference = make_model_of_three(), make_model_of_three()
     run(model, examples_of_three, epochs=1, mixup=0.3, label_smoothing=0.1)
@@ -422,7 +435,9 @@ def test_an_epoch_in_one_call_of_several_inputs_and_three_classes(examples_of_th
         return keras.Model(inputs, make_model_of_three()(keras.layers.Concatenate()(inputs)))
 
     split = tuple(map(join, examples_of_three))
-    assert run(model_of_two(), split, on_device=True)[-1] == pytest.approx(run(model_of_two(), split)[-1], rel=1e-5)
+    for mixup in (0, 0.3):
+        expected = run(model_of_two(), split, mixup=mixup)[-1]
+        assert run(model_of_two(), split, mixup=mixup, on_device=True)[-1] == pytest.approx(expected, rel=1e-5)
 
 
 def test_features_that_do_not_fit_the_device_are_read_batch_by_batch_and_that_is_said(examples, monkeypatch, capsys):

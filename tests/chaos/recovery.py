@@ -111,7 +111,7 @@ def recover(project, stage, outcome):
         if process.returncode or "Traceback" in output:
             outcome.wrong = f"dvc {' '.join(arguments)} failed: {output[-500:]}"
             return outcome
-        if arguments == ["repro"] and "Running stage" in output:
+        if arguments == ["repro"] and ("Running stage" in output or "is cached" in output):
             outcome.wrong = f"more than {stage} had to run again: {output[-500:]}"
     outcome.differing = project.differing()
     left = project.left_behind()

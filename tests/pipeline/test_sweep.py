@@ -258,10 +258,10 @@ def test_a_race_leaves_its_winner_as_a_recipe_and_the_test_set_alone(clone):
     assert set(said["image"]) == {row["path"] for row in manifest if row["split"] in ("train", "validation")}
     assert set(study["best"]) == {"model.cut_layer", "finetune.learning_rate"}
     swept = yaml.safe_load((clone.root / "conf/experiment/swept.yaml").read_text())
-    assert swept["model"]["cut_layer"] == study["best"]["model.cut_layer"]
-    assert swept["finetune"]["learning_rate"] == float(study["best"]["finetune.learning_rate"])
+    assert swept["model"]["cut_layer"] == study["taken"]["model.cut_layer"]
+    assert swept["finetune"]["learning_rate"] == float(study["taken"]["finetune.learning_rate"])
     assert (swept["fold"], swept["folds_of"]) == (None, "all")
-    assert json.loads((clone.folders()[-1] / "winner.json").read_text()) == study["best"]
+    assert json.loads((clone.folders()[-1] / "winner.json").read_text()) == study["taken"]
     for words in ("The training and validation images are dealt out", "probabilities are calibrated on them, too"):
         assert words in (folder / "report.html").read_text()
 
@@ -269,7 +269,7 @@ def test_a_race_leaves_its_winner_as_a_recipe_and_the_test_set_alone(clone):
 def test_a_race_with_time_for_one_fold_says_that_it_may_be_chance(clone):
     output = clone.sweep(*RACE, "finetune.learning_rate=1e-4", "hydra.sweeper.time_limit=1s")
     assert "The time limit ended it in round 1 of 3." in output
-    assert "By one fold only: it may well be chance." in output
+    assert "There was time for one setting only: model.cut_layer=mixed1" in output
     assert not (clone.folders()[-1] / "winner.json").exists(), "one trial is no choice"
 
 

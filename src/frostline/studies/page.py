@@ -50,8 +50,8 @@ class Study:
     """Into how many parts the images were dealt."""
     of: str = "all"
     """Which images: see `Config.folds_of`."""
-    race: bool = False
-    """Whether it was a race, of which the first point is the recipe as it is."""
+    first_stays: bool = False
+    """Whether the first point is taken unless another one is clearly better."""
 
 
 def write_study(study: Study, trainings: Sequence[Training], notes: Sequence[str] = ()) -> tuple[Answer, list[Path]]:
@@ -79,7 +79,7 @@ def _judge(study: Study, found: Collected) -> Callable[[Collected], Answer]:
     """What answers: the study's own judge where its points differ as it expects, not where axes were added or taken."""
     if len(found.points) == 1:
         return worth_it
-    if study.race:
+    if study.first_stays:
         return raced
     own = {"depth": depth, "more_data": more_data}.get(study.name, ranked)
     if own is depth and set(found.points[0].values) != {"model.cut_layer"}:

@@ -60,17 +60,19 @@ def ranked(found: Collected) -> Answer:
 
 
 def raced(found: Collected) -> Answer:
-    """As `ranked`, but the first point, the recipe as it is, is taken unless the best one is better (`is_better`)."""
-    answer, recipe = ranked(found), found.points[0]
+    """As `ranked`, but the first point is taken unless the best one is better than that (`is_better`)."""
+    answer, first = ranked(found), found.points[0]
     best = next(point for point in found.points if point.values == answer.take)
-    if best is recipe or is_better(best.losses[best.phase] - recipe.losses[recipe.phase], found.folds):
-        return answer
-    return replace(answer, take=recipe.values, text=f"{answer.text} {stays(recipe.label)}")
+    taken = best
+    if best is not first and not is_better(best.losses[best.phase] - first.losses[first.phase], found.folds):
+        taken = first
+        answer = replace(answer, take=first.values, text=f"{answer.text} {stays(first.label)}")
+    return replace(answer, figures=answer.figures | {"taken": dict(taken.values)})
 
 
-def stays(recipe: str) -> str:
-    """What is said where no other setting was better than the `recipe` as it is."""
-    return f"None is clearly better than the recipe as it is, {recipe}: that is taken."
+def stays(first: str) -> str:
+    """What is said where no other setting was better than the `first`."""
+    return f"None is clearly better than the first, {first}: that is taken."
 
 
 def others_within_chance(found: Collected, ranking: Ranking) -> list[str]:

@@ -16,7 +16,7 @@ from frostline.runtime.progress import in_words
 from frostline.sweep.results import LUCK, Record, label, lowest_loss, reason
 
 _FINALISTS = 2
-"""So many settings are trained on every fold: the best so far, and the recipe itself to compare it with."""
+"""So many settings are trained on every fold: the first one, and the best of the others to compare it with."""
 _AFTERWARDS = 45
 """Seconds that the stages of the winner's training take beside training: imports, saving, evaluation, the report."""
 _OUTCOME = "race.json"
@@ -29,6 +29,8 @@ class Outcome:
     compared: list[int]
     """The numbers of the trials of those that came furthest, all over the same folds."""
     notes: list[str]
+    first_runs: bool = True
+    """Whether the first setting is among them, and did not fail."""
 
 
 @dataclass
@@ -69,7 +71,7 @@ def run_race(
 ) -> Outcome:
     """Run some of `trials` and say which to compare.
 
-    The first setting, the recipe as it is, stays in the race: another one is of use only where it is better than that.
+    The first setting stays in the race: another one is of use only where it is better than that.
 
     Args:
         trials: every setting on every fold, as overrides.
@@ -80,6 +82,7 @@ def run_race(
     rounds = rounds_of(trials)
     entries = {_setting(trial): Entry(_name(trial), [], []) for trial in rounds[0]}
     racing, notes = list(entries.values()), []
+    first = racing[0]
 
     def is_over() -> bool:
         """Whether the next trial and the winner's training might not fit."""
@@ -104,13 +107,14 @@ def run_race(
         if is_over() and place < len(rounds):
             notes.insert(0, f"The time limit ended it in round {place} of {len(rounds)}.")
             break
-        racing, given_up = _halved(racing, entries[_setting(rounds[0][0])])
+        racing, given_up = _halved(racing, first)
         if given_up:
             losses = ", ".join(f"{entry.name} ({entry.loss:.4f})" for entry in given_up)
             notes.append(f"Given up after {place} fold{'s' * (place > 1)}, with the validation loss: {losses}.")
     spent = in_words(time.monotonic() - begun)
     notes.insert(0, f"{number} of {len(trials)} trainings of {len(entries)} settings were run, in {spent}.")
-    return Outcome(_comparable(racing, [_luck(trials_of_round[0]) for trials_of_round in rounds]), notes)
+    lucks = [_luck(trials_of_round[0]) for trials_of_round in rounds]
+    return Outcome(_comparable(racing, lucks), notes, first in racing)
 
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:

@@ -13,7 +13,7 @@ from frostline.config.paths import BACKBONE_WEIGHTS, SWEPT, WINNER
 from frostline.config.settings import Config
 from frostline.runtime.errors import FrostlineError
 from frostline.sweep import table
-from frostline.sweep.race import read_outcome
+from frostline.sweep.race import Outcome, read_outcome
 from frostline.sweep.results import (
     LUCK,
     REBUILD,
@@ -67,7 +67,7 @@ def answer_study(
         )
     by_key = {trial_key(config, shared): config for config in configs}
     if race and len({by_key[trial["key"]].fold for trial in trials}) < 2:
-        _take_best_of_one_fold(folder, trials, keys, by_key, race.notes)
+        _take_best_of_one_fold(folder, trials, keys, by_key, race)
         return
     study = Study(
         name,
@@ -76,7 +76,7 @@ def answer_study(
         shlex.join(["python", "-m", "frostline.sweep", "-m", *overrides]),
         folds=configs[0].folds,
         of=configs[0].folds_of,
-        race=race is not None,
+        first_stays=race is not None and race.first_runs,
     )
     answer, files = write_study(study, _trainings(trials, keys, by_key, shared), race.notes if race else ())
     alone = race is not None and answer.take is None  # all others failed
@@ -91,27 +91,30 @@ def answer_study(
 
 
 def _take_best_of_one_fold(
-    folder: Path, trials: Sequence[Record], keys: Sequence[str], by_key: Mapping[str, Config], notes: Sequence[str]
+    folder: Path, trials: Sequence[Record], keys: Sequence[str], by_key: Mapping[str, Config], race: Outcome
 ) -> None:
-    """What a race that the time limit ended so early says: no interval can be given, and one trial is no choice."""
+    """What a race that the time limit ended so early says: no interval can be given, and one setting is no choice."""
     from frostline.studies.cross_validation import is_better
     from frostline.studies.ranking import stays
 
     losses: dict[tuple[str, ...], list[np.ndarray]] = {}
     for trial in trials:
         losses.setdefault(tuple(values_of(trial)[key] for key in keys), []).append(_losses_of(trial))
-    recipe = taken = next(iter(losses))
-    best = min(losses, key=lambda values: float(np.mean(losses[values])))
-    difference = np.stack(losses[best]) - np.stack(losses[recipe])
-    if is_better(difference, np.zeros(difference.shape[1], int)):
-        taken = best
+    names = {values: label(dict(zip(keys, values, strict=True))) for values in losses}
+    if len(losses) == 1:
+        print(*race.notes, f"There was time for one setting only: {next(iter(names.values()))}.", sep="\n")  # noqa: T201
+        return
+    means = {values: float(np.mean(of_images)) for values, of_images in losses.items()}
+    first, best = next(iter(losses)), min(means, key=lambda values: means[values])
+    difference = np.stack(losses[best]) - np.stack(losses[first])
+    taken = best if not race.first_runs or is_better(difference, np.zeros(difference.shape[1], int)) else first
+    said = f"Best by one fold only, which may well be chance: {names[best]}, log loss {means[best]:.4f}."
+    if taken != best:
+        said += f" That of {names[first]} is {means[first]:.4f}. {stays(names[first])}"
+    print(*race.notes, said, sep="\n")  # noqa: T201
     values = dict(zip(keys, taken, strict=True))
-    said = f"Best by one fold only, which may well be chance: {label(dict(zip(keys, best, strict=True)))}."
-    said += "" if taken == best else f" {stays(label(values))}"
-    print(*notes, said, sep="\n")  # noqa: T201
-    if len(losses) > 1:
-        trial = next(each for each in trials if values.items() <= values_of(each).items())
-        _keep_winner(folder, by_key[trial["key"]], values, said)
+    trial = next(each for each in trials if values.items() <= values_of(each).items())
+    _keep_winner(folder, by_key[trial["key"]], values, said)
 
 
 def _losses_of(trial: Record) -> np.ndarray:

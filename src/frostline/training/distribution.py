@@ -24,7 +24,8 @@ _SUM = tf.distribute.ReduceOp.SUM
 _HELP = "See docs/distributed.md."
 
 Load = Callable[[slice], tuple[Any, Any]]
-"""Reads the rows that a replica takes of a batch: the model's inputs and the targets."""
+"""Reads the rows that a replica takes of a batch: the model's inputs and the targets, (n, 1) class indices, float32, or
+with mixup as `mixup.mixed` gives them."""
 
 
 def strategy_of(distribution: str) -> tf.distribute.Strategy | None:

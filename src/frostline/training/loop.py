@@ -25,7 +25,7 @@ from frostline.training.class_weights import SAMPLED, drawn, weighted
 from frostline.training.device_epoch import TensorStep, whole_epoch
 from frostline.training.distribution import Load
 from frostline.training.fast_layers import copy_values, with_fast_layers
-from frostline.training.mixup import columns, draw_partners, mixed, of_mixture
+from frostline.training.mixup import draw_partners, mixed, of_mixture, target_columns
 from frostline.training.schedule import learning_rate
 
 _log = logging.getLogger(__name__)
@@ -185,7 +185,7 @@ def trainer_of(
         best = [keras.Variable(item.value.read_value(), trainable=False) for item in kept]
     gradients_of = _gradients_of(trained, options, weights)
     step = _tensor_step(gradients_of, optimizer, trained)
-    signature = [input_signature(trained.inputs), tf.TensorSpec((None, columns(options.mixup)))]
+    signature = [input_signature(trained.inputs), tf.TensorSpec((None, target_columns(options.mixup)))]
     if strategy:
         on_batch = distribution.on_all_replicas(step, strategy, signature)
     elif parts > 1:

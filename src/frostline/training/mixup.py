@@ -51,8 +51,8 @@ def mixed(
     return keras.tree.map_structure(mix, inputs, others), tf.concat([targets, other_targets, shares[:, None]], axis=1)
 
 
-def columns(alpha: float) -> int:
-    """Of the targets, with mixup of this strength."""
+def target_columns(alpha: float) -> int:
+    """How many columns the targets of a batch have, with mixup of this strength."""
     return 3 if alpha else 1
 
 
