@@ -269,7 +269,7 @@ def test_a_race_leaves_its_winner_as_a_recipe_and_the_test_set_alone(clone):
 def test_a_race_with_time_for_one_fold_says_that_it_may_be_chance(clone):
     output = clone.sweep(*RACE, "finetune.learning_rate=1e-4", "hydra.sweeper.time_limit=1s")
     assert "The time limit ended it in round 1 of 3." in output
-    assert "There was time for one setting only: model.cut_layer=mixed1" in output
+    assert "There was time for one setting only: " in output
     assert not (clone.folders()[-1] / "winner.json").exists(), "one trial is no choice"
 
 
