@@ -44,8 +44,7 @@ check: lint              ## style, types and the quick tests
 	@$(MAKE) --no-print-directory test-unmarked
 
 test: install-dev browser    ## what a change should pass: all but the tests that are long, break things or need PostgreSQL
-	@$(MAKE) --no-print-directory test-most; most=$$?; \
-	    $(MAKE) --no-print-directory --keep-going --output-sync -j2 test-ray test-browser && exit $$most
+	@$(MAKE) --no-print-directory --keep-going -j1 test-most test-ray test-browser
 
 test-all: install-dev browser postgresql    ## the whole test suite, all kinds in any case
 	@$(MAKE) --no-print-directory --keep-going -j1 test-most $(filter-out test-slow,$(KINDS:%=test-%))
