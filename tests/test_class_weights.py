@@ -72,28 +72,43 @@ def run(model, examples, weights, on_device=False, patience=None, epochs=3, way=
     return train(trainer, Task("transfer", 1, *examples), options, Session(**session), on_device)
 
 
+def own_and_reference(classes, weights):
+    """Two models of the same values, without dropout: one to train by `weights` here, and one compiled for Keras."""
+    own, reference = make_model(classes, first_bias(weights)), make_model(classes)
+    for model in (own, reference):
+        model.layers[2].rate = 0  # dropout
+    kind = "binary" if classes == 2 else "sparse_categorical"
+    reference.compile(keras.optimizers.Adam(0.01), f"{kind}_crossentropy")
+    return own, reference
+
+
+def in_batches(order):
+    """The rows of an epoch in this order, as `run` takes them batch by batch."""
+    return np.concatenate([np.sort(order[start : start + 32]) for start in range(0, 150, 32)])
+
+
+def assert_same_once_put_right(own, reference, weights):
+    bias = reference.layers[-1].bias
+    bias.assign(bias + first_bias(weights))
+    for left, right in zip(own.get_weights(), reference.get_weights(), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-3, atol=2e-5)
+
+
 @pytest.mark.parametrize("classes", [2, 3])
 def test_training_is_that_of_keras_with_its_last_bias_put_right(classes):
     """Two epochs of Keras' own `fit` with these weights, then its bias minus ln w, give the same probabilities."""
     examples = unequal(classes)
     weights = class_weights("balanced", examples[0].labels, range(classes), KEY)
-    own, reference = make_model(classes, first_bias(weights)), make_model(classes)
-    for model in (own, reference):
-        model.layers[2].rate = 0  # dropout
+    own, reference = own_and_reference(classes, weights)
     run(own, examples, weights, epochs=2)
-    kind = "binary" if classes == 2 else "sparse_categorical"
-    reference.compile(keras.optimizers.Adam(0.01), f"{kind}_crossentropy")
     for epoch in (1, 2):
         order = generator(1, "shuffle", "transfer", epoch).permutation(150)
-        rows = np.concatenate([np.sort(order[start : start + 32]) for start in range(0, 150, 32)])
+        rows = in_batches(order)
         inputs, targets = examples[0].batch(rows)
         reference.fit(
             inputs, targets, batch_size=32, shuffle=False, verbose=0, class_weight=dict(enumerate(weights.tolist()))
         )
-    bias = reference.layers[-1].bias
-    bias.assign(bias + first_bias(weights))
-    for left, right in zip(own.get_weights(), reference.get_weights(), strict=True):
-        np.testing.assert_allclose(left, right, rtol=1e-3, atol=2e-5)
+    assert_same_once_put_right(own, reference, weights)
 
 
 @pytest.mark.parametrize("way", ["balanced", "balanced_sampling"])
@@ -114,18 +129,14 @@ def test_each_image_of_a_mixture_counts_by_its_own_class(classes):
     """As Keras' own training on both targets of each mixture, by share and weight, with its last bias put right."""
     examples = unequal(classes)
     weights = class_weights("balanced", examples[0].labels, range(classes), KEY)
-    own, reference = make_model(classes, first_bias(weights)), make_model(classes)
-    for model in (own, reference):
-        model.layers[2].rate = 0  # dropout
+    own, reference = own_and_reference(classes, weights)
     run(own, examples, weights, epochs=1, mixup=0.3)
     order = generator(1, "shuffle", "transfer", 1).permutation(150)
-    rows = np.concatenate([np.sort(order[start : start + 32]) for start in range(0, 150, 32)])
+    rows = in_batches(order)
     partners = draw_partners(order, 0.3, generator(1, "mixup", "transfer", 1))
     (features,), labels, shares = examples[0].features, examples[0].labels, partners.shares[:, None]
     both = np.stack([rows, partners.rows], axis=1)
     counts = 2 * weights[labels[both]] * np.concatenate([shares, 1 - shares], axis=1)
-    kind = "binary" if classes == 2 else "sparse_categorical"
-    reference.compile(keras.optimizers.Adam(0.01), f"{kind}_crossentropy")
     reference.fit(
         np.repeat(shares * features[rows] + (1 - shares) * features[partners.rows], 2, axis=0),
         labels[both].reshape(-1, 1).astype(np.float32),
@@ -134,10 +145,7 @@ def test_each_image_of_a_mixture_counts_by_its_own_class(classes):
         shuffle=False,
         verbose=0,
     )
-    bias = reference.layers[-1].bias
-    bias.assign(bias + first_bias(weights))
-    for left, right in zip(own.get_weights(), reference.get_weights(), strict=True):
-        np.testing.assert_allclose(left, right, rtol=1e-3, atol=2e-5)
+    assert_same_once_put_right(own, reference, weights)
 
 
 def test_weights_of_1_change_nothing():

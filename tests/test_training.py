@@ -56,10 +56,15 @@ def run(model, examples, **changes):
     return train(trainer, task, options, Session(**changes), on_device)
 
 
+def first_epoch():
+    """The order that `run` draws for its first epoch, and the rows as it takes them batch by batch."""
+    order = generator(1, "shuffle", "transfer", 1).permutation(150)
+    return order, np.concatenate([np.sort(order[start : start + 32]) for start in range(0, 150, 32)])
+
+
 def fit_in_that_order(model, loss, examples, rate=0.01, optimizer=None):
     """One epoch of Keras' own training on the batches of `run`'s first epoch."""
-    order = generator(1, "shuffle", "transfer", 1).permutation(150)
-    rows = np.concatenate([np.sort(order[start : start + 32]) for start in range(0, 150, 32)])
+    _, rows = first_epoch()
     model.compile(optimizer or keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
     inputs, targets = examples.batch(rows)
     return model.fit(inputs, targets, batch_size=32, shuffle=False, verbose=0).history
@@ -184,8 +189,7 @@ def test_warm_up_weight_decay_and_smoothing_are_keras_own(examples):
 
 def mixtures(examples):
     """Inputs and the two targets of the batches of `run`'s first epoch with mixup=0.3, and the first one's share."""
-    order = generator(1, "shuffle", "transfer", 1).permutation(150)
-    rows = np.concatenate([np.sort(order[start : start + 32]) for start in range(0, 150, 32)])
+    order, rows = first_epoch()
     drawn = generator(1, "mixup", "transfer", 1)
     shares = drawn.beta(0.3, 0.3, 150)
     shares = np.maximum(shares, 1 - shares)[:, None]

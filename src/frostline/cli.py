@@ -309,9 +309,9 @@ def _compare(arguments: argparse.Namespace) -> int:
         if not name.endswith(("_low", "_high")):
             cells = (_with_interval(metrics[column], name, sign) for column, sign in _COMPARED)
             table.add_row(name, *cells)
-    told = [f"In use, {metrics['verdict']['chosen']}", "Guessing by class shares"]
-    for place, part in enumerate(("in_use", "guessing")):
-        told[place] += f": log_loss {metrics[part]['log_loss']:.3f}, accuracy {metrics[part]['accuracy']:.3f}"
+    told = []
+    for part, what in (("in_use", f"In use, {metrics['verdict']['chosen']}"), ("guessing", "Guessing by class shares")):
+        told.append(f"{what}: log_loss {metrics[part]['log_loss']:.3f}, accuracy {metrics[part]['accuracy']:.3f}")
     told += ["", verdict(), "", f"Report: {REPORT}   Predictions: {EVALUATION}/predictions.csv", "Runs:   make ui"]
     console = Console()
     with console.capture() as shown:  # Rich itself would call `frostline compare | head` a failure
