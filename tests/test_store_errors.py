@@ -89,6 +89,28 @@ def test_a_file_that_is_no_database(project, fails):
     assert "Move it away" in advice
 
 
+def test_the_database_of_another_program_stays_as_it_is(project, fails):
+    with sqlite3.connect(project / "photos.db") as connection:
+        connection.execute("CREATE TABLE photos (name TEXT)")
+    before = (project / "photos.db").read_bytes()
+    cause, advice = fails("sqlite:///photos.db")
+    assert "photos.db cannot be used: it is the database of another program" in cause
+    assert "Name a file that is not there yet" in advice
+    environment = os.environ | {"MLFLOW_TRACKING_URI": "sqlite:///photos.db"}
+    command = [sys.executable, "-m", "frostline.tracking.places"]
+    assert "of another program" in subprocess.run(command, env=environment, capture_output=True, text=True).stderr
+    assert (project / "photos.db").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "uri", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///file:x?mode=memory&uri=true"]
+)
+def test_a_store_in_memory(fails, uri):
+    cause, advice = fails(uri)
+    assert f"{uri} is in memory: each stage would lose it." in cause
+    assert advice == "Write sqlite:///PATH."
+
+
 def test_a_folder_in_its_place(project, fails):
     cause, advice = fails("sqlite:///conf")
     assert "cannot be opened" in cause
@@ -232,7 +254,8 @@ def test_what_the_environment_sets_wrongly_is_named(fails, monkeypatch, name, va
 
 def test_a_server_that_hangs(fails, monkeypatch, capfd):
     monkeypatch.setattr(store, "_PATIENCE", 0.1)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setattr(store, "_ANSWER_WAIT", 1)
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         cause, advice = fails(f"http://127.0.0.1:{silent.getsockname()[1]}")
     assert "it does not answer in time" in cause

@@ -46,6 +46,16 @@ def sqlite_file(address: str) -> Path | None:
     return (ROOT / address.removeprefix("sqlite:///").partition("?")[0]).resolve()
 
 
+def is_of_another_program(store: Path) -> bool:
+    """Whether the SQLite file `store` (absolute) has tables, but none of MLflow's: it would add its own to them.
+
+    Raises sqlite3.Error where the file cannot be used.
+    """
+    with closing(sqlite3.connect(store, timeout=SQLITE_WAIT)) as connection:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    return bool(tables) and "experiments" not in tables
+
+
 def follow_project(store: Path) -> None:
     """Let the places in the SQLite file `store` (absolute) be those below its folder, where the project lies now.
 
@@ -103,6 +113,8 @@ def main() -> None:
     store = sqlite_file(chosen("sqlite:///mlruns/mlflow.db"))
     if store and store.exists():
         try:
+            if is_of_another_program(store):
+                sys.exit(f"error: {store} is the database of another program.\nName another (MLFLOW_TRACKING_URI).")
             follow_project(store)
         except sqlite3.Error as error:
             if re.search("not a database|malformed|unable to open", str(error)):

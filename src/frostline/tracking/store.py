@@ -18,7 +18,7 @@ import requests
 from frostline.config.paths import ROOT
 from frostline.runtime.errors import FrostlineError, in_one_line
 from frostline.runtime.urls import hide_credentials
-from frostline.tracking.places import ARTIFACTS, SQLITE_WAIT, follow_project, sqlite_file
+from frostline.tracking.places import ARTIFACTS, SQLITE_WAIT, follow_project, is_of_another_program, sqlite_file
 from frostline.tracking.quiet_mlflow import mlflow
 from frostline.tracking.tags import VIEW
 
@@ -172,6 +172,8 @@ _PACKAGES = {
 
 _PATIENCE = 30
 """Seconds, after which it is said what is waited for."""
+_ANSWER_WAIT = 60
+"""Seconds for a server's first answer, unless MLFLOW_HTTP_REQUEST_TIMEOUT is set; MLflow would wait for 8 minutes."""
 
 _log = logging.getLogger(__name__)
 
@@ -188,7 +190,7 @@ def connect(uri: str, experiment: str) -> str:
         with suppress(OSError):  # SQLite says that it cannot open the file
             path.parent.mkdir(parents=True, exist_ok=True)
         artifacts = (path.parent / ARTIFACTS).as_uri()
-        wait_for_lock(path)
+        _wait_for(path)
         if not path.stat().st_size:
             make_tables(path)
     found = _find(experiment)  # MLflow refuses the tables of another one
@@ -221,7 +223,7 @@ def answers(uri: str) -> bool:
             raise sqlite3.OperationalError("unable to open database file")
         return False
     if path:
-        wait_for_lock(path)
+        _wait_for(path)
     _find("Default")
     return True
 
@@ -235,6 +237,8 @@ def _find(experiment: str) -> mlflow.entities.Experiment | None:
 
 def _choose(uri: str) -> Path | None:
     """Let MLflow use the store at `uri`; return its file, if it is one."""
+    if re.fullmatch("sqlite:/*", uri) or re.match("sqlite:.*(:memory:|mode=memory)", uri):
+        raise FrostlineError(f"MLflow's store {uri} is in memory: each stage would lose it.\nWrite sqlite:///PATH.")
     path = sqlite_file(uri)
     if path:
         _, mark, query = uri.partition("?")
@@ -247,7 +251,22 @@ def _choose(uri: str) -> Path | None:
     mlflow.set_tracking_uri(uri)
     if re.match("(postgresql|mysql|mssql)[+:]", uri):
         _try_database(uri)
+    if re.match("(?i)https?:", uri):
+        _try_server(uri)
     return path
+
+
+def _try_server(uri: str) -> None:
+    """Raise requests.Timeout where a server takes the connection, but answers nothing."""
+    wait = mlflow.environment_variables.MLFLOW_HTTP_REQUEST_TIMEOUT
+    try:
+        requests.get(
+            uri, timeout=wait.get() if wait.is_set() else _ANSWER_WAIT, stream=True, allow_redirects=False
+        ).close()
+    except requests.ReadTimeout:
+        raise
+    except requests.RequestException:
+        return  # MLflow's own request says more: it has the credentials and the certificates
 
 
 def _try_database(uri: str) -> None:
@@ -312,10 +331,10 @@ def waiting_is_said() -> Iterator[None]:
         timer.cancel()
 
 
-def wait_for_lock(path: Path) -> None:
-    """Wait until the SQLite file can be written; MLflow itself would wait for minutes.
+def _wait_for(path: Path) -> None:
+    """Wait until the SQLite file can be written; MLflow itself would wait for minutes, and add tables to any database.
 
-    Raises sqlite3.OperationalError where it stays locked, or may only be read.
+    Raises sqlite3.OperationalError where it stays locked, or may only be read, FrostlineError where it is not MLflow's.
     """
     connection = sqlite3.connect(path, timeout=SQLITE_WAIT, isolation_level=None)
     try:
@@ -324,6 +343,10 @@ def wait_for_lock(path: Path) -> None:
         connection.rollback()
     finally:
         connection.close()
+    if is_of_another_program(path):
+        raise _unusable(
+            store(), "it is the database of another program", f"Name a file that is not there yet, {_OTHER}"
+        )
 
 
 def make_tables(path: Path) -> None:
