@@ -74,6 +74,7 @@ def test_each_member_gives_the_mean_of_what_it_gives_alone(folder, base, images)
     assert min(part.std() for part in parts) > 0.1
 
 
+@pytest.mark.long
 def test_images_are_scaled_in_float32_also_where_a_member_computes_in_bfloat16(base):
     copy = inference_copy(base, ["joined"], "bfloat16")
     computed_in = {layer.name: layer.compute_dtype for layer in copy.layers}

@@ -131,6 +131,7 @@ def test_a_killed_pass_leaves_nothing_that_looks_complete_and_goes_on(base, prep
         assert left.tobytes() == right.tobytes()
 
 
+@pytest.mark.long
 def test_prune_deletes_the_least_recently_used(base, prepared, tmp_path):
     images = prepared.images("test")
     for age, layer in enumerate(["mixed5", "mixed6", "mixed7"]):
@@ -147,6 +148,7 @@ def test_prune_deletes_the_least_recently_used(base, prepared, tmp_path):
     assert feature_cache.prune(0, tmp_path / "nowhere") == []
 
 
+@pytest.mark.long
 def test_bfloat16_is_close_and_an_entry_of_its_own(base, prepared, tmp_path):
     images = prepared.images("test")
     exact = features.Extractor(base, LAYERS, cache=tmp_path)(images, "digest")

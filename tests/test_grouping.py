@@ -172,6 +172,7 @@ def frames(count):
     }
 
 
+@pytest.mark.long
 def test_where_all_images_are_alike_it_is_said_and_folds_have_images(tmp_path, caplog):
     data = prepare(tmp_path, frames(30))
     with caplog.at_level("INFO"):

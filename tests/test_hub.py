@@ -216,6 +216,7 @@ def test_the_stage_takes_a_presets_folder_and_says_what_its_licence_is(vit_prese
     assert BACKBONE_WEIGHTS.read_bytes() == first
 
 
+@pytest.mark.long
 def test_what_is_no_preset_is_an_error_of_two_lines(vit_preset, tmp_path):
     def told(preset):
         with pytest.raises(FrostlineError) as raised:

@@ -77,6 +77,7 @@ def test_names_are_drawn_in_charts_and_in_the_contact_sheet(names, tmp_path):
     assert (inks[0] != inks[1]).any()
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("strict")
 def test_names_of_many_scripts_are_drawn_in_one_chart(tmp_path):
     classes = [names[0] for names in NAMES.values()]

@@ -121,6 +121,7 @@ def test_a_champion_of_other_images_is_judged_anew_on_these(pipeline):
     )
 
 
+@pytest.mark.long
 def test_images_of_the_same_names_may_be_others(pipeline):
     evaluate(pipeline, b"of brightness", GOOD, as_used=model_of_brightness(3.0))
     evaluate(replace(pipeline, data_digest="other pixels", key="another"), b"better than the answers of then", GOOD)
@@ -128,6 +129,7 @@ def test_images_of_the_same_names_may_be_others(pipeline):
     assert state()[1]["2"].startswith(told)
 
 
+@pytest.mark.long
 def test_where_the_champion_cannot_be_judged_a_new_line_begins_and_says_so(pipeline):
     evaluate(pipeline, b"of brightness", GOOD, as_used=model_of_brightness(3.0))
     others = [f"other{row}.jpg" for row in range(200)]
@@ -147,6 +149,7 @@ def test_where_the_champion_cannot_be_judged_a_new_line_begins_and_says_so(pipel
     assert reasons["3"].endswith(" (its model cannot be had).")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "called"),
     [("개와 고양이", "개와 고양이"), ("a/b:c", "a-b-c"), ('it\'s "so"', "it-s -so-"), ("x" * 300, "x" * 246)],
@@ -203,6 +206,7 @@ def test_a_challenger_that_is_better_now_becomes_champion_and_challenger_no_more
     assert state()[0] == {"champion": "2"}
 
 
+@pytest.mark.long
 def test_a_champion_whose_predictions_are_gone_is_judged_anew(pipeline):
     evaluate(pipeline, b"first", BAD, as_used=model_of_brightness(3.0))
     for path in Path("mlruns").rglob("predictions.csv"):

@@ -179,6 +179,7 @@ def test_weights_of_classes_are_checked_before_training_and_begin_in_the_heads_b
     assert model.layers[-1].bias.numpy() == 0
 
 
+@pytest.mark.long
 def test_flip_trains_on_both_views_from_the_cache(settings, prepared, weights, transferred, monkeypatch):
     computed = []
     compute = extract._compute

@@ -174,6 +174,7 @@ def test_every_class_has_its_curve_and_both_areas(tmp_path):
             assert (pixels == rgb).all(axis=1).sum() > 50, (name, colour)
 
 
+@pytest.mark.long
 def test_of_many_classes_the_worst_are_drawn(tmp_path):
     write_many(tmp_path, 400, 12)
     pair = predictions_of_many(400, 12)

@@ -73,6 +73,7 @@ def test_results_come_in_order_little_is_taken_ahead_and_errors_are_those_of_the
         list(ray_pool.mapped(int, ["1", "one"]))
 
 
+@pytest.mark.long
 def test_a_killed_process_is_replaced_and_an_item_that_kills_every_one_is_told_in_two_lines(tmp_path):
     def die_once(name):
         if not Path(name).exists():
@@ -124,6 +125,7 @@ def test_what_is_missing_is_told_in_two_lines(monkeypatch):
         next(ray_pool.mapped(abs, [1]))
 
 
+@pytest.mark.long
 def test_the_setting_reaches_what_it_is_for(project, archive, prepared, monkeypatch):
     with pytest.raises(FrostlineError, match=r"workers is 'dask'; valid: local, ray\."):
         compose_conf(["workers=dask"])
@@ -211,6 +213,7 @@ def kill_one():
     found[0].kill()
 
 
+@pytest.mark.long
 def test_features_have_the_bytes_of_one_process_though_the_pass_and_a_worker_are_killed(cluster, monkeypatch):
     monkeypatch.setattr(features, "BATCH", 2)
     np.save("images.npy", np.random.default_rng(1).integers(0, 256, (COUNT, SIZE, SIZE, 3), np.uint8))

@@ -94,11 +94,13 @@ def test_the_page_names_its_inputs_but_no_machine_and_no_password(tmp_path):
         assert text not in html
 
 
+@pytest.mark.long
 def test_copies_in_several_given_splits_are_said(tmp_path, html):
     assert "2 labelled images in 1 group of equal pixels, each group in one split" in html
     assert "of equal pixels, 1 of them in several of the given splits" in write_example_report(tmp_path, across=1)
 
 
+@pytest.mark.long
 def test_submission_csv_is_named_where_there_is_one_only(tmp_path, html):
     assert "As in submission.csv" in html
     assert "submission" not in write_example_report(tmp_path, unlabelled=0).split('id="reproduce"')[0]
@@ -115,6 +117,7 @@ def test_names_are_escaped(tmp_path):
     assert any(HOSTILE[0] in drawing["aria-label"] for drawing in page.all("svg"))
 
 
+@pytest.mark.long
 def test_names_from_right_to_left_do_not_turn_what_is_beside_them(tmp_path):
     page = Page(write_example_report(tmp_path, classes=("قطة", "كلب")))
     assert "tell \u2068قطة\u2069 from \u2068كلب\u2069" in page.text
@@ -171,6 +174,7 @@ def test_a_page_of_a_model_that_learned_nothing_is_not_green(tmp_path, html):
     assert f"guessing {guessing:.3f}" in page.text
 
 
+@pytest.mark.long
 def test_of_many_unequal_classes_the_recall_of_the_smallest_stands_first_and_none_is_missed(tmp_path):
     """Of nine classes, the test images of one of the smallest are missing."""
     pair, names = predictions_of_many(90, 9), [f"c{number}" for number in range(9)]
@@ -187,6 +191,7 @@ def test_of_many_unequal_classes_the_recall_of_the_smallest_stands_first_and_non
     assert not re.search(r"\bnan\b", first, re.IGNORECASE)
 
 
+@pytest.mark.long
 def test_where_the_test_images_disagree_the_page_says_so_in_a_colour_of_its_own(tmp_path):
     html = write_example_report(tmp_path, pair=predictions(300), choice=chosen("transfer"))
     assert "Fine-tuning did better on the test images, but was not chosen" in html
@@ -219,6 +224,7 @@ def test_the_same_bytes_in_another_process(tmp_path, html):
 MANY = ("alligator", "bird", "cat", '<script>alert("1")</script>')
 
 
+@pytest.mark.long
 def test_many_classes_have_a_table_each_instead_of_the_explorer(tmp_path):
     pair = predictions_of_many(90, 4)
     html = write_example_report(tmp_path, MANY, pair=pair)
@@ -241,6 +247,7 @@ def test_many_classes_have_a_table_each_instead_of_the_explorer(tmp_path):
     assert "of the other class" not in page.text
 
 
+@pytest.mark.long
 def test_the_most_confused_pairs_are_those_of_the_chosen_model_either_way(tmp_path):
     labels = np.array([0, 0, 0, 1, 1, 2, 2, 3], np.uint8)
     predicted = {"transfer": [1, 0, 0, 1, 0, 2, 1, 3], "finetune": [1, 1, 0, 0, 1, 2, 1, 3]}
@@ -252,6 +259,7 @@ def test_the_most_confused_pairs_are_those_of_the_chosen_model_either_way(tmp_pa
     assert "cow, doe" not in pairs[: pairs.index("All test figures")]
 
 
+@pytest.mark.long
 def test_no_mistake_among_many_classes(tmp_path):
     labels = np.arange(3, dtype=np.uint8)
     page = Page(write_example_report(tmp_path, MANY[:3], pair=Pair(labels, np.eye(3), np.eye(3))))

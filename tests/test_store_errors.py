@@ -135,6 +135,7 @@ def test_before_the_browser_of_runs_a_file_that_is_no_database_is_one_error(proj
     assert "text.db cannot be used: file is not a database.\nMove it away" in done.stderr
 
 
+@pytest.mark.long
 def test_a_file_that_may_not_be_written(database):
     database.chmod(0o444)
     code = (
@@ -340,6 +341,7 @@ with runs.phase_run("transfer", runs.open_pipeline(compose_conf(), "data")) as r
 """
 
 
+@pytest.mark.long
 def test_the_store_lies_in_the_project_whatever_its_name(project):
     name = "what? a#b 50%20 off 사진 & more"
     root = project / name

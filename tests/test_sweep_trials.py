@@ -188,6 +188,7 @@ def test_a_trials_figures_are_those_of_the_epochs_that_it_kept(shared):
     assert len(result.epochs(compose())) == 4
 
 
+@pytest.mark.long
 def test_what_the_cache_cannot_hold_is_left_to_the_trials(shared, capsys):
     config = replace(compose("model.cut_layer=mixed2"), feature_cache_gib=0.0001)
     before = len(entries())

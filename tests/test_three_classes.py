@@ -31,7 +31,7 @@ from results import chosen, judged
 from small import SIZE
 from tracked import tracked_conf
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 CLASSES = ("disc", "frame", "stripes")
 EACH = 40

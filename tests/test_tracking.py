@@ -115,6 +115,7 @@ def test_the_names_of_trials_have_short_numbers_and_are_found_by_the_long_ones(s
     assert trial.info.run_name == short
 
 
+@pytest.mark.long
 def test_the_commit_is_a_tag(settings):
     subprocess.run(["git", "init", "-q", "."], check=True)
     subprocess.run(
@@ -127,6 +128,7 @@ def test_the_commit_is_a_tag(settings):
     assert mlflow.get_run(run.id).data.tags["frostline.git_commit"] == head
 
 
+@pytest.mark.long
 def test_a_second_run_of_the_same_settings_is_a_new_pipeline(settings):
     pipeline = tracking.open_pipeline(settings, "data")
     parents = []
@@ -166,6 +168,7 @@ with tracking.phase_run("transfer", tracking.open_pipeline(compose_conf(), "data
 """
 
 
+@pytest.mark.long
 def test_what_a_killed_process_left_running_is_closed_and_not_taken_for_a_result(settings):
     assert subprocess.run([sys.executable, "-c", _KILLED]).returncode == -signal.SIGKILL
     pipeline = tracking.open_pipeline(settings, "data")
@@ -197,6 +200,7 @@ def test_a_phase_is_found_by_its_model_or_logged_as_restored(settings, model, tm
     assert tracking.find_or_restore("transfer", pipeline, model, EPOCHS)() != made.id
 
 
+@pytest.mark.long
 def test_a_test_set_counts_the_settings_that_it_has_judged(settings):
     other = replace(settings, seed=settings.seed + 1)
     for number, (config, data) in enumerate([(settings, "a"), (other, "a"), (other, "a"), (settings, "b")]):
@@ -320,6 +324,7 @@ def test_a_store_that_is_locked_during_a_phase_costs_nothing_but_a_warning(setti
     assert Counter(run.info.status for run in all_runs(pipeline)) == {"FINISHED": 2, "KILLED": 1}
 
 
+@pytest.mark.long
 def test_a_store_that_is_locked_for_a_while_is_waited_for(settings, capfd):
     pipeline = tracking.open_pipeline(settings, "data")
     with tracking.phase_run("transfer", pipeline) as run, lock_held("mlruns/mlflow.db") as connection:
@@ -383,6 +388,7 @@ def test_the_environments_store_wins(settings, monkeypatch, tmp_path):
     assert not Path("mlruns").exists()
 
 
+@pytest.mark.long
 def test_a_long_run_has_system_metrics(settings, monkeypatch):
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
     pipeline = tracking.open_pipeline(settings, "data digest")

@@ -165,6 +165,7 @@ def test_no_checkpoint_is_written_before_its_time(examples, tmp_path):
     assert not (tmp_path / "checkpoint").exists()
 
 
+@pytest.mark.long
 def test_cosine_is_keras_own_training_by_its_schedule(examples):
     model, reference, constant = (make_model(dropout=0) for _ in range(3))
     run(model, examples, epochs=1, schedule="cosine")
@@ -232,6 +233,7 @@ def test_mixtures_of_prepared_images_are_mixed_after_that(examples):
         assert one == pytest.approx(other, abs=2e-3)  # float16
 
 
+@pytest.mark.long
 def test_mixup_of_three_classes_and_smoothed_labels_is_keras_own(examples_of_three):
     model, reference = make_model_of_three(), make_model_of_three()
     run(model, examples_of_three, epochs=1, mixup=0.3, label_smoothing=0.1)
@@ -296,6 +298,7 @@ def test_patience_leaves_the_model_of_the_best_epoch(noise):
     assert not same(stopped, last)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("done", ["best", "after best", "last"])
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_a_patient_training_goes_on_to_the_same_weights(noise, tmp_path, schedule, done):
@@ -430,6 +433,7 @@ def test_an_epoch_in_one_call_gives_the_figures_and_weights_of_its_batches(examp
     assert same(again, whole)
 
 
+@pytest.mark.long
 def test_an_epoch_in_one_call_of_several_inputs_and_three_classes(examples_of_three):
     def join(examples):
         return Examples([examples.features[0][:, :2], examples.features[0][:, 2:]], examples.labels)

@@ -111,6 +111,7 @@ def test_what_is_reproduced_matches_and_the_project_stays_as_it_is(pipeline, tmp
     assert [path.name for path in tmp_path.iterdir()] == ["pipeline"], "the copy is gone"
 
 
+@pytest.mark.long
 def test_a_difference_is_said_at_the_stage_that_makes_it(pipeline):
     (pipeline / "params.yaml").write_text("seed: 3\n")
     draw, train = verify()
@@ -128,6 +129,7 @@ def test_a_difference_is_said_at_the_stage_that_makes_it(pipeline):
     assert [line.split(" differ")[0] for line in train.outputs["model.h5"]] == ["kernel: 5 of 6 values"]
 
 
+@pytest.mark.long
 def test_pictures_beside_the_project_are_found_from_the_copy(pipeline, tmp_path):
     (pipeline / "own").rename(tmp_path / "own pictures")
     (pipeline / ".frostline").rmdir()
@@ -143,6 +145,7 @@ def test_pictures_beside_the_project_are_found_from_the_copy(pipeline, tmp_path)
     assert not list(tmp_path.glob("frostline-verify-*"))
 
 
+@pytest.mark.long
 def test_a_clone_without_the_cache_makes_what_it_needs(pipeline):
     for folder in (".dvc/cache", "data"):
         shutil.rmtree(pipeline / folder)

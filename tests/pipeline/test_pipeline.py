@@ -192,6 +192,7 @@ def test_compare_may_be_cut_off_by_what_reads_it(clone):
     assert (process.wait(), process.stderr.read()) == (0, "")
 
 
+@pytest.mark.long
 def test_a_remote_carries_data_and_models_to_another_clone(clone):
     remote, other = clone.root.parent / "remote", clone.root.parent / "other"
     clone.dvc("remote", "add", "-d", "shared", str(remote))
@@ -315,6 +316,7 @@ def test_exp_run_with_an_experiment_changes_what_runs(clone):
     assert clone.phases("transfer")[-1].info.run_name == "transfer other"
 
 
+@pytest.mark.long
 def test_a_folder_of_ones_own_is_followed_and_left_untouched(clone):
     import io
     import zipfile
