@@ -38,21 +38,34 @@ def with_margins(image: Image.Image, size: int) -> Image.Image:
     if image.size == (size, size):
         return image
     square = Image.new("RGB", (size, size), (MARGIN, MARGIN, MARGIN))
-    square.paste(image, (round((size - image.width) / 2), round((size - image.height) / 2)))
+    square.paste(image, (_before(size - image.width), _before(size - image.height)))
     return square
+
+
+def _before(left_over: int) -> int:
+    """So many of the lines that a picture leaves over are above it, or to its left, as by Pillow's ImageOps.pad."""
+    return round(left_over / 2)
 
 
 def without_margins(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The picture that `with_margins` has put in the middle of `image`, (size, size, 3), as a view.
 
-    Margins of its own that are of the same colour cannot be told apart from these, and go with them.
+    What is of their colour along the picture's own edges cannot be told apart from margins, and goes with them.
     """
     inked = (image != MARGIN).any(axis=2)
-    for axis in (0, 1):
-        lines = np.flatnonzero(inked.any(axis=1 - axis))
-        if not len(lines):
-            break
-        margin = min(lines[0], len(inked) - 1 - lines[-1])
-        if margin:  # above and below, or to the left and right: never both
-            return image[margin : len(inked) - margin] if axis == 0 else image[:, margin : len(inked) - margin]
-    return image
+    above, below = _margins(inked.any(axis=1))
+    left, right = _margins(inked.any(axis=0))
+    if above + below >= left + right:  # there never were both
+        return image[above : len(image) - below]
+    return image[:, left : len(image) - right]
+
+
+def _margins(inked: NDArray[np.bool_]) -> tuple[int, int]:
+    """The most lines before and after those that are `inked`, (size,), that a picture in the middle can have."""
+    found = np.flatnonzero(inked)
+    if not len(found):
+        return 0, 0
+    before, after = int(found[0]), len(inked) - 1 - int(found[-1])
+    even = 2 * min(before, after)
+    first = _before(even + 1)
+    return (first, even + 1 - first) if first <= before and even + 1 - first <= after else (even // 2, even // 2)
