@@ -37,7 +37,7 @@ def _file(image, kind, mode):
     return buffer.getvalue()
 
 
-def write_model(path, classes=CLASSES):
+def write_model(path, classes=CLASSES, fit="squash"):
     """Write a model whose last class' score is what an image has more of red than of blue; the others' is constant.
 
     Two classes end in a sigmoid, more in softmax, as the recipe's do.
@@ -55,7 +55,7 @@ def write_model(path, classes=CLASSES):
     scores = np.zeros((3, units))
     scores[:, -1] = 40, 0, -40
     model.layers[-1].set_weights([scores, np.zeros(units)])
-    save_model(model, path, classes)
+    save_model(model, path, classes, fit)
 
 
 @contextmanager

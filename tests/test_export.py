@@ -137,22 +137,22 @@ def test_packages_that_are_missing_are_named(tmp_path, monkeypatch):
 
 def test_it_is_checked_on_the_images_that_are_named(tmp_path):
     (tmp_path / "ball.jpg").write_bytes(ball())
-    np.testing.assert_array_equal(check_images([tmp_path / "ball.jpg"], SIZE), images()[:1])
+    np.testing.assert_array_equal(check_images([tmp_path / "ball.jpg"], SIZE, "squash"), images()[:1])
     (tmp_path / "text.jpg").write_text("text")
     for name, words in (("text.jpg", "not a JPEG"), ("none.jpg", "No such file")):
         with pytest.raises(FrostlineError, match=f"{name} cannot be read: {words}"):
-            check_images([tmp_path / name], SIZE)
+            check_images([tmp_path / name], SIZE, "squash")
 
 
 def test_else_on_test_images(tmp_path, prepared):
     with pytest.raises(FrostlineError, match="Name some images"):
-        check_images([], SIZE)
+        check_images([], SIZE, "squash")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "processed").symlink_to(prepared.folder)
     size = prepared.images("test").shape[1]
-    np.testing.assert_array_equal(check_images([], size), prepared.images("test"))
+    np.testing.assert_array_equal(check_images([], size, "squash"), prepared.images("test"))
     with pytest.raises(FrostlineError, match="another size"):
-        check_images([], size + 1)
+        check_images([], size + 1, "squash")
 
 
 def test_the_command_says_how_far_off_it_is(tmp_path):

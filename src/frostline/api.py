@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from frostline.common.files import read_json
+from frostline.common.fit_names import Fit
 from frostline.common.layout import images_below, is_clutter
 from frostline.config.paths import CLASSIFIER, DATA_SUMMARY, FIGURES, REPORT
 from frostline.runtime.errors import FrostlineError
@@ -80,6 +81,11 @@ class Classifier:
         """Side of the square that images are scaled to, in pixels."""
         return self._loaded.size
 
+    @property
+    def fit(self) -> Fit:
+        """How an image that is not square becomes one: "squash", "crop" or "pad", as those that it was trained on."""
+        return self._loaded.fit
+
     def __repr__(self) -> str:
         return f"<frostline.Classifier of {', '.join(self.classes)}>"
 
@@ -100,7 +106,8 @@ class Classifier:
         """
         given, found = given_in(images), []
         for batch in _batches(given):
-            answers = self._loaded.predict(np.stack(list(map(_readable, batch, decoded(batch, self.image_size)))))
+            pixels = map(_readable, batch, decoded(batch, self.image_size, self.fit))
+            answers = self._loaded.predict(np.stack(list(pixels)))
             for one, answer in zip(batch, answers, strict=True):
                 found.append(Prediction(answer["class"], answer["probability"], answer["probabilities"], one.path))
         return found
@@ -121,7 +128,7 @@ class Classifier:
         given = given_in(image)
         if len(given) != 1:
             raise FrostlineError(f"{len(given)} images to explain.\nGive one at a time.")
-        pixels = _readable(given[0], decoded(given, self.image_size)[0])
+        pixels = _readable(given[0], decoded(given, self.image_size, self.fit)[0])
         if label is None:
             label = self._loaded.predict(pixels[None])[0]["class"]
         elif label not in self.classes:
@@ -248,7 +255,7 @@ def evaluate(model: Classifier | str | Path, folder: str | Path) -> Evaluation:
     labels, parts, unreadable = [], [], {}
     for start, batch in zip(range(0, len(given), BATCH), _batches(given), strict=True):
         pixels = []
-        for number, (one, image) in enumerate(zip(batch, decoded(batch, loaded.size), strict=True), start):
+        for number, (one, image) in enumerate(zip(batch, decoded(batch, loaded.size, loaded.fit), strict=True), start):
             if isinstance(image, np.ndarray):
                 pixels.append(image)
                 labels.append(all_labels[number])

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from frostline.common.files import read_json
+from frostline.common.fit_names import SQUASH
 from frostline.config.paths import AUDIT, AUDIT_TABLE, CLASSIFIER, CORRECTIONS, EVALUATION, FIGURES, REPORT, VERDICT
 from frostline.config.project import check_project
 from frostline.runtime import own_process
@@ -272,11 +273,11 @@ def _export(arguments: argparse.Namespace) -> int:
     _check_model(arguments.model)
     from frostline.models.saving import load_trained
     from frostline.serving.export import card_beside, check_images, default_path, export
-    from frostline.serving.model_card import recorded_origin
+    from frostline.serving.model_card import FITTED, recorded_origin
 
     path = arguments.model
     model, metadata = load_trained(path)
-    images = check_images(arguments.places, model.input_shape[1])
+    images = check_images(arguments.places, model.input_shape[1], metadata.fit)
     output = arguments.output or default_path(path, arguments.to)
     difference = export(model, metadata, arguments.to, output, images, recorded_origin(path))
     count = f"{len(images)} image{'s' * (len(images) != 1)}"
@@ -290,6 +291,8 @@ def _export(arguments: argparse.Namespace) -> int:
         if metadata.threshold is not None:
             given += "; the highest P / threshold is predicted, with the thresholds in its metadata"
     print(f"takes (N, {size}, {size}, 3) float32, RGB from 0 to 255; gives {given}")
+    if metadata.fit != SQUASH:
+        print(f"of a picture that is not square, {FITTED[metadata.fit]} ({metadata.fit}): see the model card")
     print(f"model card: {card_beside(output)}")
     return 0
 

@@ -107,6 +107,31 @@ def test_what_the_browser_cannot_show_the_server_shows(address, open_page):
     page.wait_for_function("document.querySelector('.shown').naturalWidth === 32")
 
 
+@pytest.mark.parametrize(("fit", "share"), [("squash", (1, 1)), ("crop", (1, 1 / 2)), ("pad", (2, 1))])
+def test_what_speaks_for_it_lies_on_the_part_that_the_model_saw(tmp_path, open_page, fit, share):
+    """A tall picture, half as wide as it is high; what of its map lies outside of it, is not seen."""
+    write_model(tmp_path / "model.keras", fit=fit)
+    with serving(application(load_classifier(tmp_path / "model.keras"))) as url:
+        page = open_page(url)
+        for content, name, kind, (across, down) in (
+            (ball("PNG", width=20, height=400), "slip.png", "image/png", [{0.5: 0.05, 2: 20}.get(n, n) for n in share]),
+            (ball("TIFF", width=200, height=400), "tall.tif", "image/tiff", (1, 1)),  # seen as the model sees it
+        ):
+            choose(page, content, name, kind)
+            page.locator(f".shown[alt^='{name}']").wait_for()
+            page.wait_for_function("document.querySelector('.shown').naturalWidth > 0")
+            if name == "tall.png":
+                page.locator(".toggle").click()
+            page.locator(".heat").wait_for()
+            if kind == "image/tiff":
+                page.wait_for_function("document.querySelector('.shown').naturalWidth === 32")
+            image, heat = page.locator(".shown").bounding_box(), page.locator(".heat").bounding_box()
+            for extent, start, times in (("width", "x", across), ("height", "y", down)):
+                assert heat[extent] == pytest.approx(times * image[extent], abs=1)
+                middle = image[start] + image[extent] / 2
+                assert heat[start] + heat[extent] / 2 == pytest.approx(middle, abs=1)
+
+
 def test_a_refusal_is_told_in_words(browser, address):
     page = browser.new_page()  # Chromium itself complains of the status on the console
     page.goto(address)

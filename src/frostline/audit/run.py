@@ -63,12 +63,13 @@ def audit(probabilities: Path | None, top: int) -> dict[str, int]:
     else:
         findings += wrong_labels(images, judged)
     data = images.data
-    findings += _duplicates(images, near_duplicates(np.concatenate([thumbnails(data.images(name)) for name in SPLITS])))
+    small = np.concatenate([thumbnails(data.images(name), data.fit) for name in SPLITS])
+    findings += _duplicates(images, near_duplicates(small))
     if config:
         findings += outliers(pooled_features(data, config))
     else:
         left_out[OUTLIER] = f"{BACKBONE_WEIGHTS} not found: `dvc repro fetch-weights` makes it"
-    findings += poor_images(np.concatenate([measure(data.images(name)) for name in SPLITS]))
+    findings += poor_images(np.concatenate([measure(data.images(name), data.fit) for name in SPLITS]))
     findings.sort(key=lambda found: (KINDS.index(found.kind), -found.score, found.row))
     for kind, reason in left_out.items():
         _log.info("left out: %ss (%s)", kind, reason)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
+from frostline.common.fit_names import Fit
 from frostline.runtime.errors import FrostlineError
 
 
@@ -172,6 +173,9 @@ class HubWeights(Weights):
 class Preprocess:
     image_size: int
     """Height and width of the prepared images, in pixels: from the smallest that the backbone takes to 1024."""
+    fit: Fit
+    """How a picture that is not square becomes one. squash: its width and height are scaled independently; crop: its
+    largest centred square is taken; pad: all of it, its shape kept, between white margins. Models carry theirs."""
     train: Share
     """Share of the labelled images that is trained on; the three shares sum to 1."""
     validation: Share

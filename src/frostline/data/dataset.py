@@ -10,12 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from frostline.common.files import read_json, sha256_of
+from frostline.common.fit_names import FITS, SQUASH, Fit
 from frostline.data.rows import Rows
 from frostline.runtime.errors import FrostlineError
 
 UNLABELLED = "unlabelled"
 CLASSES_FILE = "classes.json"
 MANIFEST_FILE = "manifest.csv"
+FIT_FILE = "fit.json"
+"""Says how pictures became squares, where they were not squashed."""
 MANIFEST_COLUMNS = ("path", "class", "split", "sha256", "size", "pixels", "verdict", "group")
 """sha256 and size (bytes) are the file's; pixels: SHA-256 of the decoded array; verdict: ok or the reason; group: of
 images that no split parts, empty where none is named."""
@@ -49,6 +52,8 @@ class Dataset:
     rows: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Where the labelled images are split otherwise than they are stored (as by `choose_images`), by split which of all
     stored ones, (N,) int, counted through the stored splits in the order of SPLITS."""
+    fit: Fit = SQUASH
+    """How pictures that are not square became images: models that learn of these must see all others likewise."""
 
     def has(self, split: str) -> bool:
         return split in self.paths
@@ -102,7 +107,7 @@ def load_dataset(folder: Path) -> Dataset:
                 if row["split"]:
                     paths.setdefault(row["split"], []).append(row["path"])
         digest = sha256_of(folder / MANIFEST_FILE)
-        dataset = Dataset(folder, classes, digest, paths, digest)
+        dataset = Dataset(folder, classes, digest, paths, digest, fit=_fit(folder / FIT_FILE))
         for split in (*SPLITS, *([UNLABELLED] if dataset.has(UNLABELLED) else [])):
             rows = len(dataset.names(split))
             arrays = [dataset.images(split), *([dataset.labels(split)] if split in SPLITS else [])]
@@ -113,6 +118,13 @@ def load_dataset(folder: Path) -> Dataset:
             f"{folder} holds no complete data set ({_what(error)}).\nRun `dvc repro preprocess`."
         ) from error
     return dataset
+
+
+def _fit(file: Path) -> Fit:
+    fit: Fit = read_json(file) if file.is_file() else SQUASH
+    if fit not in FITS:
+        raise ValueError(f"{file.name} is of another release")
+    return fit
 
 
 def _what(error: Exception) -> str:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from frostline.common.files import replacing
+from frostline.common.fit_names import SQUASH, Fit
+from frostline.data.fitting import scaled_to, taken_of, with_margins
 from frostline.data.formats.bmp import is_bmp, open_bmp
 from frostline.data.formats.gif import open_gif
 from frostline.data.formats.jpeg import open_jpeg
@@ -53,18 +55,25 @@ _COLUMNS, _TILE, _CAPTION, _LETTERS = 8, 112, 16, 11  # the contact sheet: tiles
 logging.getLogger("PIL").addHandler(logging.NullHandler())  # else its complaints reach the terminal
 
 
-def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
+def decode_image(data: bytes, size: int, fit: Fit = SQUASH) -> NDArray[np.uint8]:
     """Decode the file content `data` to RGB, as (size, size, 3) uint8.
 
     JPEG, PNG, GIF, WebP, BMP and TIFF are accepted, told by content. Only pixels count: transparency is laid on white,
     CMYK, grey, palette, and integers of other depths are converted, of an animation the first frame is taken, on its
     whole canvas. Of metadata the EXIF orientation is applied, and nothing else: values are taken as sRGB, as
     TensorFlow's decoders do, and what is damaged there does not matter.
-    Width and height are scaled independently, as by Keras' ``image_dataset_from_directory``, but with an
-    antialiasing bilinear filter; a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that still
-    covers `size` on both sides.
+    Pixels are scaled by an antialiasing bilinear filter; a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size where
+    that still has as many pixels on both sides as it is scaled to.
 
-    Raises UnreadableImageError.
+    Args:
+        data: the content of a file.
+        size: side of the square, in pixels.
+        fit: how a picture that is not square fills it. squash: width and height are scaled independently, as by Keras'
+            ``image_dataset_from_directory``; crop: its largest centred square is taken (`taken_of`); pad: it keeps its
+            shape, in the middle of white margins.
+
+    Raises:
+        UnreadableImageError: there is no such image in `data`.
     """
     if not data:
         raise UnreadableImageError("empty file")
@@ -75,8 +84,8 @@ def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            picture = _open(data, size)
-            small = _to_rgb(picture.image, size)
+            picture = _open(data, size, fit)
+            small = _to_rgb(picture.image, scaled_to(picture.whole or picture.image.size, size, fit), fit)
         except (UnreadableImageError, MemoryError):
             raise
         except Image.DecompressionBombError as error:
@@ -85,12 +94,12 @@ def decode_image(data: bytes, size: int) -> NDArray[np.uint8]:
             reason = "truncated" if "truncated" in str(error).lower() else "damaged"
             raise UnreadableImageError(reason) from error
         orientation = _orientation(picture)
-    if orientation in _UPRIGHT:  # turning the small square is turning the image, at a fraction of the cost
+    if orientation in _UPRIGHT:  # turning the small image is turning the large one, at a fraction of the cost
         small = small.transpose(_UPRIGHT[orientation])
-    return np.array(small)
+    return np.array(with_margins(small, size))
 
 
-def read_image(path: Path, size: int) -> NDArray[np.uint8]:
+def read_image(path: Path, size: int, fit: Fit = SQUASH) -> NDArray[np.uint8]:
     """Decode the file at `path` to RGB, as (size, size, 3) uint8; see `decode_image`.
 
     Raises UnreadableImageError, also where the system does not let the file be read.
@@ -101,12 +110,12 @@ def read_image(path: Path, size: int) -> NDArray[np.uint8]:
         data = path.read_bytes()
     except OSError as error:
         raise UnreadableImageError(error.strerror or str(error)) from error
-    return decode_image(data, size)
+    return decode_image(data, size, fit)
 
 
-def _open(data: bytes, size: int) -> Picture:
+def _open(data: bytes, size: int, fit: Fit) -> Picture:
     if data.startswith(b"\xff\xd8\xff"):
-        return open_jpeg(data, size)
+        return open_jpeg(data, size, fit)
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return open_png(data)
     if data.startswith((b"GIF87a", b"GIF89a")):
@@ -132,22 +141,22 @@ def _orientation(picture: Picture) -> int:
     return 1
 
 
-def _to_rgb(image: Image.Image, size: int) -> Image.Image:
-    """Convert to RGB of (size, size) pixels."""
+def _to_rgb(image: Image.Image, size: tuple[int, int], fit: Fit) -> Image.Image:
+    """Convert what `fit` takes of `image` to RGB of this width and height."""
     if image.has_transparency_data:
         # Pillow weighs colours by alpha while it scales, so laying the scaled image on white is exact
-        rgba = _scale(_in_mode(image, "RGBA"), size)
+        rgba = _scale(_in_mode(image, "RGBA"), size, fit)
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
-    return _scale(_in_mode(image, "RGB"), size)
+    return _scale(_in_mode(image, "RGB"), size, fit)
 
 
 def _in_mode(image: Image.Image, mode: str) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)  # which copies even where there is nothing to do
 
 
-def _scale(image: Image.Image, size: int) -> Image.Image:
-    return image.resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
+def _scale(image: Image.Image, size: tuple[int, int], fit: Fit) -> Image.Image:
+    return image.resize(size, Image.Resampling.BILINEAR, box=taken_of(image.size, fit), reducing_gap=2.0)
 
 
 def as_png(image: NDArray[np.uint8]) -> bytes:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from frostline.common.fit_names import SQUASH, Fit
 from frostline.data.dataset import SPLITS
 from frostline.data.folder_names import is_fold, label_in, marks_among, part_of, says_images, says_no_class, spelling
 from frostline.data.zip_names import Encoding
@@ -19,7 +20,7 @@ TopFolders = Literal["auto", "classes", "splits"]
 
 @dataclass(frozen=True)
 class Reading:
-    """How the folders of a data set are read, and the names in its zip."""
+    """How a data set is read: its folders, the names in its zip, its pictures."""
 
     top_folders: TopFolders = "auto"
     """What the topmost folders are, where there is more than one."""
@@ -33,6 +34,8 @@ class Reading:
     """A regular expression that finds each labelled image's group in its path; see `grouping.named_groups`."""
     corrections: Path | None = None
     """A file of the user's with other classes for some images; see `corrections`."""
+    fit: Fit = SQUASH
+    """How pictures become squares; see `images.decode_image`."""
 
 
 AS_IT_SEEMS = Reading()

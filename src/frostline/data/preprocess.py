@@ -19,10 +19,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from frostline.common.files import replacing, sha256_of, write_csv, write_json
+from frostline.common.fit_names import SQUASH, Fit
 from frostline.data.archive import Listing, Member, UnreadableMemberError, list_images, read_member
 from frostline.data.corrections import DROPPED, corrected
 from frostline.data.dataset import (
     CLASSES_FILE,
+    FIT_FILE,
     MANIFEST_COLUMNS,
     MANIFEST_FILE,
     SPLITS,
@@ -101,7 +103,8 @@ def preprocess(
     Per split, `folder` gets ``<split>.npy``, (N, size, size, 3) uint8 RGB, and ``<split>_labels.npy``, (N,)
     uint8 (wider past 256 classes), with splits train, validation and test by `assign_splits`, or given as `reading`
     says; ``unlabelled.npy`` if there are such images; ``classes.json``; and ``manifest.csv``, whose rows stand in the
-    order of the arrays. What the archive's folders were taken for is said on stderr.
+    order of the arrays; where `reading` does not squash pictures, ``fit.json``, too. What the archive's folders were
+    taken for is said on stderr.
     Images that cannot be read, those whose pixels occur in several classes, and those that the user drops (see
     `corrected`) are rejected: they are only in the manifest, with the reason. The bytes do not depend on `processes`:
     how many decode here (default: on all cores), or "ray" for all processors of a Ray cluster (see `ray_pool.mapped`,
@@ -120,13 +123,15 @@ def preprocess(
             _say(_understood(listing, reading), *listing.notes, *filter(None, [told]))
             staging = Path(scratch) / "decoded"
             staging.mkdir()
-            entries = _decode_all(members, staging, size, processes)
+            entries = _decode_all(members, staging, size, reading.fit, processes)
             _reject_contradictions(entries)
             _check_losses(entries, classes, max_rejected)
             _assign(entries, seed, shares, reading)
             entries.sort(key=_manifest_order)
             _write_arrays(entries, staging, temporary, size, classes)
         write_json(temporary / CLASSES_FILE, classes)
+        if reading.fit != SQUASH:
+            write_json(temporary / FIT_FILE, reading.fit)
         write_csv(temporary / MANIFEST_FILE, MANIFEST_COLUMNS, map(_manifest_row, entries))
         digest = sha256_of(temporary / MANIFEST_FILE)
     summary = _summary(entries, classes, listing.ignored, digest)
@@ -169,7 +174,7 @@ def _classes(listing: Listing, where: str) -> list[str]:
 
 
 def _decode_all(
-    members: Sequence[Member], staging: Path, size: int, processes: int | Literal["ray"] | None
+    members: Sequence[Member], staging: Path, size: int, fit: Fit, processes: int | Literal["ray"] | None
 ) -> list[Entry]:
     """Decode every member, in order. The workers write the good ones to files in the folder `staging`.
 
@@ -177,7 +182,7 @@ def _decode_all(
     """
     length = max(1, min(32, _CHUNK_BYTES // (size * size * 3)))
     chunks = [Chunk(start, members[start : start + length]) for start in range(0, len(members), length)]
-    decode = functools.partial(_decode_chunk, staging=staging, size=size)
+    decode = functools.partial(_decode_chunk, staging=staging, size=size, fit=fit)
     if processes == "ray":
         results = ray_pool.mapped(decode, chunks)
     else:
@@ -196,11 +201,11 @@ class Chunk(NamedTuple):
     members: Sequence[Member]
 
 
-def _decode_chunk(chunk: Chunk, staging: Path, size: int) -> list[Entry]:
+def _decode_chunk(chunk: Chunk, staging: Path, size: int, fit: Fit) -> list[Entry]:
     entries, rows = [], itertools.count()
     with (staging / str(chunk.start)).open("wb") as file:
         for member in chunk.members:
-            entry, pixels = _decode_member(member, size)
+            entry, pixels = _decode_member(member, size, fit)
             if entry.verdict == OK:
                 entry.chunk, entry.row = chunk.start, next(rows)
                 file.write(pixels)
@@ -213,14 +218,14 @@ def _zip_file(path: Path) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)  # a worker opens each zip once, for its lifetime
 
 
-def _decode_member(member: Member, size: int) -> tuple[Entry, bytes]:
+def _decode_member(member: Member, size: int, fit: Fit) -> tuple[Entry, bytes]:
     entry = Entry(member.name, member.label, verdict=member.refusal or OK, own_split=member.split)
     pixels = b""
     if not member.refusal:
         try:
             data = read_member(_zip_file(member.source), member.index)
             entry.sha256, entry.size = hashlib.sha256(data).hexdigest(), len(data)
-            pixels = decode_image(data, size).tobytes()
+            pixels = decode_image(data, size, fit).tobytes()
             entry.pixels = hashlib.sha256(pixels).hexdigest()
         except (UnreadableMemberError, UnreadableImageError) as error:
             entry.verdict = str(error)

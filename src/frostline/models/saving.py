@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from frostline.common.files import replacing, zip_entry
+from frostline.common.fit_names import FITS, SQUASH, Fit
 from frostline.models import hub
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras
@@ -20,7 +21,7 @@ _METADATA = "metadata.json"
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a model file says of its classes."""
+    """What a model file says of its classes, and of how it is used."""
 
     classes: list[str]
     """In the order of the labels."""
@@ -28,14 +29,18 @@ class Metadata:
     """Of calibrated probabilities; see `metrics.predicted.Threshold`."""
     temperature: float = 1.0
     """That which calibrates the model's probabilities (`with_temperature`); 1 leaves them as they are."""
+    fit: Fit = SQUASH
+    """How pictures become the images that it takes, as those did that it was trained on."""
 
 
-def save_model(model: keras.Model, path: Path, classes: Sequence[str]) -> None:
-    """Save `model` and the names of its `classes` as a `.keras` file without a date or an address in memory.
+def save_model(model: keras.Model, path: Path, classes: Sequence[str], fit: Fit = SQUASH) -> None:
+    """Save `model`, the names of its `classes` and the `fit` of its images as a `.keras` file.
 
-    `keras.Model.save` writes the time of saving into the archive, and names objects that several layers share by their
-    `id()`: here there are no times, and these are numbered by first appearance. The classes stand with the version of
-    Keras, which passes over them; for one more entry it would unpack the whole archive wherever it loads one.
+    It has no date and no address in memory in it: `keras.Model.save` writes the time of saving into the archive, and
+    names objects that several layers share by their `id()`; here there are no times, and these are numbered by first
+    appearance. Classes and fit stand with the version
+    of Keras, which passes over them; for one more entry it would unpack the whole archive wherever it loads one. A
+    file that names no fit squashes pictures: all did before there was a choice, and their bytes stay as they were.
     """
     config = _number_shared_objects(json.dumps(keras.saving.serialize_keras_object(model)))
     with replacing(path) as temporary:
@@ -47,6 +52,7 @@ def save_model(model: keras.Model, path: Path, classes: Sequence[str]) -> None:
             entry.file_size = weights.stat().st_size
             with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
                 metadata = {"keras_version": keras.__version__, "classes": list(classes)}
+                metadata |= {"fit": fit} if fit != SQUASH else {}
                 archive.writestr(zip_entry(_METADATA), json.dumps(metadata))
                 archive.writestr(zip_entry("config.json"), config)
                 with weights.open("rb") as reader, archive.open(entry, "w") as writer:
@@ -113,21 +119,27 @@ def needs_keras_hub(path: Path) -> bool:
 def load_metadata(path: Path) -> Metadata:
     """The metadata of a model that `save_model` or `save_for_use` wrote.
 
-    Without a threshold it is 0.5 for two classes, without a temperature 1. Raises FrostlineError for a file without
-    names of classes.
+    Without a threshold it is 0.5 for two classes, without a temperature 1, without a fit squash. Raises FrostlineError
+    for a file without names of classes, and for one whose fit this release does not know.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             content = json.loads(archive.read(_METADATA))
         classes = list(content["classes"])
         threshold = content.get("threshold", 0.5 if len(classes) == 2 else None)
-        return Metadata(classes, threshold, float(content.get("temperature", 1)))
+        metadata = Metadata(classes, threshold, float(content.get("temperature", 1)), content.get("fit", SQUASH))
     except FileNotFoundError as error:
         raise FrostlineError(f"{path} not found.\nTrain it first: dvc repro") from error
     except (IsADirectoryError, zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error) as error:
         raise FrostlineError(f"{path} is not a .keras file.\nGive a model that Frostline has trained.") from error
     except (KeyError, TypeError, ValueError) as error:
         raise FrostlineError(f"{path} does not name its classes.\nGive a model that Frostline has trained.") from error
+    if metadata.fit not in FITS:
+        raise FrostlineError(
+            f"{path} takes pictures fitted by {metadata.fit!r}, which this release does not know: {', '.join(FITS)}.\n"
+            "Use the release that trained it, or a later one."
+        )
+    return metadata
 
 
 def load_trained(path: Path) -> tuple[keras.Model, Metadata]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from frostline.common.fit_names import Fit
 from frostline.metrics.predicted import Threshold, predicted_classes
 from frostline.metrics.temperature import with_temperature
 from frostline.models.inference import predictor
@@ -25,6 +26,8 @@ class Classifier:
     """Of calibrated probabilities."""
     size: int
     """Side of the images it takes, in pixels."""
+    fit: Fit
+    """How pictures become such images."""
     probabilities: Callable[[np.ndarray], np.ndarray]
     """Images (N, size, size, 3) uint8 → (N, classes) float64, calibrated by the file's temperature; several threads
     may call it at once."""
@@ -77,4 +80,4 @@ def load_classifier(path: Path, threshold: float | None = None) -> Classifier:
     if not np.isfinite(probabilities(np.zeros((1, size, size, 3), np.uint8))).all():
         raise FrostlineError(f"{path} has weights that are no numbers (NaN or infinity).\nTrain it again.")
     used = metadata.threshold if threshold is None else threshold
-    return Classifier(model, metadata.classes, used, size, probabilities)
+    return Classifier(model, metadata.classes, used, size, metadata.fit, probabilities)

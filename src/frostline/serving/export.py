@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from frostline.common.files import replacing, write_text, zip_entry
+from frostline.common.fit_names import Fit
 from frostline.config.paths import PROCESSED
 from frostline.data.dataset import load_dataset
 from frostline.data.images import UnreadableImageError, read_image
@@ -107,18 +108,19 @@ def default_path(model_path: Path, name: str) -> Path:
     return Path("exports") / f"{model_path.stem}{FORMATS[name].suffix}"
 
 
-def check_images(files: Sequence[Path], size: int) -> np.ndarray:
+def check_images(files: Sequence[Path], size: int, fit: Fit) -> np.ndarray:
     """Return images to check an exported model on, (N, size, size, 3) uint8.
 
     Args:
         files: image files; where there are none, the first test images of the last `dvc repro` are taken.
         size: side of the images that the model takes, in pixels.
+        fit: how pictures become such images.
 
     Raises:
         FrostlineError: a file cannot be read, or there are no test images of this size.
     """
     if files:
-        return np.stack([_read(path, size) for path in files])
+        return np.stack([_read(path, size, fit) for path in files])
     try:
         images = load_dataset(PROCESSED).images("test")[:_CHECKED]
     except FrostlineError as error:
@@ -129,9 +131,9 @@ def check_images(files: Sequence[Path], size: int) -> np.ndarray:
     return np.asarray(images)
 
 
-def _read(path: Path, size: int) -> np.ndarray:
+def _read(path: Path, size: int, fit: Fit) -> np.ndarray:
     try:
-        return read_image(path, size)
+        return read_image(path, size, fit)
     except UnreadableImageError as error:
         raise FrostlineError(f"{path} cannot be read: {error}.") from error
 
@@ -172,12 +174,13 @@ def _calibrated(output: tf.Tensor, temperature: float) -> tf.Tensor:
 
 
 def facts_of(metadata: Metadata, card: str) -> dict[str, Any]:
-    """What an exported model says of itself: classes, threshold, the temperature that its outputs have already, and its
-    model card."""
+    """What an exported model says of itself: classes, threshold, the temperature that its outputs have already, how
+    pictures become the images that it takes, and its model card."""
     return {
         "classes": metadata.classes,
         "threshold": metadata.threshold,
         "applied_temperature": metadata.temperature,
+        "fit": metadata.fit,
         "model_card": card,
     }
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from frostline.common.fit_names import Fit
 from frostline.data.images import UnreadableImageError, decode_image, read_image
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.process_pool import cores
@@ -97,7 +98,7 @@ def _refused(name: str, what: str) -> FrostlineError:
     return FrostlineError(f"{name} is {what}.\nGive {_TAKEN}.")
 
 
-def decoded(images: Sequence[Given], size: int) -> list[np.ndarray | UnreadableImageError]:
+def decoded(images: Sequence[Given], size: int, fit: Fit) -> list[np.ndarray | UnreadableImageError]:
     """Read `images` as training does: of each its pixels, (size, size, 3) uint8 RGB, or why there are none.
 
     Pixels and PIL images are taken for a PNG file that holds them. On all cores, in threads: other processes would run
@@ -107,7 +108,9 @@ def decoded(images: Sequence[Given], size: int) -> list[np.ndarray | UnreadableI
     def read(one: Given) -> np.ndarray | UnreadableImageError:
         try:
             content = one.content
-            return read_image(content, size) if isinstance(content, Path) else decode_image(_file(content), size)
+            if isinstance(content, Path):
+                return read_image(content, size, fit)
+            return decode_image(_file(content), size, fit)
         except UnreadableImageError as error:
             return error
 

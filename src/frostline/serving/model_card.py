@@ -12,6 +12,7 @@ import yaml
 from jinja2 import Environment, PackageLoader
 
 from frostline.common.files import read_json
+from frostline.common.fit_names import Fit
 from frostline.config.paths import CLASSIFIER, DATA_SUMMARY, FIGURES, MODELS, PARAMS
 from frostline.config.project import recorded
 from frostline.metrics.cautions import cautions
@@ -21,6 +22,13 @@ if TYPE_CHECKING:  # it imports TensorFlow
 
 CARD = "MODEL_CARD.md"
 _THRESHOLD = 0.5
+
+FITTED: Mapping[Fit, str] = {
+    "squash": "width and height are scaled independently",
+    "crop": "the largest centred square is taken",
+    "pad": "the shape is kept, between white margins",
+}
+"""What becomes of a picture that is not square, in words."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +129,8 @@ def model_card(metadata: "Metadata", size: int, origin: Origin, form: str, file:
             threshold=metadata.threshold,
             temperature=metadata.temperature,
             size=size,
+            fit=metadata.fit,
+            fitted=FITTED[metadata.fit],
             settings=origin.settings,
             data=origin.data,
             figures={

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from frostline.common.files import replacing, write_csv
+from frostline.common.fit_names import Fit
 from frostline.common.layout import images_below
 from frostline.data.images import UnreadableImageError, read_image
 from frostline.runtime.errors import FrostlineError
@@ -83,7 +84,7 @@ def predict_files(model_path: Path, files: Sequence[Path], threshold: float | No
 
     classifier = load_classifier(model_path, threshold)
     batches = [files[start : start + BATCH] for start in range(0, len(files), BATCH)]
-    with closing(_decoded(batches, classifier.size)) as results:
+    with closing(_decoded(batches, classifier.size, classifier.fit)) as results:
         for batch, decoded in zip(batches, results, strict=True):
             readable = [item for item in decoded if isinstance(item, np.ndarray)]
             answers = iter(classifier.predict(np.stack(readable)) if readable else [])
@@ -96,21 +97,21 @@ def predict_files(model_path: Path, files: Sequence[Path], threshold: float | No
                     yield Prediction(name, answer["class"], answer["probability"], answer["probabilities"])
 
 
-def _decoded(batches: Sequence[Sequence[Path]], size: int) -> Generator[list[np.ndarray | str]]:
-    decode = functools.partial(_decode_all, size=size)
+def _decoded(batches: Sequence[Sequence[Path]], size: int, fit: Fit) -> Generator[list[np.ndarray | str]]:
+    decode = functools.partial(_decode_all, size=size, fit=fit)
     if len(batches) > 1:
         yield from mapped(decode, batches, min(cores(), len(batches)))
     else:  # sooner done than a process is started
         yield from map(decode, batches)
 
 
-def _decode_all(files: Sequence[Path], size: int) -> list[np.ndarray | str]:
-    return [_decode(path, size) for path in files]
+def _decode_all(files: Sequence[Path], size: int, fit: Fit) -> list[np.ndarray | str]:
+    return [_decode(path, size, fit) for path in files]
 
 
-def _decode(path: Path, size: int) -> np.ndarray | str:
+def _decode(path: Path, size: int, fit: Fit) -> np.ndarray | str:
     try:
-        return read_image(path, size)
+        return read_image(path, size, fit)
     except UnreadableImageError as error:
         return str(error)
 

@@ -10,6 +10,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from frostline.common.data_urls import from_text
+from frostline.common.fit_names import Fit
 from frostline.data.images import decode_image
 from frostline.serving.classifier import load_classifier
 
@@ -43,18 +44,18 @@ class ServedModel:
         Raises:
             InvalidInputError: it is neither, or a file cannot be decoded.
         """
-        answers = self._classifier.predict(as_pixels(images, self._classifier.size))
+        answers = self._classifier.predict(as_pixels(images, self._classifier.size, self._classifier.fit))
         return pd.DataFrame(answers, columns=["class", "probability", "probabilities"])
 
 
-def as_pixels(images: Any, size: int) -> np.ndarray:
-    """Return `images` (see ServedModel.predict) as (N, size, size, 3) uint8.
+def as_pixels(images: Any, size: int, fit: Fit) -> np.ndarray:
+    """Return `images` (see ServedModel.predict) as (N, size, size, 3) uint8; files fill the square by `fit`.
 
     Raises InvalidInputError.
     """
     items = np.atleast_1d(np.asarray(images))
     if isinstance(items.flat[0] if items.size else None, str | bytes):
-        return np.stack([_decode(item, number, size) for number, item in enumerate(items.ravel())])
+        return np.stack([_decode(item, number, size, fit) for number, item in enumerate(items.ravel())])
     expected = f"images as base64 strings, or whole numbers from 0 to 255 of shape (N, {size}, {size}, 3)"
     if items.shape[1:] != (size, size, 3):
         raise InvalidInputError(f"shape {items.shape} is not what is expected: {expected}")
@@ -67,11 +68,11 @@ def as_pixels(images: Any, size: int) -> np.ndarray:
     return values.astype(np.uint8)
 
 
-def _decode(item: Any, number: int, size: int) -> np.ndarray:
+def _decode(item: Any, number: int, size: int, fit: Fit) -> np.ndarray:
     try:
         if not isinstance(item, str | bytes):
             raise ValueError("neither str nor bytes")
-        return decode_image(from_text(item) if isinstance(item, str) else bytes(item), size)
+        return decode_image(from_text(item) if isinstance(item, str) else bytes(item), size, fit)
     except ValueError as error:
         raise InvalidInputError(f"image {number}: {error}") from error
 

@@ -96,9 +96,11 @@ def application(classifier: Classifier, root: Path | None = None, hosts: Sequenc
 
     each as it is or packed (``Content-Encoding: gzip``).
 
-    ``?explain=true`` adds to each ``heat``, the Grad-CAM map of the class as an image to lay over the one that was
-    sent, ``where`` it mostly lies, in words, and ``seen``, the image as the model sees it. All else is answered 4xx
-    or 5xx with ``{"error": …}``, one line. `hosts`: the names under which the server may be asked.
+    ``?explain=true`` adds to each ``seen``, the image as the model sees it, ``heat``, the Grad-CAM map of the class as
+    an image to lay over that, and ``where`` in it this mostly lies, in words. Over the image that was sent it fits
+    by the model's fit: squash: stretched over all of it; crop: over its largest centred square; pad: over the smallest
+    square around it. All else is answered 4xx or 5xx with ``{"error": …}``, one line. `hosts`: the names under which
+    the server may be asked.
     """
     page, policy = _page(classifier)
     at_once, one_by_one = CapacityLimiter(cores()), threading.Lock()  # TensorFlow takes all cores for one request
@@ -140,7 +142,7 @@ def application(classifier: Classifier, root: Path | None = None, hosts: Sequenc
 def _classify(
     classifier: Classifier, sent: Sequence[Sent], explain: bool, one_by_one: threading.Lock
 ) -> list[dict[str, Any]]:
-    pixels = np.stack([_decode(name, read, classifier.size) for name, read in sent])
+    pixels = np.stack([_decode(name, read, classifier) for name, read in sent])
     with one_by_one:
         probabilities = classifier.probabilities(pixels)
         predicted = predicted_classes(probabilities, classifier.threshold)
@@ -154,9 +156,9 @@ def _classify(
     return found
 
 
-def _decode(name: str, read: Callable[[], bytes], size: int) -> np.ndarray:
+def _decode(name: str, read: Callable[[], bytes], classifier: Classifier) -> np.ndarray:
     try:
-        return decode_image(read(), size)
+        return decode_image(read(), classifier.size, classifier.fit)
     except ValueError as error:  # UnreadableImageError is one
         kinds = ((NotAImageError, 415), (ImageTooLargeError, 413), (ValueError, 422))
         status = next(status for kind, status in kinds if isinstance(error, kind))
@@ -180,6 +182,7 @@ def _page(classifier: Classifier) -> tuple[str, str]:
         classes=classifier.classes,
         threshold=classifier.threshold,
         size=classifier.size,
+        fit=classifier.fit,
         limit=BODY_LIMIT,
         style=Markup(style),  # noqa: S704 - our own file
         script=Markup(script),  # noqa: S704 - our own file

@@ -63,7 +63,7 @@ def _train_and_log(
         model, history = _trained(phase, config, lambda: build(data), data, train, session)
         for epoch in with_kept_last(history, patience)[len(history) :]:  # the others were logged as they came
             run.log_epoch(epoch)
-        save_model(model, MODELS[phase], data.classes)
+        save_model(model, MODELS[phase], data.classes, data.fit)
         write_csv(CURVES[phase], EPOCH_COLUMNS, history)
         write_json(TRAINING[phase], kept_epoch(history, patience))
         run.log_files(CURVES[phase])

@@ -33,6 +33,7 @@ def main(config: Config) -> None:
             shown_as=config.data.path if isinstance(config.data, FolderData) else "",
             group=settings.group,
             corrections=paths.CORRECTIONS,
+            fit=settings.fit,
         ),
         processes="ray" if config.workers == "ray" else None,
     )

@@ -263,7 +263,7 @@ def _transfer_once(settings: Config, shared: Shared, memory: Memory, on_epoch: O
                 model = _untrained(settings, shared, memory)
                 history = phases.transfer(model, shared.images(settings), settings, session)
                 if settings.fold is None or memory.several_go_on_from is None or key in memory.several_go_on_from:
-                    save_model(model, model_path, shared.data.classes)
+                    save_model(model, model_path, shared.data.classes, shared.data.fit)
                     write_json(history_path, history)  # last: it says that the model is there
             for variable in model.variables:
                 if variable.path.endswith("seed_generator_state"):  # a file does not say how often dropout has drawn

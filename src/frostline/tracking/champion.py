@@ -64,11 +64,14 @@ def challenge(champion: Path, new: Path, classes: Sequence[str], *, resamples: i
 def answer_anew(model: Path, data: Dataset, folder: Path) -> None:
     """Write FILES into `folder`: what the `model` file, as it is used, says of the images of `data`.
 
-    Raises NotComparableError where it tells other classes apart, FrostlineError where it cannot be used.
+    Raises NotComparableError where it tells other classes apart or takes images of pictures that were fitted otherwise,
+    FrostlineError where it cannot be used.
     """
     champion = load_classifier(model)
     if tuple(champion.classes) != data.classes:
         raise NotComparableError(f"it tells other classes apart: {', '.join(champion.classes)}")
+    if champion.fit != data.fit:
+        raise NotComparableError(f"it takes pictures by preprocess.fit={champion.fit}, and these are by {data.fit}")
     for split, name in FILES.items():
         images = data.images(split)
         some = (images[first : first + _AT_ONCE] for first in range(0, len(images), _AT_ONCE))

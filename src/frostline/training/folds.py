@@ -95,11 +95,12 @@ def _together(data: Dataset, pixels: np.ndarray, names: np.ndarray, fold: float)
 
 def _near_duplicates(data: Dataset) -> np.ndarray:
     """Pairs of near-duplicates among the stored labelled images, (P, 2) int; found once for each data set."""
-    path = NEAR_DUPLICATES / f"{digest_of([data.stored_digest, code_digest('frostline.training.near_duplicates')])}.npy"
+    made_of = [data.stored_digest, data.fit, code_digest("frostline.training.near_duplicates")]
+    path = NEAR_DUPLICATES / f"{digest_of(made_of)}.npy"
     if not path.is_file():
         from frostline.training.near_duplicates import near_duplicates, thumbnails  # only folds need it
 
-        pairs = near_duplicates(np.concatenate([thumbnails(data.stored_images(split)) for split in SPLITS]))
+        pairs = near_duplicates(np.concatenate([thumbnails(data.stored_images(split), data.fit) for split in SPLITS]))
         found = np.array([(pair.first, pair.second) for pair in pairs], np.int64).reshape(-1, 2)
         with replacing(path) as temporary, temporary.open("wb") as file:
             np.save(file, found, allow_pickle=False)

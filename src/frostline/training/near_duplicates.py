@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from frostline.common.files import release
+from frostline.common.fit_names import SQUASH, Fit
+from frostline.data.fitting import without_margins
 from frostline.runtime.progress import track
 
 SIMILAR = 0.97
@@ -35,11 +37,15 @@ class Pair:
     mirrored: bool
 
 
-def thumbnails(images: np.ndarray) -> NDArray[np.uint8]:
-    """Return `images`, (N, size, size, 3) uint8, at 48 pixels a side; their memory map lets go of what was read."""
+def thumbnails(images: np.ndarray, fit: Fit = SQUASH) -> NDArray[np.uint8]:
+    """Return `images`, (N, size, size, 3) uint8, at 48 pixels a side; their memory map lets go of what was read.
+
+    Without the margins that `fit` has put around them, in which all are alike.
+    """
     small = np.empty((len(images), _SIDE, _SIDE, 3), np.uint8)
     for row, image in enumerate(images):
-        small[row] = np.asarray(Image.fromarray(image).resize((_SIDE, _SIDE), Image.Resampling.BOX))
+        picture = without_margins(image) if fit == "pad" else image
+        small[row] = np.asarray(Image.fromarray(picture).resize((_SIDE, _SIDE), Image.Resampling.BOX))
         if row % _BLOCK == 0:
             release(images)
     return small

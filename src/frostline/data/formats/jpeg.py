@@ -14,6 +14,8 @@ import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
+from frostline.common.fit_names import Fit
+from frostline.data.fitting import scaled_to
 from frostline.data.formats.picture import Picture, UnreadableImageError, check_size
 
 _SOI, _EOI = b"\xff\xd8", b"\xff\xd9"
@@ -41,6 +43,8 @@ class _Layout:
     exif: bytes = b""
     frame: int = 0
     """The marker of its kind."""
+    size: tuple[int, int] = (0, 0)
+    """Width and height."""
     components: int = 0
     restarts: bool = False
     scans: list[bytes] = field(default_factory=list)
@@ -70,40 +74,41 @@ class _Layout:
         return bytes((0xFF, 0xD0 + number % 8))
 
 
-def open_jpeg(data: bytes, size: int) -> Picture:
-    """Decode a JPEG, at 1/2, 1/4 or 1/8 of its size where that still covers `size` on both sides.
+def open_jpeg(data: bytes, size: int, fit: Fit) -> Picture:
+    """Decode a JPEG, at 1/2, 1/4 or 1/8 of its size where that still covers what it is scaled to (`scaled_to`).
 
     It need not have a mark of its end, if only all its pixels are there. What cannot be told: that less than a block
     of 16 x 16 pixels is missing before the mark, or how much, if the coding is arithmetic.
     """
     layout = _layout(data)
+    least = scaled_to(layout.size, size, fit)
     if layout.frame in _ARITHMETIC:
-        return Picture(_decoded(layout, _EOI, size), layout.exif)
+        return Picture(_decoded(layout, _EOI, least), layout.exif, whole=layout.size)
     if layout.one_pass:
-        image = _decoded(layout, _AHEAD, size)
+        image = _decoded(layout, _AHEAD, least)
     elif layout.restarts:
-        image = _decoded(layout, _NOISE + layout.next_restart() + _NOISE + _EOI, size)
+        image = _decoded(layout, _NOISE + layout.next_restart() + _NOISE + _EOI, least)
     else:
-        image = _decoded_scans(layout, size)
+        image = _decoded_scans(layout, least)
     if not layout.closed or (layout.restarts and not layout.one_pass):
         pixels = image.tobytes()
         for tail in (_EOI, _NOISE + _EOI):
-            if pixels != _decoded(layout, tail, size).tobytes():
+            if pixels != _decoded(layout, tail, least).tobytes():
                 raise UnreadableImageError("truncated")  # what follows makes a difference
-    return Picture(image, layout.exif)
+    return Picture(image, layout.exif, whole=layout.size)
 
 
-def _decoded(layout: _Layout, tail: bytes, size: int) -> Image.Image:
+def _decoded(layout: _Layout, tail: bytes, least: tuple[int, int]) -> Image.Image:
     with JpegImageFile(io.BytesIO(layout.followed_by(tail))) as image:
         if layout.frame != _LOSSLESS:
-            image.draft(None, (size, size))
+            image.draft(None, least)
         if layout.frame in _ARITHMETIC:
             image.decodermaxblock = len(layout.data)  # this decoder cannot wait for more
         image.load()
     return image
 
 
-def _decoded_scans(layout: _Layout, size: int) -> Image.Image:
+def _decoded_scans(layout: _Layout, least: tuple[int, int]) -> Image.Image:
     """Decode a JPEG of several scans: of each pixel something is there early, so they must all be read to their end.
 
     Past the end of a scan, the decoder passes over whatever is no marker, byte by byte. Before, it waits until it has
@@ -111,7 +116,7 @@ def _decoded_scans(layout: _Layout, size: int) -> Image.Image:
     """
     left = layout.followed_by(_FILLER * 8)
     with JpegImageFile(io.BytesIO(left)) as image:
-        image.draft(None, (size, size))
+        image.draft(None, least)
         codec, extents, _, options = image.tile[0]
         decoder = Image._getdecoder(image.mode, codec, options, image.decoderconfig)
         image.load_prepare()
@@ -213,7 +218,7 @@ def _read_frame(layout: _Layout, code: int, body: bytes) -> None:
     if not height:
         raise UnreadableImageError("JPEG that gives its height at its end is not supported")
     check_size(width, height)
-    layout.frame, layout.components = code, body[5]
+    layout.frame, layout.components, layout.size = code, body[5], (width, height)
 
 
 def _check_scans(layout: _Layout) -> None:

@@ -31,6 +31,8 @@ class Picture(NamedTuple):
     """The EXIF block, from its TIFF header on."""
     orientation: int = 1
     """As EXIF's, where the format itself says so."""
+    whole: tuple[int, int] | None = None
+    """Width and height in the file, where the image may have been decoded at a fraction of them."""
 
 
 def check_size(width: int, height: int) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import PREFIXES, ImageFileDirectory_v2
 
+from frostline.common.fit_names import SQUASH
 from frostline.data.formats.jpeg import open_jpeg
 from frostline.data.formats.picture import PIXELS_LIMIT, Picture, UnreadableImageError, check_size
 from frostline.runtime.stderr import silent_stderr
@@ -311,7 +312,7 @@ def _from_jpeg(part: bytes, rows: int, layout: _Layout) -> NDArray[np.uint8]:
     tables = bytes(layout.tags.every(_JPEG_TABLES))
     # it does not say what its components are, but the TIFF does, so that libjpeg is told as by Adobe
     adobe = b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0" + bytes([layout.photometric == _YCBCR])
-    image = open_jpeg(b"\xff\xd8" + adobe + tables[2:-2] + part[2:], 1 << 16).image
+    image = open_jpeg(b"\xff\xd8" + adobe + tables[2:-2] + part[2:], 1 << 16, SQUASH).image
     pixels = np.asarray(image).reshape(image.height, image.width, -1)
     if layout.photometric == _CMYK:
         pixels = ~pixels  # of a file of its own Pillow takes the inverse, as Adobe writes it

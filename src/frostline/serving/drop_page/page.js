@@ -18,6 +18,19 @@
     result.hidden = true;
   };
 
+  // The map is of a square: all of the image, squashed, its largest centred square, or the smallest one around it.
+  const layHeat = () => {
+    const { naturalWidth: width, naturalHeight: height } = shown;
+    const side = { crop: Math.min(width, height), pad: Math.max(width, height) }[find(".image").dataset.fit];
+    const lay = (extent, start, length) => {
+      const share = (100 * (side ?? length)) / length;
+      heat.style[extent] = `${share}%`;
+      heat.style[start] = `${(100 - share) / 2}%`;
+    };
+    lay("width", "left", width);
+    lay("height", "top", height);
+  };
+
   const showHeat = () => {
     heat.hidden = where.hidden = !toggle.checked;
   };
@@ -41,6 +54,8 @@
     shown.alt = `${name}: ${answer.class}`;
     heat.src = answer.heat;
     heat.alt = where.textContent = `What speaks for ${answer.class} lies ${answer.where} (Grad‑CAM).`;
+    shown.onload = layHeat;
+    if (shown.naturalWidth) layHeat();
     shown.onerror = () => { shown.src = answer.seen; }; // a TIFF: the browser cannot, the server can
     if (shown.complete && !shown.naturalWidth) shown.onerror();
     showHeat();
@@ -55,7 +70,7 @@
     if (file.size > Number(input.dataset.limit)) return refuse(`more than ${input.dataset.limit / 2 ** 20} MiB`);
     status.textContent = `${file.name} …`;
     URL.revokeObjectURL(shown.src);
-    shown.onerror = null;
+    shown.onload = shown.onerror = null;
     shown.src = URL.createObjectURL(file);
     try {
       const headers = { "Content-Type": file.type.startsWith("image/") ? file.type : "application/octet-stream" };
