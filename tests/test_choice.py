@@ -1,6 +1,7 @@
 """What stage evaluate chooses: by the validation images alone."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,8 @@ SHARES = np.array([0.5, 0.5])
 
 
 def chosen(curves, *overrides):
-    return choose(Trained({}, curves, None, compose_conf([*overrides], CONF)), VALIDATION, SHARES)
+    trained = Trained({}, curves, SimpleNamespace(classes=["cat", "dog"]), compose_conf([*overrides], CONF))
+    return choose(trained, VALIDATION, SHARES)
 
 
 def test_the_phase_is_that_whose_kept_weights_have_the_lower_validation_loss():

@@ -7,7 +7,7 @@ import operator
 import os
 import subprocess
 import sys
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Literal, Union, get_args, get_origin
@@ -392,6 +392,26 @@ def test_the_best_recipe_leaves_the_backbone_as_it_was_chosen(project, model):
     assert best.model == replace(plain.model, dropout=0.5, pooling="average")
     assert best.preprocess.image_size == max(224, plain.preprocess.image_size)
     assert best.finetune.thaw_from == "3"
+
+
+@pytest.mark.parametrize("model", ["inception_v3", "mobilenet_v3", "xception"])
+def test_quick_and_good_are_best_with_less_to_compute(project, model):
+    best = flatten(asdict(compose_conf([f"model={model}", "experiment=best"])))
+
+    def changed(recipe):
+        found = flatten(asdict(compose_conf([f"model={model}", f"experiment={recipe}"])))
+        return {key: value for key, value in found.items() if value != best[key]}
+
+    assert changed("good") == {"name": "sample-good", "finetune.epochs": 4}
+    own = compose_conf([f"model={model}"]).model.image_size
+    smaller = {"preprocess.image_size": own} if own < best["preprocess.image_size"] else {}
+    assert changed("quick") == {
+        "name": "sample-quick",
+        **smaller,
+        "transfer.epochs": 6,
+        "finetune.thaw_from": "1",
+        "finetune.epochs": 3,
+    }
 
 
 def test_the_best_recipe_keeps_larger_images(project):

@@ -32,8 +32,18 @@ def test_they_are_in_every_composition_and_in_params_yaml(project):
 
 def test_weights_of_classes_stay_as_one_setting(project):
     """Whatever the classes are called."""
-    kept = set_local({"transfer.class_weight": "{'a.b': 2, cat: 1}", "finetune.class_weight": "balanced"})
-    assert kept == {"transfer.class_weight": {"a.b": 2.0, "cat": 1.0}, "finetune.class_weight": "balanced"}
+    kept = set_local(
+        {
+            "transfer.class_weight": "{'a.b': 2, cat: 1}",
+            "finetune.class_weight": "balanced",
+            "evaluate.threshold": "{'a.b': {cat: 5}}",
+        }
+    )
+    assert kept == {
+        "transfer.class_weight": {"a.b": 2.0, "cat": 1.0},
+        "finetune.class_weight": "balanced",
+        "evaluate.threshold": {"a.b": {"cat": 5.0}},
+    }
     assert read_local() == kept
     assert set_local({"seed": "3"}) == {**kept, "seed": 3}
     composed = compose_conf()
@@ -41,8 +51,10 @@ def test_weights_of_classes_stay_as_one_setting(project):
     check_no_edits()
     assert load_params() == composed
     assert load_params().transfer.class_weight == kept["transfer.class_weight"]
-    set_local({}, unset=["transfer.class_weight", "finetune.class_weight", "seed"])
+    assert load_params().evaluate.threshold == kept["evaluate.threshold"]
+    set_local({}, unset=[*kept, "seed"])
     assert compose_conf().transfer.class_weight == "none"
+    assert compose_conf().evaluate.threshold == 0.5
 
 
 def test_a_mapping_takes_the_place_of_one_that_stays(project):
@@ -53,6 +65,8 @@ def test_a_mapping_takes_the_place_of_one_that_stays(project):
     before = read_local()
     with pytest.raises(FrostlineError, match=r"give all classes at once: transfer\.class_weight='\{dog: 5\}'"):
         set_local({"transfer.class_weight.dog": "5"})
+    with pytest.raises(FrostlineError, match=r"give all classes at once: evaluate\.threshold='\{cat: \{dog: 5\}\}'"):
+        set_local({"evaluate.threshold.cat.dog": "5"})
     assert read_local() == before
 
 

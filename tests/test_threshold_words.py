@@ -1,5 +1,7 @@
 """evaluate.threshold=balanced_accuracy|f1: the threshold for which that figure is highest."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, f1_score
@@ -44,7 +46,8 @@ def chosen_with(threshold, classes=2):
     config = compose_conf([f"evaluate.threshold={threshold}", "evaluate.calibrate=none"], CONF)
     second = np.array([0.1, 0.2, 0.3, 0.9])
     said = of(second) if classes == 2 else np.full((4, classes), 1 / classes)
-    trained = Trained({}, {"transfer": epochs(2), "finetune": epochs(2)}, None, config)
+    data = SimpleNamespace(classes=list("abc")[:classes])
+    trained = Trained({}, {"transfer": epochs(2), "finetune": epochs(2)}, data, config)
     shares = np.array([0.9, 0.1]) if classes == 2 else np.arange(classes, 0, -1) / sum(range(classes + 1))
     return choose(trained, Pair(np.array([0, 1, 0, 1]), said, said), shares).threshold
 

@@ -71,9 +71,10 @@ class Classifier:
         return tuple(self._loaded.classes)
 
     @property
-    def threshold(self) -> float | Sequence[float] | None:
+    def threshold(self) -> float | Sequence[float] | Sequence[Sequence[float]] | None:
         """Of two classes, the second is predicted where its probability is above this. Of more, None, or by class what
-        its probability is divided by before the highest is predicted."""
+        its probability is divided by before the highest is predicted. Of both, what mistakes cost, a row for each
+        actual class: the class is predicted whose expected cost is the lowest."""
         return self._loaded.threshold
 
     @property
@@ -146,9 +147,10 @@ class Evaluation:
     """Of these images, by class."""
     figures: dict[str, float]
     """log_loss, accuracy, balanced_accuracy, lowest_recall, roc_auc, average_precision, f1, brier and ece, as the
-    report has them for what is in use. What these images cannot tell is left out."""
+    report has them for what is in use; cost, where costs decide. What these images cannot tell is left out."""
     intervals: "dict[str, Interval]"
-    """95% intervals (low, high) of log_loss, accuracy, roc_auc and brier, over which images there happen to be."""
+    """95% intervals (low, high) of log_loss, accuracy, roc_auc, brier and cost, over which images there happen to
+    be."""
     confusion: np.ndarray
     """(classes, classes) int: images of each class, by the predicted one."""
     unreadable: dict[str, str]
@@ -171,8 +173,9 @@ class Training:
     """The phase whose model it is, chosen on the validation images: "transfer" or "finetune"."""
     classes: tuple[str, ...]
     figures: dict[str, float]
-    """Of this model on the test images, by reports/figures.json: log_loss, accuracy and roc_auc. The ends of their 95%
-    intervals are "accuracy_low" and "accuracy_high", where these are known of calibrated probabilities."""
+    """Of this model on the test images, by reports/figures.json: log_loss, accuracy and roc_auc, and cost
+    where costs decide. The ends of their 95% intervals are "accuracy_low" and "accuracy_high", where these are known of
+    calibrated probabilities."""
 
 
 def load(path: str | Path = CLASSIFIER, threshold: float | None = None) -> Classifier:
@@ -246,8 +249,9 @@ def evaluate(model: Classifier | str | Path, folder: str | Path) -> Evaluation:
     Raises:
         frostline.Error: a folder is no class, images lie beside the folders, or none can be read.
     """
-    from frostline.metrics.bootstrap import Pair, bootstrap_intervals
+    from frostline.metrics.bootstrap import INTERVAL_FIGURES, Pair, bootstrap_intervals
     from frostline.metrics.classification import confusion_matrix, figures
+    from frostline.metrics.predicted import costs_in
 
     classifier = model if isinstance(model, Classifier) else load(model)
     loaded = classifier._loaded
@@ -268,7 +272,8 @@ def evaluate(model: Classifier | str | Path, folder: str | Path) -> Evaluation:
     known, probabilities = np.array(labels), np.concatenate(parts)
     threshold = 0.5 if loaded.threshold is None else loaded.threshold
     pair = Pair(known, probabilities, probabilities)
-    intervals = bootstrap_intervals(pair, parts=["baseline"], threshold=threshold, resamples=_RESAMPLES, seed=_SEED)
+    wanted = [*INTERVAL_FIGURES, *["cost"] * (costs_in(threshold) is not None)]
+    intervals = bootstrap_intervals(pair, wanted, ["baseline"], threshold=threshold, resamples=_RESAMPLES, seed=_SEED)
     counts = np.bincount(known, minlength=len(classifier.classes)).tolist()
     return Evaluation(
         images=len(known),

@@ -113,7 +113,9 @@ def _add_cache(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 def _add_train(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", nargs="?", type=_place, help="one folder per class; left out: the one of last time")
     command.add_argument("--weights", metavar="imagenet|random|hub|FILE", help="of the backbone (default: imagenet)")
-    command.add_argument("--recipe", metavar="NAME", help="an option of conf/experiment, or auto (default: best)")
+    command.add_argument(
+        "--recipe", metavar="NAME", help="quick, good, best (default), auto, or another of conf/experiment"
+    )
     command.add_argument("--time-limit", metavar="10m", help="of --recipe auto, which searches for the best settings")
     command.add_argument("--name", help="of the data set in MLflow (default: the folder's)")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting of params.yaml")

@@ -210,10 +210,14 @@ def _value(hint: Any, value: Any, key: str, where: str) -> Any:
             value = _NODES[kind].validate_and_convert(value)
             if rule.holds(value):
                 return value
-    valid = (
-        [rule.valid for _, rule in rules] + ["null"] * (NoneType in hints) + ["{class: number, ...}"] * len(by_class)
-    )
+    valid = [rule.valid for _, rule in rules] + ["null"] * (NoneType in hints) + [_form(one) for one in by_class]
     raise FrostlineError(f"{where}: {key} is {value!r}; valid: {', or '.join(valid)}.")
+
+
+def _form(by_class: Any) -> str:
+    """How a mapping of the type `by_class`, whose keys are classes, is written."""
+    _, kind = get_args(by_class)
+    return f"{{class: {_form(kind) if get_origin(kind) is dict else 'number'}, ...}}"
 
 
 def _mapping(hint: Any, value: Any, key: str, where: str) -> dict[str, Any]:

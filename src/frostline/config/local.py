@@ -15,7 +15,7 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 
 from frostline.common.files import write_text
-from frostline.config.flat import flatten
+from frostline.config.flat import BY_CLASS, flatten
 from frostline.config.load import compose_conf, composition, load_params
 from frostline.config.paths import PARAMS
 from frostline.runtime.errors import FrostlineError
@@ -55,9 +55,11 @@ def set_local(changes: Mapping[str, str], unset: Sequence[str] = (), conf: Path 
             _check_option(key, text, conf)
             if text != before.get(key):  # another source has other settings
                 after = {name: value for name, value in after.items() if not name.startswith(f"{key}.")}
-        if ".class_weight." in key:
-            phase, _, name = key.partition(".class_weight.")
-            raise FrostlineError(f"{key}: give all classes at once: {phase}.class_weight='{{{name}: {text}}}'.")
+        section, _, name = key.partition(".")
+        setting, _, name = name.partition(".")
+        if name and setting in BY_CLASS:
+            value = f"{{{name.replace('.', ': {')}: {text}}}" + "}" * name.count(".")
+            raise FrostlineError(f"{key}: give all classes at once: {section}.{setting}='{value}'.")
         after[key] = None if text == "null" else text
         if key == "model.members" and text.startswith("["):
             after[key] = [member.strip() for member in text.strip("[]").split(",")]
@@ -110,7 +112,7 @@ def write_recipe(name: str, base: str, values: Mapping[str, str], note: str, con
 
 def _is_mapping(key: str, value: Any) -> bool:
     """Whether `value` is the text of one, as `_write` leaves it."""
-    return key.endswith(".class_weight") and str(value).startswith("{")
+    return key.rpartition(".")[2] in BY_CLASS and str(value).startswith("{")
 
 
 def _is_group(key: str, conf: Path) -> bool:

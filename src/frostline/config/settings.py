@@ -6,10 +6,11 @@ The dataclasses are plain ones, which the whole package may know. `config.load` 
 valid: one of the words of a `Literal`, or what the Rule of an `Annotated` type says.
 """
 
+import difflib
 import functools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal
 
@@ -286,13 +287,17 @@ class Submission:
     """Kept away from 0 and 1 as far as the validation images and half a mistake more advise."""
 
 
+Cost = Annotated[float, Rule(lambda v: 0 <= v < math.inf, "a number, 0 or more")]
+Costs = dict[str, dict[str, Cost]]
+
+
 @dataclass
 class Evaluate:
-    threshold: Share | Literal["accuracy", "balanced_accuracy", "f1"]
+    threshold: Share | Literal["accuracy", "balanced_accuracy", "f1"] | Costs
     """Calibrated probability above which the second of two classes is predicted; a word: that for which this figure is
-    highest (see `threshold_for`; accuracy: 0.5). Where a false alarm costs a and a miss b, it is a / (a + b). Of more
-    classes the most probable one is predicted; balanced_accuracy: the one most probable beside its share of the
-    training images."""
+    highest (see `threshold_for`; accuracy: 0.5). Of more classes the most probable one is predicted;
+    balanced_accuracy: the one most probable beside its share of the training images. {cat: {dog: 5}}: the class with
+    the lowest expected cost, of two classes and more, where to take a cat for a dog costs 5, and other mistakes 1."""
     calibrate: Literal["temperature", "none"]
     """What is done to the probabilities wherever the chosen model is used. temperature: calibrated on the validation
     images; none: as the model gives them."""
@@ -305,15 +310,38 @@ class Evaluate:
 
 
 BALANCED = "balanced_accuracy"
+_NAMED = 12
+"""Classes that an error lists at most."""
 
 
-def check_threshold(threshold: float | str, classes: int) -> None:
-    """Raise FrostlineError where `evaluate.threshold` is not for so many classes, which only the data know."""
-    if threshold == "f1" and classes > 2:
+def check_threshold(threshold: float | str | Costs, classes: Sequence[str]) -> None:
+    """Raise FrostlineError where `evaluate.threshold` is not for these `classes`, which only the data know."""
+    if threshold == "f1" and len(classes) > 2:
         raise FrostlineError(
-            f"evaluate.threshold=f1 is for two classes, and these are {classes}.\n"
+            f"evaluate.threshold=f1 is for two classes, and these are {len(classes)}.\n"
             f"Valid for them: {BALANCED}, or 0.5 for the most probable one."
         )
+    if not isinstance(threshold, dict):
+        return
+    check_classes("evaluate.threshold", [*threshold, *(name for row in threshold.values() for name in row)], classes)
+    if right := [name for name in classes if threshold.get(name, {}).get(name)]:
+        raise FrostlineError(
+            f"evaluate.threshold.{right[0]}.{right[0]} is {threshold[right[0]][right[0]]:g}, and to be right costs "
+            "nothing.\nValid: 0, or leave it out."
+        )
+    mistakes = [threshold.get(actual, {}).get(said, 1) for actual in classes for said in classes if said != actual]
+    if not any(mistakes):
+        raise FrostlineError("evaluate.threshold lets no mistake cost anything.\nGive one a cost above 0.")
+
+
+def check_classes(key: str, names: Iterable[str], classes: Sequence[str]) -> None:
+    """Raise FrostlineError where one of `names`, which the setting `key` has, is none of the `classes`."""
+    for name in names:
+        if name not in classes:
+            near = difflib.get_close_matches(name, classes, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            valid = ", ".join(classes if len(classes) <= _NAMED else [*classes[:_NAMED], "..."])
+            raise FrostlineError(f"{key} names {name!r}, which is no class.{hint}\nValid: {valid}.")
 
 
 @dataclass

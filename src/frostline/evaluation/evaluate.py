@@ -25,7 +25,8 @@ from frostline.metrics.calibration import CalibrationEffect, Views, calibration_
 from frostline.metrics.cautions import cautions
 from frostline.metrics.choice import Choice
 from frostline.metrics.comparison import CALLED, Evaluation, evaluate
-from frostline.metrics.threshold import threshold_for, thresholds_of_many
+from frostline.metrics.predicted import costs_in
+from frostline.metrics.threshold import cost_matrix, threshold_for, thresholds_of_many
 from frostline.models.saving import save_for_use
 from frostline.report import charts
 from frostline.report.galleries import label_issues_gallery, prediction_galleries
@@ -131,9 +132,12 @@ def choose(trained: Trained, validation: Pair, shares: np.ndarray) -> Choice:
         phase: fit_temperature(validation.labels, p) if settings.calibrate == "temperature" else 1.0
         for phase, p in by_phase(validation).items()
     }
-    check_threshold(settings.threshold, len(shares))
+    classes = trained.data.classes
+    check_threshold(settings.threshold, classes)
     as_it_is = Choice(losses, temperatures, None)
-    if len(shares) > 2:
+    if isinstance(settings.threshold, dict):
+        return replace(as_it_is, threshold=cost_matrix(settings.threshold, classes))
+    if len(classes) > 2:
         return replace(as_it_is, threshold=thresholds_of_many(shares)) if settings.threshold == BALANCED else as_it_is
     if settings.threshold == "accuracy":
         return replace(as_it_is, threshold=0.5)
@@ -206,7 +210,9 @@ def _counts(data: Dataset) -> dict[str, dict[str, int]]:
 
 def _in_words(choice: Choice) -> str:
     used = []
-    if choice.threshold is not None:
+    if costs_in(choice.threshold) is not None:
+        used = ["costs of mistakes"]
+    elif choice.threshold is not None:
         used = [f"threshold {choice.threshold}" if isinstance(choice.threshold, float) else "a threshold of each class"]
     used += [f"temperature {choice.temperature:.4g}"] if choice.temperature != 1 else []
     with_these = f" with {' and '.join(used)}" if used else ""

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from frostline.common.seeds import generator
-from frostline.metrics.classification import ranked_classes, squared_errors
+from frostline.metrics.classification import mistake_costs, ranked_classes, squared_errors
 from frostline.metrics.log_loss import log_losses
 from frostline.metrics.predicted import Threshold, predicted_classes
 
@@ -83,7 +83,7 @@ def bootstrap_intervals(
 
     Args:
         pair: both models' probabilities for the same N images.
-        wanted: of INTERVAL_FIGURES; another name is a ValueError.
+        wanted: of INTERVAL_FIGURES, and, where costs decide, "cost"; another name is a ValueError.
         parts: of PARTS.
         threshold: for two classes, from 0 to 1; see `predicted_classes`.
         resamples: how many, at least 1.
@@ -125,6 +125,8 @@ def _per_image(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[st
                 found[:, column] = log_losses(labels, probabilities)
             case "accuracy":
                 found[:, column] = predicted_classes(probabilities, threshold) == labels
+            case "cost":
+                found[:, column] = mistake_costs(labels, probabilities, threshold)
             case "brier":
                 found[:, column] = squared_errors(labels, probabilities)
             case _:

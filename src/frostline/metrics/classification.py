@@ -9,15 +9,17 @@ import numpy as np
 from sklearn import metrics
 
 from frostline.metrics.log_loss import log_losses
-from frostline.metrics.predicted import Threshold, beside_thresholds, predicted_classes
+from frostline.metrics.predicted import Threshold, between_two, costs_in, predicted_classes, scores
 
 
 def figures(
     labels: np.ndarray, probabilities: np.ndarray, threshold: Threshold, bins: int, calibrated: np.ndarray | None = None
 ) -> dict[str, float]:
-    """Return log_loss, accuracy, balanced_accuracy, lowest_recall, roc_auc, average_precision, f1, brier and ece.
+    """Return log_loss, accuracy, balanced_accuracy, lowest_recall, roc_auc, average_precision, f1, brier and ece; where
+    costs decide, cost, too.
 
     - log_loss clips probabilities to [1e-7, 1 - 1e-7], as Keras does.
+    - cost is the mean of the `mistake_costs`.
     - balanced_accuracy is the mean of the `recalls` (Brodersen et al. 2010, "The balanced accuracy and its posterior
       distribution"), lowest_recall the least of them.
     - roc_auc, average_precision and f1 are those of the second of two classes; of more, the mean of each class' against
@@ -39,6 +41,8 @@ def figures(
         "log_loss": float(np.mean(log_losses(labels, probabilities))),
         "accuracy": float(np.mean(predicted == labels)),
     }
+    if costs_in(threshold) is not None:
+        found["cost"] = float(np.mean(mistake_costs(labels, decided_by, threshold)))
     by_actual = recalls(confusion_matrix(labels, decided_by, threshold))
     found["balanced_accuracy"] = float(np.nanmean(by_actual))
     found["lowest_recall"] = float(np.nanmin(by_actual))
@@ -90,15 +94,23 @@ def squared_errors(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return errors
 
 
+def mistake_costs(labels: np.ndarray, probabilities: np.ndarray, threshold: Threshold) -> np.ndarray:
+    """What the prediction of each image costs, (N,) float64, by the costs that `threshold` must be."""
+    costs = costs_in(threshold)
+    assert costs is not None
+    found: np.ndarray = costs[labels, predicted_classes(probabilities, threshold)]
+    return found
+
+
 def margins(probabilities: np.ndarray, threshold: Threshold) -> np.ndarray:
     """How far each prediction is from being another one, (N,) float64, not below 0.
 
     Of two classes the distance of P(second) from `threshold`; of more, that of the highest probability from the next,
-    where there are thresholds of both divided by them.
+    where there are thresholds of both divided by them. By costs, how much more the next class would cost.
     """
-    if probabilities.shape[1] == 2:
-        return np.abs(probabilities[:, 1] - (0.5 if threshold is None else threshold))
-    next_best, best = np.partition(beside_thresholds(probabilities, threshold), (-2, -1), axis=1)[:, -2:].T
+    if probabilities.shape[1] == 2 and costs_in(threshold) is None:
+        return np.abs(probabilities[:, 1] - between_two(threshold))
+    next_best, best = np.partition(scores(probabilities, threshold), (-2, -1), axis=1)[:, -2:].T
     gaps: np.ndarray = best - next_best
     return gaps
 

@@ -11,9 +11,9 @@ from scipy.stats import binomtest
 from frostline.common.phase_names import PhaseName
 from frostline.metrics.bootstrap import Interval, Intervals, Pair, bootstrap_intervals, by_phase
 from frostline.metrics.choice import Choice
-from frostline.metrics.classification import actual_probabilities, confusion_matrix, figures, recalls
+from frostline.metrics.classification import actual_probabilities, confusion_matrix, figures, mistake_costs, recalls
 from frostline.metrics.formatting import decimals, p_text, rounded, signed
-from frostline.metrics.predicted import Threshold, predicted_classes
+from frostline.metrics.predicted import Threshold, costs_in, predicted_classes
 from frostline.runtime.errors import FrostlineError
 
 Phase = PhaseName
@@ -64,7 +64,8 @@ class Guessing:
     """What always guessing the class shares of the training images comes to on the test images."""
 
     figures: dict[str, float]
-    """As `figures` has them; the most frequent class of the training images is predicted."""
+    """As `figures` has them; the most frequent class of the training images is predicted. Where costs decide, cost is
+    that of always predicting the class that costs the least."""
     intervals: dict[str, Interval]
     """By phase, of the difference in log loss: the phase's calibrated model - guessing."""
 
@@ -103,10 +104,11 @@ class Evaluation:
     def compared(self) -> dict[str, float]:
         """The few figures by which people compare runs, six significant digits, as reports/metrics.json has them.
 
-        Accuracy and log loss of the model in use, on the test images; the validation loss that chose it; and, as
-        "transfer/log_loss", by phase the log loss as in `as_metrics`.
+        Accuracy and log loss (and the cost, where costs decide) of the model in use, on the test images; the validation
+        loss that chose it; and, as "transfer/log_loss", by phase the log loss as in `as_metrics`.
         """
-        found = {name: self.in_use[name] for name in ("accuracy", "log_loss")}
+        wanted = ["accuracy", "log_loss", *["cost"] * ("cost" in self.in_use)]
+        found = {name: self.in_use[name] for name in wanted}
         found["validation_loss"] = self.choice.losses[self.choice.phase]
         found |= {f"{phase}/log_loss": values["log_loss"] for phase, values in self.figures.items()}
         return {name: rounded(value) for name, value in found.items()}
@@ -166,7 +168,8 @@ def evaluate(pair: Pair, choice: Choice, shares: np.ndarray, *, bins: int, resam
     values = {phase: figures(labels, p, threshold, bins, decided_by[phase]) for phase, p in by_phase(pair).items()}
     before, after = values["transfer"], values["finetune"]
     found = bootstrap_intervals(pair, threshold=threshold, resamples=resamples, seed=seed)
-    decided = bootstrap_intervals(calibrated, ["accuracy"], threshold=threshold, resamples=resamples, seed=seed)
+    by_decision = ["accuracy", *["cost"] * (costs_in(threshold) is not None)]
+    decided = bootstrap_intervals(calibrated, by_decision, threshold=threshold, resamples=resamples, seed=seed)
     found = {part: intervals | decided[part] for part, intervals in found.items()}
     return Evaluation(
         images=len(labels),
@@ -181,11 +184,13 @@ def evaluate(pair: Pair, choice: Choice, shares: np.ndarray, *, bins: int, resam
         },
         mcnemar=mcnemar(calibrated, threshold),
         in_use=figures(labels, decided_by[choice.phase], threshold, bins),
-        guessing=_guessing(calibrated, shares, bins, resamples, seed),
+        guessing=_guessing(calibrated, shares, threshold, bins=bins, resamples=resamples, seed=seed),
     )
 
 
-def _guessing(calibrated: Pair, shares: np.ndarray, bins: int, resamples: int, seed: int) -> Guessing:
+def _guessing(
+    calibrated: Pair, shares: np.ndarray, threshold: Threshold, *, bins: int, resamples: int, seed: int
+) -> Guessing:
     labels = calibrated.labels
     guess = np.tile(shares, (len(labels), 1))
 
@@ -195,7 +200,10 @@ def _guessing(calibrated: Pair, shares: np.ndarray, bins: int, resamples: int, s
         return found["difference"]["log_loss"]
 
     intervals = {phase: difference(probabilities) for phase, probabilities in by_phase(calibrated).items()}
-    return Guessing(figures(labels, guess, 0.5, bins), intervals)
+    guessed = figures(labels, guess, 0.5, bins)
+    if costs_in(threshold) is not None:
+        guessed["cost"] = float(np.mean(mistake_costs(labels, guess, threshold)))
+    return Guessing(guessed, intervals)
 
 
 def _check(pair: Pair) -> None:

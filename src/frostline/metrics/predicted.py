@@ -4,25 +4,50 @@ from collections.abc import Sequence
 
 import numpy as np
 
-Threshold = float | Sequence[float] | None
+CostMatrix = Sequence[Sequence[float]]
+"""(classes, classes): what an image of the row's class costs that is predicted to be of the column's; 0 where it is."""
+
+Threshold = float | Sequence[float] | CostMatrix | None
 """Of two classes, the P(second) from 0 to 1 above which the second is predicted. Of more, None; or one number for each,
-by which its P is divided before the highest is predicted."""
+by which its P is divided before the highest is predicted. Of both, the costs of mistakes."""
 
 
 def predicted_classes(probabilities: np.ndarray, threshold: Threshold) -> np.ndarray:
     """The predicted class of each image, (N,) int64: the most probable one; of two, the second above `threshold`.
+
+    By costs it is the class whose expected cost is the lowest, the first of several (Elkan 2001, "The foundations of
+    cost-sensitive learning", eq. 1).
 
     Args:
         probabilities: (N, classes) float.
         threshold: of two classes, None stands for 0.5. Where P(second) equals it, the first class is predicted. Of
             more, a single number says nothing.
     """
-    if probabilities.shape[1] == 2:
-        return (probabilities[:, 1] > (0.5 if threshold is None else threshold)).astype(np.int64)
-    predicted: np.ndarray = np.argmax(beside_thresholds(probabilities, threshold), axis=1)
+    if probabilities.shape[1] == 2 and costs_in(threshold) is None:
+        return (probabilities[:, 1] > between_two(threshold)).astype(np.int64)
+    predicted: np.ndarray = np.argmax(scores(probabilities, threshold), axis=1)
     return predicted
 
 
-def beside_thresholds(probabilities: np.ndarray, threshold: Threshold) -> np.ndarray:
-    """What decides between more than two classes, (N, classes): the highest is predicted."""
+def scores(probabilities: np.ndarray, threshold: Threshold) -> np.ndarray:
+    """What decides between more than two classes, and by costs between two, (N, classes): the highest is predicted."""
+    costs = costs_in(threshold)
+    if costs is not None:
+        expected: np.ndarray = probabilities @ costs
+        return -expected
     return probabilities / np.asarray(threshold) if isinstance(threshold, Sequence) else probabilities
+
+
+def costs_in(threshold: Threshold) -> np.ndarray | None:
+    """The costs of mistakes by which `threshold` decides, (classes, classes) float64; None where it is none."""
+    by_costs = isinstance(threshold, Sequence) and isinstance(threshold[0], Sequence)
+    return np.asarray(threshold, np.float64) if by_costs else None
+
+
+def between_two(threshold: Threshold) -> float:
+    """The P(second) above which the second of two classes is predicted: by costs, that where both cost the same."""
+    costs = costs_in(threshold)
+    if costs is not None:
+        return float(costs[0, 1] / (costs[0, 1] + costs[1, 0]))
+    assert not isinstance(threshold, Sequence)  # which more classes have
+    return 0.5 if threshold is None else threshold

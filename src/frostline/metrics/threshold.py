@@ -1,4 +1,6 @@
-"""By which probabilities classes are predicted, for the figure that a user cares for."""
+"""By which probabilities classes are predicted, for the figure or the costs that a user cares for."""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -31,6 +33,15 @@ def thresholds_of_many(shares: np.ndarray) -> tuple[float, ...]:
     """The thresholds of more than two classes for which the expected balanced accuracy is highest: the `shares`
     (classes,) of the training images, as to find one image of a class is worth 1 / share (as in `threshold_for`)."""
     return tuple(_in_short(float(share)) if share > 0 else 1.0 for share in shares)
+
+
+def cost_matrix(costs: Mapping[str, Mapping[str, float]], classes: Sequence[str]) -> tuple[tuple[float, ...], ...]:
+    """What each class costs that is taken for another one, (classes, classes), a row for each actual class: what
+    `costs` has, by the names of the actual and the predicted class; else 1; and 0 for what is right."""
+    return tuple(
+        tuple(0.0 if said == actual else float(costs.get(actual, {}).get(said, 1)) for said in classes)
+        for actual in classes
+    )
 
 
 def _in_short(threshold: float) -> float:

@@ -25,7 +25,7 @@ class Metadata:
 
     classes: list[str]
     """In the order of the labels."""
-    threshold: float | Sequence[float] | None
+    threshold: float | Sequence[float] | Sequence[Sequence[float]] | None
     """Of calibrated probabilities; see `metrics.predicted.Threshold`."""
     temperature: float = 1.0
     """That which calibrates the model's probabilities (`with_temperature`); 1 leaves them as they are."""
@@ -61,7 +61,13 @@ def save_model(model: keras.Model, path: Path, classes: Sequence[str], fit: Fit 
             weights.unlink(missing_ok=True)
 
 
-def save_for_use(source: Path, path: Path, *, threshold: float | Sequence[float] | None, temperature: float) -> None:
+def save_for_use(
+    source: Path,
+    path: Path,
+    *,
+    threshold: float | Sequence[float] | Sequence[Sequence[float]] | None,
+    temperature: float,
+) -> None:
     """Copy the model file `source` to `path`, with this `threshold` and `temperature` in its metadata (see `Metadata`).
 
     The model is not loaded; the same file and numbers give the same bytes.

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
@@ -24,6 +24,7 @@ from frostline.metrics.cautions import are_unequal, cautions
 from frostline.metrics.classification import recalls, threshold_counts
 from frostline.metrics.comparison import CALLED, Evaluation
 from frostline.metrics.formatting import decimals, signed
+from frostline.metrics.predicted import between_two
 from frostline.models.architectures import title_of
 from frostline.report.charts import CURVES, MOST_CURVES, WORST_CURVES
 from frostline.report.rendering import rendered
@@ -40,6 +41,7 @@ _THRESHOLDS = (*_EDGE_THRESHOLDS, *(n / 100 for n in range(1, 100)), *(1 - t for
 _FIGURES = {  # name, the better direction, meaning for two classes and for more
     "log_loss": ("Log loss", "↓", *["mean of −ln P(actual class); punishes confident mistakes"] * 2),
     "accuracy": ("Accuracy", "↑", *["share of images predicted correctly"] * 2),
+    "cost": ("Cost per image", "↓", *["mean of what answers cost by evaluate.threshold; right ones cost nothing"] * 2),
     "balanced_accuracy": ("Balanced accuracy", "↑", *["mean over classes of the share predicted correctly"] * 2),
     "lowest_recall": ("Lowest recall", "↑", *["share predicted correctly of the class with the least"] * 2),
     "roc_auc": (
@@ -73,7 +75,7 @@ _FIGURES = {  # name, the better direction, meaning for two classes and for more
         "mean gap between the predicted class' probability and the share of correct predictions",
     ),
 }
-_SUMMARY = ("log_loss", "accuracy", "balanced_accuracy", "lowest_recall", "roc_auc", "brier")
+_SUMMARY = ("log_loss", "accuracy", "cost", "balanced_accuracy", "lowest_recall", "roc_auc", "brier")
 """The figures of the first table."""
 _CAPTIONS = {  # in the page's order: heading, caption
     "roc": ("ROC curves", "Up and left is better; the diagonal is guessing."),
@@ -214,7 +216,7 @@ def _summary_rows(evaluation: Evaluation, classes: Sequence[str], recall_rows: i
         yield {
             "name": name,
             "better": better,
-            "guessing": f"{guessing[figure]:.{digits}f}" if figure in ("log_loss", "accuracy") else "",
+            "guessing": f"{guessing[figure]:.{digits}f}" if figure in ("log_loss", "accuracy", "cost") else "",
             **{phase: (f"{evaluation.figures[phase][figure]:.{digits}f}", text) for phase, text in below.items()},
             "difference": (
                 signed(difference, digits),
@@ -326,7 +328,7 @@ def _explorer(report: Report) -> dict[str, Any]:
     """
     choice = report.evaluation.choice
     validation, test = report.pairs["validation"], report.pairs["test"]
-    threshold = cast(float, choice.threshold)  # as there are two classes
+    threshold = between_two(choice.threshold)
     thresholds = sorted({*_THRESHOLDS, threshold})
     counted = {"validation": (validation.labels, choice.in_use(validation))}
     counted |= {phase: (test.labels, p) for phase, p in by_phase(choice.calibrated(test)).items()}

@@ -16,6 +16,7 @@ from frostline.common.fit_names import Fit
 from frostline.config.paths import CLASSIFIER, DATA_SUMMARY, FIGURES, MODELS, PARAMS
 from frostline.config.project import recorded
 from frostline.metrics.cautions import cautions
+from frostline.metrics.predicted import between_two, costs_in
 
 if TYPE_CHECKING:  # it imports TensorFlow
     from frostline.models.saving import Metadata
@@ -46,7 +47,8 @@ class Origin:
 
 
 def key_figures(metrics: Mapping[str, Any], phase: str | None = None) -> dict[str, float]:
-    """log_loss, accuracy and roc_auc by reports/figures.json, as far as it has them: of what is in use or of a `phase`.
+    """log_loss, accuracy, cost and roc_auc by reports/figures.json, as far as it has them: of what is in use or of a
+    `phase`.
 
     The ends of 95% intervals are ``<name>_low`` and ``<name>_high``. The model in use has those of its phase as it was
     trained, where calibration leaves the figure as it was.
@@ -54,7 +56,7 @@ def key_figures(metrics: Mapping[str, Any], phase: str | None = None) -> dict[st
     trained = metrics.get(phase or metrics.get("verdict", {}).get("chosen"), {})
     wanted = trained if phase else metrics.get("in_use", {})
     found = {}
-    for name in ("log_loss", "accuracy", "roc_auc"):
+    for name in ("log_loss", "accuracy", "cost", "roc_auc"):
         if name in wanted:
             found[name] = wanted[name]
             with_ends = trained if trained.get(name) == wanted[name] else wanted
@@ -85,7 +87,7 @@ def recorded_origin(model: Path) -> Origin:
     phase = next((phase for phase, path in MODELS.items() if path == place), None)
     figures = key_figures(metrics, phase)
     if phase and settings["evaluate"]["threshold"] != _THRESHOLD:  # what a phase's file is used with, uncalibrated
-        figures = {name: value for name, value in figures.items() if not name.startswith("accuracy")}
+        figures = {name: value for name, value in figures.items() if not name.startswith(("accuracy", "cost"))}
     return Origin(settings, data, figures, _images(metrics))
 
 
@@ -126,7 +128,8 @@ def model_card(metadata: "Metadata", size: int, origin: Origin, form: str, file:
     return (
         environment.get_template(f"{CARD}.jinja").render(
             classes=[_plain(name) for name in metadata.classes],
-            threshold=metadata.threshold,
+            threshold=metadata.threshold if len(metadata.classes) > 2 else between_two(metadata.threshold),
+            by_costs=costs_in(metadata.threshold) is not None,
             temperature=metadata.temperature,
             size=size,
             fit=metadata.fit,

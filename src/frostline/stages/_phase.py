@@ -53,7 +53,7 @@ def _train_and_log(
     for output in (MODELS[phase], CURVES[phase], TRAINING[phase]):
         check_writable(output)
     data = load_images(config)
-    check_threshold(config.evaluate.threshold, len(data.classes))  # and not after hours of training
+    check_threshold(config.evaluate.threshold, data.classes)  # and not after hours of training
     checkpoint = checkpoint_path(phase, config, data, sha256_of(start), strategy)
     patience = getattr(config, phase).patience
     with runs.phase_run(phase, runs.open_pipeline(config, data.digest)) as run:

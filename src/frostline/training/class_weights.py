@@ -7,14 +7,11 @@ and the loss is that of p'. It is the usual training with weights, followed by t
 but right at every moment: after each epoch, in both phases, after a kill, and wherever the model is used.
 """
 
-import difflib
 from collections.abc import Sequence
 
 import numpy as np
 
-from frostline.config.settings import ClassWeight
-from frostline.models.graph import listed
-from frostline.runtime.errors import FrostlineError
+from frostline.config.settings import ClassWeight, check_classes
 from frostline.runtime.quiet_tensorflow import tf
 
 SAMPLED = "balanced_sampling"
@@ -44,11 +41,7 @@ def class_weights(setting: ClassWeight, labels: np.ndarray, classes: Sequence[st
         even = _drawn_of_each(len(labels), int(present.sum())) if setting == SAMPLED else len(labels) / present.sum()
         weights[present] = np.asarray(even) / counts[present]
         return weights.astype(np.float32)
-    for name in setting:
-        if name not in classes:
-            near = difflib.get_close_matches(name, classes, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise FrostlineError(f"{key} names {name!r}, which is no class.{hint}\nValid: {listed(classes)}.")
+    check_classes(key, setting, classes)
     return np.array([setting.get(name, 1) for name in classes], np.float32)
 
 
