@@ -208,9 +208,9 @@ def _value(hint: Any, value: Any, key: str, where: str) -> Any:
     rules = [_type_and_rule(one) for one in hints if one is not NoneType and one not in by_class]
     for kind, rule in rules:
         with suppress(OmegaConfBaseException, OverflowError):  # is not of this type
-            value = _NODES[kind].validate_and_convert(value)
-            if rule.holds(value):
-                return value
+            converted = _NODES[kind].validate_and_convert(value)
+            if rule.holds(converted):
+                return converted
     valid = (
         [rule.valid for _, rule in rules] + ["null"] * (NoneType in hints) + ["{class: number, ...}"] * len(by_class)
     )

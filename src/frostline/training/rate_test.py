@@ -38,8 +38,8 @@ _MEMORY = 0.9
 _DIVERGED = 4
 """So many times its lowest value, as fastai and PyTorch Lightning have it."""
 _OPERATIONS, _FEWEST = 6e9, 8
-"""Multiplications by weights in a step forwards, beyond which it has fewer images than a batch, and how few at least: so a
-test takes seconds, not minutes. The number is of the network, not of the machine, and so is what the test finds."""
+"""Multiplications by weights in a step forwards, beyond which it has fewer images than a batch, and how few at least: so
+a test takes seconds, not minutes. They are the network's, not the machine's: so what is found does not depend on that."""
 SUFFIX = ".rates.json"
 """Of the file beside a checkpoint that keeps the curve: a phase that was killed goes on with the rate that it found."""
 
@@ -100,9 +100,9 @@ def range_test(
         unlearned = list(losses(len(learned)))
         set_back()
     effect = _smoothed([one - other for one, other in zip(learned, unlearned, strict=True)])
-    rates = (FIRST * (LAST / FIRST) ** (step / (STEPS - 1)) for step in itertools.count())
+    rates = [FIRST * (LAST / FIRST) ** (step / (STEPS - 1)) for step in range(len(effect))]
     mean = sum(unlearned) / max(1, len(unlearned))
-    return [{"rate": rate, "loss": mean + change} for rate, change in zip(rates, effect)]
+    return [{"rate": rate, "loss": mean + change} for rate, change in zip(rates, effect, strict=True)]
 
 
 def _rows(model: keras.Model, batch_size: int) -> int:
