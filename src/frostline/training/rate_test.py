@@ -38,8 +38,9 @@ _MEMORY = 0.9
 _DIVERGED = 4
 """So many times its lowest value, as fastai and PyTorch Lightning have it."""
 _OPERATIONS, _FEWEST = 6e9, 8
-"""Multiplications by weights in a step forwards, beyond which it has fewer images than a batch, and how few at least: so
-a test takes seconds, not minutes. They are the network's, not the machine's: so what is found does not depend on that."""
+"""Multiplications by weights in a step forwards, beyond which it has fewer images than a batch, and how few at least:
+so a test takes seconds, not minutes. Both are of the network, not of the machine: nor does what is found depend on it.
+"""
 SUFFIX = ".rates.json"
 """Of the file beside a checkpoint that keeps the curve: a phase that was killed goes on with the rate that it found."""
 
