@@ -175,7 +175,7 @@ def test_two_devices_train_as_one(alone, tmp_path):
         assert_same(load(tmp_path / "mirrored" / name), expected)
     (found,), (expected,) = load(tmp_path / "mirrored" / "curve.npz"), curve(None)
     np.testing.assert_allclose(found, expected, rtol=1e-3)
-    assert expected.min() < expected[0] - 0.02, "at the end of these it has learned"
+    assert expected.min() < expected[0] - 0.005, "at the end of these it has learned"
 
 
 @pytest.mark.long
