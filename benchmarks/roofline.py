@@ -23,7 +23,6 @@ from rich.console import Console
 from rich.table import Table
 
 from frostline.common.phase_names import PhaseName
-from frostline.config.settings import Phase
 from frostline.features import extract
 from frostline.models import backbone, frost_line, graph
 from frostline.models.head import add_head
@@ -31,6 +30,7 @@ from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.sources.random_weights import write_random_weights
 from frostline.training import loop, precision
 from frostline.training.loop import Examples, Task
+from frostline.training.resolved import Resolved
 
 SIZE, CUT, THAW_FROM = 150, "mixed7", "mixed6"
 BATCH = 32  # images of a training step
@@ -155,7 +155,7 @@ def measure_step(model: keras.Model, phase: PhaseName, start: str, computed_in: 
         arrivals.append(time.perf_counter())
         return lambda rows: inputs[rows]
 
-    options = Phase(
+    options = Resolved(
         epochs=1,
         learning_rate=1e-5,
         schedule="constant",

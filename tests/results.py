@@ -112,6 +112,7 @@ def write_example_report(
     choice=None,
     shares=None,
     unlabelled=7,
+    found=None,
 ):
     pair, choice = pair or predictions(86), choice or chosen()
     evaluation, labels = judged(pair, choice, shares), pair.labels
@@ -162,6 +163,7 @@ def write_example_report(
                 "label_issues": gallery(worse[:1]),
             },
             digests={"Backbone's weights": "e" * 64, "Transfer model": "a" * 64, "Fine-tuned model": "b" * 64},
+            found=found or {},
         ),
     )
     return (folder / "report.html").read_text(encoding="utf-8")

@@ -24,6 +24,7 @@ from frostline.runtime.logs import show
 from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.training import distribution, phases
 from frostline.training.loop import Examples, Session, Task, train, trainer_of
+from frostline.training.rate_test import range_test
 from small import SIZE
 from tracked import tracked_conf
 
@@ -89,6 +90,14 @@ def run(strategy, epochs=3, checkpoint=None, rows=ROWS, rate=0.2, schedule="cons
     return [np.array(figures), *(variable.numpy() for variable in model.variables)]
 
 
+def curve(strategy):
+    """The losses of a range test, before it diverges."""
+    options = compose_conf([], tracked_conf()).transfer
+    task = Task("finetune", 1, examples(ROWS, "training"), examples(40, "validation"))
+    found = range_test(make_model(0.2), task, options, Session(strategy=strategy))
+    return [np.array([point["loss"] for point in found[:30]])]
+
+
 def make_two_devices():
     halves = [tf.config.LogicalDeviceConfiguration()] * 2
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], halves)
@@ -120,6 +129,8 @@ def main(name, folder):
     strategy = distribution.strategy_of(name)
     assert strategy.num_replicas_in_sync == 2
     np.savez(folder / "single row.npz", *run(strategy, **SINGLE_ROW))
+    if name == "mirrored":
+        np.savez(folder / "curve.npz", *curve(strategy))
     if name == "multi_worker":
         with suppress(StoppedError):
             run(strategy, checkpoint=folder / "checkpoint", stop_after=2)  # only the chief has this file
@@ -162,6 +173,9 @@ def test_two_devices_train_as_one(alone, tmp_path):
     finish(start("mirrored", tmp_path / "mirrored"))
     for name, expected in alone.items():
         assert_same(load(tmp_path / "mirrored" / name), expected)
+    (found,), (expected,) = load(tmp_path / "mirrored" / "curve.npz"), curve(None)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    assert expected.min() < expected[0] - 0.005, "at the end of these it has learned"
 
 
 @pytest.mark.long

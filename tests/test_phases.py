@@ -12,8 +12,8 @@ from frostline.metrics.log_loss import score
 from frostline.models import backbone, frost_line
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras, tf
-from frostline.training import phases
-from frostline.training.loop import Examples, Task, train, trainer_of
+from frostline.training import checkpoints, phases
+from frostline.training.loop import Examples, Session, Task, train, trainer_of
 from small import SIZE
 from tracked import tracked_conf
 
@@ -245,3 +245,77 @@ def test_full_augmentation_learns_without_touching_frozen_layers(settings, prepa
     anew = phases.build_classifier(prepared, weights, settings)
     again = phases.transfer(anew, prepared, settings)
     assert again == first
+
+
+def trained_by(settings, prepared, weights):
+    """All that both phases leave, and what settings that say auto were found to be."""
+    told = {}
+    model = phases.build_classifier(prepared, weights, settings)
+    for phase in (phases.transfer, phases.finetune):
+        session = Session(on_found=lambda what, phase=phase: told.update({phase.__name__: what}))
+        history = phase(model, prepared, settings, session)
+    return [np.array(variable) for variable in model.variables], history, told
+
+
+def with_numbers(settings, told):
+    """`settings` with what was found in place of auto."""
+    by_phase = {phase: dataclasses.replace(getattr(settings, phase), **what.numbers()) for phase, what in told.items()}
+    return dataclasses.replace(settings, **by_phase)
+
+
+AUTO = ("transfer.learning_rate=auto", "finetune.learning_rate=auto", "transfer.batch_size=auto")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("finetune.schedule=warmup_cosine", "augment=flip", "finetune.mixup=0.3", "transfer.class_weight=balanced"),
+        ("model.cut_layer=mixed1", "augment=full", "transfer.schedule=cosine", "finetune.patience=3"),
+        ("model.cut_layer=mixed1", "feeding=device", "finetune.batch_norm=frozen"),
+    ],
+)
+def test_auto_trains_to_the_bytes_of_the_numbers_that_it_finds(prepared, weights, folder, monkeypatch, more):
+    monkeypatch.chdir(folder)
+    settings = composed(*AUTO, *more)
+    values, history, told = trained_by(settings, prepared, weights)
+    assert {name: set(what.numbers()) for name, what in told.items()} == {
+        "transfer": {"learning_rate", "batch_size"},
+        "finetune": {"learning_rate"},
+    }
+    assert all(1e-6 <= what.learning_rate <= 1 for what in told.values())
+    numbers = with_numbers(settings, told)
+    assert numbers.transfer.batch_size == 8
+    expected, expected_history, nothing = trained_by(numbers, prepared, weights)
+    assert {name: what.as_json() for name, what in nothing.items()} == {"transfer": {}, "finetune": {}}
+    assert history == expected_history
+    for left, right in zip(values, expected, strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+@pytest.mark.long
+def test_a_killed_phase_goes_on_with_the_rate_that_it_found(prepared, weights, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    settings = composed("model.cut_layer=mixed1", *AUTO)
+    values, _, told = trained_by(settings, prepared, weights)
+    model = phases.build_classifier(prepared, weights, settings)
+    checkpoint = phases.checkpoint_path("transfer", settings, prepared, "start")
+
+    def stop(epoch):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        phases.transfer(model, prepared, settings, Session(stop, checkpoint))
+    assert checkpoint.is_file()
+    monkeypatch.setattr(phases.rate_test, "range_test", None)  # it is not called again
+    model, again = phases.build_classifier(prepared, weights, settings), {}
+    session = Session(checkpoint=checkpoint, on_found=lambda what: again.update(transfer=what))
+    phases.transfer(model, prepared, settings, session)
+    assert again["transfer"] == told["transfer"]
+    checkpoints.delete(checkpoint)
+    assert not list(checkpoint.parent.glob("transfer-*"))
+    monkeypatch.undo()
+    monkeypatch.chdir(folder)
+    phases.finetune(model, prepared, settings)
+    for variable, right in zip(model.variables, values, strict=True):
+        np.testing.assert_array_equal(np.array(variable), right)

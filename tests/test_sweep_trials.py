@@ -277,3 +277,27 @@ def test_only_the_last_training_of_each_phase_is_kept(shared):
         config = compose("model.cut_layer=mixed1", "finetune.epochs=1", f"finetune.learning_rate={rate}")
         trials.run(config, shared, memory, nothing)
     assert memory.trainers.keys() <= {"transfer", "finetune"}
+
+
+@pytest.mark.long
+def test_each_trial_finds_its_own_rate_and_tells_it_again(shared):
+    """Also from what the last trial left: trainers, the head's file, and the result on the disk."""
+    small = ("model.cut_layer=mixed1", "finetune.epochs=1", "transfer.learning_rate=auto", "transfer.batch_size=auto")
+    configs = [
+        compose(*small, f"finetune.learning_rate={rate}", f"seed={seed}")
+        for rate, seed in (("auto", 5), (1e-4, 5), ("auto", 6))
+    ]
+    memory = Memory()
+    first, second, third = (trials.run(config, shared, memory, nothing) for config in configs)
+    assert set(first.found["transfer"]) == {"learning_rate", "batch_size", "rate_test"}
+    assert second.found == {"transfer": first.found["transfer"], "finetune": {}}, "they share the head"
+    assert third.found["transfer"]["rate_test"] != first.found["transfer"]["rate_test"], "of another head"
+    assert trials.stored(configs[0], shared) == first
+    trials.forget(configs[2], shared)
+    assert trials.run(configs[2], shared, Memory(), nothing) == third
+    rates = {phase: third.found[phase]["learning_rate"] for phase in ("transfer", "finetune")}
+    numbers = [f"{phase}.learning_rate={rate}" for phase, rate in rates.items()]
+    size = third.found["transfer"]["batch_size"]
+    same = compose(*small[:2], f"transfer.batch_size={size}", *numbers, "seed=6")
+    given = trials.run(same, shared, Memory(), nothing)
+    assert (given.transfer, given.finetune) == (third.transfer, third.finetune)

@@ -97,6 +97,23 @@ def test_a_pipelines_phases_lie_below_one_parent_with_the_same_metric_names(sett
     assert list(Path("mlruns/artifacts").rglob("model.keras"))
 
 
+def test_what_auto_was_found_to_be_is_a_parameter_and_its_curve_a_metric(settings):
+    settings.transfer.learning_rate = "auto"
+    pipeline = tracking.open_pipeline(settings, "data digest")
+    curve = [{"rate": 1e-6, "loss": 0.7}, {"rate": 1e-3, "loss": 0.5}]
+    with tracking.phase_run("transfer", pipeline) as run:
+        run.log_found("transfer", {"learning_rate": 0.00093, "batch_size": 8}, curve)
+        run.log_found("finetune", {}, ())
+    found = mlflow.get_run(run.id).data
+    assert found.params["transfer.learning_rate"] == "auto", "the setting as it was given"
+    assert found.params["found.transfer.learning_rate"] == "0.00093"
+    assert found.params["found.transfer.batch_size"] == "8"
+    assert not [name for name in found.params if name.startswith("found.finetune")]
+    for name, values in {"rate": [1e-6, 1e-3], "loss": [0.7, 0.5]}.items():
+        history = mlflow.MlflowClient().get_metric_history(run.id, f"transfer/range_test_{name}")
+        assert [(point.step, point.value) for point in history] == [(1, values[0]), (2, values[1])]
+
+
 def test_a_pipeline_and_a_sweep_show_their_data_set_too(settings):
     pipeline = tracking.open_pipeline(settings, "0" * 64)
     with tracking.phase_run("transfer", pipeline) as run:

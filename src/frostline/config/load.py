@@ -17,9 +17,10 @@ from hydra.errors import OverrideParseException
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
 from omegaconf.errors import OmegaConfBaseException
 
+from frostline.common.phase_names import PHASES
 from frostline.config.overrides import parse_overrides
 from frostline.config.paths import PARAMS
-from frostline.config.settings import Config, Ensemble, ImagenetWeights, Model, Rule
+from frostline.config.settings import AUTO, Config, Ensemble, ImagenetWeights, Model, Rule
 from frostline.runtime.errors import FrostlineError
 
 Section = TypeVar("Section")
@@ -207,9 +208,9 @@ def _value(hint: Any, value: Any, key: str, where: str) -> Any:
     rules = [_type_and_rule(one) for one in hints if one is not NoneType and one not in by_class]
     for kind, rule in rules:
         with suppress(OmegaConfBaseException, OverflowError):  # is not of this type
-            value = _NODES[kind].validate_and_convert(value)
-            if rule.holds(value):
-                return value
+            converted = _NODES[kind].validate_and_convert(value)
+            if rule.holds(converted):
+                return converted
     valid = [rule.valid for _, rule in rules] + ["null"] * (NoneType in hints) + [_form(one) for one in by_class]
     raise FrostlineError(f"{where}: {key} is {value!r}; valid: {', or '.join(valid)}.")
 
@@ -286,6 +287,12 @@ def _check(config: Config, where: str) -> None:
     if config.fold is not None and config.fold >= config.folds:
         valid = f"0 to {config.folds - 1}, as folds is {config.folds}; or null"
         raise FrostlineError(f"{where}: fold is {config.fold}; valid: {valid}.")
+    for phase in PHASES:
+        if getattr(config, phase).learning_rate == AUTO and config.distribution == "multi_worker":
+            raise FrostlineError(
+                f"{where}: {phase}.learning_rate is auto; valid with distribution=multi_worker: a number.\n"
+                "A run on one machine, shortened perhaps, says which one auto is."
+            )
     for name, section in (("data", config.data), ("weights", config.weights)):
         path = getattr(section, "path", section.depends_on)
         if section.depends_on != path:

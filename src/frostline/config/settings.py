@@ -224,6 +224,9 @@ class Model(Backbone):
     """What `weights=imagenet` takes."""
 
 
+Auto = Literal["auto"]
+AUTO: Auto = "auto"
+
 ClassWeight = Literal["none", "balanced", "balanced_sampling"] | dict[str, Positive]
 
 
@@ -243,8 +246,9 @@ class Ensemble(Backbone):
 class Phase:
     epochs: Count
     """Passes over the training images."""
-    learning_rate: Positive
-    """Adam's, at the first batch; with warm-up, at the end of that."""
+    learning_rate: Positive | Auto
+    """Adam's, at the first batch; with warm-up, at the end of that. auto: as a range test at the start of the phase has
+    it (`training.rate_test`)."""
     schedule: Literal["constant", "cosine", "warmup_cosine"]
     """Of the learning rate. cosine: it falls to 0 over all epochs, batch by batch; warmup_cosine: it rises from 0 over
     the first tenth of the batches, and falls like that over the others."""
@@ -258,8 +262,9 @@ class Phase:
     patience: Count | None
     """Epochs without a lower validation loss after which the phase ends, with the weights of its best epoch; null: it
     trains all epochs and keeps the last one's weights."""
-    batch_size: Count
-    """Images per training step, over all devices."""
+    batch_size: Count | Auto
+    """Images per training step, over all devices. auto: 32, 16 or 8, so that an epoch has ten steps, if it can
+    (`training.resolved`)."""
     class_weight: ClassWeight
     """What a training image counts, by its class. balanced: so much that each class counts the same; balanced_sampling:
     each epoch has as many images of each class instead; {cat: 1, dog: 20}: these, and 1 for others. Probabilities stay

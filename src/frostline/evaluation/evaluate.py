@@ -1,7 +1,7 @@
 """Both phases' models: which one the validation images choose, what the test images say of it, and what shows that."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,8 @@ class Trained:
     data: Dataset
     """The prepared images."""
     config: Config
+    found: Mapping[str, float] = field(default_factory=dict)
+    """By its key, what a setting that says auto was found to be while training."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,7 @@ def _report(found: Assessment, trained: Trained) -> Report:
     held_out = {split: choice.in_use(pair) for split, pair in found.pairs.items()}
     return Report(
         settings=trained.config,
+        found=trained.found,
         data={**read_json(DATA_SUMMARY), "counts": _counts(data)},
         curves=trained.curves,
         pairs=found.pairs,

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -143,6 +143,8 @@ class Report:
     """Named "top_losses", "smallest_margins", "set_right", "got_wrong", "label_issues" (`galleries`)."""
     digests: Mapping[str, str]
     """SHA-256 by what has it."""
+    found: Mapping[str, float] = field(default_factory=dict)
+    """By its key, what a setting that says auto was found to be while training."""
 
     @property
     def classes(self) -> Sequence[str]:
@@ -468,16 +470,17 @@ def _reproduction(report: Report) -> dict[str, Any]:
     return {
         "digests": {"Prepared data": report.data["digest"], **report.digests},
         "software": {name: version(package) for package, name in _SOFTWARE.items()},
-        "settings": [(key, _shown(value)) for key, value in settings.items()],
+        "settings": [(key, _shown(value, report.found.get(key))) for key, value in settings.items()],
     }
 
 
-def _shown(value: Any) -> str:
-    """A setting's value; of an absolute path only the last part: the page names no machine."""
+def _shown(value: Any, found: float | None) -> str:
+    """A setting's value, and what it was `found` to be; of an absolute path only the last part: the page names no
+    machine."""
     for kind in (PurePosixPath, PureWindowsPath):
         if isinstance(value, str) and kind(value).is_absolute():
             return f"…/{kind(value).name}"
-    return str(value)
+    return str(value) if found is None else f"{value}: {found:g}"
 
 
 def _svg(path: Path, alt: str) -> Markup:

@@ -16,9 +16,10 @@ from frostline.models.saving import save_model
 from frostline.runtime.quiet_tensorflow import keras, tf, warn_of_unused_gpu
 from frostline.tracking import runs
 from frostline.tracking.logged_model import log_model
-from frostline.training import distribution, precision
+from frostline.training import checkpoints, distribution, precision
 from frostline.training.loop import EPOCH_COLUMNS, BatchTooLargeError, Epoch, Session, kept_epoch, with_kept_last
 from frostline.training.phases import checkpoint_path, load_images
+from frostline.training.resolved import Found
 
 _log = logging.getLogger(__name__)
 
@@ -55,23 +56,28 @@ def _train_and_log(
     data = load_images(config)
     check_threshold(config.evaluate.threshold, data.classes)  # and not after hours of training
     checkpoint = checkpoint_path(phase, config, data, sha256_of(start), strategy)
-    patience = getattr(config, phase).patience
+    patience, found = getattr(config, phase).patience, Found()
     with runs.phase_run(phase, runs.open_pipeline(config, data.digest)) as run:
         run.log_data(config.data.name, config.data.depends_on, data.digest, context="training")
         run.tag_computing(precision.resolve(config.precision))
-        session = Session(run.log_epoch, checkpoint, strategy, config.checkpoint_every)
+
+        def on_found(what: Found) -> None:
+            nonlocal found
+            found = what
+            run.log_found(phase, what.numbers(), what.rate_test)
+
+        session = Session(run.log_epoch, checkpoint, strategy, config.checkpoint_every, on_found=on_found)
         model, history = _trained(phase, config, lambda: build(data), data, train, session)
         for epoch in with_kept_last(history, patience)[len(history) :]:  # the others were logged as they came
             run.log_epoch(epoch)
         save_model(model, MODELS[phase], data.classes, data.fit)
         write_csv(CURVES[phase], EPOCH_COLUMNS, history)
-        write_json(TRAINING[phase], kept_epoch(history, patience))
+        write_json(TRAINING[phase], kept_epoch(history, patience) | found.as_json())
         run.log_files(CURVES[phase])
         run.tag_model(MODELS[phase])
         if config.tracking.log_models:
             log_model(run, MODELS[phase], data.images("train")[0])
-    for file in checkpoint.parent.glob(f"{checkpoint.stem}*"):
-        file.unlink()
+    checkpoints.delete(checkpoint)
     prune(config.feature_cache_gib)
 
 
@@ -90,11 +96,12 @@ def _trained(
             checkpoint = checkpoint.with_stem(f"{checkpoint.stem}-in-{parts}-parts")
         return model, train(model, data, config, replace(session, checkpoint=checkpoint, parts=parts))
 
-    parts, batch_size = 1, getattr(config, phase).batch_size
+    parts = 1
     while True:
         try:
             return attempt(parts)
-        except BatchTooLargeError:
+        except BatchTooLargeError as error:
+            batch_size = error.batch_size
             if session.strategy or parts >= batch_size:
                 raise
         parts = min(2 * parts, batch_size)

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from frostline.common.files import read_csv
-from frostline.config.paths import CLASSIFIER, CURVES, EVALUATION, MODELS, REPORT
+from frostline.common.files import read_csv, read_json
+from frostline.config.paths import CLASSIFIER, CURVES, EVALUATION, MODELS, REPORT, TRAINING
 from frostline.config.settings import Config
 from frostline.evaluation.evaluate import Assessment, Trained, assess, write_assessment
 from frostline.models.saving import load_model
@@ -12,6 +12,7 @@ from frostline.tracking import runs
 from frostline.tracking.registry import Candidate, register
 from frostline.training.loop import Epoch, with_kept_last
 from frostline.training.phases import load_images
+from frostline.training.resolved import FOUND
 
 
 def main(config: Config) -> None:
@@ -21,11 +22,18 @@ def main(config: Config) -> None:
     judged = runs.times_judged(pipeline)
     with runs.phase_run("evaluate", pipeline) as run:
         models = {phase: load_model(path) for phase, path in MODELS.items()}
-        trained = Trained(models, {phase: _numbers(read_csv(path)) for phase, path in CURVES.items()}, data, config)
+        curves = {phase: _numbers(read_csv(path)) for phase, path in CURVES.items()}
+        trained = Trained(models, curves, data, config, _found())
         found = assess(trained)
         write_assessment(found, trained)
         _log(run, pipeline, found, trained, judged)
     print(found.evaluation.verdict.headline, *found.cautions, *_ledger(judged), sep="\n")
+
+
+def _found() -> dict[str, float]:
+    """What settings that say auto were found to be, by their keys."""
+    told = {phase: read_json(path) for phase, path in TRAINING.items()}
+    return {f"{phase}.{name}": told[phase][name] for phase in told for name in FOUND if name in told[phase]}
 
 
 def _numbers(rows: Sequence[Mapping[str, str]]) -> list[Epoch]:

@@ -98,6 +98,7 @@ def run_trial(
     from frostline.sweep import trials as sweep_trials
     from frostline.tracking import runs
     from frostline.training import precision
+    from frostline.training.resolved import Found
 
     shared = sweep_trials.open_shared()
     pipeline = runs.open_pipeline(config, shared.data.digest, group)
@@ -121,6 +122,9 @@ def run_trial(
                 result = sweep_trials.run(config, shared, memory, on_epoch)
             except sweep_trials.PrunedError as reason:  # within the run: it has not failed
                 return {"pruned": str(reason)}
+            for phase, found in result.found.items():
+                what = Found(**found)
+                tracked.log_found(phase, what.numbers(), what.rate_test)
             for epoch in result.epochs(config)[len(result.transfer) + len(result.finetune) :]:
                 tracked.log_epoch(epoch)
     for cache in (FEATURES, sweep_trials.TRANSFERS):

@@ -8,10 +8,10 @@ import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -32,8 +32,9 @@ from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.studies.tables import probability_column
 from frostline.sweep.memory import Memory, set_values, values_of
-from frostline.training import distribution, folds, phases, precision
+from frostline.training import checkpoints, distribution, folds, phases, precision
 from frostline.training.loop import Epoch, OnEpoch, Session, kept_epoch, with_kept_last
+from frostline.training.resolved import Found
 
 _log = logging.getLogger(__name__)
 
@@ -66,6 +67,8 @@ class Result:
 
     transfer: list[Epoch]
     finetune: list[Epoch]
+    found: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """By phase, what its settings that say auto were found to be, as `Found` has it."""
 
     def epochs(self, settings: Config) -> list[Epoch]:
         """Both phases' epochs in one row, numbered from 1 to the last, as a tracker shall have them."""
@@ -180,7 +183,7 @@ def score_on_test(settings: Config, shared: Shared, memory: Memory, phase: Phase
     path = TRIALS / f"{key}.{phase}.test.json"
     if not path.is_file():
         if phase == "transfer":
-            _transfer_once(settings, shared, memory, on_epoch=lambda epoch: None)
+            _transfer_once(settings, shared, memory, lambda epoch: None, {})
             model = _model_at(_transfer_model(settings, shared), memory)
         elif memory.best_key == key and _transfer_model(settings, shared).is_file():
             model = set_values(_model_at(_transfer_model(settings, shared), memory), memory.best_values)
@@ -210,17 +213,18 @@ def _train(settings: Config, shared: Shared, memory: Memory, on_epoch: OnEpoch) 
         said[phase] = _in_use(memory.predictors[key], data, _held_out_split(settings), settings)
 
     start = _transfer_model(settings, shared)
-    first = _transfer_once(settings, shared, memory, on_epoch)
+    found: dict[str, dict[str, Any]] = {}
+    first = _transfer_once(settings, shared, memory, on_epoch, found)
 
     def after_transfer(epoch: Epoch) -> None:
         on_epoch({**epoch, "epoch": epoch["epoch"] + len(first)})
 
     model = _model_at(start, memory)
     predict("transfer")
-    with _session("finetune", settings, shared, memory, after_transfer) as session:
+    with _session("finetune", settings, shared, memory, after_transfer, found) as session:
         second = phases.finetune(model, data, settings, session)
     predict("finetune")
-    return model, Result(first, second), said
+    return model, Result(first, second, found), said
 
 
 def _in_use(predict: Callable[[Dataset, str], np.ndarray], data: Dataset, split: str, settings: Config) -> np.ndarray:
@@ -245,26 +249,30 @@ def _model_at(path: Path, memory: Memory) -> keras.Model:
     return set_values(memory.model, memory.values)
 
 
-def _transfer_once(settings: Config, shared: Shared, memory: Memory, on_epoch: OnEpoch) -> list[Epoch]:
+def _transfer_once(
+    settings: Config, shared: Shared, memory: Memory, on_epoch: OnEpoch, found: dict[str, dict[str, Any]]
+) -> list[Epoch]:
     """Leave the transfer phase's model in its file, trained once for all trials that differ only in fine-tuning.
 
-    It is kept for later sweeps. Returns its epochs.
+    It is kept for later sweeps. Returns its epochs, and adds to `found` as `Result` has it.
     """
     key, model_path = _transfer_key(settings, shared), _transfer_model(settings, shared)
     history_path = model_path.with_name("history.json")
     model_path.parent.mkdir(parents=True, exist_ok=True)
     with locked(model_path.with_name("lock"), "another process trains the same head; waiting for it."):
         if history_path.is_file():
-            history = cast(list[Epoch], read_json(history_path))
+            kept = read_json(history_path)
+            history, found["transfer"] = cast(list[Epoch], kept["epochs"]), kept["found"]
             for epoch in history:
                 on_epoch(epoch)
         else:
-            with _session("transfer", settings, shared, memory, on_epoch) as session:
+            with _session("transfer", settings, shared, memory, on_epoch, found) as session:
                 model = _untrained(settings, shared, memory)
                 history = phases.transfer(model, shared.images(settings), settings, session)
                 if settings.fold is None or memory.several_go_on_from is None or key in memory.several_go_on_from:
                     save_model(model, model_path, shared.data.classes, shared.data.fit)
-                    write_json(history_path, history)  # last: it says that the model is there
+                    kept = {"epochs": history, "found": found["transfer"]}
+                    write_json(history_path, kept)  # last: it says that the model is there
             for variable in model.variables:
                 if variable.path.endswith("seed_generator_state"):  # a file does not say how often dropout has drawn
                     variable.assign([variable[0], 0])
@@ -285,18 +293,27 @@ def _untrained(settings: Config, shared: Shared, memory: Memory) -> keras.Model:
 
 @contextmanager
 def _session(
-    phase: PhaseName, settings: Config, shared: Shared, memory: Memory, on_epoch: OnEpoch
+    phase: PhaseName,
+    settings: Config,
+    shared: Shared,
+    memory: Memory,
+    on_epoch: OnEpoch,
+    found: dict[str, dict[str, Any]],
 ) -> Iterator[Session]:
-    """How `phase` runs; its checkpoint is no longer needed when it ended or was given up."""
+    """How `phase` runs; its checkpoint is no longer needed when it ended or was given up. It adds to `found`."""
+
+    def on_found(what: Found) -> None:
+        found[phase] = what.as_json()
+
     strategy = distribution.strategy_of(settings.distribution)
     start = shared.digest if phase == "transfer" else _transfer_key(settings, shared)
     path = phases.checkpoint_path(phase, settings, shared.images(settings), start, strategy)
     try:
-        yield Session(on_epoch, path, strategy, settings.checkpoint_every, memory.trainers)
+        yield Session(on_epoch, path, strategy, settings.checkpoint_every, memory.trainers, on_found=on_found)
     except PrunedError:
-        path.unlink(missing_ok=True)
+        checkpoints.delete(path)
         raise
-    path.unlink(missing_ok=True)
+    checkpoints.delete(path)
 
 
 def extract_features(trials: Sequence[Config], data: Dataset) -> None:

@@ -105,6 +105,19 @@ class Run:
         metrics = _metrics_of(epoch)
         self.outbox.put(f"epoch {epoch['epoch']}", lambda: mlflow.MlflowClient().log_batch(self.id, metrics=metrics))
 
+    def log_found(self, phase: str, found: Mapping[str, float], curve: Sequence[Mapping[str, float]]) -> None:
+        """Log what settings of `phase` that say auto were found to be, as parameters (found.transfer.learning_rate),
+        and the curve of its range test, by step."""
+        params = [mlflow.entities.Param(f"found.{phase}.{name}", str(value)) for name, value in found.items()]
+        steps = [{f"{phase}/range_test_{name}": value for name, value in point.items()} for point in curve]
+        metrics = [metric for step, point in enumerate(steps, 1) for metric in _metrics_of({**point, "epoch": step})]
+
+        def send() -> None:
+            mlflow.MlflowClient().log_batch(self.id, params=params, metrics=metrics)
+
+        if found:
+            self.outbox.put("what auto is", send)
+
     def log_metrics(self, metrics: Mapping[str, float], on: Callable[[], str] | None = None) -> None:
         """Log final figures on this run, or on the one whose id `on` gives: what find_or_restore returned."""
         values = _metrics_of(metrics)

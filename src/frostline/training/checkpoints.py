@@ -22,6 +22,12 @@ def save(path: Path, variables: Sequence[Any], history: History) -> None:
             np.save(file, np.asarray(memoryview(variable.value.read_value())))  # numpy() would copy it first
 
 
+def delete(path: Path) -> None:
+    """Delete the checkpoint at `path` and what is kept beside it, if there is any."""
+    for file in path.parent.glob(f"{path.stem}*"):
+        file.unlink()
+
+
 def load(path: Path, variables: Sequence[Any]) -> tuple[History, int]:
     """Set `variables`, or as many of the first as `save` was given, to what it left at `path`.
 

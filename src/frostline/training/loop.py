@@ -13,7 +13,6 @@ import numpy as np
 
 from frostline.common.phase_names import PhaseName
 from frostline.common.seeds import derive_seed, generator, seed32
-from frostline.config.settings import Phase
 from frostline.metrics.log_loss import score
 from frostline.models.inference import as_floats, input_signature, predictor, read_rows
 from frostline.runtime.errors import FrostlineError
@@ -25,7 +24,8 @@ from frostline.training.class_weights import SAMPLED, drawn, weighted
 from frostline.training.device_epoch import TensorStep, whole_epoch
 from frostline.training.distribution import Load
 from frostline.training.fast_layers import copy_values, with_fast_layers
-from frostline.training.mixup import draw_partners, mixed, of_mixture, target_columns
+from frostline.training.mixup import Partners, draw_partners, mixed, of_mixture, target_columns
+from frostline.training.resolved import Found, Resolved
 from frostline.training.schedule import learning_rate
 
 _log = logging.getLogger(__name__)
@@ -63,6 +63,7 @@ Step = Callable[[Load, int], tuple[Any, Any]]
 Prepare = Callable[[Any], Callable[[slice], Any]]
 """Given a batch of `Examples`, returns what gives rows of it as the model's inputs."""
 OnEpoch = Callable[[Epoch], None]
+OnFound = Callable[[Found], None]
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ class Session:
     parts: int = 1
     """Into so many parts a batch is divided, where the memory does not hold it whole. Their gradients are added up, so
     a step stays one over the batch; but dropout draws anew for each part, and batch normalisation sees it alone."""
+    on_found: OnFound = lambda found: None
+    """Gets, before the first epoch, what settings that say auto were found to be."""
 
 
 ALONE = Session()
@@ -103,6 +106,13 @@ ALONE = Session()
 
 class BatchTooLargeError(FrostlineError):
     """The device's memory does not hold a step over one batch; the model is left somewhere in the middle of it."""
+
+    def __init__(self, phase: PhaseName, batch_size: int) -> None:
+        super().__init__(
+            f"{phase}: the memory does not hold a training step of {batch_size} images.\n"
+            f"Lower {phase}.batch_size or preprocess.image_size."
+        )
+        self.batch_size = batch_size
 
 
 def _check_numbers(figures: Sequence[float], phase: PhaseName, epoch: int) -> None:
@@ -160,19 +170,21 @@ class Trainer:
 
 def trainer_of(
     model: keras.Model,
-    options: Phase,
+    options: Resolved,
     count: int,
     strategy: tf.distribute.Strategy | None = None,
     weights: np.ndarray | None = None,
     parts: int = 1,
+    rate: Any = None,
 ) -> Trainer:
     """Return what trains `model` as `options` say, on `count` examples; `weights`: of classes (see `class_weights`).
 
     `parts`: see Session; with a strategy it has no effect, as each replica takes a part of the batch already.
+    `rate`: what Adam takes as its rate in place of the schedule's.
     """
     with strategy.scope() if strategy else nullcontext():
         trained = distribution.replica_of(model) if strategy else with_fast_layers(model)
-        rate = learning_rate(options, math.ceil(count / options.batch_size))
+        rate = rate or learning_rate(options, math.ceil(count / options.batch_size))
         if strategy or on_gpu():
             optimizer = keras.optimizers.Adam(rate, weight_decay=options.weight_decay or None, name="adam")
             if options.weight_decay:
@@ -196,7 +208,7 @@ def trainer_of(
 
 
 def train(
-    trainer: Trainer, task: Task, options: Phase, session: Session = ALONE, on_device: bool = False
+    trainer: Trainer, task: Task, options: Resolved, session: Session = ALONE, on_device: bool = False
 ) -> list[Epoch]:
     """Train the trainer's model with Adam on cross-entropy; return the figures of each epoch.
 
@@ -235,7 +247,7 @@ def train(
     while not is_last(number):
         number += 1
         with (
-            _told_if_too_large(task.phase, options.batch_size),
+            told_if_too_large(task.phase, options.batch_size),
             track(f"{task.phase} {number}/{options.epochs}", total=count, unit="images") as advance,
         ):
             loss_sum, hits = run_epoch(number, advance, validated)
@@ -261,17 +273,15 @@ def train(
 
 
 @contextmanager
-def _told_if_too_large(phase: PhaseName, batch_size: int) -> Iterator[None]:
+def told_if_too_large(phase: PhaseName, batch_size: int) -> Iterator[None]:
+    """Raise BatchTooLargeError, within, where the memory does not hold a step."""
     try:
         yield
     except tf.errors.ResourceExhaustedError as error:
-        raise BatchTooLargeError(
-            f"{phase}: the memory does not hold a training step of {batch_size} images.\n"
-            f"Lower {phase}.batch_size or preprocess.image_size."
-        ) from error
+        raise BatchTooLargeError(phase, batch_size) from error
 
 
-def _left(each: float, done: int, options: Phase) -> str:
+def _left(each: float, done: int, options: Resolved) -> str:
     """What the epochs that are left may take, where one takes `each`, in seconds."""
     return f"; {'at most' if options.patience else 'about'} {in_words(each * (options.epochs - done))} left"
 
@@ -281,48 +291,59 @@ def _figures(loss: float, accuracy: float) -> str:
 
 
 def _epochs(
-    trainer: Trainer, task: Task, options: Phase, on_device: bool
+    trainer: Trainer, task: Task, options: Resolved, on_device: bool
 ) -> Callable[[int, Callable[[int, str], None], str], tuple[float, float]]:
     """Return what trains one epoch, given its number, whom to tell of rows done, with loss and accuracy so far, and
     what to add to these: → sum of losses, number of hits."""
-    count, batch_size = len(task.training.labels), options.batch_size
+    count = len(task.training.labels)
     whole = None
     if on_device and not task.prepare:
         try:
             examples = task.training
-            whole = whole_epoch(trainer.step, examples.features, examples.mirrored, examples.labels, batch_size)
+            whole = whole_epoch(trainer.step, examples.features, examples.mirrored, examples.labels, options.batch_size)
         except tf.errors.ResourceExhaustedError:
             _log.info("the features do not fit the device's memory: they are read batch by batch")
 
     def run(number: int, advance: Callable[[int, str], None], validated: str) -> tuple[float, float]:
-        stream = (task.phase, number)
-        order = generator(task.seed, "shuffle", *stream).permutation(count)
-        if options.class_weight == SAMPLED:
-            order = drawn(order, task.training.labels, generator(task.seed, "drawn", *stream))
-        mirror = generator(task.seed, "mirror", *stream).random(count) < 0.5 if task.training.mirrored else None
-        partners = None
-        if options.mixup:
-            partners = draw_partners(order, options.mixup, generator(task.seed, "mixup", *stream))
         if whole:
-            totals = whole(order, mirror, partners)
+            totals = whole(*_draw(task, options, number))
             advance(count, _figures(totals[0] / count, totals[1] / count) + validated)
             return totals
-        prepared = task.prepare(derive_seed(task.seed, "augment", *stream)) if task.prepare else None
-        loss_sum = hits = 0.0
-        for start in range(0, count, batch_size):
-            rows = np.sort(order[start : start + batch_size])  # sorted: the memory map is read forwards
-            load = _loading(task.training, rows, mirror, prepared)
-            if partners:
-                place = slice(start, start + batch_size)
-                others = _loading(task.training, partners.rows[place], mirror, prepared)
-                load = _mixing(load, others, partners.shares[place])
-            loss, correct = trainer.on_batch(load, len(rows))
-            loss_sum, hits = loss_sum + float(loss) * len(rows), hits + float(correct)
-            seen = start + len(rows)
-            advance(len(rows), _figures(loss_sum / seen, hits / seen) + validated)
+        loss_sum = hits = seen = 0.0
+        for load, rows in batches(task, options, number):
+            loss, correct = trainer.on_batch(load, rows)
+            loss_sum, hits, seen = loss_sum + float(loss) * rows, hits + float(correct), seen + rows
+            advance(rows, _figures(loss_sum / seen, hits / seen) + validated)
         return loss_sum, hits
 
     return run
+
+
+def _draw(task: Task, options: Resolved, number: int) -> tuple[np.ndarray, np.ndarray | None, Partners | None]:
+    """Of epoch `number`, the order of its rows, which of them are mirrored, and what is mixed into them."""
+    stream, count = (task.phase, number), len(task.training.labels)
+    order = generator(task.seed, "shuffle", *stream).permutation(count)
+    if options.class_weight == SAMPLED:
+        order = drawn(order, task.training.labels, generator(task.seed, "drawn", *stream))
+    mirror = generator(task.seed, "mirror", *stream).random(count) < 0.5 if task.training.mirrored else None
+    partners = None
+    if options.mixup:
+        partners = draw_partners(order, options.mixup, generator(task.seed, "mixup", *stream))
+    return order, mirror, partners
+
+
+def batches(task: Task, options: Resolved, number: int) -> Iterator[tuple[Load, int]]:
+    """Of epoch `number`, how to read each batch, and its number of rows: what a `Step` takes."""
+    order, mirror, partners = _draw(task, options, number)
+    prepared = task.prepare(derive_seed(task.seed, "augment", task.phase, number)) if task.prepare else None
+    for start in range(0, len(order), options.batch_size):
+        place = slice(start, start + options.batch_size)
+        rows = np.sort(order[place])  # sorted: the memory map is read forwards
+        load = _loading(task.training, rows, mirror, prepared)
+        if partners:
+            others = _loading(task.training, partners.rows[place], mirror, prepared)
+            load = _mixing(load, others, partners.shares[place])
+        yield load, len(rows)
 
 
 def kept_epoch(history: Sequence[Epoch], patience: int | None) -> Epoch:
@@ -384,7 +405,7 @@ GradientsOf = Callable[[Any, tf.Tensor, tf.Tensor], tuple[Any, tf.Tensor, tf.Ten
 of hits."""
 
 
-def _gradients_of(model: keras.Model, options: Phase, class_weights: np.ndarray | None = None) -> GradientsOf:
+def _gradients_of(model: keras.Model, options: Resolved, class_weights: np.ndarray | None = None) -> GradientsOf:
     """Return what gives the gradients by which `model` is trained as `options` say; `class_weights`: see there."""
     weights, classes, smoothing = model.trainable_variables, model.output_shape[1], options.label_smoothing
     sampled = options.class_weight == SAMPLED  # images come as often as the weights of their classes say

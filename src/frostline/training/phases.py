@@ -1,18 +1,19 @@
 """The two-phase recipe: transfer trains a new head on the frozen backbone, finetune thaws the top of the backbone."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from frostline.common.files import digest_of
+from frostline.common.files import digest_of, read_json, write_json
 from frostline.common.phase_names import PhaseName
 from frostline.common.seeds import derive_seed
 from frostline.config.paths import CHECKPOINTS, PROCESSED
-from frostline.config.settings import Config, Phase, settings_of
+from frostline.config.settings import AUTO, Config, Phase, settings_of
 from frostline.data.dataset import Dataset, load_dataset
 from frostline.features.extract import Extractor
 from frostline.models import backbone, frost_line, graph
@@ -21,10 +22,11 @@ from frostline.models.inference import predictor
 from frostline.runtime.code_digest import code_digest
 from frostline.runtime.process_pool import threads
 from frostline.runtime.quiet_tensorflow import keras, on_gpu, tf
-from frostline.training import distribution, folds, loop, precision
+from frostline.training import distribution, folds, loop, precision, rate_test
 from frostline.training.augmentation import build_augmentation
 from frostline.training.class_weights import class_weights, first_bias
 from frostline.training.loop import ALONE, Epoch, Examples, Session, Task
+from frostline.training.resolved import Found, Resolved, batch_size_of, resolved
 
 
 def load_images(settings: Config) -> Dataset:
@@ -169,27 +171,65 @@ def _train(
         mirrored = features_of("train", mirrored=True) if settings.augment == "flip" else ()
         training = Examples(features_of("train"), data.labels("train"), mirrored)
     on_device = settings.feeding == "device" or (settings.feeding == "auto" and on_gpu())
-    with _trainer(model, layers, phase, settings, data, session) as trainer:
-        return loop.train(
-            trainer,
-            Task(phase, _seed(settings), training, validation, prepare),
-            _options(phase, settings),
-            session,
-            on_device=on_device and session.parts == 1,
-        )
+    task = Task(phase, _seed(settings), training, validation, prepare)
+    options = _resolved(model, layers, task, settings, data, session)
+    with _trainer(model, layers, phase, options, settings, data, session) as trainer:
+        return loop.train(trainer, task, options, session, on_device=on_device and session.parts == 1)
+
+
+def _resolved(
+    model: keras.Model, layers: Sequence[str], task: Task, settings: Config, data: Dataset, session: Session
+) -> Resolved:
+    """The settings of the phase with numbers where they say auto; `session.on_found` gets these."""
+    options, images = _options(task.phase, settings), len(task.training.labels)
+    batch_size, rate = batch_size_of(options, images), options.learning_rate
+    found = Found(batch_size=batch_size if options.batch_size == AUTO else None)
+    if rate == AUTO:
+        curve = _rate_test(model, layers, task, resolved(options, batch_size, math.nan), settings, data, session)
+        rate = rate_test.read_off(curve, task.phase)
+        found = replace(found, learning_rate=rate, rate_test=curve)
+    session.on_found(found)
+    return resolved(options, batch_size, rate)
+
+
+def _rate_test(
+    model: keras.Model,
+    layers: Sequence[str],
+    task: Task,
+    options: Resolved,
+    settings: Config,
+    data: Dataset,
+    session: Session,
+) -> rate_test.Curve:
+    """The curve of the phase's range test: the one that is kept beside its checkpoint, or that of a test now."""
+    kept = session.checkpoint.with_suffix(rate_test.SUFFIX) if session.checkpoint else None
+    if kept and kept.is_file():
+        return cast(rate_test.Curve, read_json(kept))
+    part, weights = graph.part(model, layers), _class_weights(data, task.phase, settings)
+    with precision.computing_in(part, precision.resolve(settings.precision)):
+        curve = rate_test.range_test(part, task, options, session, weights)
+    if kept:
+        write_json(kept, curve)
+    return curve
 
 
 @contextmanager
 def _trainer(
-    model: keras.Model, layers: Sequence[str], phase: PhaseName, settings: Config, data: Dataset, session: Session
+    model: keras.Model,
+    layers: Sequence[str],
+    phase: PhaseName,
+    options: Resolved,
+    settings: Config,
+    data: Dataset,
+    session: Session,
 ) -> Iterator[loop.Trainer]:
     """What trains the part of `model` above `layers` on `data`: kept from an earlier training, where one is.
 
     Not on several devices or a GPU, whose optimizer is Keras' own.
     """
     kept = {} if session.trainers is None or session.strategy or on_gpu() else session.trainers
-    options, computed_in = _options(phase, settings), precision.resolve(settings.precision)
-    count, weights = len(data.labels("train")), _class_weights(data, phase, settings)
+    computed_in, count = precision.resolve(settings.precision), len(data.labels("train"))
+    weights = _class_weights(data, phase, settings)
     said = None if weights is None else weights.tolist()
     made_of = digest_of(
         [list(layers), asdict(options), options.schedule == "constant" or count, computed_in, said, session.parts]

@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from frostline.config.settings import Phase
 from frostline.runtime.quiet_tensorflow import keras
+from frostline.training.resolved import Resolved
 
 _WARM_UP = 0.1
 """Share of all batches over which the rate rises."""
 
 
-def learning_rate(options: Phase, steps: int) -> Any:
+def learning_rate(options: Resolved, steps: int) -> Any:
     """What Adam takes as its rate: `options.learning_rate`, or what gives it for the number of batches done before.
 
     With `options.schedule` "cosine" the rate falls from there to 0 over the batches of all epochs (half a period:

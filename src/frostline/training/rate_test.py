@@ -1,0 +1,151 @@
+"""`learning_rate: auto`: a range test at the start of a phase.
+
+Smith 2017, "Cyclical learning rates for training neural networks", arXiv:1506.01186, section 3.3: the rate rises from
+step to step, here exponentially, and the loss is watched until it diverges. The rate taken is that where the smoothed
+loss falls steepest, as PyTorch Lightning's `lr_find` has it, and fastai's as one of its rules ("steep").
+
+A new head lowers its loss so much that this is seen through the differences between batches; fine-tuning does not. So
+each step's loss is compared with that of the same batch, by the same masks of dropout, where nothing has been learned
+(common random numbers, as in simulations).
+
+What is trained meanwhile gets its values back: the training that follows is the one that the number alone would give.
+"""
+
+import itertools
+import logging
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from frostline.common.phase_names import PhaseName
+from frostline.common.seeds import derive_seed, seed32
+from frostline.runtime.errors import FrostlineError
+from frostline.runtime.progress import track
+from frostline.runtime.quiet_tensorflow import keras
+from frostline.training import loop
+from frostline.training.loop import Session, Task
+from frostline.training.resolved import Resolved
+
+_log = logging.getLogger(__name__)
+
+FIRST, LAST, STEPS = 1e-6, 1.0, 50
+"""The rates of the first and the last step, and the number of steps."""
+_MEMORY = 0.9
+"""Of the smoothed loss: the weight of what came before a step."""
+_DIVERGED = 4
+"""So many times its lowest value, as fastai and PyTorch Lightning have it."""
+_OPERATIONS, _FEWEST = 6e9, 8
+"""Multiplications by weights in a step forwards, beyond which it has fewer images than a batch, and how few at least:
+so a test takes seconds, not minutes. Both are of the network, not of the machine: nor does what is found depend on it.
+"""
+SUFFIX = ".rates.json"
+"""Of the file beside a checkpoint that keeps the curve: a phase that was killed goes on with the rate that it found."""
+
+Curve = list[dict[str, float]]
+"""Of a range test, each step's `rate` and `loss`, smoothed."""
+
+
+class _Rising(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]  # Keras has no types
+    """From FIRST to LAST in STEPS steps; or 0, where the variable `on` is."""
+
+    def __init__(self) -> None:
+        self.on = keras.Variable(1.0, trainable=False)
+
+    def __call__(self, step: Any) -> Any:
+        return self.on * FIRST * (LAST / FIRST) ** (keras.ops.cast(step, "float32") / (STEPS - 1))
+
+
+def range_test(
+    model: keras.Model, task: Task, options: Resolved, session: Session, weights: np.ndarray | None = None
+) -> Curve:
+    """Train `model` at rising rates on what `task` trains on, and set it back; return the curve, to where it diverges.
+
+    Args:
+        model: what the phase trains.
+        task: of the phase; other random numbers than its own are drawn.
+        options: those of the phase; their learning rate is not used.
+        session: of the phase, for its strategy and parts.
+        weights: of classes (see `class_weights`).
+
+    Raises:
+        BatchTooLargeError: see there.
+    """
+    values = [variable.numpy() for variable in model.variables]
+    rising, count = _Rising(), len(task.training.labels)
+    trainer = loop.trainer_of(model, options, count, session.strategy, weights, session.parts, rising)
+    apart = replace(task, seed=derive_seed(task.seed, "range test"))
+    smaller = replace(options, batch_size=_rows(model, options.batch_size))
+
+    def losses(steps: int) -> Iterator[float]:
+        keras.utils.set_random_seed(seed32(apart.seed, task.phase))
+        epochs = (loop.batches(apart, smaller, number) for number in itertools.count(1))
+        for load, rows in itertools.islice(itertools.chain.from_iterable(epochs), steps):
+            yield float(trainer.on_batch(load, rows)[0])
+            advance(1, "")
+
+    def set_back() -> None:
+        for variable, value in zip(model.variables, values, strict=True):
+            variable.assign(value)
+        trainer.begin_again()
+
+    with (
+        loop.told_if_too_large(task.phase, options.batch_size),
+        track(f"{task.phase} range test", total=2 * STEPS, unit="steps") as advance,
+    ):
+        learned = _until_diverged(losses(STEPS))
+        set_back()
+        rising.on.assign(0)
+        unlearned = list(losses(len(learned)))
+        set_back()
+    effect = _smoothed([one - other for one, other in zip(learned, unlearned, strict=True)])
+    rates = [FIRST * (LAST / FIRST) ** (step / (STEPS - 1)) for step in range(len(effect))]
+    mean = sum(unlearned) / max(1, len(unlearned))
+    return [{"rate": rate, "loss": mean + change} for rate, change in zip(rates, effect, strict=True)]
+
+
+def _rows(model: keras.Model, batch_size: int) -> int:
+    """How many images a step of the test has; a convolution multiplies by each weight once at each place."""
+    kernels = [(weight, layer) for layer in model.layers for weight in layer.weights if len(weight.shape) > 1]
+    each = sum(math.prod(weight.shape) * math.prod(layer.output.shape[1:-1]) for weight, layer in kernels)
+    return min(batch_size, max(_FEWEST, int(_OPERATIONS / each)))
+
+
+def _smoothed(values: Iterable[float]) -> list[float]:
+    """The exponential moving averages, without the bias towards 0 that they begin with (as Kingma & Ba 2015)."""
+    means, mean = [], 0.0
+    for number, value in enumerate(values, 1):
+        mean = _MEMORY * mean + (1 - _MEMORY) * value
+        means.append(mean / (1 - _MEMORY**number))
+    return means
+
+
+def _until_diverged(losses: Iterable[float]) -> list[float]:
+    found: list[float] = []
+    for loss in losses:
+        smoothed = _smoothed([*found, loss])
+        if not smoothed[-1] <= _DIVERGED * min(smoothed):  # or it is no number
+            break
+        found.append(loss)
+    return found
+
+
+def read_off(curve: Curve, phase: PhaseName) -> float:
+    """The rate for `phase`, to two digits: where, on a logarithmic scale, the loss falls steepest before its lowest.
+
+    Raises:
+        FrostlineError: it does not fall.
+    """
+    losses = np.array([point["loss"] for point in curve])
+    lowest = int(np.argmin(losses)) if len(losses) else 0
+    if lowest == 0:
+        raise FrostlineError(
+            f"{phase}.learning_rate is auto, but no rate from {FIRST:g} to {LAST:g} lowers the loss.\n"
+            f"Give it a number: {phase}.learning_rate=1e-4."
+        )
+    steepest = int(np.argmin(np.gradient(losses)[: lowest + 1]))
+    found = float(f"{curve[steepest]['rate']:.2g}")
+    _log.info("%s: learning rate %g, from a range test of %d steps", phase, found, len(curve))
+    return found

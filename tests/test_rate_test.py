@@ -1,0 +1,135 @@
+"""`learning_rate: auto` and `batch_size: auto`: what they are, and that a range test leaves nothing behind."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+
+from frostline.common.seeds import generator
+from frostline.config.load import compose_conf
+from frostline.runtime.errors import FrostlineError
+from frostline.runtime.quiet_tensorflow import keras
+from frostline.training import rate_test
+from frostline.training.loop import Examples, Session, Task
+from frostline.training.rate_test import range_test, read_off
+from frostline.training.resolved import Found, batch_size_for, resolved
+from tracked import tracked_conf
+
+
+def make_model(wide=8):
+    def init(seed):
+        return keras.initializers.GlorotUniform(seed=seed)
+
+    inputs = keras.Input((4, 4, 3))
+    x = keras.layers.Conv2D(8, 3, use_bias=False, kernel_initializer=init(1))(inputs)
+    x = keras.layers.Flatten()(keras.layers.BatchNormalization()(x))
+    x = keras.layers.Dense(wide, activation="relu", kernel_initializer=init(2))(x)
+    x = keras.layers.Dropout(0.2, seed=3)(x)
+    return keras.Model(inputs, keras.layers.Dense(1, activation="sigmoid", kernel_initializer=init(4))(x))
+
+
+def task(prepare=None, mirrored=False):
+    features = generator(1, "examples").normal(size=(203, 4, 4, 3)).astype(np.float16)
+    labels = (features[..., 0].mean(axis=(1, 2)) > 0).astype(np.uint8)
+    mirror = [features[:, :, ::-1]] if mirrored else ()
+    training = Examples([features[:150]], labels[:150], mirror and [mirror[0][:150]])
+    return Task("finetune", 1, training, Examples([features[150:]], labels[150:]), prepare)
+
+
+def options(**changes):
+    phase = compose_conf([], tracked_conf()).transfer
+    return resolved(dataclasses.replace(phase, **changes), 32, math.nan)
+
+
+def values_of(model):
+    return [variable.numpy() for variable in model.variables]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"mixup": 0.3, "weight_decay": 0.1, "label_smoothing": 0.1},
+        {"class_weight": "balanced_sampling", "schedule": "warmup_cosine"},
+    ],
+)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_range_test_finds_the_same_curve_twice_and_leaves_the_model_as_it_was(changes, parts):
+    model = make_model()
+    before, weights = values_of(model), np.array([1, 2], np.float32) if changes.get("class_weight") else None
+    found = [range_test(model, task(mirrored=True), options(**changes), Session(parts=parts), weights) for _ in "ab"]
+    for left, right in zip(before, values_of(model), strict=True):
+        np.testing.assert_array_equal(left, right)
+    first, again = found
+    assert first == again
+    rates = [point["rate"] for point in first]
+    assert rates[0] == pytest.approx(1e-6)
+    assert np.diff(np.log10(rates)) == pytest.approx(6 / 49), "it rises by the same factor at each step"
+    losses = [point["loss"] for point in first]
+    assert min(losses) < losses[0] - 0.01, "what is learned is seen"
+    assert 1e-4 < read_off(first, "finetune") < 0.3
+
+
+def test_it_ends_where_the_loss_diverges(monkeypatch):
+    monkeypatch.setattr(rate_test, "LAST", 1e6)
+    curve = range_test(make_model(), task(), options(), Session())
+    assert len(curve) < rate_test.STEPS
+    assert curve[-1]["rate"] > 0.01
+    assert all(math.isfinite(point["loss"]) for point in curve)
+
+
+def test_rates_that_are_all_too_high_end_in_two_lines_and_a_model_as_it_was(monkeypatch):
+    monkeypatch.setattr(rate_test, "FIRST", 1e30)
+    monkeypatch.setattr(rate_test, "LAST", 1e36)
+    model = make_model()
+    before = values_of(model)
+    curve = range_test(model, task(), options(), Session())
+    for left, right in zip(before, values_of(model), strict=True):
+        np.testing.assert_array_equal(left, right)
+    with pytest.raises(FrostlineError, match=r"^finetune.learning_rate is auto, but no rate .*\n.*a number"):
+        read_off(curve, "finetune")
+
+
+def test_a_network_of_many_operations_is_tested_on_fewer_images(monkeypatch):
+    model = make_model()
+    each = 2 * 2 * (3 * 3 * 3 * 8) + 32 * 8 + 8  # a convolution's kernel at four places, two dense ones
+    monkeypatch.setattr(rate_test, "_OPERATIONS", 20 * each)
+    assert rate_test._rows(model, 32) == 20
+    assert rate_test._rows(model, 16) == 16
+    monkeypatch.setattr(rate_test, "_OPERATIONS", each)
+    assert rate_test._rows(model, 32) == 8
+    assert rate_test._rows(model, 4) == 4
+
+
+def curve_of(*losses):
+    return [{"rate": 10 ** (number - 5), "loss": loss} for number, loss in enumerate(losses)]
+
+
+def test_the_rate_is_where_the_loss_falls_steepest_before_its_lowest():
+    assert read_off(curve_of(1.0, 0.98, 0.7, 0.4, 0.39, 0.6), "transfer") == 1e-3
+    # it fell more steeply once it had begun to diverge
+    assert read_off(curve_of(1.0, 0.9, 0.6, 0.55, 5.0, 0.7, 0.6), "transfer") == 1e-4
+    rate = read_off([{**point, "rate": point["rate"] * 1.2345} for point in curve_of(1, 0.9, 0.1, 0.05)], "transfer")
+    assert rate == 1.2e-4
+
+
+@pytest.mark.parametrize("losses", [(), (1.0,), (1.0, 1.0), (1.0, 1.1, 4.0)])
+def test_where_nothing_lowers_the_loss_a_number_is_asked_for(losses):
+    with pytest.raises(FrostlineError, match=r"^transfer.learning_rate is auto, but no rate from 1e-06 to 1 lowers"):
+        read_off(curve_of(*losses), "transfer")
+
+
+@pytest.mark.parametrize(
+    ("images", "size"), [(1, 8), (21, 8), (72, 8), (144, 8), (145, 16), (288, 16), (289, 32), (406, 32), (20000, 32)]
+)
+def test_batches_are_as_large_as_ten_steps_an_epoch_allow(images, size):
+    assert batch_size_for(images) == size
+    assert size == 8 or math.ceil(images / size) >= 10
+
+
+def test_what_was_found_is_told_without_what_was_given():
+    assert Found().as_json() == {}
+    both = Found(0.01, 8, [{"rate": 1.0, "loss": 2.0}])
+    assert both.as_json() == {"learning_rate": 0.01, "batch_size": 8, "rate_test": [{"rate": 1.0, "loss": 2.0}]}
+    assert both.numbers() == {"learning_rate": 0.01, "batch_size": 8}
