@@ -197,7 +197,7 @@ def test_dvc_says_that_a_name_is_an_old_one(project):
         ("finetune.patience=0", ["finetune.patience is 0", "1 or more, or null"]),
         ("finetune.batch_norm=eval", ["finetune.batch_norm is 'eval'", "train, frozen"]),
         ("transfer.batch_norm=frozen", ["transfer.batch_norm", "there is no setting"]),
-        ("model.dropout=1", ["model.dropout is 1.0", "below 1"]),
+        ("model.dropout=1", ["model.dropout is 1;", "below 1"]),
         ("preprocess.train=0.5", ["0.5 + 0.15 + 0.15 = 0.8", "sum to 1"]),
         ("preprocess.image_size=50", ["preprocess.image_size is 50", "75 to 1024"]),
         ("model.backbone=resnet", ["model.backbone is 'resnet'", "resnet50"]),

@@ -124,7 +124,7 @@ def test_all_layers_come_from_one_pass_and_a_killed_trial_ends_in_the_bytes_of_o
     save_model(model, tmp_path / "model.keras", data.classes)
     second = phases.finetune(load_model(tmp_path / "model.keras"), data, upper)
     assert "features" in bars(capsys)
-    alone = {"transfer": first, "finetune": second}
+    alone = {"transfer": first, "finetune": second, "found": {"transfer": {}, "finetune": {}}}
     assert json.dumps(asdict(result), sort_keys=True) == json.dumps(alone, sort_keys=True)
 
 

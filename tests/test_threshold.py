@@ -197,7 +197,7 @@ def test_an_exported_model_says_what_to_decide_by(model, tmp_path, name, facts_o
     card = facts.pop("model_card")
     assert card == (tmp_path / f"{path.name}.md").read_text(encoding="utf-8")
     assert "ball is predicted where its calibrated probability is above 0.4, else a field." in card
-    assert facts == {"classes": list(CLASSES), "threshold": 0.4, "applied_temperature": 2.0}
+    assert facts == {"classes": list(CLASSES), "threshold": 0.4, "applied_temperature": 2.0, "fit": "squash"}
     second = form.read(path)(images.astype(np.float32))
     assert second == DOUBTFUL
     (predicted,) = predicted_classes(np.concatenate([1 - second, second], axis=1), facts["threshold"])
