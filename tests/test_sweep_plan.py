@@ -1,10 +1,11 @@
+import re
 import sys
 
 import pytest
 
 from frostline.config.load import composition
 from frostline.runtime.errors import FrostlineError
-from frostline.sweep.plan import _say_size, check_prepared, compose_trial, is_search, plan
+from frostline.sweep.plan import _say_other, check_prepared, compose_trial, is_search, plan
 from frostline.sweep.run import run
 from tracked import write_tracked
 
@@ -30,6 +31,17 @@ def test_images_that_were_prepared_otherwise_are_named(project):
     params = project / "params.yaml"
     params.write_text(params.read_text().replace("group: null", r"group: patient\d"))
     with pytest.raises(FrostlineError, match=r"preprocess\.group in params.yaml is not that by which"):
+        check_prepared()
+
+
+def test_images_of_a_release_without_a_fit_were_squashed(project):
+    write_tracked(project, "dvc.lock")
+    lock, params = project / "dvc.lock", project / "params.yaml"
+    assert "fit: squash" in lock.read_text()
+    lock.write_text(re.sub(" +preprocess.fit: squash\n| +fit: squash\n", "", lock.read_text()))
+    check_prepared()
+    params.write_text(params.read_text().replace("fit: squash", "fit: pad"))
+    with pytest.raises(FrostlineError, match=r"preprocess\.fit in params.yaml is not that by which"):
         check_prepared()
 
 
@@ -157,14 +169,17 @@ def test_depth_cuts_at_every_blocks_end_but_the_first(project):
     assert compose_trial(asked.trials[0]).model.pooling == "average"
 
 
-def test_a_recipe_of_larger_images_is_said_to_take_the_prepared_ones(project, caplog):
-    _say_size.cache_clear()
+def test_a_recipe_of_other_images_is_said_to_take_the_prepared_ones(project, caplog):
+    _say_other.cache_clear()
     tutorial, best = (compose_trial([f"experiment={name}"]) for name in ("tutorial", "best"))
     assert tutorial.preprocess == best.preprocess
     (said,) = [record.getMessage() for record in caplog.records]
-    assert "images of 224 pixels, but all trials take the prepared ones, of 150" in said
+    assert "preprocess.image_size=224, but all trials take the images as they are prepared, by 150" in said
     compose_trial(["experiment=best"])
     assert len(caplog.records) == 1
+    (project / "conf/experiment/padded.yaml").write_text("# @package _global_\npreprocess: {fit: pad}\n")
+    assert compose_trial(["experiment=padded"]).preprocess.fit == "squash"
+    assert "preprocess.fit=pad, but all trials take the images as they are prepared, by squash" in caplog.messages[-1]
 
 
 def test_the_prepared_splits_are_not_one_of_the_folds(project):

@@ -13,6 +13,7 @@ import hydra
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
+from frostline.common.fit_names import SQUASH
 from frostline.config.load import compose_conf, load_params
 from frostline.config.overrides import Override, assigned, interval_in, parse_overrides
 from frostline.config.paths import BACKBONE_WEIGHTS, PARAMS, PROCESSED
@@ -57,18 +58,21 @@ def with_prepared_data(config: Config) -> Config:
             f"model.preset is {config.model.preset}, but {BACKBONE_WEIGHTS} is {prepared.model.preset} (in {PARAMS}).\n"
             "Choose the same here, or change it first: dvc exp run -S model=hub -S model.preset=..."
         )
-    _say_size(config.preprocess.image_size, prepared.preprocess.image_size)
+    for key in ("image_size", "fit"):  # those that a recipe may well have
+        _say_other(key, getattr(config.preprocess, key), getattr(prepared.preprocess, key))
     return replace(config, name=prepared.name, **{section: getattr(prepared, section) for section in _PREPARED})
 
 
 @functools.cache  # once for all trials
-def _say_size(asked: int, prepared: int) -> None:
+def _say_other(key: str, asked: int | str, prepared: int | str) -> None:
     if asked != prepared:
         _log.warning(
-            "a recipe here has images of %d pixels, but all trials take the prepared ones, of %d. "
-            "To compare it at its own size: frostline set preprocess.image_size=%d; dvc repro preprocess",
+            "a recipe here has preprocess.%s=%s, but all trials take the images as they are prepared, by %s. "
+            "To compare it as it is: frostline set preprocess.%s=%s; dvc repro preprocess",
+            key,
             asked,
             prepared,
+            key,
             asked,
         )
 
@@ -79,7 +83,10 @@ def check_prepared() -> None:
     Trials would be recorded with settings that their images were not made with.
     """
     prepared = recorded("preprocess").get("params", {}).get(str(PARAMS), {}).get("preprocess", {})
-    changed = [key for key, value in asdict(load_params().preprocess).items() if prepared.get(key, value) != value]
+    settings = asdict(load_params().preprocess)
+    # A record without a fit is of a release that had none: it squashed pictures.
+    by = settings | {"fit": SQUASH} | prepared if prepared else settings
+    changed = [key for key, value in settings.items() if by[key] != value]
     if changed:
         raise FrostlineError(
             f"preprocess.{changed[0]} in {PARAMS} is not that by which the images were prepared.\n"

@@ -40,8 +40,7 @@ def connect(uri: str, experiment: str) -> str:
     """Let MLflow use the store at `uri`, and return the id of `experiment` there, which is made where there is none.
 
     A relative SQLite path is taken from the project's folder; of a store in there, the artifacts are where the project
-    lies now. Raises whatever MLflow, its drivers and SQLite raise:
-    to be called within `store_is_needed`.
+    lies now. Raises whatever MLflow, its drivers and SQLite raise: to be called within `store_is_needed`.
     """
     path, artifacts = _choose(uri), None
     if path:
