@@ -15,13 +15,15 @@ from frostline.config.settings import check_threshold
 from frostline.evaluation.evaluate import Trained, choose
 from frostline.metrics.bootstrap import INTERVAL_FIGURES, Pair, bootstrap_intervals
 from frostline.metrics.classification import figures, margins
-from frostline.metrics.predicted import between_two, predicted_classes
+from frostline.metrics.formatting import six_digits
+from frostline.metrics.predicted import between_two, predicted_classes, rule_in_words
 from frostline.metrics.temperature import with_temperature
 from frostline.metrics.threshold import cost_matrix
-from frostline.models.saving import load_metadata, load_model, save_for_use
+from frostline.models.saving import Metadata, load_metadata, load_model, save_for_use
 from frostline.runtime.errors import FrostlineError
 from frostline.serving.classifier import load_classifier
 from frostline.serving.export import FORMATS, export
+from frostline.serving.model_card import Origin, model_card
 from frostline.serving.predict import predict_files
 from frostline.serving.server import application
 from frostline.tracking import runs
@@ -131,6 +133,59 @@ def test_the_report_has_the_cost(tmp_path, classes, costs):
     assert "Cost per image" not in write_example_report(tmp_path, pair=predictions(90))
 
 
+@pytest.mark.parametrize(
+    ("classes", "costs", "words"),
+    [
+        (("cat", "dog"), OF_TWO, "above 0.25, else cat. That is where both answers are expected to cost the same."),
+        (("cat", "dog"), ((0, 1), (10_000_000, 0)), "above 1e-07, else cat."),
+        (("cat", "dog"), ((0, 10_000_000), (1, 0)), "above 0.99999990000001, else cat."),
+        (CLASSES, MATRIX, "The class is predicted whose expected cost is the lowest, by the calibrated probabilities;"),
+    ],
+)
+def test_the_rule_in_words_is_that_by_costs(tmp_path, classes, costs, words):
+    rule = rule_in_words(costs, classes)
+    assert words in rule
+    text = model_card(Metadata(list(classes), costs), 32, Origin(), "onnx", "classifier.onnx")
+    assert rule in text.replace("\\", "")
+    pair = predictions(90) if len(classes) == 2 else predictions_of_many(90, 3)
+    html = write_example_report(tmp_path, classes, pair=pair, choice=chosen(threshold=costs))
+    assert html.count(words) == 1
+    assert str(costs) not in html
+    if len(classes) == 2:
+        assert f"Back to {six_digits(between_two(costs))}</button>" in html
+
+
+@pytest.mark.parametrize(
+    ("threshold", "classes", "rule"),
+    [
+        (0.5, "ab", "b is predicted where its calibrated probability is above 0.5, else a."),
+        (1.0, "ab", "b is predicted where its calibrated probability is above 1.0, else a."),
+        (
+            (0.2, 0.3, 0.5),
+            "abc",
+            "The class is predicted whose calibrated probability is highest divided by its share of training images.",
+        ),
+        (0.5, "abc", "The class with the highest probability is predicted."),
+        (None, "abc", "The class with the highest probability is predicted."),
+    ],
+)
+def test_other_rules_in_words(threshold, classes, rule):
+    assert rule_in_words(threshold, classes) == rule
+
+
+@pytest.mark.parametrize("costs", [None, MATRIX])
+def test_the_card_and_the_report_advise_no_other_rule_than_costs(tmp_path, costs):
+    advised = "evaluate.threshold=balanced_accuracy has all classes in mind"
+    counts = {split: dict(zip(CLASSES, (400, 200, 100), strict=True)) for split in ("train", "validation", "test")}
+    origin = Origin(data={"classes": CLASSES, "counts": counts, "digest": "b9859e20"})
+    text = model_card(Metadata(list(CLASSES), costs), 32, origin, "onnx", "classifier.onnx").replace("\\", "")
+    pair, shares = predictions_of_many(90, 3), np.array([4, 2, 1]) / 7
+    html = write_example_report(tmp_path, CLASSES, pair=pair, choice=chosen(threshold=costs), shares=shares)
+    for page in (text, html):
+        assert "Unequal classes" in page
+        assert (advised in page) == (costs is None)
+
+
 # What is asked for
 
 
@@ -191,7 +246,7 @@ def test_costs_that_are_none(setting, words):
 @pytest.mark.parametrize(
     ("classes", "rule"),
     [
-        (("cat", "dog"), "That is where both answers are expected to cost the same"),
+        (("cat", "dog"), "That is where both answers are expected to cost the same."),
         (CLASSES, "The class is predicted whose expected cost is the lowest"),
     ],
 )
@@ -223,12 +278,13 @@ def test_all_that_predicts_takes_the_models_costs(tmp_path, monkeypatch, classes
             "predictions"
         ]
         assert answer["class"] == feared
-        assert "expected to cost the least" in requests.get(url).text
+        assert rule in requests.get(url).text
 
     images = np.zeros((1, SIZE, SIZE, 3), np.uint8)
     export(load_model(model), load_metadata(model), "tflite", tmp_path / "exported.tflite", images)
     card = (tmp_path / "exported.tflite.md").read_text(encoding="utf-8")
     assert rule in card
+    assert "`threshold` in the metadata has what mistakes cost" in card
     said = np.atleast_2d(FORMATS["tflite"].read(tmp_path / "exported.tflite")(images.astype(np.float32)))
     said = said if len(classes) > 2 else np.concatenate([1 - said, said], axis=1)
     used = load_classifier(model)

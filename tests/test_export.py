@@ -155,18 +155,25 @@ def test_else_on_test_images(tmp_path, prepared):
         check_images([], size + 1, "squash")
 
 
-def test_the_command_says_how_far_off_it_is(tmp_path):
+@pytest.mark.parametrize(
+    ("threshold", "rule"),
+    [
+        (0.5, "above 0.5, else field."),
+        (((0, 1), (3, 0)), "above 0.25, else field. That is where both answers are expected to cost the same."),
+    ],
+)
+def test_the_command_says_how_far_off_it_is(tmp_path, threshold, rule):
     model_of(tmp_path)
+    save_for_use(tmp_path / "model.keras", tmp_path / "model.keras", threshold=threshold, temperature=1.0)
     (tmp_path / "ball.jpg").write_bytes(ball())
     command = [sys.executable, "-m", "frostline.cli", "export", "--to", "tflite", "--model", "model.keras", "ball.jpg"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    first, second, third = done.stdout.splitlines()
-    assert third == "model card: exports/model.tflite.md"
+    first, second, third, fourth = done.stdout.splitlines()
+    assert fourth == "model card: exports/model.tflite.md"
     assert "None are known" in (tmp_path / "exports/model.tflite.md").read_text()
     assert first.startswith("exports/model.tflite: differs from model.keras by at most ")
     assert "on 1 image" in first
-    assert (
-        second == "takes (N, 32, 32, 3) float32, RGB from 0 to 255; gives P(ball), (N, 1): ball is predicted above 0.5"
-    )
+    assert second == "takes (N, 32, 32, 3) float32, RGB from 0 to 255; gives P(ball), (N, 1)"
+    assert third == f"ball is predicted where its calibrated probability is {rule}"
     assert default_path(Path("model.keras"), "tflite").is_file()

@@ -252,7 +252,7 @@ def test_many_classes_have_a_table_each_instead_of_the_explorer(tmp_path):
     assert row in page.text
     assert len(page.all("svg")) == 5
     assert any(MANY[3] in drawing["aria-label"] for drawing in page.all("svg"))
-    assert "is predicted to be of its most probable class" in page.text
+    assert "The class with the highest probability is predicted." in page.text
     assert "of the other class" not in page.text
 
 

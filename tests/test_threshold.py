@@ -148,14 +148,16 @@ def test_frostline_serve_its_heat_and_its_page(address, model):
         f"{address}/invocations?explain=true", data=png(BLUE), headers={"Content-Type": "image/png"}
     ).json()["predictions"]
     assert (answer["class"], answer["probability"]) == ("ball", DOUBTFUL)
-    assert "An image is taken for ball where its probability is above 0.4." in requests.get(address).text
+    assert (
+        "ball is predicted where its calibrated probability is above 0.4, else a field." in requests.get(address).text
+    )
     with serving(application(load_classifier(model, 0.5))) as other:
         (half,) = requests.post(
             f"{other}/invocations?explain=true", data=png(BLUE), headers={"Content-Type": "image/png"}
         ).json()["predictions"]
         assert half["class"] == "a field"
         assert (half["where"], answer["where"]) == ("nowhere", "nowhere"), "to cover one colour with it changes nothing"
-        assert "is taken for" not in requests.get(other).text
+        assert "is predicted where" not in requests.get(other).text
 
 
 def test_mlflows_pyfunc(model, tmp_path, monkeypatch):
@@ -230,12 +232,12 @@ def test_thresholds_of_three_classes_are_the_files_and_every_door_takes_them(tmp
             f"{url}/invocations", data=png((110, 100, 103)), headers={"Content-Type": "image/png"}
         ).json()["predictions"]
         assert answer["class"] == "b"
-        assert "highest beside its share of the training images" in requests.get(url).text
+        assert "highest divided by its share of training images" in requests.get(url).text
     images = np.full((1, SIZE, SIZE, 3), (110, 100, 103), np.uint8)
     export(load_model(model), load_metadata(model), "saved_model", tmp_path / "exported", images)
     facts = of_saved_model(tmp_path / "exported")
     assert facts["threshold"] == list(shares)
-    assert "highest divided by its threshold" in facts["model_card"]
+    assert "`threshold` in the metadata has these shares" in facts["model_card"]
     given = FORMATS["saved_model"].read(tmp_path / "exported")(images.astype(np.float32))
     assert predicted_classes(given, facts["threshold"]).tolist() == [1]
 

@@ -9,6 +9,7 @@ from frostline.metrics.bootstrap import Interval, Pair
 from frostline.metrics.cautions import cautions
 from frostline.metrics.choice import Choice
 from frostline.metrics.comparison import Evaluation, Guessing, McNemar
+from frostline.metrics.threshold import cost_matrix
 from results import chosen, judged, noisy, noisy_of_many, of, predictions
 
 LEARNED = {"transfer": Interval(-0.8, -0.5), "finetune": Interval(-0.8, -0.5)}
@@ -196,16 +197,26 @@ def test_in_use_are_the_chosen_ones_calibrated_probabilities():
 
 def test_few_test_images_of_a_class_are_named():
     enough = {"cat": 300, "dog": 200}
-    assert cautions({"train": enough, "test": {"cat": 30, "dog": 30}}) == []
-    (said,) = cautions({"train": enough, "test": {"cat": 29, "dog": 300}})
+    assert cautions({"train": enough, "test": {"cat": 30, "dog": 30}}, 0.5) == []
+    (said,) = cautions({"train": enough, "test": {"cat": 29, "dog": 300}}, 0.5)
     assert said.startswith("Few test images: 29 of cat. Under 30 of a class")
     many = {f"c{number}": number for number in range(10)}
-    (said,) = cautions({"train": dict.fromkeys(many, 5), "test": many})
+    (said,) = cautions({"train": dict.fromkeys(many, 5), "test": many}, 0.5)
     assert said.startswith("Few test images: 0 of c0, 1 of c1, 2 of c2 and 7 more classes.")
 
 
 def test_unequal_classes_are_named():
     enough = {"cat": 100, "dog": 100}
-    assert cautions({"train": {"cat": 200, "dog": 100}, "test": enough}) == []
-    (said,) = cautions({"train": {"cat": 2001, "dog": 1000}, "test": enough})
+    assert cautions({"train": {"cat": 200, "dog": 100}, "test": enough}, 0.5) == []
+    (said,) = cautions({"train": {"cat": 2001, "dog": 1000}, "test": enough}, 0.5)
     assert said.startswith("Unequal classes: 2,001 training images of cat, 1,000 of dog.")
+    assert said.endswith("lowest recall. evaluate.threshold=balanced_accuracy has both classes in mind.")
+
+
+@pytest.mark.parametrize("classes", [("cat", "dog"), ("bird", "cat", "dog")])
+def test_where_costs_decide_no_other_rule_is_advised(classes):
+    counts = {"train": {name: 2001 - 500 * at for at, name in enumerate(classes)} | {"dog": 90}}
+    counts["test"] = dict.fromkeys(classes, 100)
+    (said,) = cautions(counts, cost_matrix({"cat": {"dog": 5}}, classes))
+    assert said.startswith("Unequal classes: 2,001 training images of")
+    assert said.endswith("the lowest recall.")

@@ -17,6 +17,7 @@ from PIL import Image
 from frostline.common.files import read_json
 from frostline.common.fit_names import Fit
 from frostline.common.layout import images_below, is_clutter
+from frostline.common.thresholds import Threshold
 from frostline.config.paths import CLASSIFIER, DATA_SUMMARY, FIGURES, REPORT
 from frostline.runtime.errors import FrostlineError
 from frostline.serving.given import Given, decoded, given_in
@@ -71,7 +72,7 @@ class Classifier:
         return tuple(self._loaded.classes)
 
     @property
-    def threshold(self) -> float | Sequence[float] | Sequence[Sequence[float]] | None:
+    def threshold(self) -> Threshold:
         """Of two classes, the second is predicted where its probability is above this. Of more, None, or by class what
         its probability is divided by before the highest is predicted. Of both, what mistakes cost, a row for each
         actual class: the class is predicted whose expected cost is the lowest."""

@@ -273,6 +273,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     _check_model(arguments.model)
+    from frostline.metrics.predicted import rule_in_words
     from frostline.models.saving import load_trained
     from frostline.serving.export import card_beside, check_images, default_path, export
     from frostline.serving.model_card import FITTED, recorded_origin
@@ -287,12 +288,11 @@ def _export(arguments: argparse.Namespace) -> int:
     size, classes = model.input_shape[1], metadata.classes
     calibrated = "" if metadata.temperature == 1 else f", calibrated (temperature {metadata.temperature:.4g})"
     if model.output_shape[1] == 1:
-        given = f"P({classes[1]}), (N, 1){calibrated}: {classes[1]} is predicted above {metadata.threshold}"
+        given = f"P({classes[1]}), (N, 1){calibrated}"
     else:
         given = f"P of each class, (N, {len(classes)}){calibrated}"
-        if metadata.threshold is not None:
-            given += "; the highest P / threshold is predicted, with the thresholds in its metadata"
     print(f"takes (N, {size}, {size}, 3) float32, RGB from 0 to 255; gives {given}")
+    print(rule_in_words(metadata.threshold, classes))
     if metadata.fit != SQUASH:
         print(f"of a picture that is not square, {FITTED[metadata.fit]} ({metadata.fit}): see the model card")
     print(f"model card: {card_beside(output)}")

@@ -11,9 +11,10 @@ from typing import Literal
 import numpy as np
 
 from frostline.common.seeds import generator
+from frostline.common.thresholds import Threshold
 from frostline.metrics.classification import mistake_costs, ranked_classes, squared_errors
 from frostline.metrics.log_loss import log_losses
-from frostline.metrics.predicted import Threshold, predicted_classes
+from frostline.metrics.predicted import predicted_classes
 
 Part = Literal["baseline", "candidate", "difference"]
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.optimize import minimize_scalar
 
+from frostline.common.thresholds import Threshold
 from frostline.metrics.bootstrap import Interval, Pair, bootstrap_intervals
 from frostline.metrics.classification import figures
 from frostline.metrics.formatting import rounded
 from frostline.metrics.log_loss import CLIP, log_losses
-from frostline.metrics.predicted import Threshold
 from frostline.metrics.temperature import with_temperature
 
 _TEMPERATURES = (0.05, 20.0)

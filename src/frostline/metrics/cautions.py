@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from frostline.common.thresholds import Threshold
+from frostline.metrics.predicted import costs_in
+
 FEW_IMAGES = 30
 """Images of a class below which bootstrap percentiles are known to be too narrow (Efron & Tibshirani 1993, ch. 13)."""
 _UNEQUAL = 2
@@ -10,11 +13,12 @@ _NAMED = 3
 """Classes named at most."""
 
 
-def cautions(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+def cautions(counts: Mapping[str, Mapping[str, int]], threshold: Threshold) -> list[str]:
     """Return what is to be said of the data, a sentence or two each; nothing where there is nothing to say.
 
     Args:
         counts: by split ("train" and "test" are read) and name of a class, its labelled images.
+        threshold: by which classes are predicted; where it is costs, no other one is advised.
     """
     found = []
     test, train = counts["test"], counts["train"]
@@ -25,11 +29,14 @@ def cautions(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
         )
     if are_unequal(train):
         most, least = max(train, key=lambda name: train[name]), min(train, key=lambda name: train[name])
-        found.append(
+        said = (
             f"Unequal classes: {train[most]:,} training images of {most}, {train[least]:,} of {least}. "
-            "Accuracy flatters a model that neglects the small class: look at balanced accuracy and the lowest recall. "
-            f"evaluate.threshold=balanced_accuracy has {'both' if len(train) == 2 else 'all'} classes in mind."
+            "Accuracy flatters a model that neglects the small class: look at balanced accuracy and the lowest recall."
         )
+        if costs_in(threshold) is None:
+            every = "both" if len(train) == 2 else "all"
+            said += f" evaluate.threshold=balanced_accuracy has {every} classes in mind."
+        found.append(said)
     return found
 
 

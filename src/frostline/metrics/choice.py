@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from frostline.common.phase_names import PhaseName
+from frostline.common.thresholds import Threshold
 from frostline.metrics.bootstrap import Pair, by_phase
-from frostline.metrics.predicted import Threshold, predicted_classes
+from frostline.metrics.predicted import predicted_classes
 from frostline.metrics.temperature import with_temperature
 
 

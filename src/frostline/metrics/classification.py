@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn import metrics
 
+from frostline.common.thresholds import Threshold
 from frostline.metrics.log_loss import log_losses
-from frostline.metrics.predicted import Threshold, between_two, costs_in, predicted_classes, scores
+from frostline.metrics.predicted import between_two, costs_in, predicted_classes, scores
 
 
 def figures(

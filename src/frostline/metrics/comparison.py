@@ -9,11 +9,12 @@ import numpy as np
 from scipy.stats import binomtest
 
 from frostline.common.phase_names import PhaseName
+from frostline.common.thresholds import Threshold
 from frostline.metrics.bootstrap import Interval, Intervals, Pair, bootstrap_intervals, by_phase
 from frostline.metrics.choice import Choice
 from frostline.metrics.classification import actual_probabilities, confusion_matrix, figures, mistake_costs, recalls
 from frostline.metrics.formatting import decimals, p_text, rounded, signed
-from frostline.metrics.predicted import Threshold, costs_in, predicted_classes
+from frostline.metrics.predicted import costs_in, predicted_classes
 from frostline.runtime.errors import FrostlineError
 
 Phase = PhaseName

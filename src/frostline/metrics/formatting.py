@@ -22,3 +22,9 @@ def p_text(p_value: float) -> str:
 def rounded(value: float) -> float:
     """`value` with six significant digits, as metrics.json and figures.json have it."""
     return float(f"{value:.6g}") + 0.0  # + 0.0: no negative zero
+
+
+def six_digits(threshold: float) -> str:
+    """`threshold`, from 0 to 1, with six significant digits; with all of them where six would make 1 of it."""
+    short = f"{threshold:.6g}"
+    return short if float(short) < 1 else str(threshold)

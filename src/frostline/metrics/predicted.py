@@ -4,12 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-CostMatrix = Sequence[Sequence[float]]
-"""(classes, classes): what an image of the row's class costs that is predicted to be of the column's; 0 where it is."""
-
-Threshold = float | Sequence[float] | CostMatrix | None
-"""Of two classes, the P(second) from 0 to 1 above which the second is predicted. Of more, None; or one number for each,
-by which its P is divided before the highest is predicted. Of both, the costs of mistakes."""
+from frostline.common.thresholds import Threshold
+from frostline.metrics.formatting import six_digits
 
 
 def predicted_classes(probabilities: np.ndarray, threshold: Threshold) -> np.ndarray:
@@ -51,3 +47,20 @@ def between_two(threshold: Threshold) -> float:
         return float(costs[0, 1] / (costs[0, 1] + costs[1, 0]))
     assert not isinstance(threshold, Sequence)  # which more classes have
     return 0.5 if threshold is None else threshold
+
+
+def rule_in_words(threshold: Threshold, classes: Sequence[str]) -> str:
+    """By what rule one of `classes`, named in the order of the labels, is predicted: a sentence or two, plain text."""
+    by_costs = costs_in(threshold) is not None
+    if len(classes) == 2:
+        above = six_digits(between_two(threshold))
+        rule = f"{classes[1]} is predicted where its calibrated probability is above {above}, else {classes[0]}."
+        return f"{rule} That is where both answers are expected to cost the same." if by_costs else rule
+    if by_costs:
+        return (
+            "The class is predicted whose expected cost is the lowest, by the calibrated probabilities; it need not be "
+            "the most probable one."
+        )
+    if isinstance(threshold, Sequence):
+        return "The class is predicted whose calibrated probability is highest divided by its share of training images."
+    return "The class with the highest probability is predicted."

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from frostline.common.files import replacing, zip_entry
 from frostline.common.fit_names import FITS, SQUASH, Fit
+from frostline.common.thresholds import Threshold
 from frostline.models import hub
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras
@@ -25,8 +26,8 @@ class Metadata:
 
     classes: list[str]
     """In the order of the labels."""
-    threshold: float | Sequence[float] | Sequence[Sequence[float]] | None
-    """Of calibrated probabilities; see `metrics.predicted.Threshold`."""
+    threshold: Threshold
+    """Of calibrated probabilities."""
     temperature: float = 1.0
     """That which calibrates the model's probabilities (`with_temperature`); 1 leaves them as they are."""
     fit: Fit = SQUASH
@@ -38,9 +39,9 @@ def save_model(model: keras.Model, path: Path, classes: Sequence[str], fit: Fit 
 
     It has no date and no address in memory in it: `keras.Model.save` writes the time of saving into the archive, and
     names objects that several layers share by their `id()`; here there are no times, and these are numbered by first
-    appearance. Classes and fit stand with the version
-    of Keras, which passes over them; for one more entry it would unpack the whole archive wherever it loads one. A
-    file that names no fit squashes pictures: all did before there was a choice, and their bytes stay as they were.
+    appearance. Classes and fit stand with the version of Keras, which passes over them; for one more entry it would
+    unpack the whole archive wherever it loads one. A file that names no fit squashes pictures: all did before there was
+    a choice, and their bytes stay as they were.
     """
     config = _number_shared_objects(json.dumps(keras.saving.serialize_keras_object(model)))
     with replacing(path) as temporary:
@@ -61,13 +62,7 @@ def save_model(model: keras.Model, path: Path, classes: Sequence[str], fit: Fit 
             weights.unlink(missing_ok=True)
 
 
-def save_for_use(
-    source: Path,
-    path: Path,
-    *,
-    threshold: float | Sequence[float] | Sequence[Sequence[float]] | None,
-    temperature: float,
-) -> None:
+def save_for_use(source: Path, path: Path, *, threshold: Threshold, temperature: float) -> None:
     """Copy the model file `source` to `path`, with this `threshold` and `temperature` in its metadata (see `Metadata`).
 
     The model is not loaded; the same file and numbers give the same bytes.

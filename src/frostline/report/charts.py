@@ -16,11 +16,11 @@ from matplotlib.patches import Rectangle
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
 from frostline.common.files import write_csv
+from frostline.common.thresholds import Threshold
 from frostline.fonts.lettering import width
 from frostline.metrics.bootstrap import Pair, by_phase
 from frostline.metrics.choice import Choice
 from frostline.metrics.classification import class_figures, confidences, confusion_matrix, ranked_classes, reliability
-from frostline.metrics.predicted import Threshold
 from frostline.report.style import CLASS_COLOURS, COLOURS, INK, NAMES, drawing, plain
 
 Epoch = Mapping[str, Any]

@@ -23,8 +23,8 @@ from frostline.metrics.calibration import CalibrationEffect
 from frostline.metrics.cautions import are_unequal, cautions
 from frostline.metrics.classification import recalls, threshold_counts
 from frostline.metrics.comparison import CALLED, Evaluation
-from frostline.metrics.formatting import decimals, signed
-from frostline.metrics.predicted import between_two
+from frostline.metrics.formatting import decimals, signed, six_digits
+from frostline.metrics.predicted import between_two, rule_in_words
 from frostline.models.architectures import title_of
 from frostline.report.charts import CURVES, MOST_CURVES, WORST_CURVES
 from frostline.report.rendering import rendered
@@ -175,8 +175,9 @@ def _verdict(report: Report) -> dict[str, Any]:
         "task": _task(report.classes),
         "totals": {split: sum(report.data["counts"][split].values()) for split in SPLITS},
         "untrained": settings.weights.source == "random",
-        "cautions": cautions(_isolated_counts(report)),
+        "cautions": cautions(_isolated_counts(report), evaluation.choice.threshold),
         "evaluation": evaluation,
+        "rule": rule_in_words(evaluation.choice.threshold, report.classes),
         "verdict": verdict,
         "accent": "caution" if verdict.disputed or verdict.outcome == "nothing_learned" else verdict.outcome,
         "chosen_name": CALLED[verdict.chosen],
@@ -280,6 +281,7 @@ def _test_figures(report: Report) -> dict[str, Any]:
     return {
         "charts": list(_charts(report)),
         "explorer": _explorer(report) if len(classes) == 2 else None,
+        "threshold": six_digits(between_two(evaluation.choice.threshold)) if len(classes) == 2 else None,
         "class_rows": list(_class_rows(evaluation.confusion, classes)),
         "confused_pairs": _confused_pairs(evaluation, classes),
         "figure_rows": list(_figure_rows(evaluation, classes)),

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from frostline.common.fit_names import Fit
-from frostline.metrics.predicted import Threshold, predicted_classes
+from frostline.common.thresholds import Threshold
+from frostline.metrics.predicted import predicted_classes
 from frostline.metrics.temperature import with_temperature
 from frostline.models.inference import predictor
 from frostline.models.saving import load_trained

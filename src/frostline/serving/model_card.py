@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from frostline.common.fit_names import Fit
 from frostline.config.paths import CLASSIFIER, DATA_SUMMARY, FIGURES, MODELS, PARAMS
 from frostline.config.project import recorded
 from frostline.metrics.cautions import cautions
-from frostline.metrics.predicted import between_two, costs_in
+from frostline.metrics.predicted import costs_in, rule_in_words
 
 if TYPE_CHECKING:  # it imports TensorFlow
     from frostline.models.saving import Metadata
@@ -128,7 +128,8 @@ def model_card(metadata: "Metadata", size: int, origin: Origin, form: str, file:
     return (
         environment.get_template(f"{CARD}.jinja").render(
             classes=[_plain(name) for name in metadata.classes],
-            threshold=metadata.threshold if len(metadata.classes) > 2 else between_two(metadata.threshold),
+            rule=rule_in_words(metadata.threshold, [_plain(name) for name in metadata.classes]),
+            thresholds=isinstance(metadata.threshold, Sequence),
             by_costs=costs_in(metadata.threshold) is not None,
             temperature=metadata.temperature,
             size=size,
@@ -142,7 +143,7 @@ def model_card(metadata: "Metadata", size: int, origin: Origin, form: str, file:
                 if not name.endswith(("_low", "_high"))
             },
             images=origin.images,
-            cautions=[_plain(caution) for caution in cautions(counts)] if counts else [],
+            cautions=[_plain(caution) for caution in cautions(counts, metadata.threshold)] if counts else [],
             form=form,
             file=json.dumps(file, ensure_ascii=False),
         )

@@ -27,7 +27,7 @@ from frostline.common.data_urls import data_url
 from frostline.data.images import ImageTooLargeError, NotAImageError, as_png, decode_image
 from frostline.explain.grad_cam import checked_grad_cam
 from frostline.explain.heat_map import heat_png, where
-from frostline.metrics.predicted import costs_in, predicted_classes
+from frostline.metrics.predicted import predicted_classes, rule_in_words
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.process_pool import cores
 from frostline.serving.classifier import Classifier, answers, load_classifier
@@ -181,7 +181,7 @@ def _page(classifier: Classifier) -> tuple[str, str]:
     page = environment.get_template("page.html.jinja").render(
         classes=classifier.classes,
         threshold=classifier.threshold,
-        by_costs=costs_in(classifier.threshold) is not None,
+        rule=rule_in_words(classifier.threshold, classifier.classes),
         size=classifier.size,
         fit=classifier.fit,
         limit=BODY_LIMIT,

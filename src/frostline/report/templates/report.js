@@ -72,9 +72,14 @@ if (document.getElementById("threshold")) {
     return /^[tf][pn]$/.test(name) ? value.toLocaleString("en") : value.toFixed(3);
   }
 
+  function inShort(threshold) {
+    const short = Number(threshold.toPrecision(6));
+    return String(short < 1 ? short : threshold);
+  }
+
   function show() {
     const index = Number(slider.value);
-    const threshold = String(Number(thresholds[index].toFixed(6)));
+    const threshold = inShort(thresholds[index]);
     slider.setAttribute("aria-valuetext", threshold);
     explorer.querySelector("output").value = threshold;
     for (const { phase, at } of columns) {
