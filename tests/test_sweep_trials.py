@@ -281,7 +281,6 @@ def test_only_the_last_training_of_each_phase_is_kept(shared):
     assert memory.trainers.keys() <= {"transfer", "finetune"}
 
 
-@pytest.mark.long
 @pytest.fixture
 def any_fall(monkeypatch):
     """Let range tests take any fall of the loss: random weights learn nothing of note from so few images."""
@@ -289,6 +288,7 @@ def any_fall(monkeypatch):
     monkeypatch.setattr(rate_test, "_RISE", np.inf)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("any_fall")
 def test_each_trial_finds_its_own_rate_and_tells_it_again(shared):
     """Also from what the last trial left: trainers, the head's file, and the result on the disk."""
@@ -313,6 +313,7 @@ def test_each_trial_finds_its_own_rate_and_tells_it_again(shared):
     assert (given.transfer, given.finetune) == (third.transfer, third.finetune)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("any_fall")
 def test_a_trial_from_the_disk_logs_the_rate_that_it_found(shared, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
