@@ -91,8 +91,8 @@ def write_answers(path, labels, probabilities, names=None):
     return path
 
 
-def report_settings(weights, patience="null", smoothing="0", mixup="0"):
-    given = ["data=folder", *(f"data.{key}=/home/someone/images" for key in ("path", "depends_on"))]
+def report_settings(weights, patience="null", smoothing="0", mixup="0", more=()):
+    given = [*more, "data=folder", *(f"data.{key}=/home/someone/images" for key in ("path", "depends_on"))]
     given += [f"weights={weights}", f"finetune.patience={patience}", f"finetune.label_smoothing={smoothing}"]
     given += [f"finetune.mixup={mixup}"]
     composed = compose_conf(given, CONF)
@@ -113,6 +113,7 @@ def write_example_report(
     shares=None,
     unlabelled=7,
     found=None,
+    given=(),
 ):
     pair, choice = pair or predictions(86), choice or chosen()
     evaluation, labels = judged(pair, choice, shares), pair.labels
@@ -138,7 +139,7 @@ def write_example_report(
     write_report(
         folder / "report.html",
         Report(
-            settings=report_settings(weights, patience, smoothing, mixup),
+            settings=report_settings(weights, patience, smoothing, mixup, given),
             data={
                 "classes": list(classes),
                 "counts": {"test": counts, "train": train, "validation": dict.fromkeys(classes, 1234)},

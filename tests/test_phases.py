@@ -12,8 +12,9 @@ from frostline.metrics.log_loss import score
 from frostline.models import backbone, frost_line
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras, tf
-from frostline.training import checkpoints, phases
-from frostline.training.loop import Examples, Session, Task, train, trainer_of
+from frostline.stages._phase import _trained
+from frostline.training import checkpoints, phases, rate_test
+from frostline.training.loop import BatchTooLargeError, Examples, Session, Task, train, trainer_of
 from small import SIZE
 from tracked import tracked_conf
 
@@ -266,7 +267,15 @@ def with_numbers(settings, told):
 AUTO = ("transfer.learning_rate=auto", "finetune.learning_rate=auto", "transfer.batch_size=auto")
 
 
+@pytest.fixture
+def any_fall(monkeypatch):
+    """Let range tests take any fall of the loss: random weights learn nothing of note from so few images."""
+    monkeypatch.setattr(rate_test, "_FALL", 0)
+    monkeypatch.setattr(rate_test, "_RISE", np.inf)
+
+
 @pytest.mark.long
+@pytest.mark.usefixtures("any_fall")
 @pytest.mark.parametrize(
     "more",
     [
@@ -294,9 +303,41 @@ def test_auto_trains_to_the_bytes_of_the_numbers_that_it_finds(prepared, weights
 
 
 @pytest.mark.long
+def test_a_batch_in_parts_is_trained_at_the_rate_that_was_found_before(prepared, weights, folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    settings = composed("model.cut_layer=mixed1", "transfer.epochs=1", *AUTO)
+    tests, told, train_whole, test_range = [], [], phases.loop.train, phases.rate_test.range_test
+
+    def train_in_parts(trainer, task, options, session, on_device):
+        if session.parts < 4:
+            raise BatchTooLargeError(task.phase, options.batch_size)
+        return train_whole(trainer, task, options, session, on_device=on_device)
+
+    def counted(*arguments):
+        tests.append(arguments)
+        return test_range(*arguments)
+
+    monkeypatch.setattr(phases.loop, "train", train_in_parts)
+    monkeypatch.setattr(phases.rate_test, "range_test", counted)
+    checkpoint = phases.checkpoint_path("transfer", settings, prepared, "of parts")
+
+    def build():
+        return phases.build_classifier(prepared, weights, settings)
+
+    session = Session(checkpoint=checkpoint, on_found=told.append)
+    _trained("transfer", settings, build, prepared, phases.transfer, session)
+    assert len(tests) == len(told) == 1
+    assert told[0].learning_rate
+    left = {path.name.removeprefix(checkpoint.stem) for path in checkpoint.parent.glob(f"{checkpoint.stem}*")}
+    assert left == {".rates.json", "-in-4-parts.npy"}
+    checkpoints.delete(checkpoint)
+    assert not list(checkpoint.parent.glob("transfer-*"))
+
+
+@pytest.mark.long
 def test_a_killed_phase_goes_on_with_the_rate_that_it_found(prepared, weights, folder, monkeypatch):
     monkeypatch.chdir(folder)
-    settings = composed("model.cut_layer=mixed1", *AUTO)
+    settings = composed("model.cut_layer=mixed1", *AUTO, "finetune.learning_rate=1e-4")
     values, _, told = trained_by(settings, prepared, weights)
     model = phases.build_classifier(prepared, weights, settings)
     checkpoint = phases.checkpoint_path("transfer", settings, prepared, "start")

@@ -11,7 +11,7 @@ from frostline.config.load import compose_conf
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras
 from frostline.training import rate_test
-from frostline.training.loop import Examples, Session, Task
+from frostline.training.loop import Examples, Session, Task, train, trainer_of
 from frostline.training.rate_test import range_test, read_off
 from frostline.training.resolved import Found, batch_size_for, resolved
 from tracked import tracked_conf
@@ -79,6 +79,39 @@ def test_it_ends_where_the_loss_diverges(monkeypatch):
     assert all(math.isfinite(point["loss"]) for point in curve)
 
 
+@pytest.fixture(scope="module")
+def learned():
+    """A model that was trained before: most of its losses are small, that of few images is large."""
+    model, given = make_model(), dataclasses.replace(options(epochs=40), batch_size=8, learning_rate=3e-3)
+    train(trainer_of(model, given, 150), task(), given)
+    return model
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("wrong", [(), (7, 70, 140)])
+def test_where_few_images_have_most_of_the_loss_the_test_still_goes_on_to_where_it_diverges(learned, seed, wrong):
+    examples = task().training
+    labels = examples.labels.copy()
+    labels[list(wrong)] ^= 1  # the model is sure that these are of the other class
+    probabilities = learned(examples.features[0].astype(np.float32)).numpy()[:, 0]
+    losses = -np.log(np.where(labels, probabilities, 1 - probabilities))
+    assert np.median(losses) < 0.3 * losses.mean()
+    given = dataclasses.replace(task(), seed=seed, training=Examples(examples.features, labels))
+    curve = range_test(learned, given, dataclasses.replace(options(), batch_size=8), Session())
+    assert curve[-1]["rate"] > 0.1, "it ends where rates break the model, not where a batch has other images"
+    try:
+        assert 2e-4 < read_off(curve, "finetune") < 1e-2
+    except FrostlineError as error:
+        assert "lowers the loss" in str(error)
+
+
+def test_a_loss_that_is_no_number_from_the_start_is_not_blamed_on_the_rates():
+    model = make_model()
+    model.layers[-1].bias.assign([np.nan])
+    with pytest.raises(FrostlineError, match=r"^finetune.learning_rate .* before anything is learned\.\nThe weights"):
+        range_test(model, task(), options(), Session())
+
+
 def test_rates_that_are_all_too_high_end_in_two_lines_and_a_model_as_it_was(monkeypatch):
     monkeypatch.setattr(rate_test, "FIRST", 1e30)
     monkeypatch.setattr(rate_test, "LAST", 1e36)
@@ -112,9 +145,11 @@ def test_the_rate_is_where_the_loss_falls_steepest_before_its_lowest():
     assert read_off(curve_of(1.0, 0.9, 0.6, 0.55, 5.0, 0.7, 0.6), "transfer") == 1e-4
     rate = read_off([{**point, "rate": point["rate"] * 1.2345} for point in curve_of(1, 0.9, 0.1, 0.05)], "transfer")
     assert rate == 1.2e-4
+    # it rose before it fell again
+    assert read_off(curve_of(1.0, 0.95, 0.94, 1.02, 0.6, 0.5), "transfer") == 1e-5
 
 
-@pytest.mark.parametrize("losses", [(), (1.0,), (1.0, 1.0), (1.0, 1.1, 4.0)])
+@pytest.mark.parametrize("losses", [(1.0,), (1.0, 1.0), (1.0, 1.1, 4.0), (1.0, 0.9995, 1.1), (1, 2, 0.5)])
 def test_where_nothing_lowers_the_loss_a_number_is_asked_for(losses):
     with pytest.raises(FrostlineError, match=r"^transfer.learning_rate is auto, but no rate from 1e-06 to 1 lowers"):
         read_off(curve_of(*losses), "transfer")
@@ -132,4 +167,6 @@ def test_what_was_found_is_told_without_what_was_given():
     assert Found().as_json() == {}
     both = Found(0.01, 8, [{"rate": 1.0, "loss": 2.0}])
     assert both.as_json() == {"learning_rate": 0.01, "batch_size": 8, "rate_test": [{"rate": 1.0, "loss": 2.0}]}
+    assert Found.from_json({"loss": 0.5} | both.as_json()) == both
+    assert Found.from_json({"loss": 0.5}) == Found()
     assert both.numbers() == {"learning_rate": 0.01, "batch_size": 8}

@@ -53,11 +53,13 @@ class Page(HTMLParser):
 
 
 def test_the_settings_tell_what_auto_was_found_to_be(tmp_path):
-    write_example_report(tmp_path, found={"transfer.learning_rate": 0.00093, "finetune.batch_size": 8})
+    given = ["transfer.learning_rate=auto", "finetune.batch_size=auto"]
+    found = {"transfer.learning_rate": 0.00093, "finetune.batch_size": 8}
+    write_example_report(tmp_path, given=given, found=found)
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     shown = dict(re.findall(r"<th scope=\"row\"><code>(.+)</code></th><td><code>(.*)</code></td>", html))
-    assert shown["transfer.learning_rate"] == "0.001: 0.00093"  # it says auto, where it was found
-    assert shown["finetune.batch_size"] == "32: 8"
+    assert shown["transfer.learning_rate"] == "auto: 0.00093"
+    assert shown["finetune.batch_size"] == "auto: 8"
     assert shown["finetune.learning_rate"] == "1e-05"
 
 

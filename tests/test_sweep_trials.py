@@ -5,6 +5,7 @@ import pickle
 import shutil
 from dataclasses import asdict, replace
 
+import mlflow
 import numpy as np
 import pytest
 
@@ -16,7 +17,8 @@ from frostline.models.saving import load_model, save_model
 from frostline.runtime.code_digest import code_of
 from frostline.sweep import trials
 from frostline.sweep.memory import Memory
-from frostline.training import phases
+from frostline.sweep.run import run_trial
+from frostline.training import phases, rate_test
 from tracked import write_tracked
 
 pytestmark = pytest.mark.slow
@@ -279,7 +281,15 @@ def test_only_the_last_training_of_each_phase_is_kept(shared):
     assert memory.trainers.keys() <= {"transfer", "finetune"}
 
 
+@pytest.fixture
+def any_fall(monkeypatch):
+    """Let range tests take any fall of the loss: random weights learn nothing of note from so few images."""
+    monkeypatch.setattr(rate_test, "_FALL", 0)
+    monkeypatch.setattr(rate_test, "_RISE", np.inf)
+
+
 @pytest.mark.long
+@pytest.mark.usefixtures("any_fall")
 def test_each_trial_finds_its_own_rate_and_tells_it_again(shared):
     """Also from what the last trial left: trainers, the head's file, and the result on the disk."""
     small = ("model.cut_layer=mixed1", "finetune.epochs=1", "transfer.learning_rate=auto", "transfer.batch_size=auto")
@@ -301,3 +311,18 @@ def test_each_trial_finds_its_own_rate_and_tells_it_again(shared):
     same = compose(*small[:2], f"transfer.batch_size={size}", *numbers, "seed=6")
     given = trials.run(same, shared, Memory(), nothing)
     assert (given.transfer, given.finetune) == (third.transfer, third.finetune)
+
+
+@pytest.mark.long
+@pytest.mark.usefixtures("any_fall")
+def test_a_trial_from_the_disk_logs_the_rate_that_it_found(shared, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    config = compose("model.cut_layer=mixed1", "finetune.epochs=1", "transfer.learning_rate=auto")
+    found = trials.run(config, shared, Memory(), nothing).found["transfer"]
+    run_trial(config, "a trial", "a sweep", Memory())
+    (run,) = mlflow.search_runs(
+        search_all_experiments=True, filter_string="tags.`frostline.phase` = 'a trial'", output_format="list"
+    )
+    assert run.data.tags["frostline.restored"] == "true"
+    assert run.data.params["found.transfer.learning_rate"] == str(found["learning_rate"])
+    assert run.data.metrics["transfer/range_test_loss"] == found["rate_test"][-1]["loss"]

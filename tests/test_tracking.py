@@ -20,6 +20,7 @@ from frostline.config.load import compose_conf
 from frostline.runtime.errors import FrostlineError
 from frostline.tracking import runs as tracking
 from frostline.tracking.store import make_tables
+from frostline.training.resolved import Found
 from mlflow_server import MlflowServer
 from servers import wait_until
 
@@ -102,15 +103,29 @@ def test_what_auto_was_found_to_be_is_a_parameter_and_its_curve_a_metric(setting
     pipeline = tracking.open_pipeline(settings, "data digest")
     curve = [{"rate": 1e-6, "loss": 0.7}, {"rate": 1e-3, "loss": 0.5}]
     with tracking.phase_run("transfer", pipeline) as run:
-        run.log_found("transfer", {"learning_rate": 0.00093, "batch_size": 8}, curve)
-        run.log_found("finetune", {}, ())
-    found = mlflow.get_run(run.id).data
+        run.log_found("transfer", Found(0.00093, 8, curve))
+        run.log_found("finetune", Found())
+    check_found(run.id)
+
+
+def test_a_restored_run_tells_what_auto_was_found_to_be_too(settings, model):
+    settings.transfer.learning_rate = "auto"
+    pipeline = tracking.open_pipeline(settings, "data digest")
+    found = {"transfer": Found(0.00093, 8, [{"rate": 1e-6, "loss": 0.7}, {"rate": 1e-3, "loss": 0.5}])}
+    check_found(tracking.find_or_restore("transfer", pipeline, model, EPOCHS, found)())
+    tracking.restore_phase("a trial", pipeline, EPOCHS, found | {"finetune": Found()})
+    (trial,) = (run for run in all_runs(pipeline) if run.data.tags["frostline.phase"] == "a trial")
+    check_found(trial.info.run_id)
+
+
+def check_found(run_id):
+    found = mlflow.get_run(run_id).data
     assert found.params["transfer.learning_rate"] == "auto", "the setting as it was given"
     assert found.params["found.transfer.learning_rate"] == "0.00093"
     assert found.params["found.transfer.batch_size"] == "8"
     assert not [name for name in found.params if name.startswith("found.finetune")]
     for name, values in {"rate": [1e-6, 1e-3], "loss": [0.7, 0.5]}.items():
-        history = mlflow.MlflowClient().get_metric_history(run.id, f"transfer/range_test_{name}")
+        history = mlflow.MlflowClient().get_metric_history(run_id, f"transfer/range_test_{name}")
         assert [(point.step, point.value) for point in history] == [(1, values[0]), (2, values[1])]
 
 

@@ -64,7 +64,7 @@ def _train_and_log(
         def on_found(what: Found) -> None:
             nonlocal found
             found = what
-            run.log_found(phase, what.numbers(), what.rate_test)
+            run.log_found(phase, what)
 
         session = Session(run.log_epoch, checkpoint, strategy, config.checkpoint_every, on_found=on_found)
         model, history = _trained(phase, config, lambda: build(data), data, train, session)
@@ -87,14 +87,20 @@ def _trained(
     """The trained model and its epochs. Where the memory does not hold a batch, it is trained in more and more parts.
 
     Each time from a model built anew, or the checkpoint of so many parts: what the failed step has left is of no use.
+    But what auto was found to be holds for all, and is told once.
     """
+    told = None
+
+    def on_found(what: Found) -> None:
+        nonlocal told
+        if what != told:
+            session.on_found(what)
+        told = what
 
     def attempt(parts: int) -> tuple[keras.Model, list[Epoch]]:
         gc.collect()  # the model of the last one
-        model, checkpoint = build(), session.checkpoint
-        if checkpoint and parts > 1:
-            checkpoint = checkpoint.with_stem(f"{checkpoint.stem}-in-{parts}-parts")
-        return model, train(model, data, config, replace(session, checkpoint=checkpoint, parts=parts))
+        model = build()
+        return model, train(model, data, config, replace(session, parts=parts, on_found=on_found))
 
     parts = 1
     while True:

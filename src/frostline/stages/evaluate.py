@@ -12,7 +12,7 @@ from frostline.tracking import runs
 from frostline.tracking.registry import Candidate, register
 from frostline.training.loop import Epoch, with_kept_last
 from frostline.training.phases import load_images
-from frostline.training.resolved import FOUND
+from frostline.training.resolved import Found
 
 
 def main(config: Config) -> None:
@@ -23,17 +23,20 @@ def main(config: Config) -> None:
     with runs.phase_run("evaluate", pipeline) as run:
         models = {phase: load_model(path) for phase, path in MODELS.items()}
         curves = {phase: _numbers(read_csv(path)) for phase, path in CURVES.items()}
-        trained = Trained(models, curves, data, config, _found())
+        trained = Trained(models, curves, data, config, _numbers_found())
         found = assess(trained)
         write_assessment(found, trained)
         _log(run, pipeline, found, trained, judged)
     print(found.evaluation.verdict.headline, *found.cautions, *_ledger(judged), sep="\n")
 
 
-def _found() -> dict[str, float]:
+def _found(phase: str) -> Found:
+    return Found.from_json(read_json(TRAINING[phase]))
+
+
+def _numbers_found() -> dict[str, float]:
     """What settings that say auto were found to be, by their keys."""
-    told = {phase: read_json(path) for phase, path in TRAINING.items()}
-    return {f"{phase}.{name}": told[phase][name] for phase in told for name in FOUND if name in told[phase]}
+    return {f"{phase}.{name}": value for phase in TRAINING for name, value in _found(phase).numbers().items()}
 
 
 def _numbers(rows: Sequence[Mapping[str, str]]) -> list[Epoch]:
@@ -56,7 +59,7 @@ def _log(run: runs.Run, pipeline: runs.Pipeline, found: Assessment, trained: Tra
     config, data, choice, figures = trained.config, trained.data, found.choice, found.evaluation.figures
     for phase, values in figures.items():
         epochs = with_kept_last(trained.curves[phase], getattr(config, phase).patience)  # if DVC restored the stage
-        phases_run = runs.find_or_restore(phase, pipeline, MODELS[phase], epochs, asked_by=run)
+        phases_run = runs.find_or_restore(phase, pipeline, MODELS[phase], epochs, {phase: _found(phase)}, asked_by=run)
         run.log_metrics({f"test/{name}": value for name, value in values.items()}, on=phases_run)
     run.log_metrics({f"difference/{name}": value for name, value in found.evaluation.difference.items()})
     run.log_data(config.data.name, config.data.depends_on, data.digest, context="testing")

@@ -104,7 +104,8 @@ def run_trial(
     pipeline = runs.open_pipeline(config, shared.data.digest, group)
     result = sweep_trials.stored(config, shared)
     if result is not None:
-        runs.restore_phase(name, pipeline, result.epochs(config))
+        found = {phase: Found.from_json(told) for phase, told in result.found.items()}
+        runs.restore_phase(name, pipeline, result.epochs(config), found)
     else:
         total = config.transfer.epochs + config.finetune.epochs
 
@@ -122,9 +123,8 @@ def run_trial(
                 result = sweep_trials.run(config, shared, memory, on_epoch)
             except sweep_trials.PrunedError as reason:  # within the run: it has not failed
                 return {"pruned": str(reason)}
-            for phase, found in result.found.items():
-                what = Found(**found)
-                tracked.log_found(phase, what.numbers(), what.rate_test)
+            for phase, told in result.found.items():
+                tracked.log_found(phase, Found.from_json(told))
             for epoch in result.epochs(config)[len(result.transfer) + len(result.finetune) :]:
                 tracked.log_epoch(epoch)
     for cache in (FEATURES, sweep_trials.TRANSFERS):

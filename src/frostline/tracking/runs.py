@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from frostline.common.files import sha256_of
@@ -33,6 +34,7 @@ from frostline.tracking.quiet_mlflow import mlflow
 from frostline.tracking.store import connect, store_is_needed
 from frostline.tracking.tags import DATA, MODEL, PHASE, PIPELINE, RESTORED, TOKEN
 from frostline.tracking.unfinished import close_what_was_killed, marked
+from frostline.training.resolved import Found
 
 _PARENT, _NOTE = mlflow.utils.mlflow_tags.MLFLOW_PARENT_RUN_ID, mlflow.utils.mlflow_tags.MLFLOW_RUN_NOTE
 _SYSTEM_METRICS_EVERY, _SYSTEM_METRICS_END = 5, 2  # seconds
@@ -105,18 +107,12 @@ class Run:
         metrics = _metrics_of(epoch)
         self.outbox.put(f"epoch {epoch['epoch']}", lambda: mlflow.MlflowClient().log_batch(self.id, metrics=metrics))
 
-    def log_found(self, phase: str, found: Mapping[str, float], curve: Sequence[Mapping[str, float]]) -> None:
+    def log_found(self, phase: str, found: Found) -> None:
         """Log what settings of `phase` that say auto were found to be, as parameters (found.transfer.learning_rate),
         and the curve of its range test, by step."""
-        params = [mlflow.entities.Param(f"found.{phase}.{name}", str(value)) for name, value in found.items()]
-        steps = [{f"{phase}/range_test_{name}": value for name, value in point.items()} for point in curve]
-        metrics = [metric for step, point in enumerate(steps, 1) for metric in _metrics_of({**point, "epoch": step})]
-
-        def send() -> None:
-            mlflow.MlflowClient().log_batch(self.id, params=params, metrics=metrics)
-
-        if found:
-            self.outbox.put("what auto is", send)
+        batch = _batch_of(phase, found)
+        if found != Found():
+            self.outbox.put("what auto is", lambda: mlflow.MlflowClient().log_batch(self.id, **batch))
 
     def log_metrics(self, metrics: Mapping[str, float], on: Callable[[], str] | None = None) -> None:
         """Log final figures on this run, or on the one whose id `on` gives: what find_or_restore returned."""
@@ -237,13 +233,18 @@ def _system_metrics(run_id: str) -> Iterator[None]:
 
 
 def find_or_restore(
-    name: str, pipeline: Pipeline, model: Path, history: Sequence[Mapping[str, float]], asked_by: Run | None = None
+    name: str,
+    pipeline: Pipeline,
+    model: Path,
+    history: Sequence[Mapping[str, float]],
+    found: Mapping[str, Found] = MappingProxyType({}),
+    asked_by: Run | None = None,
 ) -> Callable[[], str]:
     """Return a function that gives the id of the newest run of the phase `name` that made the file `model`.
 
     Where this store has none (DVC restored the stage from its cache, or the store was away), one is logged from the
-    stage's `history` and marked as restored; it is closed with the run `asked_by` where the process is killed. The
-    store is asked when the function is called first.
+    stage's `history` and what it `found`, by phase, and marked as restored; it is closed with the run `asked_by` where
+    the process is killed. The store is asked when the function is called first.
     """
     tags = {TOKEN: asked_by.token} if asked_by else {}
 
@@ -252,7 +253,7 @@ def find_or_restore(
         digest = sha256_of(model)
         for run in _search(pipeline, {PHASE: name, MODEL: digest}, "status = 'FINISHED'"):
             return str(run.info.run_id)
-        return _restore(name, pipeline, _parent(name, pipeline, tags), history, {**tags, MODEL: digest})
+        return _restore(name, pipeline, _parent(name, pipeline, tags), history, found, {**tags, MODEL: digest})
 
     return run_id
 
@@ -269,12 +270,18 @@ def times_judged(pipeline: Pipeline) -> int:
     return len({run.data.tags[PIPELINE] for run in found} | {pipeline.key})
 
 
-def restore_phase(name: str, pipeline: Pipeline, history: Sequence[Mapping[str, float]]) -> None:
-    """Log the trial `name` from its `history`, marked as restored, unless it finished below the newest parent run."""
+def restore_phase(
+    name: str,
+    pipeline: Pipeline,
+    history: Sequence[Mapping[str, float]],
+    found: Mapping[str, Found] = MappingProxyType({}),
+) -> None:
+    """Log the trial `name` from its `history` and what it `found`, by phase, marked as restored, unless it finished
+    below the newest parent run."""
     with store_is_needed():
         parent = _newest_parent(pipeline, {})
         if not _search(pipeline, {_PARENT: parent, PHASE: name}, "status = 'FINISHED'"):
-            _restore(name, pipeline, parent, history, {})
+            _restore(name, pipeline, parent, history, found, {})
 
 
 def _restore(
@@ -282,14 +289,25 @@ def _restore(
     pipeline: Pipeline,
     parent: str,
     history: Sequence[Mapping[str, float]],
+    found: Mapping[str, Found],
     tags: Mapping[str, str],
 ) -> str:
     client = mlflow.MlflowClient()
     run_id = _create(name, pipeline, parent, {**tags, RESTORED: "true"})
     for epoch in history:
         client.log_batch(run_id, metrics=_metrics_of(epoch))
+    for phase, what in found.items():
+        client.log_batch(run_id, **_batch_of(phase, what))
     client.set_terminated(run_id)
     return run_id
+
+
+def _batch_of(phase: str, found: Found) -> dict[str, Any]:
+    """What `log_found` logs, as MLflow takes it."""
+    params = [mlflow.entities.Param(f"found.{phase}.{name}", str(value)) for name, value in found.numbers().items()]
+    steps = [{f"{phase}/range_test_{name}": value for name, value in point.items()} for point in found.rate_test]
+    metrics = [metric for step, point in enumerate(steps, 1) for metric in _metrics_of({**point, "epoch": step})]
+    return {"params": params, "metrics": metrics}
 
 
 def _metrics_of(figures: Mapping[str, float]) -> list[mlflow.entities.Metric]:

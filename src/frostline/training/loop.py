@@ -86,7 +86,8 @@ class Session:
     on_epoch: OnEpoch = lambda epoch: None
     """Gets each epoch's figures, those of a checkpoint's epochs again."""
     checkpoint: Path | None = None
-    """A file that is written after epochs; where it exists, training goes on from it, to the same weights."""
+    """A file that is written after epochs; where it exists, training goes on from it, to the same weights. Training in
+    parts has its own, `checkpoint_in_parts`."""
     strategy: tf.distribute.Strategy | None = None
     """See `distribution`. Only the chief writes the checkpoint, and the other processes take over its state."""
     checkpoint_every: float = 0
@@ -99,6 +100,13 @@ class Session:
     a step stays one over the batch; but dropout draws anew for each part, and batch normalisation sees it alone."""
     on_found: OnFound = lambda found: None
     """Gets, before the first epoch, what settings that say auto were found to be."""
+
+    @property
+    def checkpoint_in_parts(self) -> Path | None:
+        """The checkpoint of so many parts: in others, dropout draws other masks, and weights become others."""
+        if self.checkpoint is None or self.parts == 1:
+            return self.checkpoint
+        return self.checkpoint.with_stem(f"{self.checkpoint.stem}-in-{self.parts}-parts")
 
 
 ALONE = Session()
@@ -226,12 +234,12 @@ def train(
     Raises FrostlineError for a checkpoint that is damaged, or of a training that has ended, and where a loss is no
     number (NaN or infinity): from there on, neither are the weights. BatchTooLargeError: see there.
     """
-    checkpoint, strategy, model = session.checkpoint, session.strategy, trainer.model
+    checkpoint, strategy = session.checkpoint_in_parts, session.strategy
     keras.utils.set_random_seed(seed32(task.seed, task.phase))
     count = len(task.training.labels)
     history, restored = checkpoints.load(checkpoint, trainer.variables) if checkpoint else ([], 0)
     done = distribution.take_from_chief(strategy, trainer.variables, len(history)) if strategy else len(history)
-    copy_values(trainer.trained, model)
+    copy_values(trainer.trained, trainer.model)
     kept = _best_so_far(history, strategy) if options.patience else 0
 
     def is_last(number: int) -> bool:
@@ -246,12 +254,8 @@ def train(
     begun = saved = time.monotonic()
     while not is_last(number):
         number += 1
-        with (
-            told_if_too_large(task.phase, options.batch_size),
-            track(f"{task.phase} {number}/{options.epochs}", total=count, unit="images") as advance,
-        ):
-            loss_sum, hits = run_epoch(number, advance, validated)
-        copy_values(trainer.trained, model)
+        loss_sum, hits = run_epoch(number, validated)
+        copy_values(trainer.trained, trainer.model)
         figures = loss_sum / count, hits / count, *trainer.score(task.validation)
         _check_numbers(figures, task.phase, number)
         history.append(dict(zip(EPOCH_COLUMNS, (number, *figures), strict=True)))
@@ -292,9 +296,9 @@ def _figures(loss: float, accuracy: float) -> str:
 
 def _epochs(
     trainer: Trainer, task: Task, options: Resolved, on_device: bool
-) -> Callable[[int, Callable[[int, str], None], str], tuple[float, float]]:
-    """Return what trains one epoch, given its number, whom to tell of rows done, with loss and accuracy so far, and
-    what to add to these: → sum of losses, number of hits."""
+) -> Callable[[int, str], tuple[float, float]]:
+    """Return what trains one epoch, given its number and what its progress says beside loss and accuracy so far: → sum
+    of losses, number of hits."""
     count = len(task.training.labels)
     whole = None
     if on_device and not task.prepare:
@@ -304,17 +308,21 @@ def _epochs(
         except tf.errors.ResourceExhaustedError:
             _log.info("the features do not fit the device's memory: they are read batch by batch")
 
-    def run(number: int, advance: Callable[[int, str], None], validated: str) -> tuple[float, float]:
-        if whole:
-            totals = whole(*_draw(task, options, number))
-            advance(count, _figures(totals[0] / count, totals[1] / count) + validated)
-            return totals
-        loss_sum = hits = seen = 0.0
-        for load, rows in batches(task, options, number):
-            loss, correct = trainer.on_batch(load, rows)
-            loss_sum, hits, seen = loss_sum + float(loss) * rows, hits + float(correct), seen + rows
-            advance(rows, _figures(loss_sum / seen, hits / seen) + validated)
-        return loss_sum, hits
+    def run(number: int, validated: str) -> tuple[float, float]:
+        with (
+            told_if_too_large(task.phase, options.batch_size),
+            track(f"{task.phase} {number}/{options.epochs}", total=count, unit="images") as advance,
+        ):
+            if whole:
+                totals = whole(*_draw(task, options, number))
+                advance(count, _figures(totals[0] / count, totals[1] / count) + validated)
+                return totals
+            loss_sum = hits = seen = 0.0
+            for load, rows in batches(task, options, number):
+                loss, correct = trainer.on_batch(load, rows)
+                loss_sum, hits, seen = loss_sum + float(loss) * rows, hits + float(correct), seen + rows
+                advance(rows, _figures(loss_sum / seen, hits / seen) + validated)
+            return loss_sum, hits
 
     return run
 

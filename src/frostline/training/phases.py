@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -148,6 +148,25 @@ def choose_determinism(settings: Config) -> None:
         tf.config.experimental.enable_op_determinism()
 
 
+@dataclass(frozen=True)
+class _Work:
+    """What a phase trains, but for its settings, and how."""
+
+    model: keras.Model
+    layers: Sequence[str]
+    """The part above them is trained."""
+    task: Task
+    weights: np.ndarray | None
+    """Of classes (see `class_weights`)."""
+    computed_in: str
+    """A precision."""
+    session: Session
+
+    def part(self) -> keras.Model:
+        """What is trained."""
+        return graph.part(self.model, self.layers)
+
+
 def _train(
     model: keras.Model,
     layers: Sequence[str],
@@ -172,72 +191,56 @@ def _train(
         training = Examples(features_of("train"), data.labels("train"), mirrored)
     on_device = settings.feeding == "device" or (settings.feeding == "auto" and on_gpu())
     task = Task(phase, _seed(settings), training, validation, prepare)
-    options = _resolved(model, layers, task, settings, data, session)
-    with _trainer(model, layers, phase, options, settings, data, session) as trainer:
+    work = _Work(model, layers, task, _class_weights(data, phase, settings), computed_in, session)
+    options = _resolved(work, _options(phase, settings))
+    with _trainer(work, options) as trainer:
         return loop.train(trainer, task, options, session, on_device=on_device and session.parts == 1)
 
 
-def _resolved(
-    model: keras.Model, layers: Sequence[str], task: Task, settings: Config, data: Dataset, session: Session
-) -> Resolved:
-    """The settings of the phase with numbers where they say auto; `session.on_found` gets these."""
-    options, images = _options(task.phase, settings), len(task.training.labels)
-    batch_size, rate = batch_size_of(options, images), options.learning_rate
+def _resolved(work: _Work, options: Phase) -> Resolved:
+    """`options` with numbers where they say auto; `on_found` gets these."""
+    batch_size, rate = batch_size_of(options, len(work.task.training.labels)), options.learning_rate
     found = Found(batch_size=batch_size if options.batch_size == AUTO else None)
     if rate == AUTO:
-        curve = _rate_test(model, layers, task, resolved(options, batch_size, math.nan), settings, data, session)
-        rate = rate_test.read_off(curve, task.phase)
+        curve = _rate_test(work, resolved(options, batch_size, math.nan))
+        rate = rate_test.read_off(curve, work.task.phase)
         found = replace(found, learning_rate=rate, rate_test=curve)
-    session.on_found(found)
+    work.session.on_found(found)
     return resolved(options, batch_size, rate)
 
 
-def _rate_test(
-    model: keras.Model,
-    layers: Sequence[str],
-    task: Task,
-    options: Resolved,
-    settings: Config,
-    data: Dataset,
-    session: Session,
-) -> rate_test.Curve:
-    """The curve of the phase's range test: the one that is kept beside its checkpoint, or that of a test now."""
-    kept = session.checkpoint.with_suffix(rate_test.SUFFIX) if session.checkpoint else None
+def _rate_test(work: _Work, options: Resolved) -> rate_test.Curve:
+    """The curve of the phase's range test: the one that is kept beside its checkpoint, or that of a test now.
+
+    In whatever parts it is trained: what the phase finds does not change when the memory turns out to be short.
+    """
+    checkpoint = work.session.checkpoint
+    kept = checkpoint.with_suffix(rate_test.SUFFIX) if checkpoint else None
     if kept and kept.is_file():
         return cast(rate_test.Curve, read_json(kept))
-    part, weights = graph.part(model, layers), _class_weights(data, task.phase, settings)
-    with precision.computing_in(part, precision.resolve(settings.precision)):
-        curve = rate_test.range_test(part, task, options, session, weights)
+    part = work.part()
+    with precision.computing_in(part, work.computed_in):
+        curve = rate_test.range_test(part, work.task, options, work.session, work.weights)
     if kept:
         write_json(kept, curve)
     return curve
 
 
 @contextmanager
-def _trainer(
-    model: keras.Model,
-    layers: Sequence[str],
-    phase: PhaseName,
-    options: Resolved,
-    settings: Config,
-    data: Dataset,
-    session: Session,
-) -> Iterator[loop.Trainer]:
-    """What trains the part of `model` above `layers` on `data`: kept from an earlier training, where one is.
+def _trainer(work: _Work, options: Resolved) -> Iterator[loop.Trainer]:
+    """What does `work` as `options` say: kept from an earlier training, where one is.
 
     Not on several devices or a GPU, whose optimizer is Keras' own.
     """
+    session, phase, weights = work.session, work.task.phase, work.weights
     kept = {} if session.trainers is None or session.strategy or on_gpu() else session.trainers
-    computed_in, count = precision.resolve(settings.precision), len(data.labels("train"))
-    weights = _class_weights(data, phase, settings)
-    said = None if weights is None else weights.tolist()
-    made_of = digest_of(
-        [list(layers), asdict(options), options.schedule == "constant" or count, computed_in, said, session.parts]
-    )
+    count, said = len(work.task.training.labels), None if weights is None else weights.tolist()
+    of_schedule = options.schedule == "constant" or count
+    made_of = digest_of([list(work.layers), asdict(options), of_schedule, work.computed_in, said, session.parts])
     before, trainer = kept.pop(phase, ("", None))
     again = trainer is not None and before == made_of
-    part = trainer.model if trainer is not None and again else graph.part(model, layers)
-    with precision.computing_in(part, computed_in):
+    part = trainer.model if trainer is not None and again else work.part()
+    with precision.computing_in(part, work.computed_in):
         if trainer is not None and again:
             trainer.begin_again()
         else:

@@ -36,7 +36,13 @@ FIRST, LAST, STEPS = 1e-6, 1.0, 50
 _MEMORY = 0.9
 """Of the smoothed loss: the weight of what came before a step."""
 _DIVERGED = 4
-"""So many times its lowest value, as fastai and PyTorch Lightning have it."""
+"""So many times the loss where nothing is learned; fastai and PyTorch Lightning have it of the lowest loss, which a few
+hard images in a batch exceed, too, where the loss is small."""
+_FALL, _RISE = 0.001, 0.01
+"""Shares of the loss. What falls by less has not learned: at rates that change nothing a difference is nearly 0, as
+batches and dropout are the same, but what is computed in bfloat16 has three digits. Where the loss rose by more, higher
+rates are not looked at: what falls there, from a model that is worse, is the turn of other images.
+"""
 _OPERATIONS, _FEWEST = 6e9, 8
 """Multiplications by weights in a step forwards, beyond which it has fewer images than a batch, and how few at least:
 so a test takes seconds, not minutes. Both are of the network, not of the machine: nor does what is found depend on it.
@@ -52,7 +58,7 @@ class _Rising(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[
     """From FIRST to LAST in STEPS steps; or 0, where the variable `on` is."""
 
     def __init__(self) -> None:
-        self.on = keras.Variable(1.0, trainable=False)
+        self.on = keras.Variable(0.0, trainable=False)
 
     def __call__(self, step: Any) -> Any:
         return self.on * FIRST * (LAST / FIRST) ** (keras.ops.cast(step, "float32") / (STEPS - 1))
@@ -72,6 +78,7 @@ def range_test(
 
     Raises:
         BatchTooLargeError: see there.
+        FrostlineError: the loss is no number before anything is learned.
     """
     values = [variable.numpy() for variable in model.variables]
     rising, count = _Rising(), len(task.training.labels)
@@ -95,14 +102,19 @@ def range_test(
         loop.told_if_too_large(task.phase, options.batch_size),
         track(f"{task.phase} range test", total=2 * STEPS, unit="steps") as advance,
     ):
-        learned = _until_diverged(losses(STEPS))
+        unlearned = list(losses(STEPS))
         set_back()
-        rising.on.assign(0)
-        unlearned = list(losses(len(learned)))
+        mean = sum(unlearned) / STEPS
+        if not math.isfinite(mean):
+            raise FrostlineError(
+                f"{task.phase}.learning_rate is auto, but the loss is no number before anything is learned.\n"
+                "The weights that the phase starts from, or the features of its images, hold NaN or infinity."
+            )
+        rising.on.assign(1)
+        learned = losses(STEPS)
+        effect = _until((_DIVERGED - 1) * mean, (one - other for one, other in zip(learned, unlearned, strict=True)))
         set_back()
-    effect = _smoothed([one - other for one, other in zip(learned, unlearned, strict=True)])
     rates = [FIRST * (LAST / FIRST) ** (step / (STEPS - 1)) for step in range(len(effect))]
-    mean = sum(unlearned) / max(1, len(unlearned))
     return [{"rate": rate, "loss": mean + change} for rate, change in zip(rates, effect, strict=True)]
 
 
@@ -113,34 +125,34 @@ def _rows(model: keras.Model, batch_size: int) -> int:
     return min(batch_size, max(_FEWEST, int(_OPERATIONS / each)))
 
 
-def _smoothed(values: Iterable[float]) -> list[float]:
-    """The exponential moving averages, without the bias towards 0 that they begin with (as Kingma & Ba 2015)."""
-    means, mean = [], 0.0
+def _until(limit: float, values: Iterable[float]) -> list[float]:
+    """The exponential moving averages of `values`, up to where they exceed `limit` or are no numbers.
+
+    Without the bias towards 0 that they begin with (as Kingma & Ba 2015).
+    """
+    means: list[float] = []
+    mean = 0.0
     for number, value in enumerate(values, 1):
         mean = _MEMORY * mean + (1 - _MEMORY) * value
-        means.append(mean / (1 - _MEMORY**number))
-    return means
-
-
-def _until_diverged(losses: Iterable[float]) -> list[float]:
-    found: list[float] = []
-    for loss in losses:
-        smoothed = _smoothed([*found, loss])
-        if not smoothed[-1] <= _DIVERGED * min(smoothed):  # or it is no number
+        smoothed = mean / (1 - _MEMORY**number)
+        if not smoothed <= limit:
             break
-        found.append(loss)
-    return found
+        means.append(smoothed)
+    return means
 
 
 def read_off(curve: Curve, phase: PhaseName) -> float:
     """The rate for `phase`, to two digits: where, on a logarithmic scale, the loss falls steepest before its lowest.
 
+    Rates beyond one that raised the loss do not count.
+
     Raises:
-        FrostlineError: it does not fall.
+        FrostlineError: it does not fall, or by no more than rounding.
     """
     losses = np.array([point["loss"] for point in curve])
-    lowest = int(np.argmin(losses)) if len(losses) else 0
-    if lowest == 0:
+    raised = losses > (1 + _RISE) * losses[0]
+    lowest = int(np.argmin(losses[: np.argmax(raised)] if raised.any() else losses))
+    if losses[lowest] >= (1 - _FALL) * losses[0]:
         raise FrostlineError(
             f"{phase}.learning_rate is auto, but no rate from {FIRST:g} to {LAST:g} lowers the loss.\n"
             f"Give it a number: {phase}.learning_rate=1e-4."

@@ -33,6 +33,11 @@ class Found:
     rate_test: Sequence[Mapping[str, float]] = ()
     """The curve that the learning rate was read from: by step its `rate` and its `loss`, smoothed."""
 
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> "Found":
+        """What `as_json` told, among other things or alone."""
+        return cls(**{field.name: told[field.name] for field in fields(cls) if field.name in told})
+
     def numbers(self) -> dict[str, float]:
         """Those found, by the setting."""
         return {name: value for name, value in self.as_json().items() if name in FOUND}
