@@ -34,7 +34,7 @@ def task(prepare=None, mirrored=False):
     labels = (features[..., 0].mean(axis=(1, 2)) > 0).astype(np.uint8)
     mirror = [features[:, :, ::-1]] if mirrored else ()
     training = Examples([features[:150]], labels[:150], mirror and [mirror[0][:150]])
-    return Task("finetune", 1, training, Examples([features[150:]], labels[150:]), prepare)
+    return Task("transfer", 1, training, Examples([features[150:]], labels[150:]), prepare)
 
 
 def options(**changes):
@@ -68,7 +68,7 @@ def test_a_range_test_finds_the_same_curve_twice_and_leaves_the_model_as_it_was(
     assert np.diff(np.log10(rates)) == pytest.approx(6 / 49), "it rises by the same factor at each step"
     losses = [point["loss"] for point in first]
     assert min(losses) < losses[0] - 0.01, "what is learned is seen"
-    assert 1e-4 < read_off(first, "finetune") < 0.3
+    assert 1e-4 < read_off(first, "transfer") < 0.3
 
 
 def test_it_ends_where_the_loss_diverges(monkeypatch):
@@ -99,16 +99,12 @@ def test_where_few_images_have_most_of_the_loss_the_test_still_goes_on_to_where_
     given = dataclasses.replace(task(), seed=seed, training=Examples(examples.features, labels))
     curve = range_test(learned, given, dataclasses.replace(options(), batch_size=8), Session())
     assert curve[-1]["rate"] > 0.1, "it ends where rates break the model, not where a batch has other images"
-    try:
-        assert 2e-4 < read_off(curve, "finetune") < 1e-2
-    except FrostlineError as error:
-        assert "lowers the loss" in str(error)
 
 
 def test_a_loss_that_is_no_number_from_the_start_is_not_blamed_on_the_rates():
     model = make_model()
     model.layers[-1].bias.assign([np.nan])
-    with pytest.raises(FrostlineError, match=r"^finetune.learning_rate .* before anything is learned\.\nThe weights"):
+    with pytest.raises(FrostlineError, match=r"^transfer.learning_rate .* before anything is learned\.\nThe weights"):
         range_test(model, task(), options(), Session())
 
 
@@ -120,19 +116,8 @@ def test_rates_that_are_all_too_high_end_in_two_lines_and_a_model_as_it_was(monk
     curve = range_test(model, task(), options(), Session())
     for left, right in zip(before, values_of(model), strict=True):
         np.testing.assert_array_equal(left, right)
-    with pytest.raises(FrostlineError, match=r"^finetune.learning_rate is auto, but no rate .*\n.*a number"):
-        read_off(curve, "finetune")
-
-
-def test_a_network_of_many_operations_is_tested_on_fewer_images(monkeypatch):
-    model = make_model()
-    each = 2 * 2 * (3 * 3 * 3 * 8) + 32 * 8 + 8  # a convolution's kernel at four places, two dense ones
-    monkeypatch.setattr(rate_test, "_OPERATIONS", 20 * each)
-    assert rate_test._rows(model, 32) == 20
-    assert rate_test._rows(model, 16) == 16
-    monkeypatch.setattr(rate_test, "_OPERATIONS", each)
-    assert rate_test._rows(model, 32) == 8
-    assert rate_test._rows(model, 4) == 4
+    with pytest.raises(FrostlineError, match=r"^transfer.learning_rate is auto, but no rate .*\n.*a number"):
+        read_off(curve, "transfer")
 
 
 def curve_of(*losses):

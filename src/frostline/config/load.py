@@ -17,7 +17,6 @@ from hydra.errors import OverrideParseException
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
 from omegaconf.errors import OmegaConfBaseException
 
-from frostline.common.phase_names import PHASES
 from frostline.config.overrides import parse_overrides
 from frostline.config.paths import PARAMS
 from frostline.config.settings import AUTO, Config, Ensemble, ImagenetWeights, Model, Rule
@@ -287,12 +286,11 @@ def _check(config: Config, where: str) -> None:
     if config.fold is not None and config.fold >= config.folds:
         valid = f"0 to {config.folds - 1}, as folds is {config.folds}; or null"
         raise FrostlineError(f"{where}: fold is {config.fold}; valid: {valid}.")
-    for phase in PHASES:
-        if getattr(config, phase).learning_rate == AUTO and config.distribution == "multi_worker":
-            raise FrostlineError(
-                f"{where}: {phase}.learning_rate is auto; valid with distribution=multi_worker: a number.\n"
-                "A run on one machine, shortened perhaps, says which one auto is."
-            )
+    if config.transfer.learning_rate == AUTO and config.distribution == "multi_worker":
+        raise FrostlineError(
+            f"{where}: transfer.learning_rate is auto; valid with distribution=multi_worker: a number.\n"
+            "A run on one machine, shortened perhaps, says which one auto is."
+        )
     for name, section in (("data", config.data), ("weights", config.weights)):
         path = getattr(section, "path", section.depends_on)
         if section.depends_on != path:

@@ -274,6 +274,8 @@ class Phase:
 
 @dataclass
 class Finetune(Phase):
+    learning_rate: Positive
+    """As of transfer, but for auto: what is fine-tuned has converged, and a range test says nothing of it."""
     thaw_from: str
     """The frost line: the backbone's lowest layer that learns; a number: so many ends of blocks below the cut layer, or
     at the lowest of them; auto: one. Of an ensemble, in one member, which alone learns: a layer of it, or its name for

@@ -1,12 +1,12 @@
-"""`learning_rate: auto`: a range test at the start of a phase.
+"""`transfer.learning_rate: auto`: a range test before the head is trained.
 
 Smith 2017, "Cyclical learning rates for training neural networks", arXiv:1506.01186, section 3.3: the rate rises from
 step to step, here exponentially, and the loss is watched until it diverges. The rate taken is that where the smoothed
 loss falls steepest, as PyTorch Lightning's `lr_find` has it, and fastai's as one of its rules ("steep").
 
-A new head lowers its loss so much that this is seen through the differences between batches; fine-tuning does not. So
-each step's loss is compared with that of the same batch, by the same masks of dropout, where nothing has been learned
-(common random numbers, as in simulations).
+Batches differ, most of all small ones. So each step's loss is compared with that of the same batch, by the same masks
+of dropout, where nothing has been learned (common random numbers, as in simulations). Fine-tuning has no such test:
+what has converged learns too little in so few steps to be told from chance.
 
 What is trained meanwhile gets its values back: the training that follows is the one that the number alone would give.
 """
@@ -42,10 +42,6 @@ _FALL, _RISE = 0.001, 0.01
 """Shares of the loss. What falls by less has not learned: at rates that change nothing a difference is nearly 0, as
 batches and dropout are the same, but what is computed in bfloat16 has three digits. Where the loss rose by more, higher
 rates are not looked at: what falls there, from a model that is worse, is the turn of other images.
-"""
-_OPERATIONS, _FEWEST = 6e9, 8
-"""Multiplications by weights in a step forwards, beyond which it has fewer images than a batch, and how few at least:
-so a test takes seconds, not minutes. Both are of the network, not of the machine: nor does what is found depend on it.
 """
 SUFFIX = ".rates.json"
 """Of the file beside a checkpoint that keeps the curve: a phase that was killed goes on with the rate that it found."""
@@ -84,11 +80,10 @@ def range_test(
     rising, count = _Rising(), len(task.training.labels)
     trainer = loop.trainer_of(model, options, count, session.strategy, weights, session.parts, rising)
     apart = replace(task, seed=derive_seed(task.seed, "range test"))
-    smaller = replace(options, batch_size=_rows(model, options.batch_size))
 
     def losses(steps: int) -> Iterator[float]:
         keras.utils.set_random_seed(seed32(apart.seed, task.phase))
-        epochs = (loop.batches(apart, smaller, number) for number in itertools.count(1))
+        epochs = (loop.batches(apart, options, number) for number in itertools.count(1))
         for load, rows in itertools.islice(itertools.chain.from_iterable(epochs), steps):
             yield float(trainer.on_batch(load, rows)[0])
             advance(1, "")
@@ -116,13 +111,6 @@ def range_test(
         set_back()
     rates = [FIRST * (LAST / FIRST) ** (step / (STEPS - 1)) for step in range(len(effect))]
     return [{"rate": rate, "loss": mean + change} for rate, change in zip(rates, effect, strict=True)]
-
-
-def _rows(model: keras.Model, batch_size: int) -> int:
-    """How many images a step of the test has; a convolution multiplies by each weight once at each place."""
-    kernels = [(weight, layer) for layer in model.layers for weight in layer.weights if len(weight.shape) > 1]
-    each = sum(math.prod(weight.shape) * math.prod(layer.output.shape[1:-1]) for weight, layer in kernels)
-    return min(batch_size, max(_FEWEST, int(_OPERATIONS / each)))
 
 
 def _until(limit: float, values: Iterable[float]) -> list[float]:
