@@ -13,7 +13,7 @@ from frostline.models import backbone, frost_line
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.stages._phase import _trained
-from frostline.training import checkpoints, phases, rate_test
+from frostline.training import checkpoints, phases
 from frostline.training.loop import BatchTooLargeError, Examples, Session, Task, train, trainer_of
 from small import SIZE
 from tracked import tracked_conf
@@ -265,13 +265,6 @@ def with_numbers(settings, told):
 
 
 AUTO = ("transfer.learning_rate=auto", "transfer.batch_size=auto", "finetune.batch_size=auto")
-
-
-@pytest.fixture
-def any_fall(monkeypatch):
-    """Let range tests take any fall of the loss: random weights learn nothing of note from so few images."""
-    monkeypatch.setattr(rate_test, "_FALL", 0)
-    monkeypatch.setattr(rate_test, "_RISE", np.inf)
 
 
 @pytest.mark.long

@@ -18,7 +18,7 @@ from frostline.runtime.code_digest import code_of
 from frostline.sweep import trials
 from frostline.sweep.memory import Memory
 from frostline.sweep.run import run_trial
-from frostline.training import phases, rate_test
+from frostline.training import phases
 from tracked import write_tracked
 
 pytestmark = pytest.mark.slow
@@ -279,13 +279,6 @@ def test_only_the_last_training_of_each_phase_is_kept(shared):
         config = compose("model.cut_layer=mixed1", "finetune.epochs=1", f"finetune.learning_rate={rate}")
         trials.run(config, shared, memory, nothing)
     assert memory.trainers.keys() <= {"transfer", "finetune"}
-
-
-@pytest.fixture
-def any_fall(monkeypatch):
-    """Let range tests take any fall of the loss: random weights learn nothing of note from so few images."""
-    monkeypatch.setattr(rate_test, "_FALL", 0)
-    monkeypatch.setattr(rate_test, "_RISE", np.inf)
 
 
 @pytest.mark.long
