@@ -122,7 +122,9 @@ def test_the_evaluation_has_the_cost_of_calibrated_decisions_and_of_guessing():
     assert "cost" not in judged(pair, chosen(threshold=None), shares).compared()
 
 
-@pytest.mark.parametrize(("classes", "costs"), [(("cat", "dog"), OF_TWO), (CLASSES, MATRIX)])
+@pytest.mark.parametrize(
+    ("classes", "costs"), [(("cat", "dog"), OF_TWO), pytest.param(CLASSES, MATRIX, marks=pytest.mark.long)]
+)
 def test_the_report_has_the_cost(tmp_path, classes, costs):
     pair = predictions(90) if len(classes) == 2 else predictions_of_many(90, 3)
     html = write_example_report(tmp_path, classes, pair=pair, choice=chosen(threshold=costs))

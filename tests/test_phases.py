@@ -83,6 +83,7 @@ def from_pixels(model, data, split):
     return Examples([data.images(split)], data.labels(split))
 
 
+@pytest.mark.long
 def test_both_phases_from_cached_features_equal_training_from_pixels(
     settings, prepared, weights, transferred, finetuned, folder, monkeypatch
 ):

@@ -54,7 +54,7 @@ def values_of(model):
         {"class_weight": "balanced_sampling", "schedule": "warmup_cosine"},
     ],
 )
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("parts", [1, pytest.param(2, marks=pytest.mark.long)])
 def test_a_range_test_finds_the_same_curve_twice_and_leaves_the_model_as_it_was(changes, parts):
     model = make_model()
     before, weights = values_of(model), np.array([1, 2], np.float32) if changes.get("class_weight") else None
@@ -87,7 +87,7 @@ def learned():
     return model
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("wrong", [(), (7, 70, 140)])
 def test_where_few_images_have_most_of_the_loss_the_test_still_goes_on_to_where_it_diverges(learned, seed, wrong):
     examples = task().training

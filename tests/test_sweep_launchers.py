@@ -111,6 +111,7 @@ def apps(environment, tmp_path_factory):
         yield started
 
 
+@pytest.mark.long
 def test_trials_run_side_by_side_and_one_whose_process_is_killed_does_not_stop_the_others(engine, apps):
     folder = end(apps[engine])
     for number in (0, 2):

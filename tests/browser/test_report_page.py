@@ -196,6 +196,7 @@ def test_in_mlflows_frame_script_and_links_work(address, open_page, tmp_path):
 # More than two classes
 
 
+@pytest.mark.long
 def test_many_classes_fit_the_page(
     address_of_many,
     open_page,
