@@ -122,6 +122,7 @@ def test_the_evaluation_has_the_cost_of_calibrated_decisions_and_of_guessing():
     assert "cost" not in judged(pair, chosen(threshold=None), shares).compared()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("classes", "costs"), [(("cat", "dog"), OF_TWO), pytest.param(CLASSES, MATRIX, marks=pytest.mark.long)]
 )

@@ -16,6 +16,8 @@ from frostline.training.rate_test import range_test, read_off
 from frostline.training.resolved import Found, batch_size_for, resolved
 from tracked import tracked_conf
 
+pytestmark = pytest.mark.slow
+
 
 def make_model(wide=8):
     def init(seed):
