@@ -31,8 +31,6 @@ from zips import archive_of
 
 pytestmark = pytest.mark.slow
 
-pytestmark = pytest.mark.slow
-
 PICTURE = ball("PNG", width=60, height=110)
 """What the model says of it is another thing for each fit: the ball's share of the square is."""
 
