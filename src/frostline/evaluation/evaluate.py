@@ -34,6 +34,7 @@ from frostline.report.page import Report, write_report
 from frostline.runtime.quiet_tensorflow import keras
 from frostline.training.loop import Epoch, kept_epoch
 from frostline.training.phases import predictor_of
+from frostline.training.resolved import Found
 
 Predict = Callable[..., np.ndarray]
 """As `phases.predictor_of` returns."""
@@ -52,8 +53,8 @@ class Trained:
     data: Dataset
     """The prepared images."""
     config: Config
-    found: Mapping[str, float] = field(default_factory=dict)
-    """By its key, what a setting that says auto was found to be while training."""
+    found: Mapping[str, Found] = field(default_factory=dict)
+    """By phase, what its settings that say auto were found to be."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,9 @@ def _report(found: Assessment, trained: Trained) -> Report:
     held_out = {split: choice.in_use(pair) for split, pair in found.pairs.items()}
     return Report(
         settings=trained.config,
-        found=trained.found,
+        found={
+            f"{phase}.{key}": number for phase, told in trained.found.items() for key, number in told.numbers().items()
+        },
         data={**read_json(DATA_SUMMARY), "counts": _counts(data)},
         curves=trained.curves,
         pairs=found.pairs,

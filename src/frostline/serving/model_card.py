@@ -125,10 +125,11 @@ def model_card(metadata: "Metadata", size: int, origin: Origin, form: str, file:
     )
     environment.filters["plain"] = _plain
     counts, figures = origin.data.get("counts", {}), origin.figures
+    classes = [_plain(name) for name in metadata.classes]
     return (
         environment.get_template(f"{CARD}.jinja").render(
-            classes=[_plain(name) for name in metadata.classes],
-            rule=rule_in_words(metadata.threshold, [_plain(name) for name in metadata.classes]),
+            classes=classes,
+            rule=rule_in_words(metadata.threshold, classes),
             thresholds=isinstance(metadata.threshold, Sequence),
             by_costs=costs_in(metadata.threshold) is not None,
             temperature=metadata.temperature,

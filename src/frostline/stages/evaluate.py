@@ -23,20 +23,12 @@ def main(config: Config) -> None:
     with runs.phase_run("evaluate", pipeline) as run:
         models = {phase: load_model(path) for phase, path in MODELS.items()}
         curves = {phase: _numbers(read_csv(path)) for phase, path in CURVES.items()}
-        trained = Trained(models, curves, data, config, _numbers_found())
+        told = {phase: Found.from_json(read_json(path)) for phase, path in TRAINING.items()}
+        trained = Trained(models, curves, data, config, told)
         found = assess(trained)
         write_assessment(found, trained)
         _log(run, pipeline, found, trained, judged)
     print(found.evaluation.verdict.headline, *found.cautions, *_ledger(judged), sep="\n")
-
-
-def _found(phase: str) -> Found:
-    return Found.from_json(read_json(TRAINING[phase]))
-
-
-def _numbers_found() -> dict[str, float]:
-    """What settings that say auto were found to be, by their keys."""
-    return {f"{phase}.{name}": value for phase in TRAINING for name, value in _found(phase).numbers().items()}
 
 
 def _numbers(rows: Sequence[Mapping[str, str]]) -> list[Epoch]:
@@ -59,7 +51,8 @@ def _log(run: runs.Run, pipeline: runs.Pipeline, found: Assessment, trained: Tra
     config, data, choice, figures = trained.config, trained.data, found.choice, found.evaluation.figures
     for phase, values in figures.items():
         epochs = with_kept_last(trained.curves[phase], getattr(config, phase).patience)  # if DVC restored the stage
-        phases_run = runs.find_or_restore(phase, pipeline, MODELS[phase], epochs, {phase: _found(phase)}, asked_by=run)
+        found_by = {phase: trained.found[phase]}
+        phases_run = runs.find_or_restore(phase, pipeline, MODELS[phase], epochs, found_by, asked_by=run)
         run.log_metrics({f"test/{name}": value for name, value in values.items()}, on=phases_run)
     run.log_metrics({f"difference/{name}": value for name, value in found.evaluation.difference.items()})
     run.log_data(config.data.name, config.data.depends_on, data.digest, context="testing")

@@ -57,7 +57,12 @@ class _Rising(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[
         self.on = keras.Variable(0.0, trainable=False)
 
     def __call__(self, step: Any) -> Any:
-        return self.on * FIRST * (LAST / FIRST) ** (keras.ops.cast(step, "float32") / (STEPS - 1))
+        return self.on * _rate_at(keras.ops.cast(step, "float32"))
+
+
+def _rate_at(step: Any) -> Any:
+    """The rate of a step, counted from 0; a number or a tensor, as `step` is."""
+    return FIRST * (LAST / FIRST) ** (step / (STEPS - 1))
 
 
 def range_test(
@@ -81,10 +86,10 @@ def range_test(
     trainer = loop.trainer_of(model, options, count, session.strategy, weights, session.parts, rising)
     apart = replace(task, seed=derive_seed(task.seed, "range test"))
 
-    def losses(steps: int) -> Iterator[float]:
+    def losses() -> Iterator[float]:
         keras.utils.set_random_seed(seed32(apart.seed, task.phase))
         epochs = (loop.batches(apart, options, number) for number in itertools.count(1))
-        for load, rows in itertools.islice(itertools.chain.from_iterable(epochs), steps):
+        for load, rows in itertools.islice(itertools.chain.from_iterable(epochs), STEPS):
             yield float(trainer.on_batch(load, rows)[0])
             advance(1, "")
 
@@ -97,7 +102,7 @@ def range_test(
         loop.told_if_too_large(task.phase, options.batch_size),
         track(f"{task.phase} range test", total=2 * STEPS, unit="steps") as advance,
     ):
-        unlearned = list(losses(STEPS))
+        unlearned = list(losses())
         set_back()
         mean = sum(unlearned) / STEPS
         if not math.isfinite(mean):
@@ -106,11 +111,9 @@ def range_test(
                 "The weights that the phase starts from, or the features of its images, hold NaN or infinity."
             )
         rising.on.assign(1)
-        learned = losses(STEPS)
-        effect = _until((_DIVERGED - 1) * mean, (one - other for one, other in zip(learned, unlearned, strict=True)))
+        effect = _until((_DIVERGED - 1) * mean, (one - other for one, other in zip(losses(), unlearned, strict=True)))
         set_back()
-    rates = [FIRST * (LAST / FIRST) ** (step / (STEPS - 1)) for step in range(len(effect))]
-    return [{"rate": rate, "loss": mean + change} for rate, change in zip(rates, effect, strict=True)]
+    return [{"rate": _rate_at(step), "loss": mean + change} for step, change in enumerate(effect)]
 
 
 def _until(limit: float, values: Iterable[float]) -> list[float]:
