@@ -166,6 +166,7 @@ def test_a_programs_warnings_are_as_they_were(model, pictures):
     assert list(warnings.filters) == before
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_script_needs_no_guard(path, pictures):
     """Where processes decoded, each would run the script again."""

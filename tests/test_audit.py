@@ -89,6 +89,7 @@ def test_without_the_service_it_says_that_nothing_was_audited(audit, lock, reach
     assert "audit: NOT DONE: the advisory service 127.0.0.1 cannot be reached (" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_broken_lock_fails(audit, lock, capsys):
     lock.write_text("good==1.0\n")  # no hash
     with running(Advisories()) as server:

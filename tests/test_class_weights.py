@@ -161,8 +161,8 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("way", ["balanced", "balanced_sampling"])
-@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize("way", [pytest.param("balanced", marks=pytest.mark.long), "balanced_sampling"])
+@pytest.mark.parametrize("on_device", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_killed_training_goes_on_to_the_same_weights(tmp_path, on_device, way):
     examples = unequal(2)
     weights = class_weights(way, examples[0].labels, "ab", KEY)

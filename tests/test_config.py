@@ -388,6 +388,7 @@ def test_any_damage_to_params_yaml_is_refused_in_two_lines_or_harmless(damages):
     loads_or_is_refused_in_two_lines(lambda: load_params(path=Path("any.yaml")))
 
 
+@pytest.mark.long
 @settings(max_examples=60)
 @given(
     st.sampled_from(["data", "weights", "experiment", "transfer", "hydra/launcher", "~data", "+new", *dotted(PARAMS)]),

@@ -58,7 +58,14 @@ def test_classes_are_changed_and_images_dropped(archive, capsys):
 
 
 @pytest.mark.parametrize(
-    "text", [None, "", "image,class\n", "\ufeffimage,class\r\n\r\n", tracked_text("corrections.csv")]
+    "text",
+    [
+        None,
+        pytest.param("", marks=pytest.mark.long),
+        pytest.param("image,class\n", marks=pytest.mark.long),
+        "\ufeffimage,class\r\n\r\n",
+        pytest.param(tracked_text("corrections.csv"), marks=pytest.mark.long),
+    ],
 )
 def test_without_rows_the_bytes_are_the_same(text, archive, tmp_path):
     plain = tmp_path / "plain"

@@ -250,7 +250,7 @@ def test_costs_that_are_none(setting, words):
     ("classes", "rule"),
     [
         (("cat", "dog"), "That is where both answers are expected to cost the same."),
-        (CLASSES, "The class is predicted whose expected cost is the lowest"),
+        pytest.param(CLASSES, "The class is predicted whose expected cost is the lowest", marks=pytest.mark.long),
     ],
 )
 def test_all_that_predicts_takes_the_models_costs(tmp_path, monkeypatch, classes, rule):

@@ -110,7 +110,13 @@ def test_mean_areas_leave_out_the_classes_that_a_resample_lacks():
     assert np.isnan(found[1])
 
 
-@pytest.mark.parametrize("draw", [noisy, lambda count, noise: noisy_of_many(count, 3, noise)], ids=["two", "three"])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        pytest.param(noisy, id="two"),
+        pytest.param(lambda count, noise: noisy_of_many(count, 3, noise), id="three", marks=pytest.mark.long),
+    ],
+)
 def test_intervals_equal_a_plain_loop_with_the_same_draws(monkeypatch, draw):
     labels, baseline = draw(50, 3)
     pair = Pair(labels, baseline, draw(50, 2)[1])

@@ -69,6 +69,7 @@ def test_one_pass_serves_every_later_reader(base, prepared, tmp_path, counted):
     np.testing.assert_array_equal(again[0], both[1])
 
 
+@pytest.mark.long
 def test_other_images_weights_or_layers_are_other_entries(base, prepared, tmp_path, counted):
     images = np.array(prepared.images("test"))
     extract(base, images, ["mixed6"], tmp_path)

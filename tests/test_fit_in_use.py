@@ -189,7 +189,8 @@ def test_a_champion_of_another_fit_is_not_judged_on_these_images(tmp_path):
         answer_anew(tmp_path / "champion.keras", data, tmp_path)
 
 
-@pytest.mark.parametrize("chosen", [pytest.param("crop", marks=pytest.mark.long), "pad"])
+@pytest.mark.long
+@pytest.mark.parametrize("chosen", ["crop", "pad"])
 def test_training_writes_the_fit_of_its_images(chosen, tmp_path, archive, weights, monkeypatch):
     """Stages preprocess and transfer, as DVC runs them, on the sample: its pictures are wide and tall."""
     from frostline.config.load import compose_conf

@@ -83,6 +83,7 @@ def test_label_issues_of_several_splits_keep_their_names(prepared, models):
     assert label_issues_gallery(prepared, models, probabilities, most=8).shown == []
 
 
+@pytest.mark.long
 def test_numbers_beside_a_name_from_right_to_left_keep_their_order(prepared, models):
     arabic = dataclasses.replace(prepared, classes=("قطة", "كلب"))
     label = prepared.labels("test")[3]

@@ -181,6 +181,7 @@ def test_where_all_images_are_alike_it_is_said_and_folds_have_images(tmp_path, c
     assert "30 near-duplicates are one chain, larger than a fold: folds part them" in caplog.text
 
 
+@pytest.mark.long
 def test_a_chain_that_no_fold_can_hold_parts_no_other_copies(tmp_path, caplog):
     data = prepare(tmp_path, with_copies(drawn(40)) | frames(30))
     for fold in range(5):

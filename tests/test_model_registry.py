@@ -168,6 +168,7 @@ def test_each_data_set_has_an_experiment_and_a_registered_model_of_its_own(pipel
     assert {client.get_experiment(each.experiment_id).name for each in (named, pipeline)} == set(registered)
 
 
+@pytest.mark.long
 def test_a_description_that_somebody_wrote_stays(pipeline):
     evaluate(pipeline, b"first", GOOD)
     mlflow.MlflowClient().update_registered_model(NAME, "Ours.")
@@ -183,6 +184,7 @@ def test_a_model_is_registered_once_and_can_be_loaded_from_there(pipeline):
     assert load_metadata(folder / "data" / "model.keras").threshold == 0.5
 
 
+@pytest.mark.long
 def test_the_champion_with_another_threshold_or_temperature_is_the_champion(pipeline):
     """As the report decides by it; the log loss, which the paired test compares, is the same."""
     evaluate(pipeline, b"a model", GOOD)

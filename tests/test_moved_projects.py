@@ -176,6 +176,7 @@ def test_a_store_elsewhere_is_used_as_it_is(project, made, tmp_path, monkeypatch
     assert places(store.parent) == before == places(project)
 
 
+@pytest.mark.long
 def test_what_was_killed_before_the_move_is_closed_after_it(project, monkeypatch):
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
     killed = subprocess.run([sys.executable, "-c", KILLED], cwd=project, env=environment)

@@ -100,7 +100,10 @@ def test_the_account_has_no_say_in_what_is_made(tmp_path):
     assert made(tmp_path / "nowhere", {"HOME": "/dev/null/nobody"}, umask=0o022) == usual
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "cp949", "latin-1"])
+@pytest.mark.parametrize(
+    "encoding",
+    [pytest.param("ascii", marks=pytest.mark.long), "cp949", pytest.param("latin-1", marks=pytest.mark.long)],
+)
 def test_a_terminal_of_any_encoding_gets_its_lines(project, encoding):
     """Names of classes that it cannot show are escaped; in what others read, as JSON escapes them."""
     with zipfile.ZipFile(project / "archive.zip", "w") as archive:

@@ -210,7 +210,14 @@ def test_dvc_curves_of_many_classes_enclose_their_mean_area(tmp_path):
     assert hits == pytest.approx(np.sum(transfer.argmax(axis=1) == labels), abs=0.01)
 
 
-@pytest.mark.parametrize(("classes", "numbers", "names"), [(4, True, True), (20, False, True), (40, False, False)])
+@pytest.mark.parametrize(
+    ("classes", "numbers", "names"),
+    [
+        (4, True, True),
+        pytest.param(20, False, True, marks=pytest.mark.long),
+        pytest.param(40, False, False, marks=pytest.mark.long),
+    ],
+)
 def test_a_confusion_matrix_shows_what_there_is_room_for(tmp_path, classes, numbers, names):
     pair = predictions_of_many(30 * classes, classes)
     named = [f"class {number}" for number in range(classes)]

@@ -263,9 +263,8 @@ def test_a_file_that_is_no_classifier_costs_two_lines_in_each_command(tmp_path, 
     assert not list(tmp_path.glob("exports/*"))
 
 
-@pytest.mark.parametrize(
-    "encoding", ["cp949", pytest.param("ascii", marks=pytest.mark.long), pytest.param("utf-8", marks=pytest.mark.long)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("encoding", ["cp949", "ascii", "utf-8"])
 def test_other_programs_can_read_json_whatever_the_encoding(model, tmp_path, encoding):
     path = tmp_path / "공🐶é.jpg"
     path.write_bytes(ball())

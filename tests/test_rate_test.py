@@ -51,9 +51,9 @@ def values_of(model):
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
+        pytest.param({}, marks=pytest.mark.long),
         {"mixup": 0.3, "weight_decay": 0.1, "label_smoothing": 0.1},
-        {"class_weight": "balanced_sampling", "schedule": "warmup_cosine"},
+        pytest.param({"class_weight": "balanced_sampling", "schedule": "warmup_cosine"}, marks=pytest.mark.long),
     ],
 )
 @pytest.mark.parametrize("parts", [1, pytest.param(2, marks=pytest.mark.long)])

@@ -136,6 +136,7 @@ def test_names_from_right_to_left_do_not_turn_what_is_beside_them(tmp_path):
     assert "P(كلب)" not in page.text
 
 
+@pytest.mark.long
 def test_an_untrained_backbone_is_named_as_such(tmp_path, html):
     assert "The backbone is untrained" in html
     assert "untrained" not in write_example_report(tmp_path, weights="imagenet")
@@ -149,6 +150,7 @@ def test_with_patience_the_kept_epoch_is_marked(tmp_path, html):
     assert rows == ["4"], "the second of fine-tuning, after two of transfer"
 
 
+@pytest.mark.long
 def test_training_losses_of_smoothed_labels_are_said_to_be_that(tmp_path):
     html = write_example_report(tmp_path, smoothing="0.1", mixup="0.3")
     assert "Training losses are those of smoothed labels" in html

@@ -83,6 +83,7 @@ def test_two_images_of_a_large_data_set_are_not_the_same():
     assert first != second
 
 
+@pytest.mark.long
 def test_colour_alone_does_not_tell_the_classes_apart():
     images = draw_images(120, 64, seed=5)
     colours = images.mean(axis=(1, 2))

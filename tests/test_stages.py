@@ -99,6 +99,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(project):
     assert len(said.splitlines()) == 1
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")
 def test_a_full_stdout_is_an_error_of_two_lines(project):
     assert end_of(start("fetch_data"))[0] == 0

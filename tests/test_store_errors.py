@@ -68,7 +68,7 @@ def test_a_deleted_experiment_is_restored_by_the_command_that_is_named(database,
             "mlflow db upgrade sqlite:///",
         ),
         ("UPDATE alembic_version SET version_num = 'ffffffffffff'", "made by a newer", "Install"),
-        ("DELETE FROM alembic_version", "not as MLflow made them", "Move it away"),
+        pytest.param("DELETE FROM alembic_version", "not as MLflow made them", "Move it away", marks=pytest.mark.long),
         ("ALTER TABLE experiments RENAME COLUMN name TO other", "not as MLflow made them", "Move it away"),
     ],
 )

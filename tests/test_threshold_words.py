@@ -18,7 +18,9 @@ FIGURES = {"balanced_accuracy": balanced_accuracy_score, "f1": f1_score}
 
 
 @pytest.mark.parametrize("figure", FIGURES)
-@pytest.mark.parametrize("share", [0.05, 0.2, 0.8])
+@pytest.mark.parametrize(
+    "share", [0.05, pytest.param(0.2, marks=pytest.mark.long), pytest.param(0.8, marks=pytest.mark.long)]
+)
 def test_no_other_threshold_is_better_where_probabilities_mean_what_they_say(figure, share):
     rng = np.random.default_rng(3)
     labels = rng.random(50_000) < share
@@ -68,6 +70,7 @@ def test_more_classes_have_no_threshold_or_one_each():
     assert chosen_with("balanced_accuracy", classes=3) == (0.5, 0.333333, 0.166667)
 
 
+@pytest.mark.long
 def test_no_other_rule_is_better_for_three_classes_where_probabilities_mean_what_they_say():
     rng, shares = np.random.default_rng(3), np.array([0.8, 0.15, 0.05])
     labels = rng.choice(3, 200_000, p=shares)

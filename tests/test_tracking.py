@@ -52,6 +52,7 @@ def all_runs(pipeline):
     return list(mlflow.MlflowClient().search_runs([pipeline.experiment_id]))
 
 
+@pytest.mark.long
 def test_a_new_store_has_the_tables_that_mlflow_makes_whoever_is_first(settings, project):
     def tables(path):
         with sqlite3.connect(path) as connection:
@@ -137,6 +138,7 @@ def test_a_pipeline_and_a_sweep_show_their_data_set_too(settings):
     assert [(each.dataset.name, each.dataset.digest) for each in parent.inputs.dataset_inputs] == [("sample", "0" * 32)]
 
 
+@pytest.mark.long
 def test_the_names_of_trials_have_short_numbers_and_are_found_by_the_long_ones(settings):
     pipeline = tracking.open_pipeline(settings, "data digest", group="a sweep")
     name = "finetune.learning_rate=9.999999747378752e-06 model.dropout=0.25 weights.path=./1.23456789.h5 seed=12345678"

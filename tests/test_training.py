@@ -116,7 +116,10 @@ def test_a_loss_that_is_no_number_ends_the_training_and_is_not_gone_on_from(exam
     assert not checkpoint.exists()
 
 
-@pytest.mark.parametrize(("parts", "mixup"), [(3, 0), (32, 0), (3, 0.3)])
+@pytest.mark.parametrize(
+    ("parts", "mixup"),
+    [pytest.param(3, 0, marks=pytest.mark.long), pytest.param(32, 0, marks=pytest.mark.long), (3, 0.3)],
+)
 def test_a_batch_in_parts_is_one_step(examples, parts, mixup):
     whole, divided = make_model(dropout=0), make_model(dropout=0)
     expected, found = run(whole, examples, mixup=mixup), run(divided, examples, mixup=mixup, parts=parts)
@@ -142,7 +145,15 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize(("done", "mixup"), [(1, 0), (2, 0), (3, 0), (2, 0.3)])
+@pytest.mark.parametrize(
+    ("done", "mixup"),
+    [
+        pytest.param(1, 0, marks=pytest.mark.long),
+        pytest.param(2, 0, marks=pytest.mark.long),
+        pytest.param(3, 0, marks=pytest.mark.long),
+        (2, 0.3),
+    ],
+)
 def test_training_goes_on_from_its_last_epoch_to_the_same_weights(examples, tmp_path, done, mixup):
     whole, killed, resumed = make_model(), make_model(), make_model(seed=2)
     history = run(whole, examples, mixup=mixup)
@@ -416,7 +427,10 @@ def test_nothing_of_a_training_stays_in_memory(examples):
 # Whole epochs on the device: the path of a GPU, on this processor
 
 
-@pytest.mark.parametrize(("mirrored", "mixup"), [(False, 0), (True, 0), (True, 0.3)])
+@pytest.mark.parametrize(
+    ("mirrored", "mixup"),
+    [pytest.param(False, 0, marks=pytest.mark.long), pytest.param(True, 0, marks=pytest.mark.long), (True, 0.3)],
+)
 def test_an_epoch_in_one_call_gives_the_figures_and_weights_of_its_batches(examples, mirrored, mixup):
     training, validation = examples
     if mirrored:

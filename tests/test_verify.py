@@ -157,6 +157,7 @@ def test_a_clone_without_the_cache_makes_what_it_needs(pipeline):
     assert "data/drawn is not in DVC's cache and was not reproduced" in train.error
 
 
+@pytest.mark.long
 def test_the_commands_exit_status(pipeline):
     done = frostline("verify", "draw")
     assert done.returncode == 0

@@ -29,7 +29,14 @@ def address_of_many(tmp_path_factory):
 
 
 @pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.long), 3])
-@pytest.mark.parametrize("long", ["W" * 120, "아주긴이름" * 20, "قطة" * 60])
+@pytest.mark.parametrize(
+    "long",
+    [
+        pytest.param("W" * 120, marks=pytest.mark.long, id="latin"),
+        pytest.param("아주긴이름" * 20, id="korean"),
+        pytest.param("قطة" * 60, marks=pytest.mark.long, id="arabic"),
+    ],
+)
 def test_a_name_of_one_long_word_leaves_the_figures_in_view(tmp_path, open_page, count, long):
     classes = (long, f"{long}2", "cat")[:count]
     write_example_report(tmp_path, classes, pair=predictions(86) if count == 2 else predictions_of_many(86, 3))
