@@ -9,6 +9,8 @@ import pytest
 
 from servers import Answer, QuietHandler, running
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("pip_audit")
 
 ROOT = Path(__file__).parents[1]

@@ -12,6 +12,8 @@ from frostline.training.class_weights import class_weights, drawn, first_bias, w
 from frostline.training.loop import Examples, Session, Task, cross_entropy_of, train, trainer_of
 from frostline.training.mixup import draw_partners
 
+pytestmark = pytest.mark.slow
+
 KEY = "transfer.class_weight"
 
 

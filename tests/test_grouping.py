@@ -18,6 +18,8 @@ from frostline.sources.sample import draw_images
 from frostline.training.folds import choose_images
 from zips import archive_of
 
+pytestmark = pytest.mark.slow
+
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
 
 

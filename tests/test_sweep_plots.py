@@ -7,6 +7,8 @@ from PIL import Image
 from frostline.sweep.plots import heat_map_axes, write_figures
 from frostline.sweep.results import rank
 
+pytestmark = pytest.mark.slow
+
 VERMILLION = (213, 94, 0)
 LONG = "a_long_name_of_a_layer_such_as_some_networks_have"
 
