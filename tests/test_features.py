@@ -40,6 +40,32 @@ def scaled(kernel, factor):
         kernel.assign(before)
 
 
+def test_layers_of_another_configuration_are_other_entries(tmp_path):
+    """Without another weight: how pictures are scaled has none."""
+    images = np.arange(4 * 8 * 8 * 3, dtype=np.uint8).reshape(4, 8, 8, 3)
+
+    def model(scale):
+        inputs = keras.Input((8, 8, 3), name="images")
+        return keras.Model(inputs, keras.layers.Rescaling(scale, name="scaled")(inputs))
+
+    one, double = (extract(model(scale), images, ["scaled"], tmp_path)[0] for scale in (1.0, 2.0))
+    np.testing.assert_array_equal(double, 2 * one)
+    frozen = model(1.0)
+    frozen.trainable = False
+    extract(frozen, images, ["scaled"], tmp_path)
+    assert len(feature_cache.entries(tmp_path)) == 2
+
+
+def test_a_layers_bytes_do_not_depend_on_what_is_computed_beside_it(base, prepared, tmp_path):
+    """Batch norm after a convolution that is asked for is not folded into it, and rounds otherwise."""
+    images = prepared.images("test")[:4]
+    (alone,) = extract(base, images, ["mixed1"], tmp_path / "alone")
+    convolution = "conv2d_18"
+    beside = extract(base, images, [convolution, "mixed1"], tmp_path / "beside")
+    assert alone.tobytes() == beside[1].tobytes()
+    assert beside[0].tobytes() == extract(base, images, [convolution], tmp_path / "it")[0].tobytes()
+
+
 @pytest.fixture
 def counted(base, monkeypatch):
     """Counts the images that go through the backbone."""

@@ -57,6 +57,15 @@ def answered(tmp_path, monkeypatch):
     return answer
 
 
+def test_a_choice_in_which_the_test_set_had_a_part_is_said_to_be_that(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    points = [({"a": "1"}, losses(0.3, 0.2), 100), ({"a": "2"}, losses(0.5, 0.4), 100)]
+    for of, one_only, said_so in (("all", False, 1), ("train_and_validation", False, 0), ("all", True, 0)):
+        study = Study("folds", "run", [], "", FOLDS, of=of)
+        answer, _ = write_study(study, trainings(points[:1] if one_only else points))
+        assert sum("folds_of=train_and_validation" in note for note in answer.notes) == said_so
+
+
 def test_out_of_fold_losses_stand_by_seed_and_image(tmp_path):
     found = collect(trainings([({}, losses(0.5, 0.3), 120)], seeds=(3, 1)))
     (point,) = found.points

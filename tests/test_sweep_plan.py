@@ -2,6 +2,7 @@ import re
 import sys
 
 import pytest
+import yaml
 
 from frostline.config.load import composition
 from frostline.runtime.errors import FrostlineError
@@ -42,6 +43,19 @@ def test_images_of_a_release_without_a_fit_were_squashed(project):
     check_prepared()
     params.write_text(params.read_text().replace("fit: squash", "fit: pad"))
     with pytest.raises(FrostlineError, match=r"preprocess\.fit in params.yaml is not that by which"):
+        check_prepared()
+
+
+def test_images_of_a_release_in_which_the_runs_seed_drew_the_splits(project):
+    write_tracked(project, "dvc.lock")
+    path, params = project / "dvc.lock", project / "params.yaml"
+    lock = yaml.safe_load(path.read_text())
+    known = lock["stages"]["preprocess"]["params"]["params.yaml"]
+    known["seed"] = known["preprocess"].pop("seed", 42)
+    path.write_text(yaml.safe_dump(lock))
+    check_prepared()
+    params.write_text(params.read_text().replace("  seed: 42\n  splits", "  seed: 43\n  splits"))
+    with pytest.raises(FrostlineError, match=r"preprocess\.seed in params.yaml is not that by which"):
         check_prepared()
 
 
@@ -160,6 +174,12 @@ def test_auto_races_rates_and_depths_without_the_test_set(project):
     first, best = compose_trial(asked.trials[0]), compose_trial(["experiment=best"])
     assert first.finetune == best.finetune, "the recipe's own settings come first"
     assert first.folds_of == "train_and_validation"
+
+
+@pytest.mark.parametrize(("study", "test_set"), [("depth", False), ("recipes", False), ("worth_it", True)])
+def test_the_test_set_is_not_among_the_images_by_which_a_winner_is_chosen(project, study, test_set):
+    asked = plan([f"study={study}"])
+    assert compose_trial(asked.trials[0]).folds_of == ("all" if test_set else "train_and_validation")
 
 
 @pytest.mark.slow

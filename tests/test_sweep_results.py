@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from frostline.config.load import compose_conf
+from frostline.config.load import compose_conf, load_params
 from frostline.config.paths import SWEPT
+from frostline.config.settings import settings_of
+from frostline.sweep.plan import compose_trial
 from frostline.sweep.results import (
     describe,
     headline,
@@ -128,6 +130,15 @@ def test_the_recipe_composes_to_the_trial(project, data):
     assert "swept" not in [path.stem for path in (project / "conf/experiment").iterdir()]
     (project / SWEPT).write_text(recipe(config, "why\nand how"))
     assert compose_conf(["experiment=swept"]) == replace(config, name="swept")
+
+
+def test_the_recipe_keeps_the_splits_on_which_a_seed_was_chosen(project):
+    """Others would have the images that judge it among those by which it was chosen."""
+    (project / SWEPT).write_text(recipe(compose_trial(["seed=3"]), "why"))
+    rebuilt, prepared = compose_conf(["experiment=swept"]), load_params()
+    assert (rebuilt.seed, prepared.seed) == (3, 42)
+    assert settings_of(rebuilt, "preprocess") == settings_of(prepared, "preprocess")
+    assert compose_conf(["seed=3"]).preprocess.seed == 3, "else another seed draws other splits, too"
 
 
 def test_the_test_figures_stand_apart_from_the_ranking():

@@ -247,11 +247,17 @@ def test_a_phase_that_several_trials_go_on_from_is_kept(shared, folder):
     assert (folder / trials.TRANSFERS / next(iter(several)) / "model.keras").is_file()
 
 
-@pytest.mark.long
-def test_another_head_is_trained_anew_not_the_last_ones(shared):
-    """What trains a model is kept for the next trial, and must not train the last model in its place."""
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        pytest.param("model.dropout=0.2", "model.dropout=0.5", marks=pytest.mark.long),
+        ("finetune.batch_norm=train", "finetune.batch_norm=frozen"),
+    ],
+)
+def test_what_trained_the_last_trial_does_not_train_another_one(shared, before, after):
+    """It is kept for the next one, and must not train the last model in its place, nor what was thawed of it."""
     small = ("model.cut_layer=mixed1", "finetune.thaw_from=mixed0", "finetune.epochs=1")
-    first, second = compose(*small, "model.dropout=0.2"), compose(*small, "model.dropout=0.5")
+    first, second = compose(*small, before), compose(*small, after)
     memory = Memory()
     trials.run(first, shared, memory, nothing)
     after = trials.run(second, shared, memory, nothing)

@@ -199,6 +199,13 @@ def test_warm_up_weight_decay_and_smoothing_are_keras_own(examples):
         np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
+def test_an_only_batch_is_not_lost_to_the_warm_up(examples):
+    model, few = make_model(dropout=0), Examples([examples[0].features[0][:20]], examples[0].labels[:20])
+    before = model.get_weights()
+    run(model, (few, examples[1]), epochs=1, schedule="warmup_cosine")
+    assert any(np.abs(one - other).max() > 1e-3 for one, other in zip(before, model.get_weights(), strict=True))
+
+
 def mixtures(examples):
     """Inputs and the two targets of the batches of `run`'s first epoch with mixup=0.3, and the first one's share."""
     order, rows = first_epoch()

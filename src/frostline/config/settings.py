@@ -185,6 +185,9 @@ class Preprocess:
     """Share of the labelled images that only the evaluation looks at."""
     max_rejected: Annotated[float, Rule(lambda v: 0 <= v <= 1, "a share from 0 to 1")]
     """Share of unreadable images above which the stage fails."""
+    seed: Seed
+    """Of the splits that are drawn; the run's, unless set. What a sweep chose was chosen on the splits of this one,
+    whatever the seed of its trials."""
     splits: Literal["random", "given"]
     """random: drawn from all images, in the shares above. given: those that the data bring, in folders called train,
     val, test1 and the like; a validation or test set that is missing is cut from the training images by its share."""
@@ -426,7 +429,7 @@ _LEARNING = (
 DEPENDS_ON = {
     "fetch-data": ("data",),
     "fetch-weights": ("weights", "model.backbone", "model.imagenet", "preprocess.image_size"),
-    "preprocess": ("preprocess", "seed"),
+    "preprocess": ("preprocess",),
     "transfer": (
         "model.backbone",
         "model.cut_layer",

@@ -2,13 +2,15 @@
 
 A frozen layer gives the same output every epoch, so both phases, the evaluation and every trial of a sweep train from
 features that one pass over the images left on disk. An entry is named by all that its content depends on
-(images, weights below the layer, layer, code, library versions), so nothing stale is ever read.
+(images, layers and weights below the layer, code, library versions), so nothing stale is ever read.
 """
 
 import hashlib
 import io
+import json
 import logging
 import os
+import re
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -19,7 +21,7 @@ from frostline.common.files import digest_of, release
 from frostline.config.paths import FEATURES
 from frostline.features.cache import ARRAY, complete, is_complete, lock
 from frostline.models import hub
-from frostline.models.inference import inference_copy, within_memory
+from frostline.models.inference import inference_copy, passes_of, within_memory
 from frostline.runtime import ray_pool
 from frostline.runtime.code_digest import code_digest
 from frostline.runtime.progress import track
@@ -55,15 +57,16 @@ class Extractor:
     ) -> None:
         self._model, self._layers, self._precision = model, list(layers), precision
         self._cache, self._workers, self._deterministic = cache, workers, deterministic
-        self._networks = [_digest(model, layer, precision) for layer in layers]
+        # On a CPU all kernels give the same bits each time.
+        self._networks = [_digest(model, layer, precision, deterministic or not on_gpu()) for layer in layers]
         self._forwards: dict[tuple[str, ...], _Forward] = {}
         """By layers; building one takes as long as 200 images."""
 
     def __call__(self, images: np.ndarray, digest: str) -> list[np.ndarray]:
         """Return the layers' outputs for `images`, uint8, as read-only memory-mapped float16 arrays (N, …), one each.
 
-        `digest` names the content of `images`. What is missing is computed in one pass for all layers; a pass that is
-        cut off goes on from its last whole batch.
+        `digest` names the content of `images`. What is missing is computed in one pass for all layers (but see
+        `passes_of`); a pass that is cut off goes on from its last whole batch.
         """
         self._cache.mkdir(parents=True, exist_ok=True)
         folders = [self._cache / digest_of([network, digest]) for network in self._networks]
@@ -72,11 +75,12 @@ class Extractor:
                 layer: folder for layer, folder in zip(self._layers, folders, strict=True) if not is_complete(folder)
             }
             _log.debug("features of %s: %d of %d layers to compute", digest, len(missing), len(folders))
-            if missing:
-                _compute(self._forward(tuple(missing)), images, missing, self._workers)
-        for folder in folders:
-            os.utime(folder)  # used now
-        return [np.load(folder / ARRAY, mmap_mode="r") for folder in folders]
+            for together in passes_of(self._model, list(missing)):
+                some = {layer: missing[layer] for layer in together}
+                _compute(self._forward(tuple(together)), images, some, self._workers)
+            for folder in folders:
+                os.utime(folder)  # used now
+            return [np.load(folder / ARRAY, mmap_mode="r") for folder in folders]
 
     def _forward(self, layers: tuple[str, ...]) -> "_Forward":
         if layers not in self._forwards:
@@ -186,9 +190,10 @@ class _Output:
         self._file.flush()  # so that a killed process loses no whole batch
 
 
-def _digest(model: keras.Model, layer: str, precision: str) -> str:
+def _digest(model: keras.Model, layer: str, precision: str, deterministic: bool) -> str:
     """Of all that the output of `layer` depends on, but for the images."""
     below = keras.Model(model.input, model.get_layer(layer).output)
+    layers = json.dumps([[type(each).__module__, type(each).__name__, each.get_config()] for each in below.layers])
     weights = hashlib.sha256()
     for variable in below.weights:
         weights.update(np.ascontiguousarray(variable.numpy()).data)
@@ -197,8 +202,11 @@ def _digest(model: keras.Model, layer: str, precision: str) -> str:
         "precision": precision,
         "weights": weights.hexdigest(),
         "layer": layer,
+        "layers": re.sub(r'"trainable": (true|false)', "", layers),  # what is frozen gives the same
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
+        "keras_hub": hub.keras_hub().__version__ if hub.is_named_in(layers) else None,
+        "deterministic": deterministic,
         "devices": [device.device_type for device in tf.config.list_physical_devices()],
     }
     return digest_of(facts)

@@ -53,6 +53,17 @@ def inference_copy(model: keras.Model, layers: Sequence[str], precision: str) ->
     return faster
 
 
+def passes_of(model: keras.Model, layers: Sequence[str]) -> list[list[str]]:
+    """Those of `layers` whose outputs one `inference_copy` may give together: all but convolutions, which stand alone.
+
+    Beside a convolution that is asked for, the batch norm after it could not be folded, and layers above it would be
+    rounded otherwise than without it.
+    """
+    alone = [[name] for name in layers if isinstance(model.get_layer(name), _CONVOLUTIONS)]
+    together = [name for name in layers if [name] not in alone]
+    return [*([together] if together else []), *alone]
+
+
 _CONVOLUTIONS = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
 
 

@@ -38,7 +38,7 @@ def _hidden(*modules: str) -> Iterator[None]:
 _CONFIGURE = ("KERAS_", "TF_", "XLA_", "ONEDNN_", "DNNL_", "NVIDIA_TF32_")
 """Variables by which these libraries compute otherwise: with other kernels, other precision, another backend."""
 _KEPT = ("TF_CONFIG", "TF_CPP_", "TF_NUM_", "TF_FORCE_GPU_ALLOW_GROWTH", "TF_GPU_ALLOCATOR")
-"""The cluster, messages, the numbers of threads (which names of kept results hold), memory."""
+"""The cluster, messages, the numbers of threads (which names of checkpoints hold), memory."""
 
 for _name in [name for name in os.environ if name.startswith(_CONFIGURE) and not name.startswith(_KEPT)]:
     del os.environ[_name]

@@ -23,7 +23,7 @@ def main(config: Config) -> None:
         paths.ARCHIVE,
         paths.PROCESSED,
         size=settings.image_size,
-        seed=config.seed,
+        seed=settings.seed,
         shares={"train": settings.train, "validation": settings.validation, "test": settings.test},
         max_rejected=settings.max_rejected,
         reading=Reading(
@@ -38,7 +38,7 @@ def main(config: Config) -> None:
         processes="ray" if config.workers == "ray" else None,
     )
     write_json(paths.DATA_SUMMARY, asdict(summary))
-    _write_contact_sheet(load_dataset(paths.PROCESSED), config.seed)
+    _write_contact_sheet(load_dataset(paths.PROCESSED), settings.seed)
     sys.stdout.write(_line(summary) + "\n")
 
 

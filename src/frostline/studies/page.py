@@ -63,7 +63,7 @@ def write_study(study: Study, trainings: Sequence[Training], notes: Sequence[str
     """
     found = collect(trainings)
     answer = _judge(study, found)(found)
-    answer = replace(answer, notes=[*notes, *answer.notes, *_few_images(found)])
+    answer = replace(answer, notes=[*notes, *answer.notes, *_few_images(found), *_test_images(study, answer)])
     folder = STUDIES / study.name
     with replacing(folder) as temporary:
         temporary.mkdir(parents=True)
@@ -88,6 +88,15 @@ def _judge(study: Study, found: Collected) -> Callable[[Collected], Answer]:
     if own is more_data and (set(found.points[0].values) != {"train_share"} or len(sizes) < len(found.points)):
         return ranked
     return own
+
+
+def _test_images(study: Study, answer: Answer) -> list[str]:
+    if answer.take is None or study.of != "all":
+        return []
+    return [
+        "The prepared test set is among these images: it had a part in this choice, so it flatters what was taken. "
+        "folds_of=train_and_validation leaves it out."
+    ]
 
 
 def _few_images(found: Collected) -> list[str]:

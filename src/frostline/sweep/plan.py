@@ -82,10 +82,11 @@ def check_prepared() -> None:
 
     Trials would be recorded with settings that their images were not made with.
     """
-    prepared = recorded("preprocess").get("params", {}).get(str(PARAMS), {}).get("preprocess", {})
+    known = recorded("preprocess").get("params", {}).get(str(PARAMS), {})
     settings = asdict(load_params().preprocess)
-    # A record without a fit is of a release that had none: it squashed pictures.
-    by = settings | {"fit": SQUASH} | prepared if prepared else settings
+    # A record without a fit is of a release that had none: it squashed pictures. Likewise, the seed was the run's.
+    before = {"fit": SQUASH, "seed": known.get("seed", settings["seed"])}
+    by = settings | before | known["preprocess"] if known.get("preprocess") else settings
     changed = [key for key, value in settings.items() if by[key] != value]
     if changed:
         raise FrostlineError(

@@ -350,21 +350,15 @@ def extract_features(trials: Sequence[Config], data: Dataset) -> None:
 
 
 def _wanted_layers(base: keras.Model, trials: Sequence[Config], data: Dataset) -> dict[Pass, set[str]]:
-    # To give a convolution's output beside those of layers above it, `inference_copy` could not fold the batch norm
-    # into it, and these would be rounded differently from those of a trial that runs alone.
-    folded = (keras.layers.Conv2D, keras.layers.DepthwiseConv2D, keras.layers.SeparableConv2D)
-
     @functools.cache
     def layers_of(cut: str, thaw_from: str) -> set[str]:
-        """As `phases` asks for them, but for convolutions."""
+        """As `phases` asks for them."""
         try:
             line = frost_line.resolve_thaw_from(base, cut, thaw_from)
         except FrostlineError:  # the trial itself will say so
             return set()
         below = keras.Model(base.input, base.get_layer(cut).output)
-        return {
-            name for name in (cut, *frost_line.frontier(below, line)) if not isinstance(below.get_layer(name), folded)
-        }
+        return {cut, *frost_line.frontier(below, line)}
 
     wanted: dict[Pass, set[str]] = defaultdict(set)
     for trial in trials:

@@ -18,7 +18,7 @@ from frostline.data.dataset import Dataset, load_dataset
 from frostline.features.extract import Extractor
 from frostline.models import backbone, frost_line, graph
 from frostline.models.head import add_head
-from frostline.models.inference import predictor
+from frostline.models.inference import inference_copy, predictor
 from frostline.runtime.code_digest import code_digest
 from frostline.runtime.process_pool import threads
 from frostline.runtime.quiet_tensorflow import keras, on_gpu, tf
@@ -185,7 +185,10 @@ def _train(
 
     validation, prepare = Examples(features_of("validation"), data.labels("validation")), None
     if settings.augment == "full":
-        training, prepare = Examples([data.images("train")], data.labels("train")), _augmented_features(model, layers)
+        training, prepare = (
+            Examples([data.images("train")], data.labels("train")),
+            _augmented_features(model, layers, computed_in),
+        )
     else:
         mirrored = features_of("train", mirrored=True) if settings.augment == "flip" else ()
         training = Examples(features_of("train"), data.labels("train"), mirrored)
@@ -236,7 +239,10 @@ def _trainer(work: _Work, options: Resolved) -> Iterator[loop.Trainer]:
     kept = {} if session.trainers is None or session.strategy or on_gpu() else session.trainers
     count, said = len(work.task.training.labels), None if weights is None else weights.tolist()
     of_schedule = options.schedule == "constant" or count
-    made_of = digest_of([list(work.layers), asdict(options), of_schedule, work.computed_in, said, session.parts])
+    learns = [variable.path for variable in work.model.trainable_variables]
+    made_of = digest_of(
+        [list(work.layers), learns, asdict(options), of_schedule, work.computed_in, said, session.parts]
+    )
     before, trainer = kept.pop(phase, ("", None))
     again = trainer is not None and before == made_of
     part = trainer.model if trainer is not None and again else work.part()
@@ -253,12 +259,13 @@ def _options(phase: PhaseName, settings: Config) -> Phase:
     return settings.finetune if phase == "finetune" else settings.transfer
 
 
-def _augmented_features(model: keras.Model, layers: Sequence[str]) -> Callable[[int], loop.Prepare]:
+def _augmented_features(model: keras.Model, layers: Sequence[str], computed_in: str) -> Callable[[int], loop.Prepare]:
     """Changed images cannot be cached: their features are computed anew, in inference mode and without gradients."""
-    frozen = keras.Model(model.input, [model.get_layer(name).output for name in layers])
+    frozen = inference_copy(model, layers, computed_in)
 
     def outputs_of(images: tf.Tensor) -> Any:
-        return graph.as_model_inputs(keras.tree.flatten(frozen(images, training=False)))
+        outputs = keras.tree.flatten(frozen([images], training=False))
+        return graph.as_model_inputs([tf.cast(output, tf.float32) for output in outputs])
 
     features_of = tf.function(outputs_of, reduce_retracing=True)
 

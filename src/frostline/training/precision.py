@@ -46,6 +46,8 @@ def choose(gpu: Mapping[str, Any] | None, flags: Set[str]) -> tuple[Precision, s
 def computing_in(model: keras.Model, precision: str) -> Iterator[None]:
     """Within, the layers of `model` compute in `precision`; weights stay float32, as do dropout and the last layer.
 
+    So do layers within a layer, as those of a transformer's attention.
+
     Dropout draws its mask in the precision it computes in (bfloat16 would round its rate); the last layer gives the
     probabilities. This is Keras' mixed precision (Micikevicius et al. 2018, arXiv:1710.03740) on layers that exist;
     bfloat16 has float32's range, so the loss needs no scaling.

@@ -16,7 +16,7 @@ _STEPS = 10
 
 @dataclass
 class Resolved(Phase):
-    """A phase's settings, as it is trained."""
+    """The settings of a phase's training loop; what is thawed, and how, is not among them."""
 
     learning_rate: float
     batch_size: int
