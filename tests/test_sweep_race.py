@@ -5,13 +5,11 @@ import pandas as pd
 import pytest
 
 from frostline.common.files import read_json
-from frostline.config.load import load_params
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.progress import seconds_of
 from frostline.sweep import race, trials
 from frostline.sweep.race import longest, read_outcome, run_race, write_outcome
 from frostline.sweep.study import _take_best_of_one_fold
-from tracked import write_tracked
 
 LOSS = {"a": 0.5, "b": 0.2, "c": 0.4, "d": 0.3, "e": 0.6}
 TRIALS = [[f"model.dropout={name}", f"fold={fold}"] for name in LOSS for fold in range(4)]
@@ -140,12 +138,8 @@ def test_two_settings_that_read_alike_are_two():
 
 
 @pytest.mark.parametrize(("second", "first_runs", "taken"), [(0.59, True, "a"), (0.59, False, "b"), (0.3, True, "b")])
-def test_by_one_fold_alone_another_setting_has_to_be_far_better(
-    tmp_path, monkeypatch, capsys, second, first_runs, taken
-):
-    monkeypatch.chdir(tmp_path)
-    write_tracked(tmp_path, "params.yaml")
-    config, found = load_params(), []
+def test_by_one_fold_alone_another_setting_has_to_be_far_better(project, capsys, second, first_runs, taken):
+    found = []
     trials.TRIALS.mkdir(parents=True)
     for name, loss in {"a": 0.6, "b": second}.items():
         actual = np.exp(-loss * np.random.default_rng(ord(name)).gamma(1, 1, 40))
@@ -153,15 +147,13 @@ def test_by_one_fold_alone_another_setting_has_to_be_far_better(
         pd.concat([table.assign(phase=phase) for phase in ("transfer", "finetune")]).to_parquet(
             trials.TRIALS / f"{name}.parquet"
         )
-        setting = [f"model.dropout={name}", "fold=0"]
+        setting = [f"name={name}", "fold=0"]
         found.append({"key": name, "overrides": setting, **record_of(setting, {"a": 0.6, "b": second})})
-    (tmp_path / "conf/experiment").mkdir(parents=True)
-    outcome = race.Outcome([0, 1], ["notes"], first_runs)
-    _take_best_of_one_fold(tmp_path, found, ["model.dropout"], dict.fromkeys("ab", config), outcome)
+    _take_best_of_one_fold(project, found, ["name"], race.Outcome([0, 1], ["notes"], first_runs))
     said = capsys.readouterr().out.splitlines()
-    assert said[1].startswith("Best by one fold only, which may well be chance: model.dropout=b, log loss 0.")
+    assert said[1].startswith("Best by one fold only, which may well be chance: name=b, log loss 0.")
     assert ("that is taken" in said[1]) == (taken == "a")
-    assert read_json(tmp_path / "winner.json") == {"model.dropout": taken}
+    assert read_json(project / "winner.json") == {"name": taken}
 
 
 def test_its_outcome_lies_in_the_sweeps_folder(tmp_path):
