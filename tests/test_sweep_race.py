@@ -55,8 +55,8 @@ def test_the_better_half_and_the_first_go_on_and_two_are_trained_on_every_fold()
     assert [ran[number] for number in outcome.compared] == [trial for trial in ran if trial[0][-1] in "ab"]
     assert outcome.notes[0].startswith("12 of 20 trainings of 5 settings were run, in ")
     assert outcome.notes[1:] == [
-        "Given up after 1 fold, with the validation loss: model.dropout=c (0.4000), model.dropout=e (0.6000).",
-        "Given up after 2 folds, with the validation loss: model.dropout=d (0.3000).",
+        "Given up after 1 training, with the validation loss: model.dropout=c (0.4000), model.dropout=e (0.6000).",
+        "Given up after 2 trainings, with the validation loss: model.dropout=d (0.3000).",
     ]
 
 
@@ -99,6 +99,32 @@ def test_between_two_rounds_all_that_ran_counts(clock):
     ran, outcome = raced(clock=clock, time_limit=144)
     assert len(ran) == 8
     assert sorted(outcome.compared) == [number for number, trial in enumerate(ran) if trial[0][-1] in "abd"]
+
+
+@pytest.mark.parametrize(("time_limit", "last"), [(120, "a"), (130, "b")])
+def test_a_limit_that_ends_the_last_round_is_said_and_nobody_is_given_up_by_it(clock, time_limit, last):
+    ran, trials = [], [trial for trial in TRIALS if trial[1] in ("fold=0", "fold=1")]
+
+    def run(number, trial):
+        ran.append(trial)
+        clock[0] += 10
+        return record_of(trial)
+
+    outcome = run_race(trials, run, time_limit)
+    assert ran[-1] == [f"model.dropout={last}", "fold=1"], "d, too, was to be trained on this fold"
+    assert "The time limit ended it in round 2 of 2." in outcome.notes
+    (given_up,) = [note for note in outcome.notes if note.startswith("Given up")]
+    assert given_up.startswith("Given up after 1 training, with")
+    assert [ran[number] for number in outcome.compared] == [[f"model.dropout={name}", "fold=0"] for name in "abd"]
+
+
+def test_rounds_of_several_seeds_are_not_called_folds():
+    trials = [[f"model.dropout={name}", f"fold={f}", f"seed={s}"] for name in LOSS for f in (0, 1) for s in (1, 2)]
+    outcome = run_race(trials, lambda number, trial: record_of(trial))
+    assert [note.partition(",")[0] for note in outcome.notes[1:]] == [
+        "Given up after 1 training",
+        "Given up after 2 trainings",
+    ]
 
 
 def test_one_trial_runs_however_short_the_time(clock):
