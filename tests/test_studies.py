@@ -163,6 +163,8 @@ def test_the_lowest_cut_that_is_enough_is_taken(answered):
     ("curve", "title"),
     [
         ((0.66, 0.45, 0.3, 0.2), "More images would help"),
+        ((0.66, 0.3, 0.5, 0.28), "More images would probably help"),
+        ((0.33, 0.32, 0.31, 0.3), "More images would probably help a little"),
         ((0.3, 0.3, 0.3, 0.3), "More images would hardly help"),
         ((1.5, 1.4, 1.4, 1.3), "Too little was learned to tell"),
     ],
