@@ -69,10 +69,12 @@ def test_clipping_supposes_half_a_mistake_that_was_not_seen():
     assert fit_clip(wrong, perfect) == pytest.approx(5.5 / 100.5, rel=0.1)
 
 
-def test_clipped_probabilities_keep_their_distance_and_sum():
-    _, probabilities = noisy_of_many(50, 3, 4.0)
-    within = clipped(probabilities, 0.01)
-    assert within.min() > 0.0095
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_clipped_probabilities_keep_their_distance_and_sum(classes):
+    _, probabilities = noisy_of_many(50, classes, 4.0)
+    within = clipped(np.concatenate([probabilities, np.eye(classes)]), 0.01)
+    assert within.min() == pytest.approx(0.01 / (1 + (classes - 2) * 0.01), rel=1e-12)
+    assert within.max() <= 0.99 + 1e-12
     np.testing.assert_allclose(within.sum(axis=1), 1)
     assert np.array_equal(clipped(probabilities, 0), probabilities)
 

@@ -161,7 +161,11 @@ def test_one_class_and_no_mistakes_still_make_a_page(tmp_path):
     sure = of(np.zeros(2))
     html = write_example_report(tmp_path, pair=Pair(np.zeros(2, np.uint8), sure, sure))
     page = Page(html)
-    for text in ("Too close to call", "Few test images: 0 of dog, 2 of cat.", "every test image is predicted"):
+    for text in (
+        "Too few test images to tell",
+        "Few test images: 0 of dog, 2 of cat.",
+        "every test image is predicted",
+    ):
         assert text in page.text
     assert "ROC AUC" not in page.text
     assert not re.search(r"\bnan\b", page.text, re.IGNORECASE)
@@ -258,6 +262,7 @@ def test_many_classes_have_a_table_each_instead_of_the_explorer(tmp_path):
     assert any(MANY[3] in drawing["aria-label"] for drawing in page.all("svg"))
     assert "The class with the highest probability is predicted." in page.text
     assert "of the other class" not in page.text
+    assert re.search(r"Clipped to [\d.e-]+ from 0 and 1, then divided by their sum", page.text)
 
 
 @pytest.mark.long

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -95,7 +96,7 @@ def test_a_fold_that_was_not_trained_with_every_seed_is_no_answer():
     [
         (losses(0.5, 0.3), "Fine-tuning was worth it", "Take the fine-tuned model"),
         (losses(0.3, 0.5), "Fine-tuning made it worse", "Take the transfer model"),
-        (losses(0.4, 0.4005), "Too close to call", "the transfer model"),
+        (losses(0.4, 0.4005), "Too close to call", "Take the transfer model: it did better on the validation images."),
         (losses(1.2, 1.0), "Neither phase learned anything beyond guessing", "Check the labels"),
     ],
 )
@@ -110,6 +111,72 @@ def test_was_it_worth_it(answered, phases, title, advice):
         "report.html",
         "study.json",
     ]
+
+
+def by_validation(losses, *points, **options):
+    """Trainings of these points, whose validation losses are `losses` whatever the images held out say."""
+    return [replace(training, validation=losses) for training in trainings(points, **options)]
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return lambda name, trained, **how: write_study(Study(name, "my run", [], "", FOLDS, **how), trained)[0]
+
+
+@pytest.mark.parametrize(
+    ("phases", "validation", "chosen", "other", "title"),
+    [
+        (
+            losses(0.5, 0.3),
+            losses(0.3, 0.31),
+            "transfer",
+            "fine-tuned",
+            "Fine-tuning did better on the images held out, but was not chosen",
+        ),
+        (
+            losses(0.3, 0.5),
+            losses(0.31, 0.3),
+            "fine-tuned",
+            "transfer",
+            "Fine-tuning did worse on the images held out, but was chosen",
+        ),
+    ],
+)
+def test_images_held_out_have_no_say_in_which_model_to_take(written, phases, validation, chosen, other, title):
+    answer = written("worth_it", by_validation(validation, ({}, phases, 120)))
+    assert (answer.title, answer.tone) == (title, "indistinguishable")
+    assert answer.text.startswith(f"The {chosen} model was chosen: it did better on the validation images.")
+    assert f"On the images held out the {other} model is better by more than chance. The choice stays" in answer.text
+    assert answer.figures["take"] == {"transfer": "transfer", "fine-tuned": "finetune"}[chosen]
+
+
+def test_a_tie_of_validation_losses_is_said(written):
+    answer = written("worth_it", by_validation(losses(0.3, 0.3), ({}, losses(0.4, 0.4005), 120)))
+    assert answer.text.startswith("Take the transfer model: both did the same on the validation images, and it is the")
+
+
+def test_where_only_the_phase_that_was_not_chosen_learned_nothing_is_recommended(written):
+    fit = losses(0.9, 0.1)  # by validation, fine-tuning is better
+    bad, worse = ({"a": "1"}, losses(0.3, 1.2), 120), ({"a": "2"}, losses(0.3, 1.3), 120)
+    answer = written("worth_it", by_validation(fit, ({}, *bad[1:])))
+    assert answer.title == "The chosen model learned nothing beyond guessing"
+    assert "guessing by how frequent the classes are; the transfer model is. Rely on neither" in answer.text
+    for how in ({}, {"first_stays": True}):
+        answer = written("recipes", by_validation(fit, bad, worse), **how)
+        assert (answer.title, answer.tone) == (
+            "The best is no better than guessing, beyond chance",
+            "indistinguishable",
+        )
+        assert answer.text.startswith("That is a=1. Some other model here is better than guessing, but was not chosen")
+    cuts = [({"model.cut_layer": values["a"]}, phases, count) for values, phases, count in (bad, worse)]
+    answer = written("depth", by_validation(fit, *cuts))
+    assert (answer.title, answer.tone) == (
+        "model.cut_layer=1 is no better than guessing, beyond chance",
+        "indistinguishable",
+    )
+    sizes = [({"train_share": str(n / 120)}, losses(0.3, 1.5 - n / 600), n) for n in (30, 60, 120)]
+    assert written("more_data", by_validation(fit, *sizes)).title == "Too little was learned to tell"
 
 
 def test_on_unequal_classes_a_model_that_knows_the_shares_only_has_learned_nothing(answered):
@@ -172,6 +239,8 @@ def test_the_lowest_cut_that_is_enough_is_taken(answered):
     ("curve", "title"),
     [
         ((0.66, 0.45, 0.3, 0.2), "More images would help"),
+        ((0.66, 0.3, 0.5, 0.28), "More images would probably help"),
+        ((0.33, 0.32, 0.31, 0.3), "More images would probably help a little"),
         ((0.3, 0.3, 0.3, 0.3), "More images would hardly help"),
         ((1.5, 1.4, 1.4, 1.3), "Too little was learned to tell"),
     ],

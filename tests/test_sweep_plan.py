@@ -107,6 +107,7 @@ def test_what_is_searched_names_the_search_and_how_long_does_not(project):
         (["preprocess.image_size=75,150"], ["prepared in data/processed"]),
         (["study=worth_it,depth"], ["one study at a time"]),
         (["fold=0,1", "folds=3,5"], ["folds=3,5", "the same for all trials"]),
+        (["fold=0,1", "folds_of=all,train_and_validation"], ["folds_of=all,", "the same for all trials"]),
         (["study=worth_it", "hydra/sweeper=optuna"], ["a search takes no folds"]),
         (["finetune.learning_rate=interval(1e-5,1e-3)"], ["hydra/sweeper=optuna"]),
         (["hydra/sweeper=optna"], ["optna"]),

@@ -5,13 +5,11 @@ import pandas as pd
 import pytest
 
 from frostline.common.files import read_json
-from frostline.config.load import load_params
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.progress import seconds_of
 from frostline.sweep import race, trials
 from frostline.sweep.race import longest, read_outcome, run_race, write_outcome
 from frostline.sweep.study import _take_best_of_one_fold
-from tracked import write_tracked
 
 LOSS = {"a": 0.5, "b": 0.2, "c": 0.4, "d": 0.3, "e": 0.6}
 TRIALS = [[f"model.dropout={name}", f"fold={fold}"] for name in LOSS for fold in range(4)]
@@ -57,8 +55,8 @@ def test_the_better_half_and_the_first_go_on_and_two_are_trained_on_every_fold()
     assert [ran[number] for number in outcome.compared] == [trial for trial in ran if trial[0][-1] in "ab"]
     assert outcome.notes[0].startswith("12 of 20 trainings of 5 settings were run, in ")
     assert outcome.notes[1:] == [
-        "Given up after 1 fold, with the validation loss: model.dropout=c (0.4000), model.dropout=e (0.6000).",
-        "Given up after 2 folds, with the validation loss: model.dropout=d (0.3000).",
+        "Given up after 1 training, with the validation loss: model.dropout=c (0.4000), model.dropout=e (0.6000).",
+        "Given up after 2 trainings, with the validation loss: model.dropout=d (0.3000).",
     ]
 
 
@@ -103,6 +101,32 @@ def test_between_two_rounds_all_that_ran_counts(clock):
     assert sorted(outcome.compared) == [number for number, trial in enumerate(ran) if trial[0][-1] in "abd"]
 
 
+@pytest.mark.parametrize(("time_limit", "last"), [(120, "a"), (130, "b")])
+def test_a_limit_that_ends_the_last_round_is_said_and_nobody_is_given_up_by_it(clock, time_limit, last):
+    ran, trials = [], [trial for trial in TRIALS if trial[1] in ("fold=0", "fold=1")]
+
+    def run(number, trial):
+        ran.append(trial)
+        clock[0] += 10
+        return record_of(trial)
+
+    outcome = run_race(trials, run, time_limit)
+    assert ran[-1] == [f"model.dropout={last}", "fold=1"], "d, too, was to be trained on this fold"
+    assert "The time limit ended it in round 2 of 2." in outcome.notes
+    (given_up,) = [note for note in outcome.notes if note.startswith("Given up")]
+    assert given_up.startswith("Given up after 1 training, with")
+    assert [ran[number] for number in outcome.compared] == [[f"model.dropout={name}", "fold=0"] for name in "abd"]
+
+
+def test_rounds_of_several_seeds_are_not_called_folds():
+    trials = [[f"model.dropout={name}", f"fold={f}", f"seed={s}"] for name in LOSS for f in (0, 1) for s in (1, 2)]
+    outcome = run_race(trials, lambda number, trial: record_of(trial))
+    assert [note.partition(",")[0] for note in outcome.notes[1:]] == [
+        "Given up after 1 training",
+        "Given up after 2 trainings",
+    ]
+
+
 def test_one_trial_runs_however_short_the_time(clock):
     ran, outcome = raced(clock=clock, time_limit=1)
     assert len(ran) == 1
@@ -140,12 +164,8 @@ def test_two_settings_that_read_alike_are_two():
 
 
 @pytest.mark.parametrize(("second", "first_runs", "taken"), [(0.59, True, "a"), (0.59, False, "b"), (0.3, True, "b")])
-def test_by_one_fold_alone_another_setting_has_to_be_far_better(
-    tmp_path, monkeypatch, capsys, second, first_runs, taken
-):
-    monkeypatch.chdir(tmp_path)
-    write_tracked(tmp_path, "params.yaml")
-    config, found = load_params(), []
+def test_by_one_fold_alone_another_setting_has_to_be_far_better(project, capsys, second, first_runs, taken):
+    found = []
     trials.TRIALS.mkdir(parents=True)
     for name, loss in {"a": 0.6, "b": second}.items():
         actual = np.exp(-loss * np.random.default_rng(ord(name)).gamma(1, 1, 40))
@@ -153,15 +173,13 @@ def test_by_one_fold_alone_another_setting_has_to_be_far_better(
         pd.concat([table.assign(phase=phase) for phase in ("transfer", "finetune")]).to_parquet(
             trials.TRIALS / f"{name}.parquet"
         )
-        setting = [f"model.dropout={name}", "fold=0"]
+        setting = [f"name={name}", "fold=0"]
         found.append({"key": name, "overrides": setting, **record_of(setting, {"a": 0.6, "b": second})})
-    (tmp_path / "conf/experiment").mkdir(parents=True)
-    outcome = race.Outcome([0, 1], ["notes"], first_runs)
-    _take_best_of_one_fold(tmp_path, found, ["model.dropout"], dict.fromkeys("ab", config), outcome)
+    _take_best_of_one_fold(project, found, ["name"], race.Outcome([0, 1], ["notes"], first_runs))
     said = capsys.readouterr().out.splitlines()
-    assert said[1].startswith("Best by one fold only, which may well be chance: model.dropout=b, log loss 0.")
+    assert said[1].startswith("Best by one fold only, which may well be chance: name=b, log loss 0.")
     assert ("that is taken" in said[1]) == (taken == "a")
-    assert read_json(tmp_path / "winner.json") == {"model.dropout": taken}
+    assert read_json(project / "winner.json") == {"name": taken}
 
 
 def test_its_outcome_lies_in_the_sweeps_folder(tmp_path):

@@ -19,6 +19,7 @@ from frostline.sweep.results import (
     swept_keys,
     write_tables,
 )
+from frostline.sweep.table import print_trials
 
 SPLITS = ("train", "validation")
 
@@ -86,6 +87,23 @@ def test_only_what_differs_is_named():
         "mean of 2 seeds."
     )
     assert headline([trial(seed=1) | {"error": "no"}]) == "None of 1 trial finished."
+
+
+@pytest.mark.parametrize(("luck", "counted"), [({"seed": 1}, "seeds"), ({"seed": 1, "fold": 0}, "trainings")])
+def test_what_a_setting_has_several_of_is_called_alike_everywhere(tmp_path, luck, counted, capsys):
+    trials = [
+        trial(0.1 if number else None, model__dropout=dropout, **{key: value + number for key, value in luck.items()})
+        for dropout in (0, 0.5)
+        for number in range(3)
+    ]
+    assert f"mean of 2 {counted}." in headline(trials)
+    assert f"| setting | {counted} | transfer loss |" in describe(trials, None)
+    write_tables(tmp_path, trials)
+    assert [row[counted] for row in csv.DictReader((tmp_path / "settings.csv").open())] == ["2", "2"]
+    print_trials(trials)
+    said = capsys.readouterr().out
+    assert f" {counted} " in said
+    assert f"1 more {counted} did not finish" in said
 
 
 def test_values_are_in_the_order_that_people_expect():

@@ -114,6 +114,25 @@ def test_the_test_images_disagree_with_the_choice(phase, losses, difference, tit
     assert f"On the test images the {other} model is better by more than chance" in verdict.choice
 
 
+@pytest.mark.parametrize("images", [1, 2, 5, 6])
+@pytest.mark.parametrize(("before", "after"), [(0.6, 0.9), (0.9, 0.6), (0.1, 0.05)])
+def test_five_test_images_or_fewer_settle_nothing(images, before, after):
+    """Were all for the same model: a coin says so as well, in over 5 of 100 cases."""
+    labels = np.arange(images) % 2
+    pair = Pair(labels, *(of(np.where(labels == 1, right, 1 - right)) for right in (before, after)))
+    verdict = judged(pair).verdict
+    if images > 5:
+        assert verdict.outcome != "indistinguishable"
+        return
+    assert (verdict.outcome, verdict.disputed) == ("indistinguishable", False)
+    assert verdict.title == "Too few test images to tell"
+    assert verdict.choice.startswith(
+        "Take the fine-tuned model: it did better on the validation images. By "
+        f"{images} test image{'s' * (images > 1)} alone, whatever they say could be chance; "
+    )
+    assert "CI" not in verdict.detail
+
+
 def test_the_choice_is_by_validation_loss_alone():
     labels, good = noisy(300, 1)
     bad = noisy(300, 4)[1]

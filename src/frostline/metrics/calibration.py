@@ -38,7 +38,7 @@ class Calibration:
     flip: bool = False
     temperature: float = 1.0
     clip: float = 0.0
-    """The least distance from 0 and from 1."""
+    """How far probabilities are kept from 0 and from 1, as `clipped` says."""
 
     def apply(self, plain: np.ndarray, mirrored: np.ndarray | None = None) -> np.ndarray:
         """Return calibrated probabilities, (N, classes) float64.
@@ -114,7 +114,10 @@ def fit_temperature(labels: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def clipped(probabilities: np.ndarray, clip: float) -> np.ndarray:
-    """Probabilities (N, classes) at least `clip` from 0 and from 1, each image's with the sum 1."""
+    """Probabilities (N, classes) that are raised or lowered to be `clip` from 0 and from 1, then divided by their sum.
+
+    Of two classes the sum is 1 before. Of K it is up to 1 + (K - 2) clip, so the least may end nearer to 0 than `clip`.
+    """
     if not clip:
         return probabilities
     within = np.clip(probabilities, clip, 1 - clip)

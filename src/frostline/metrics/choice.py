@@ -17,6 +17,13 @@ def chosen_phase(losses: Mapping[str, float]) -> PhaseName:
     return "finetune" if losses["finetune"] < losses["transfer"] else "transfer"
 
 
+def why_chosen(losses: Mapping[str, float]) -> str:
+    """Why it is that one, after a colon."""
+    if losses["finetune"] == losses["transfer"]:
+        return "both did the same on the validation images, and it is the simpler one"
+    return "it did better on the validation images"
+
+
 @dataclass(frozen=True)
 class Choice:
     """Which phase's model is used, and how: the one choice that the report, MLflow and all that predicts take."""

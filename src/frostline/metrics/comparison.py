@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 from frostline.common.phase_names import PhaseName
 from frostline.common.thresholds import Threshold
 from frostline.metrics.bootstrap import Interval, Intervals, Pair, bootstrap_intervals, by_phase
-from frostline.metrics.choice import Choice
+from frostline.metrics.choice import Choice, why_chosen
 from frostline.metrics.classification import actual_probabilities, confusion_matrix, figures, mistake_costs, recalls
 from frostline.metrics.formatting import decimals, p_text, rounded, signed
 from frostline.metrics.predicted import costs_in, predicted_classes
@@ -19,6 +19,8 @@ from frostline.runtime.errors import FrostlineError
 
 Phase = PhaseName
 Outcome = Literal["better", "worse", "indistinguishable", "nothing_learned"]
+_TOO_FEW = 5
+"""So few test images settle nothing: were all for one model, a two-sided sign test gives 2 * 0.5**5 = 0.06."""
 CALLED: Mapping[Phase, str] = {"transfer": "transfer model", "finetune": "fine-tuned model"}
 """What the phases' models are called in sentences."""
 
@@ -246,13 +248,14 @@ def judge(found: Evaluation) -> Verdict:
 
     Better or worse where the 95% interval of the difference in log loss excludes 0, else indistinguishable: the
     difference could be chance. Nothing was learned where the chosen model, calibrated, is not better than guessing by
-    such an interval.
+    such an interval. Neither is said by _TOO_FEW images, whose resamples are much alike.
     """
     chosen, difference = found.choice.phase, found.intervals["difference"]["log_loss"]
     outcome: Outcome = "indistinguishable"
-    if not found.guessing.beaten_by(chosen):
+    settled = found.images > _TOO_FEW
+    if settled and not found.guessing.beaten_by(chosen):
         outcome = "nothing_learned"
-    elif difference.excludes_zero():
+    elif settled and difference.excludes_zero():
         outcome = "better" if difference.high < 0 else "worse"
     other: Phase = "transfer" if chosen == "finetune" else "finetune"
     title, choice = _in_words(found, outcome, chosen, other)
@@ -262,12 +265,7 @@ def judge(found: Evaluation) -> Verdict:
 def _in_words(found: Evaluation, outcome: Outcome, chosen: Phase, other: Phase) -> tuple[str, str]:
     """The title, and which model to take and how sure that is, for somebody without statistics."""
     this, that, answers = CALLED[chosen], CALLED[other], _answers(found)
-    tie = found.choice.losses[chosen] == found.choice.losses[other]
-    why = (
-        "both did the same on the validation images, and it is the simpler one"
-        if tie
-        else "it did better on the validation images"
-    )
+    why = why_chosen(found.choice.losses)
     guess = "no better, beyond chance, than guessing by how frequent the classes are"
     if outcome == "nothing_learned" and found.guessing.beaten_by(other):
         return "The chosen model learned nothing beyond guessing", (
@@ -277,6 +275,11 @@ def _in_words(found: Evaluation, outcome: Outcome, chosen: Phase, other: Phase) 
     if outcome == "nothing_learned":
         return "Neither phase learned anything beyond guessing", (
             f"On the test images the {this}, chosen on the validation images, is {guess}: do not use it."
+        )
+    if found.images <= _TOO_FEW:
+        count = f"{found.images} test image{'s' * (found.images > 1)}"
+        return "Too few test images to tell", (
+            f"Take the {this}: {why}. By {count} alone, whatever they say could be chance; {answers}."
         )
     if outcome == "indistinguishable":
         ahead = found.figures[other]["log_loss"] < found.figures[chosen]["log_loss"]
@@ -307,11 +310,13 @@ def _detail(found: Evaluation) -> str:
     changed = found.mcnemar.n_changed
     changes = f"{found.mcnemar.n_better} of {changed} changed answer{'s' * (changed > 1)} for the better"
     changes += f" (McNemar {p_text(found.mcnemar.p_value)})"
+    interval = f", 95% CI {signed(difference.low, digits)} to {signed(difference.high, digits)}"
+    if found.images <= _TOO_FEW:
+        interval = ""
     temperature = found.choice.temperature
     calibrated = f", {used:.{digits}f} calibrated (temperature {temperature:.4g})" if temperature != 1 else ""
     return (
-        f"Log loss {before:.{digits}f} → {after:.{digits}f} (difference {signed(after - before, digits)}, "
-        f"95% CI {signed(difference.low, digits)} to {signed(difference.high, digits)}); "
+        f"Log loss {before:.{digits}f} → {after:.{digits}f} (difference {signed(after - before, digits)}{interval}); "
         f"accuracy {transfer['accuracy']:.3f} → {finetune['accuracy']:.3f}; "
         f"{changes if changed else 'no answer changed'}. "
         f"The {CALLED[found.choice.phase]}'s log loss is {found.figures[found.choice.phase]['log_loss']:.{digits}f}"

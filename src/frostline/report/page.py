@@ -413,7 +413,8 @@ def _effect_rows(report: Report) -> Iterator[dict[str, str]]:
             "flip": "Mean with the mirrored image",
             "temperature": f"Temperature {calibration.temperature:.4g}"
             + (", in use" if settings.calibrate == "temperature" else ""),
-            "clip": f"Clipped to {calibration.clip:.2g} from 0 and 1",
+            "clip": f"Clipped to {calibration.clip:.2g} from 0 and 1"
+            + (", then divided by their sum" if len(report.classes) > 2 else ""),
             "submission": f"As in submission.csv ({', '.join(['as in use', *parts])})",
         }[effect.name]
         digits = max(4, decimals(effect.difference, effect.interval.low, effect.interval.high))

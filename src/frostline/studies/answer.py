@@ -51,9 +51,15 @@ def beyond_guessing(found: Collected, point: Point, phase: PhaseName) -> Estimat
     return mean_difference(point.losses[phase] - guessed, found.folds)
 
 
-def learned_nothing(found: Collected, point: Point) -> bool:
-    """Whether neither phase is better than guessing the classes' shares, beyond chance."""
-    return all(beyond_guessing(found, point, phase).high >= 0 for phase in PHASES)
+def learned_nothing(found: Collected, point: Point, phase: PhaseName | None = None) -> bool:
+    """Whether the model after `phase`, by default the chosen one, is not better than guessing the classes' shares,
+    beyond chance."""
+    return beyond_guessing(found, point, phase or point.phase).high >= 0
+
+
+def none_learned(found: Collected) -> bool:
+    """Whether that is so of every model, the chosen ones and the others."""
+    return all(learned_nothing(found, point, phase) for point in found.points for phase in PHASES)
 
 
 def guess_row(found: Collected) -> list[str]:

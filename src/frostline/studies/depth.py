@@ -7,7 +7,7 @@ from frostline.common.phase_names import PHASES
 from frostline.metrics.comparison import CALLED
 from frostline.report.style import COLOURS, INK, plain
 from frostline.report.style import NAMES as PHASE_NAMES
-from frostline.studies.answer import Answer, learned_nothing, listed
+from frostline.studies.answer import Answer, learned_nothing, listed, none_learned
 from frostline.studies.collected import Collected
 from frostline.studies.cross_validation import shallowest_enough, within_chance
 from frostline.studies.ranking import COLUMNS, others_within_chance, point_figures, row
@@ -20,8 +20,15 @@ def depth(found: Collected) -> Answer:
     enough = shallowest_enough(losses, found.folds)
     best, taken = found.points[ranking.best], found.points[enough]
     others = others_within_chance(found, ranking)
-    if learned_nothing(found, best):
+    if none_learned(found):
         title, text = "No cut learned anything beyond guessing", "Check the labels and the weights, or add images."
+    elif learned_nothing(found, taken):
+        title = f"{taken.label} is no better than guessing, beyond chance"
+        text = (
+            f"Its log loss, {ranking.means[enough].mean:.4f} by the {CALLED[taken.phase]}, is within one standard error"
+            " of the best. Some other model here is better than guessing, but was not chosen by its validation images,"
+            " or is of another cut: rely on none, and add images."
+        )
     else:
         title = f"{taken.label} is enough"
         higher = "it is the best" if taken is best else f"the best, {best.label}, is within one standard error of it"
@@ -31,7 +38,7 @@ def depth(found: Collected) -> Answer:
         )
     return Answer(
         title,
-        "indistinguishable" if learned_nothing(found, best) else "better",
+        "indistinguishable" if learned_nothing(found, taken) else "better",
         text,
         COLUMNS,
         rows=[row(found, ranking, place) for place in range(len(found.points))],

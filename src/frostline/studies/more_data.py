@@ -30,8 +30,10 @@ def more_data(found: Collected) -> Answer:
     tone: Tone = "indistinguishable"
     if learned_nothing(found, whole):
         title = "Too little was learned to tell"
-    elif high < today and twice < 0.95 * today:
+    elif twice < 0.95 * today and high < today:
         title, tone = "More images would help", "better"
+    elif twice < 0.95 * today:
+        title = "More images would probably help"
     elif twice > 0.98 * today:
         title = "More images would hardly help"
     else:

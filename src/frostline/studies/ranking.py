@@ -16,6 +16,7 @@ from frostline.studies.answer import (
     interval_text,
     learned_nothing,
     listed,
+    none_learned,
     phase_figures,
 )
 from frostline.studies.collected import Collected, Point
@@ -30,10 +31,16 @@ def ranked(found: Collected) -> Answer:
     best = found.points[ranking.best]
     others = others_within_chance(found, ranking)
     order = sorted(range(len(found.points)), key=lambda place: ranking.means[place].mean)
-    if learned_nothing(found, best):
+    if none_learned(found):
         title, text = (
             "None of them learned anything beyond guessing",
             "Check the labels and the weights, or add images.",
+        )
+    elif learned_nothing(found, best):
+        title, text = (
+            "The best is no better than guessing, beyond chance",
+            f"That is {best.label}. Some other model here is better than guessing, but was not chosen by its validation"
+            " images, or has the higher loss: rely on none, and add images.",
         )
     elif not others:
         title = f"Best: {best.label}"
@@ -67,6 +74,8 @@ def raced(found: Collected) -> Answer:
     if best is not first and not is_better(best.losses[best.phase] - first.losses[first.phase], found.folds):
         taken = first
         answer = replace(answer, take=first.values, text=f"{answer.text} {stays(first.label)}")
+    if learned_nothing(found, taken) and not learned_nothing(found, best):
+        answer = replace(answer, text=f"{answer.text} It is no better than guessing, beyond chance: add images.")
     return replace(answer, figures=answer.figures | {"taken": dict(taken.values)})
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from frostline.common.phase_names import PHASES
+from frostline.common.phase_names import PHASES, PhaseName
+from frostline.metrics.choice import why_chosen
 from frostline.metrics.comparison import CALLED
 from frostline.report.style import COLOURS, EDGE
 from frostline.report.style import NAMES as PHASE_NAMES
@@ -15,10 +16,11 @@ from frostline.studies.answer import (
     guess_row,
     interval_text,
     learned_nothing,
+    none_learned,
     phase_figures,
 )
-from frostline.studies.collected import Collected
-from frostline.studies.cross_validation import mean_difference
+from frostline.studies.collected import Collected, Point
+from frostline.studies.cross_validation import Estimate, mean_difference
 
 
 def worth_it(found: Collected) -> Answer:
@@ -30,18 +32,7 @@ def worth_it(found: Collected) -> Answer:
     basis = (
         f"{trainings} trainings of each phase, {len(found.images):,} images, each judged by models that never saw it"
     )
-    tone: Tone = "indistinguishable"
-    take = f"the {CALLED[point.phase]}"
-    if learned_nothing(found, point):
-        title = "Neither phase learned anything beyond guessing"
-        advice = "Check the labels and the weights, or add images."
-    elif difference.excludes_zero():
-        tone = "better" if difference.mean < 0 else "worse"
-        title = "Fine-tuning was worth it" if tone == "better" else "Fine-tuning made it worse"
-        advice = f"Take the {CALLED['finetune' if tone == 'better' else 'transfer']}."
-    else:
-        title = "Too close to call"
-        advice = f"Take {take}, whose validation loss is lower, or the simpler one: nobody can tell them apart here."
+    title, tone, advice = _in_words(found, point, difference)
     hits = " → ".join(f"{point.hits[phase].mean():.3f}" for phase in PHASES)
     text = (
         f"{advice} Log loss {before.mean():.4f} → {after.mean():.4f}, a difference of {interval_text(difference)}; "
@@ -66,6 +57,39 @@ def worth_it(found: Collected) -> Answer:
         chart="Each line is one training, judged on one fold: log loss after transfer and after fine-tuning.",
         figures={"difference": as_figures(difference), "phases": phase_figures(point), "take": point.phase},
     )
+
+
+def _in_words(found: Collected, point: Point, difference: Estimate) -> tuple[str, Tone, str]:
+    """The title, its tone and which model to take: always the one that the validation images chose."""
+    better: PhaseName = "finetune" if difference.mean < 0 else "transfer"
+    other: PhaseName = "transfer" if point.phase == "finetune" else "finetune"
+    this, that, why = CALLED[point.phase], CALLED[other], why_chosen(point.validation)
+    tone: Tone = "indistinguishable"
+    if none_learned(found):
+        title = "Neither phase learned anything beyond guessing"
+        advice = "Check the labels and the weights, or add images."
+    elif learned_nothing(found, point):
+        title = "The chosen model learned nothing beyond guessing"
+        advice = (
+            f"The {this} was chosen: {why}. On the images held out it is no better, beyond chance, than guessing by "
+            f"how frequent the classes are; the {that} is. Rely on neither: validation images and those held out "
+            "disagree, and more of both would settle it."
+        )
+    elif not difference.excludes_zero():
+        title = "Too close to call"
+        advice = f"Take the {this}: {why}. On the images held out the difference could be chance."
+    elif better == point.phase:
+        tone = "better" if better == "finetune" else "worse"
+        title = "Fine-tuning was worth it" if tone == "better" else "Fine-tuning made it worse"
+        advice = f"Take the {this}."
+    else:
+        did, chosen = ("better", "not chosen") if better == "finetune" else ("worse", "chosen")
+        title = f"Fine-tuning did {did} on the images held out, but was {chosen}"
+        advice = (
+            f"The {this} was chosen: {why}. On the images held out the {that} is better by more than chance. The "
+            "choice stays: images that choose can no longer judge. More validation images make it surer."
+        )
+    return title, tone, advice
 
 
 def _draw(figure: Figure, found: Collected) -> None:

@@ -202,6 +202,8 @@ def _check_that_it_can_be_swept(swept: Sequence[Override], settings: Any) -> Non
             )
         if override.key_or_group == "folds" and override.is_sweep_override():
             raise FrostlineError(f"{override.input_line}: how many folds there are is the same for all trials.")
+        if override.key_or_group == "folds_of" and override.is_sweep_override():
+            raise FrostlineError(f"{override.input_line}: of which images folds are made is the same for all trials.")
         if override.key_or_group == "fold" and override.is_sweep_override() and search:
             raise FrostlineError(f"{override.input_line}: a search takes no folds; leave out hydra/sweeper=optuna.")
         if interval_in(override) and not search:

@@ -90,10 +90,13 @@ def run_race(
         return time_limit is not None and number > 0 and needed > time_limit
 
     for place, trials_of_round in enumerate(rounds, 1):
+        skipped = False
         for trial in trials_of_round:
             entry = entries[_setting(trial)]
-            if entry not in racing or is_over():
+            if entry not in racing:
                 continue
+            if skipped := is_over():
+                break
             before = time.monotonic()
             record = run(number, trial)
             slowest = max(slowest, time.monotonic() - before)
@@ -104,13 +107,13 @@ def run_race(
                 racing.remove(entry)
                 notes.append(f"Failed: {entry.name}: {reason(record)}")
             number += 1
-        if is_over() and place < len(rounds):
+        if skipped or (is_over() and place < len(rounds)):
             notes.insert(0, f"The time limit ended it in round {place} of {len(rounds)}.")
             break
         racing, given_up = _halved(racing, first)
         if given_up:
             losses = ", ".join(f"{entry.name} ({entry.loss:.4f})" for entry in given_up)
-            notes.append(f"Given up after {place} fold{'s' * (place > 1)}, with the validation loss: {losses}.")
+            notes.append(f"Given up after {place} training{'s' * (place > 1)}, with the validation loss: {losses}.")
     spent = in_words(time.monotonic() - begun)
     notes.insert(0, f"{number} of {len(trials)} trainings of {len(entries)} settings were run, in {spent}.")
     lucks = [_luck(trials_of_round[0]) for trials_of_round in rounds]

@@ -114,6 +114,11 @@ def swept_keys(trials: Sequence[Record]) -> list[str]:
     return [key for key, values in found.items() if len(values) > 1 or len(trials) == 1]
 
 
+def counted_as(trials: Sequence[Record]) -> str:
+    """What the trials of a setting are: seeds, or trainings where folds were swept (and seeds, too, maybe)."""
+    return "trainings" if "fold" in swept_keys(trials) else "seeds"
+
+
 def label(values: Mapping[str, str]) -> str:
     return " ".join(f"{key}={short(value)}" for key, value in values.items()) or "default"
 
@@ -154,7 +159,8 @@ def in_order(values: Sequence[str]) -> list[str]:
 
 
 def write_tables(folder: Path, trials: Sequence[Record]) -> list[Path]:
-    """Write trials.csv (every trial with its figures, or why there are none) and settings.csv (means over seeds)."""
+    """Write trials.csv (every trial with its figures, or why there are none) and settings.csv (means over seeds
+    and folds)."""
     keys = swept_keys(trials)
     figures = ("train/loss", "train/accuracy", "validation/loss", "validation/accuracy")
     columns = [f"{phase}/{figure}" for phase in PHASES for figure in figures]
@@ -169,15 +175,16 @@ def write_tables(folder: Path, trials: Sequence[Record]) -> list[Path]:
 
     settings = rank(trials)
     names = list(settings[0].values) if settings else []
+    counted = counted_as(trials)
     means = ["validation/loss mean", "validation/loss spread", "validation/accuracy mean"]
     write_csv(
         folder / "settings.csv",
-        [*names, "seeds", "unfinished", "better phase", *means, *(f"{phase}/validation/loss mean" for phase in PHASES)],
+        [*names, counted, "unfinished", "better phase", *means, *(f"{phase}/validation/loss mean" for phase in PHASES)],
         (
             {
                 **setting.values,
                 **{f"{phase}/validation/loss mean": setting.mean(phase) for phase in PHASES},
-                "seeds": len(setting.trials),
+                counted: len(setting.trials),
                 "unfinished": setting.unfinished,
                 "better phase": setting.phase,
                 "validation/loss mean": setting.mean(),
@@ -225,7 +232,8 @@ def describe(trials: Sequence[Record], test: Mapping[str, float] | None, close: 
         lines += ["", f"Rebuild it through the pipeline: `{REBUILD}`"]
     if settings:
         lines += ["", "Validation, after both phases; the better one ranks:", ""]
-        lines += ["| | setting | seeds | transfer loss | fine-tuning loss | accuracy |", "|--:|---|--:|--:|--:|--:|"]
+        lines += [f"| | setting | {counted_as(trials)} | transfer loss | fine-tuning loss | accuracy |"]
+        lines += ["|--:|---|--:|--:|--:|--:|"]
     for place, setting in enumerate(settings[:_IN_TABLE], 1):
         note = f" ({setting.unfinished} unfinished)" if setting.unfinished else ""
         lines.append(
@@ -249,8 +257,7 @@ def headline(trials: Sequence[Record]) -> str:
     if not settings:
         return f"None of {counted} finished."
     best = settings[0]
-    each = "trainings" if "fold" in values_of(best.trials[0]) else "seeds"
-    over = f", mean of {len(best.trials)} {each}" if len(best.trials) > 1 else ""
+    over = f", mean of {len(best.trials)} {counted_as(trials)}" if len(best.trials) > 1 else ""
     losses = ", ".join(f"{loss_text(best, phase)} after {AFTER[phase]}" for phase in PHASES)
     said = f"Best of {counted}: {best.label}, validation loss {losses}{over}."
     better_before = sum(setting.mean("transfer") < setting.mean("finetune") for setting in settings)

@@ -13,6 +13,7 @@ from frostline.config.paths import BACKBONE_WEIGHTS, SWEPT, WINNER
 from frostline.config.settings import Config
 from frostline.runtime.errors import FrostlineError
 from frostline.sweep import table
+from frostline.sweep.plan import compose_trial
 from frostline.sweep.race import Outcome, read_outcome
 from frostline.sweep.results import (
     LUCK,
@@ -67,7 +68,7 @@ def answer_study(
         )
     by_key = {trial_key(config, shared): config for config in configs}
     if race and len({by_key[trial["key"]].fold for trial in trials}) < 2:
-        _take_best_of_one_fold(folder, trials, keys, by_key, race)
+        _take_best_of_one_fold(folder, trials, keys, race)
         return
     study = Study(
         name,
@@ -78,21 +79,22 @@ def answer_study(
         of=configs[0].folds_of,
         first_stays=race is not None and race.first_runs,
     )
-    answer, files = write_study(study, _trainings(trials, keys, by_key, shared), race.notes if race else ())
+    trainings = _trainings(trials, keys, by_key, shared)
+    if keys == [_CUT] and not study.first_stays:
+        trainings = _from_the_lowest_cut(trainings, configs[0])
+    answer, files = write_study(study, trainings, race.notes if race else ())
     alone = race is not None and answer.take is None  # all others failed
     take = {key: values_of(trials[0])[key] for key in keys} if alone else answer.take
     if take is not None:
         taken = next(trial for trial in trials if take.items() <= values_of(trial).items())
-        _keep_winner(folder, by_key[taken["key"]], take, answer.title)
+        _keep_winner(folder, taken, take, answer.title)
     table.print_answer(answer, next(file for file in files if file.suffix == ".html"))
     with runs.sweep_run(pipeline) as parent:
         parent.log_files(*files, *tables)
         parent.describe(f"**{answer.title}.** {answer.text}\n", {})
 
 
-def _take_best_of_one_fold(
-    folder: Path, trials: Sequence[Record], keys: Sequence[str], by_key: Mapping[str, Config], race: Outcome
-) -> None:
+def _take_best_of_one_fold(folder: Path, trials: Sequence[Record], keys: Sequence[str], race: Outcome) -> None:
     """What a race that the time limit ended so early says: no interval can be given, and one setting is no choice."""
     from frostline.studies.cross_validation import is_better
     from frostline.studies.ranking import stays
@@ -114,7 +116,7 @@ def _take_best_of_one_fold(
     print(*race.notes, said, sep="\n")  # noqa: T201
     values = dict(zip(keys, taken, strict=True))
     trial = next(each for each in trials if values.items() <= values_of(each).items())
-    _keep_winner(folder, by_key[trial["key"]], values, said)
+    _keep_winner(folder, trial, values, said)
 
 
 def _losses_of(trial: Record) -> np.ndarray:
@@ -128,17 +130,19 @@ def _losses_of(trial: Record) -> np.ndarray:
     return log_losses(labels_of(table), probabilities_of(table))
 
 
-def _keep_winner(folder: Path, config: Config, values: Mapping[str, str], note: str) -> None:
-    """Leave the setting to take as a recipe, and its swept `values`, by key, in the sweep's `folder`."""
+def _keep_winner(folder: Path, trial: Record, values: Mapping[str, str], note: str) -> None:
+    """Leave the setting to take, that of `trial`, as a recipe, and its swept `values`, by key, in the sweep's `folder`.
+
+    It is composed anew: trials of one key may differ in what no training depends on, as the threshold.
+    """
     write_json(folder / WINNER, dict(values))
-    whole = replace(config, fold=None, train_share=1.0, folds_of="all")
+    whole = replace(compose_trial(trial["overrides"]), fold=None, train_share=1.0, folds_of="all")
     write_text(SWEPT, recipe(whole, f"{note}\nRebuild it: {REBUILD}"))
 
 
 def _trainings(
     trials: Sequence[Record], keys: Sequence[str], by_key: Mapping[str, Config], shared: "Shared"
 ) -> list["Training"]:
-    from frostline.models.backbone import layer_names
     from frostline.studies.collected import Training
     from frostline.sweep.trials import held_out
 
@@ -156,7 +160,12 @@ def _trainings(
                 said=held_out(trial["key"]),
             )
         )
-    if keys == [_CUT]:  # the lowest one first, whatever the order in which they were named
-        order = layer_names(config.model.backbone, config.preprocess.image_size, BACKBONE_WEIGHTS)
-        found.sort(key=lambda training: order.index(training.values[_CUT]))
     return found
+
+
+def _from_the_lowest_cut(trainings: Sequence["Training"], config: Config) -> list["Training"]:
+    """These trainings, which differ in their cut only, the lowest first, in whatever order cuts were named."""
+    from frostline.models.backbone import layer_names
+
+    order = layer_names(config.model.backbone, config.preprocess.image_size, BACKBONE_WEIGHTS)
+    return sorted(trainings, key=lambda training: order.index(training.values[_CUT]))

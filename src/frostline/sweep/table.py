@@ -19,6 +19,7 @@ from frostline.sweep.results import (
     REBUILD,
     Record,
     Setting,
+    counted_as,
     headline,
     label,
     loss_text,
@@ -116,7 +117,8 @@ def print_trials(trials: Sequence[Record]) -> None:
 def _table(title: str, settings: Sequence[Setting], lost: Sequence[Record], trials: Sequence[Record]) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD)
     table.add_column("setting", overflow="fold")
-    for column in ("seeds", "transfer loss", "fine-tuning loss", "accuracy"):
+    counted = counted_as(trials)
+    for column in (counted, "transfer loss", "fine-tuning loss", "accuracy"):
         table.add_column(column, justify="right", no_wrap=True)
     if lost or any(setting.unfinished for setting in settings):
         table.add_column("", overflow="fold")
@@ -126,7 +128,7 @@ def _table(title: str, settings: Sequence[Setting], lost: Sequence[Record], tria
             str(len(setting.trials)),
             *(loss_text(setting, phase) for phase in PHASES),
             f"{setting.mean(figure='accuracy'):.4f}",
-            *([f"{setting.unfinished} more seeds did not finish"] if setting.unfinished else []),
+            *([f"{setting.unfinished} more {counted} did not finish"] if setting.unfinished else []),
         )
     keys = swept_keys(trials)
     for trial in lost:
