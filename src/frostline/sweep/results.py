@@ -13,13 +13,14 @@ import yaml
 
 from frostline.common.files import read_json, write_csv, write_json
 from frostline.common.phase_names import PHASES, PhaseName
-from frostline.config.settings import Config
+from frostline.config.settings import Config, Ensemble
 from frostline.metrics.choice import chosen_phase
 
 RESULT = "trial.json"
 """Left by each trial in its folder below the sweep's: trial, overrides, and then key (see `trial_key`), transfer and
 finetune (the figures of the epochs that they kept), or error, or pruned (why it was given up)."""
 REBUILD = "dvc exp run -S experiment=swept"
+"""What trains the winner through the pipeline, where no settings that stay differ from it."""
 
 Record = Mapping[str, Any]
 
@@ -202,7 +203,8 @@ def reason(trial: Record) -> str:
 def recipe(config: Config, note: str) -> str:
     """`config` as an option of conf/experiment, the chosen data and weights included; `note`: a comment's lines.
 
-    Composed by Hydra it gives `config` again, but for `tracking` and `workers`, which are the user's, and the name.
+    Composed by Hydra it gives `config` again, but for `tracking` and `workers`, which are the user's, the name, and
+    settings that stay, which win over it (see `sweep.swept`).
     """
     content: dict[str, Any] = asdict(config)
     for key in ("tracking", "workers"):
@@ -212,17 +214,24 @@ def recipe(config: Config, note: str) -> str:
         for key in ("depends_on", "code"):  # the group's own
             content[group].pop(key, None)
     defaults = [{f"override /{group}": content[group]["source"]} for group in ("data", "weights")]
+    if isinstance(config.model, Ensemble):  # one network's group would leave its `imagenet` among the members' own
+        defaults.append({"override /model": "ensemble"})
     comment = "".join(f"# {line}\n" for line in note.splitlines())
     return f"# @package _global_\n{comment}" + yaml.safe_dump({"defaults": defaults, **content}, sort_keys=False)
 
 
-def describe(trials: Sequence[Record], test: Mapping[str, float] | None, close: str = "") -> str:
-    """The sweep in Markdown: the winner, the figures of the test set apart, the ranking, and what did not finish."""
+def describe(
+    trials: Sequence[Record], test: Mapping[str, float] | None, close: str = "", rebuild: str = REBUILD
+) -> str:
+    """The sweep in Markdown: the winner, the figures of the test set apart, the ranking, and what did not finish.
+
+    `rebuild`: the command that trains the winner through the pipeline.
+    """
     settings = rank(trials)
     lines = [headline(trials), *([close] if close else [])]
     if settings and test:
         lines += ["", f"**Test set**, looked at once, for the chosen trial only: {test_line(test)}"]
-        lines += ["", f"Rebuild it through the pipeline: `{REBUILD}`"]
+        lines += ["", f"Rebuild it through the pipeline: `{rebuild}`"]
     if settings:
         lines += ["", "Validation, after both phases; the better one ranks:", ""]
         lines += ["| | setting | seeds | transfer loss | fine-tuning loss | accuracy |", "|--:|---|--:|--:|--:|--:|"]

@@ -26,7 +26,8 @@ from omegaconf import DictConfig
 
 from frostline.common.files import digest_of, write_json, write_text
 from frostline.config.load import parse
-from frostline.config.paths import FEATURES, SWEPT
+from frostline.config.overrides import text_of
+from frostline.config.paths import FEATURES
 from frostline.config.settings import Config
 from frostline.features.cache import prune
 from frostline.runtime.errors import FrostlineError
@@ -35,7 +36,6 @@ from frostline.sweep.closeness import close_to_best
 from frostline.sweep.memory import Memory
 from frostline.sweep.plan import CONF, Plan, check_prepared, compose_trial, is_search, plan, with_prepared_data
 from frostline.sweep.results import (
-    REBUILD,
     RESULT,
     better_phase,
     describe,
@@ -47,10 +47,10 @@ from frostline.sweep.results import (
     rank,
     read_trials,
     reason,
-    recipe,
     write_tables,
 )
 from frostline.sweep.study import answer_study
+from frostline.sweep.swept import rebuild_command, write_swept
 
 if TYPE_CHECKING:  # TensorFlow and MLflow are imported once per sweep, and not for a mistyped key
     from frostline.sweep.trials import Shared
@@ -177,7 +177,7 @@ def run(arguments: list[str]) -> None:
     unfinished = [config for config in configs if not sweep_trials.stored(config, shared)]
     if len(unfinished) > 1:
         sweep_trials.extract_features(unfinished, shared.data)
-    sys.argv.append(f"hydra.sweep.dir={folder}")
+    sys.argv.append(f"hydra.sweep.dir={text_of(str(folder))}")
     with table.watching(folder, asked.total):
         trial_command(memory)()
     if len(folds) > 1:
@@ -234,11 +234,10 @@ def _finish(folder: Path, shared: "Shared", memory: Memory, pipeline: "Pipeline"
     if settings:
         files += plots.write_figures(folder, settings)
         best = compose_trial(settings[0].best["overrides"])
-        for path in (folder / "best.yaml", SWEPT):
-            write_text(path, recipe(best, f"{headline(trials)}\nRebuild it: {REBUILD}"))
+        write_swept(best, headline(trials), folder / "best.yaml")
         test = sweep_trials.score_on_test(best, shared, memory, better_phase(settings[0].best))
         figures = {"validation/loss": settings[0].mean(), "test/loss": test["loss"], "test/accuracy": test["accuracy"]}
-    text = describe(trials, test, close)
+    text = describe(trials, test, close, rebuild_command())
     table.print_summary(trials, test, close, folder)
     with runs.sweep_run(pipeline) as parent:
         parent.log_files(*files)

@@ -8,25 +8,24 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from frostline.common.files import write_json, write_text
-from frostline.config.paths import BACKBONE_WEIGHTS, SWEPT, WINNER
+from frostline.common.files import write_json
+from frostline.config.paths import BACKBONE_WEIGHTS, WINNER
 from frostline.config.settings import Config
 from frostline.runtime.errors import FrostlineError
 from frostline.sweep import table
 from frostline.sweep.race import Outcome, read_outcome
 from frostline.sweep.results import (
     LUCK,
-    REBUILD,
     Record,
     better_phase,
     label,
     read_trials,
     reason,
-    recipe,
     swept_keys,
     values_of,
     write_tables,
 )
+from frostline.sweep.swept import write_swept
 
 if TYPE_CHECKING:
     from frostline.studies.collected import Training
@@ -132,7 +131,7 @@ def _keep_winner(folder: Path, config: Config, values: Mapping[str, str], note: 
     """Leave the setting to take as a recipe, and its swept `values`, by key, in the sweep's `folder`."""
     write_json(folder / WINNER, dict(values))
     whole = replace(config, fold=None, train_share=1.0, folds_of="all")
-    write_text(SWEPT, recipe(whole, f"{note}\nRebuild it: {REBUILD}"))
+    write_swept(whole, note)
 
 
 def _trainings(
