@@ -13,6 +13,7 @@ import yaml
 
 from frostline.common.files import read_json, write_csv, write_json
 from frostline.common.phase_names import PHASES, PhaseName
+from frostline.config.paths import WINNER
 from frostline.config.settings import Config, Ensemble
 from frostline.metrics.choice import chosen_phase
 
@@ -25,6 +26,8 @@ REBUILD = "dvc exp run -S experiment=swept"
 Record = Mapping[str, Any]
 
 _SWEEP = "sweep.json"
+_FOUND = ("race.json", WINNER, "best.yaml")
+"""What a sweep leaves in its folder at its end, if at all."""
 
 LUCK = ("fold", "seed")
 """Settings of which a result's luck consists: a setting is judged by all of its trainings."""
@@ -92,14 +95,27 @@ def read_trials(folder: Path) -> list[Record]:
     return [read_json(path) for path in sorted(paths, key=lambda path: int(path.parent.name))]
 
 
-def name_group(folder: Path, group: str) -> None:
-    """Leave in the sweep's `folder` what its trials, wherever they run, are known by together."""
-    write_json(folder / _SWEEP, {"group": group})
+def begin(folder: Path, group: str, inputs: str) -> None:
+    """Leave in the sweep's `folder` what its trials, wherever they run, are known by together, and a digest of what
+    they all have as `inputs`; and nothing that an earlier sweep found there."""
+    trials = (path for path in folder.glob(f"*/{RESULT}") if path.parent.name.isdigit())
+    for path in (*trials, *(folder / name for name in _FOUND)):
+        path.unlink(missing_ok=True)
+    write_json(folder / _SWEEP, {"group": group, "inputs": inputs})
 
 
 def group_of(folder: Path) -> str:
+    return _begun(folder).get("group", str(folder))
+
+
+def inputs_of(folder: Path) -> str | None:
+    """As given to `begin`; None where the trial is one of no sweep."""
+    return _begun(folder).get("inputs")
+
+
+def _begun(folder: Path) -> dict[str, str]:
     path = folder / _SWEEP
-    return str(read_json(path)["group"]) if path.is_file() else str(folder)
+    return dict(read_json(path)) if path.is_file() else {}
 
 
 def values_of(trial: Record) -> dict[str, str]:
