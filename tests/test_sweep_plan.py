@@ -35,6 +35,51 @@ def test_images_that_were_prepared_otherwise_are_named(project):
         check_prepared()
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "key", "stages"),
+    [
+        ("images: 600", "images: 500", "data.images", "preprocess"),
+        ("name: sample", "name: other", "data.name", "preprocess"),
+        ("random_weights.py\n  seed: 1", "random_weights.py\n  seed: 9", "weights.seed", "fetch-weights"),
+        ("backbone: inception_v3", "backbone: xception", "model.backbone", "fetch-weights"),
+        ("  image_size: 150\n  fit", "  image_size: 160\n  fit", "preprocess.image_size", "preprocess fetch-weights"),
+    ],
+)
+def test_data_and_weights_that_are_not_those_of_the_settings_by_now_are_named(project, before, after, key, stages):
+    """A sweep would train on the old ones, and record the new settings."""
+    write_tracked(project, "dvc.lock")
+    params = project / "params.yaml"
+    params.write_text(params.read_text().replace(before, after))
+    with pytest.raises(FrostlineError) as raised:
+        check_prepared()
+    first, second = str(raised.value).splitlines()
+    assert first.startswith(f"{key} in params.yaml is not that by which the ")
+    assert second == f"Run `dvc repro {stages}` first."
+
+
+def test_images_of_another_archive_than_the_fetched_one_are_named(project):
+    write_tracked(project, "dvc.lock")
+    path = project / "dvc.lock"
+    lock = yaml.safe_load(path.read_text())
+    lock["stages"]["fetch-data"]["outs"][0]["md5"] = "0" * 32
+    path.write_text(yaml.safe_dump(lock))
+    with pytest.raises(FrostlineError, match=r"not of data/raw/archive.zip.\nRun `dvc repro preprocess` first"):
+        check_prepared()
+    del lock["stages"]["fetch-data"]
+    path.write_text(yaml.safe_dump(lock))
+    check_prepared()
+
+
+def test_a_setting_that_the_record_lacks_is_of_a_later_release(project):
+    write_tracked(project, "dvc.lock")
+    path = project / "dvc.lock"
+    lock = yaml.safe_load(path.read_text())
+    known = {stage: lock["stages"][stage]["params"]["params.yaml"] for stage in ("fetch-data", "fetch-weights")}
+    del known["fetch-data"]["data"]["code"], known["fetch-weights"]["model.imagenet"]
+    path.write_text(yaml.safe_dump(lock))
+    check_prepared()
+
+
 def test_images_of_a_release_without_a_fit_were_squashed(project):
     write_tracked(project, "dvc.lock")
     lock, params = project / "dvc.lock", project / "params.yaml"

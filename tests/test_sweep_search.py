@@ -6,7 +6,12 @@ import pytest
 
 optuna = pytest.importorskip("optuna")
 
-from frostline.sweep import search as sweep_search  # noqa: E402  (needs optuna)
+from omegaconf import OmegaConf  # noqa: E402  (needs optuna, as all below)
+
+from frostline.common.files import write_json  # noqa: E402
+from frostline.sweep import search as sweep_search  # noqa: E402
+from frostline.sweep.results import begin, read_trials  # noqa: E402
+from hydra_plugins.frostline_optuna import OptunaSweeper  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -96,3 +101,35 @@ def test_a_deleted_study_names_its_trials():
     assert len(trials) == 2
     assert all(overrides[0] == "transfer.epochs=1" for overrides in trials)
     assert sweep_search.told(sweep_search.open_study(STORAGE, "name")) == {}
+
+
+def test_trials_that_failed_before_do_not_count_and_others_take_their_places(tmp_path):
+    """By the sweeper itself, with a launcher that leaves what a trial would."""
+    states = iter(["error", "error", "finetune", "finetune", "finetune"])
+    asked = []
+
+    class Launched:
+        return_value = 0.0
+
+    class Launcher:
+        def launch(self, jobs, number):
+            for place, job in enumerate(jobs, number):
+                asked.append(job)
+                figures = {phase: {"validation/loss": 0.5} for phase in ("transfer", "finetune")}
+                found = figures if next(states) == "finetune" else {"error": "no space left"}
+                write_json(tmp_path / f"out/{place}/trial.json", {"overrides": job, **found})
+            return [Launched()] * len(jobs)
+
+    def sweep():
+        begin(tmp_path / "out", "group", "inputs")
+        sweeper = OptunaSweeper(n_trials=3, n_jobs=1, seed=1, storage=STORAGE, params=None)
+        sweeper.config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path / "out")}}})
+        sweeper.launcher = Launcher()
+        sweeper.sweep(["finetune.learning_rate=interval(0,1)"])
+        return ["error" in record for record in read_trials(tmp_path / "out")]
+
+    assert sweep() == [True, True, False]
+    assert sweep() == [False, False, False]
+    assert len({str(job) for job in asked}) == 5, "others, not the same again"
+    assert sweep() == [False, False, False]
+    assert len(asked) == 5

@@ -316,7 +316,7 @@ def test_a_trial_from_the_disk_logs_the_rate_that_it_found(shared, tmp_path, mon
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     config = compose("model.cut_layer=mixed1", "finetune.epochs=1", "transfer.learning_rate=auto")
     found = trials.run(config, shared, Memory(), nothing).found["transfer"]
-    run_trial(config, "a trial", "a sweep", Memory())
+    run_trial(config, "a trial", "a sweep", None, Memory())
     (run,) = mlflow.search_runs(
         search_all_experiments=True, filter_string="tags.`frostline.phase` = 'a trial'", output_format="list"
     )

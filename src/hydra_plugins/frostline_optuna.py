@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 class OptunaSweeper(Sweeper):
     """Asks for `n_trials` trials in all, `n_jobs` at a time; the launcher runs them (see conf/hydra/sweeper).
+    Those that failed under an earlier command do not count.
 
     Optuna is imported when a search begins: Hydra imports this module whenever it starts.
     """
@@ -41,14 +42,17 @@ class OptunaSweeper(Sweeper):
         OmegaConf.save(self.config, folder / "multirun.yaml")
         space, fixed = search.space_of([*(f"{key}={value}" for key, value in self.params.items()), *arguments])
         study = search.open_study(self.storage, group_of(folder))
+        failed = search.failed(study)  # of earlier commands: others take their places
         for number, record in search.told(study).items():
-            write_json(folder / str(number) / RESULT, record)
+            if number not in failed:
+                write_json(folder / str(number) / RESULT, record)
+        until = self.n_trials + len(failed)
         left = search.unfinished_trials(study, space)
-        while left or search.count(study) < self.n_trials:
+        while left or search.count(study) < until:
             if left:
                 batch = [left.pop(0)]
             else:
-                count = min(self.n_jobs, self.n_trials - search.count(study))
+                count = min(self.n_jobs, until - search.count(study))
                 batch = [search.next_trial(study, space, self.seed, count > 1) for _ in range(count)]
             jobs = [search.overrides_of(trial, fixed) for trial in batch]
             for trial, result in zip(batch, self.launcher.launch(jobs, batch[0].number), strict=True):

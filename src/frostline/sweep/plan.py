@@ -5,7 +5,7 @@ import itertools
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
 from frostline.common.fit_names import SQUASH
+from frostline.config.flat import flatten
 from frostline.config.load import compose_conf, load_params
 from frostline.config.overrides import Override, assigned, interval_in, parse_overrides
-from frostline.config.paths import BACKBONE_WEIGHTS, PARAMS, PROCESSED
+from frostline.config.paths import ARCHIVE, BACKBONE_WEIGHTS, PARAMS, PROCESSED
 from frostline.config.project import recorded
-from frostline.config.settings import Config
+from frostline.config.settings import Config, settings_of
 from frostline.runtime.errors import FrostlineError, check_installed
 from frostline.runtime.progress import seconds_of
 from frostline.sweep.race import longest, rounds_of
@@ -27,6 +28,8 @@ _log = logging.getLogger(__name__)
 
 CONF = Path("conf")
 _PREPARED = ("data", "weights", "preprocess")
+_MADE = {"fetch-data": "images were", "preprocess": "images were", "fetch-weights": "backbone's weights were"}
+"""By stage, what it makes of settings."""
 _AXES_DEPEND_ON = ("hydra", "study", "experiment", "folds", "model")
 _ENGINES = {"RayLauncher": "ray", "LocalLauncher": "submitit", "SlurmLauncher": "submitit"}
 """What our launchers need, module and extra alike."""
@@ -78,21 +81,42 @@ def _say_other(key: str, asked: int | str, prepared: int | str) -> None:
 
 
 def check_prepared() -> None:
-    """Raise FrostlineError where DVC prepared the images by other settings than those of params.yaml by now.
+    """Raise FrostlineError where DVC made the images or the backbone by other settings than those of params.yaml by
+    now, or the images from another archive than the one that it fetched last.
 
-    Trials would be recorded with settings that their images were not made with.
+    Trials would be recorded with settings that neither was made with. What DVC has no record of is not compared.
     """
-    known = recorded("preprocess").get("params", {}).get(str(PARAMS), {})
-    settings = asdict(load_params().preprocess)
-    # A record without a fit is of a release that had none: it squashed pictures. Likewise, the seed was the run's.
-    before = {"fit": SQUASH, "seed": known.get("seed", settings["seed"])}
-    by = settings | before | known["preprocess"] if known.get("preprocess") else settings
-    changed = [key for key, value in settings.items() if by[key] != value]
-    if changed:
+    settings = load_params()
+    stale = {stage: changed for stage in _MADE if (changed := _changed_since(stage, settings))}
+    if stale:
+        stage, key = next(iter(stale.items()))
+        again = dict.fromkeys("fetch-weights" if stage == "fetch-weights" else "preprocess" for stage in stale)
         raise FrostlineError(
-            f"preprocess.{changed[0]} in {PARAMS} is not that by which the images were prepared.\n"
-            "Run `dvc repro preprocess` first."
+            f"{key} in {PARAMS} is not that by which the {_MADE[stage]} prepared.\n"
+            f"Run `dvc repro {' '.join(again)}` first."
         )
+    fetched, taken = _digest_of_archive("fetch-data", "outs"), _digest_of_archive("preprocess", "deps")
+    if fetched and taken and fetched != taken:
+        raise FrostlineError(f"the images in {PROCESSED} are not of {ARCHIVE}.\nRun `dvc repro preprocess` first.")
+
+
+def _changed_since(stage: str, settings: Config) -> str:
+    """The first of `settings`, by dotted key, by which DVC has not run `stage`; empty where there is none.
+
+    A setting that the record lacks is of a later release than the record.
+    """
+    known = recorded(stage).get("params", {}).get(str(PARAMS)) or {}
+    # A record without a fit is of a release that had none: it squashed pictures. Likewise, the seed was the run's.
+    before = {"preprocess.fit": SQUASH} | ({"preprocess.seed": known["seed"]} if "seed" in known else {})
+    by = (before if known else {}) | flatten(known)
+    now = flatten(settings_of(settings, stage))
+    return next((key for key, value in now.items() if key in by and by[key] != value), "")
+
+
+def _digest_of_archive(stage: str, side: str) -> str:
+    """What DVC recorded for it among the `side` ("deps" or "outs") of `stage`; empty where it recorded nothing."""
+    files = recorded(stage).get(side) or ()
+    return next((str(file.get("md5", "")) for file in files if file.get("path") == ARCHIVE.as_posix()), "")
 
 
 @dataclass(frozen=True)

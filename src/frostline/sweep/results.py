@@ -13,17 +13,21 @@ import yaml
 
 from frostline.common.files import read_json, write_csv, write_json
 from frostline.common.phase_names import PHASES, PhaseName
-from frostline.config.settings import Config
+from frostline.config.paths import WINNER
+from frostline.config.settings import Config, Ensemble
 from frostline.metrics.choice import chosen_phase
 
 RESULT = "trial.json"
 """Left by each trial in its folder below the sweep's: trial, overrides, and then key (see `trial_key`), transfer and
 finetune (the figures of the epochs that they kept), or error, or pruned (why it was given up)."""
 REBUILD = "dvc exp run -S experiment=swept"
+"""What trains the winner through the pipeline, where no settings that stay differ from it."""
 
 Record = Mapping[str, Any]
 
 _SWEEP = "sweep.json"
+_FOUND = ("race.json", WINNER, "best.yaml")
+"""What a sweep leaves in its folder at its end, if at all."""
 
 LUCK = ("fold", "seed")
 """Settings of which a result's luck consists: a setting is judged by all of its trainings."""
@@ -91,14 +95,27 @@ def read_trials(folder: Path) -> list[Record]:
     return [read_json(path) for path in sorted(paths, key=lambda path: int(path.parent.name))]
 
 
-def name_group(folder: Path, group: str) -> None:
-    """Leave in the sweep's `folder` what its trials, wherever they run, are known by together."""
-    write_json(folder / _SWEEP, {"group": group})
+def begin(folder: Path, group: str, inputs: str) -> None:
+    """Leave in the sweep's `folder` what its trials, wherever they run, are known by together, and a digest of what
+    they all have as `inputs`; and nothing that an earlier sweep found there."""
+    trials = (path for path in folder.glob(f"*/{RESULT}") if path.parent.name.isdigit())
+    for path in (*trials, *(folder / name for name in _FOUND)):
+        path.unlink(missing_ok=True)
+    write_json(folder / _SWEEP, {"group": group, "inputs": inputs})
 
 
 def group_of(folder: Path) -> str:
+    return _begun(folder).get("group", str(folder))
+
+
+def inputs_of(folder: Path) -> str | None:
+    """As given to `begin`; None where the trial is one of no sweep."""
+    return _begun(folder).get("inputs")
+
+
+def _begun(folder: Path) -> dict[str, str]:
     path = folder / _SWEEP
-    return str(read_json(path)["group"]) if path.is_file() else str(folder)
+    return dict(read_json(path)) if path.is_file() else {}
 
 
 def values_of(trial: Record) -> dict[str, str]:
@@ -209,7 +226,8 @@ def reason(trial: Record) -> str:
 def recipe(config: Config, note: str) -> str:
     """`config` as an option of conf/experiment, the chosen data and weights included; `note`: a comment's lines.
 
-    Composed by Hydra it gives `config` again, but for `tracking` and `workers`, which are the user's, and the name.
+    Composed by Hydra it gives `config` again, but for `tracking` and `workers`, which are the user's, the name, and
+    settings that stay, which win over it (see `sweep.swept`).
     """
     content: dict[str, Any] = asdict(config)
     for key in ("tracking", "workers"):
@@ -219,17 +237,24 @@ def recipe(config: Config, note: str) -> str:
         for key in ("depends_on", "code"):  # the group's own
             content[group].pop(key, None)
     defaults = [{f"override /{group}": content[group]["source"]} for group in ("data", "weights")]
+    if isinstance(config.model, Ensemble):  # one network's group would leave its `imagenet` among the members' own
+        defaults.append({"override /model": "ensemble"})
     comment = "".join(f"# {line}\n" for line in note.splitlines())
     return f"# @package _global_\n{comment}" + yaml.safe_dump({"defaults": defaults, **content}, sort_keys=False)
 
 
-def describe(trials: Sequence[Record], test: Mapping[str, float] | None, close: str = "") -> str:
-    """The sweep in Markdown: the winner, the figures of the test set apart, the ranking, and what did not finish."""
+def describe(
+    trials: Sequence[Record], test: Mapping[str, float] | None, close: str = "", rebuild: str = REBUILD
+) -> str:
+    """The sweep in Markdown: the winner, the figures of the test set apart, the ranking, and what did not finish.
+
+    `rebuild`: the command that trains the winner through the pipeline.
+    """
     settings = rank(trials)
     lines = [headline(trials), *([close] if close else [])]
     if settings and test:
         lines += ["", f"**Test set**, looked at once, for the chosen trial only: {test_line(test)}"]
-        lines += ["", f"Rebuild it through the pipeline: `{REBUILD}`"]
+        lines += ["", f"Rebuild it through the pipeline: `{rebuild}`"]
     if settings:
         lines += ["", "Validation, after both phases; the better one ranks:", ""]
         lines += [f"| | setting | {counted_as(trials)} | transfer loss | fine-tuning loss | accuracy |"]

@@ -15,18 +15,21 @@ instead of a ranking.
 import math
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import hydra
+from filelock import lock_descriptor
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from frostline.common.files import digest_of, write_json, write_text
 from frostline.config.load import parse
-from frostline.config.paths import FEATURES, SWEPT
+from frostline.config.overrides import text_of
+from frostline.config.paths import FEATURES
 from frostline.config.settings import Config
 from frostline.features.cache import prune
 from frostline.runtime.errors import FrostlineError
@@ -35,22 +38,22 @@ from frostline.sweep.closeness import close_to_best
 from frostline.sweep.memory import Memory
 from frostline.sweep.plan import CONF, Plan, check_prepared, compose_trial, is_search, plan, with_prepared_data
 from frostline.sweep.results import (
-    REBUILD,
     RESULT,
+    begin,
     better_phase,
     describe,
     group_of,
     headline,
+    inputs_of,
     lowest_loss,
-    name_group,
     new_record,
     rank,
     read_trials,
     reason,
-    recipe,
     write_tables,
 )
 from frostline.sweep.study import answer_study
+from frostline.sweep.swept import rebuild_command, write_swept
 
 if TYPE_CHECKING:  # TensorFlow and MLflow are imported once per sweep, and not for a mistyped key
     from frostline.sweep.trials import Shared
@@ -75,8 +78,9 @@ def trial_command(memory: Memory) -> Callable[[], None]:
         output = Path(this.runtime.output_dir)
         record = new_record(list(this.overrides.task))
         try:
-            config, group = with_prepared_data(parse(raw, "conf/")), group_of(Path(this.sweep.dir))
-            record |= run_trial(config, record["trial"], group, memory, _hopeless(this))
+            config, folder = with_prepared_data(parse(raw, "conf/")), Path(this.sweep.dir)
+            sweep = group_of(folder), inputs_of(folder)
+            record |= run_trial(config, record["trial"], *sweep, memory, _hopeless(this))
         except FrostlineError as error:  # the other trials go on; the table shows this one
             record["error"] = str(error)
         except Exception as error:  # noqa: BLE001  (out of memory, most likely: that, too, must not stop the others)
@@ -89,9 +93,11 @@ def trial_command(memory: Memory) -> Callable[[], None]:
 
 
 def run_trial(
-    config: Config, name: str, group: str, memory: Memory, hopeless: Hopeless | None = None
+    config: Config, name: str, group: str, inputs: str | None, memory: Memory, hopeless: Hopeless | None = None
 ) -> dict[str, Any]:
     """Run both phases as the MLflow run `name` below the run of the sweep `group`, or take them from disk.
+
+    Raises FrostlineError where the data or the weights are not those of the sweep's `inputs` (None: whatever they are).
 
     Returns the figures of the epoch that each phase kept; or, where `hopeless` ended the trial, why.
     """
@@ -101,6 +107,8 @@ def run_trial(
     from frostline.training.resolved import Found
 
     shared = sweep_trials.open_shared()
+    if inputs:
+        sweep_trials.check_inputs(shared, inputs)
     pipeline = runs.open_pipeline(config, shared.data.digest, group)
     result = sweep_trials.stored(config, shared)
     if result is not None:
@@ -166,24 +174,37 @@ def run(arguments: list[str]) -> None:
     warn_of_unused_gpu()
     check_prepared()
     shared = sweep_trials.open_shared()
+    _check_that_trials_differ(asked, configs, shared)
     memory = Memory(None if is_search(asked.hydra) else sweep_trials.several_go_on_from(configs, shared))
     keys = sorted(sweep_trials.trial_key(config, shared) for config in configs)
     group = digest_of([asked.text, keys])[:16]
-    if force:
-        _forget(asked, configs, shared, group)
     folder = Path(asked.hydra.sweep.dir)
-    name_group(folder, group)
-    pipeline = _open_sweep(configs, shared, group, new=force)
-    unfinished = [config for config in configs if not sweep_trials.stored(config, shared)]
-    if len(unfinished) > 1:
-        sweep_trials.extract_features(unfinished, shared.data)
-    sys.argv.append(f"hydra.sweep.dir={folder}")
-    with table.watching(folder, asked.total):
-        trial_command(memory)()
-    if len(folds) > 1:
-        answer_study(asked.study or "folds", overrides, folder, configs, shared, pipeline)
-    else:
-        _finish(folder, shared, memory, pipeline)
+    with _alone_in(folder):
+        if force:
+            _forget(asked, configs, shared, group)
+        begin(folder, group, shared.inputs)
+        pipeline = _open_sweep(configs, shared, group, new=force)
+        unfinished = [config for config in configs if not sweep_trials.stored(config, shared)]
+        if len(unfinished) > 1:
+            sweep_trials.extract_features(unfinished, shared.data)
+        sys.argv.append(f"hydra.sweep.dir={text_of(str(folder))}")
+        with table.watching(folder, asked.total):
+            trial_command(memory)()
+        sweep_trials.check_inputs(sweep_trials.open_shared(), shared.inputs)
+        if len(folds) > 1:
+            answer_study(asked.study or "folds", overrides, folder, configs, shared, pipeline)
+        else:
+            _finish(folder, shared, memory, pipeline, is_search(asked.hydra))
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Meanwhile no other sweep runs in `folder`, whose trials would be taken for this one's."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as file:
+        if not lock_descriptor(file.fileno(), blocking=False):
+            raise FrostlineError(f"another sweep runs in {folder}.\nName another folder: hydra.sweep.dir=multirun/...")
+        yield
 
 
 def _check_that_none_is_twice(trials: Sequence[Sequence[str]], configs: Sequence[Config]) -> None:
@@ -194,6 +215,28 @@ def _check_that_none_is_twice(trials: Sequence[Sequence[str]], configs: Sequence
         if before is not trial:
             both = " and ".join(dict.fromkeys([" ".join(before), " ".join(trial)]))
             raise FrostlineError(f"two trials have the same settings: {both}.\nGive each value once.")
+
+
+def _check_that_trials_differ(asked: Plan, configs: Sequence[Config], shared: "Shared") -> None:
+    """Raise FrostlineError where settings would be ranked on which no result of a trial depends."""
+    from frostline.sweep.trials import trial_key
+
+    trials = asked.trials
+    if is_search(asked.hydra):  # its trials are samples, in which other settings differ as well
+        first = trials[0]
+        swept = [(place, list(dict.fromkeys(values))) for place, values in enumerate(zip(*trials, strict=True))]
+        trials = [[*first[:place], value, *first[place + 1 :]] for place, values in swept for value in values[1:]]
+        trials = [first, *trials]
+        configs = [compose_trial(trial) for trial in trials]
+    seen: dict[str, Sequence[str]] = {}
+    for trial, config in zip(trials, configs, strict=True):
+        before = seen.setdefault(trial_key(config, shared), trial)
+        if before is not trial:
+            one, other = next((a, b) for a, b in zip(before, trial, strict=True) if a != b)
+            raise FrostlineError(
+                f"no trial depends on what differs between {one} and {other}: to rank them would say nothing.\n"
+                f"Give {one.partition('=')[0]} one value; what only evaluate depends on, try with dvc exp run -S."
+            )
 
 
 def _forget(asked: Plan, configs: Sequence[Config], shared: "Shared", group: str) -> None:
@@ -220,7 +263,7 @@ def _open_sweep(configs: Sequence[Config], shared: "Shared", group: str, new: bo
         return pipeline
 
 
-def _finish(folder: Path, shared: "Shared", memory: Memory, pipeline: "Pipeline") -> None:
+def _finish(folder: Path, shared: "Shared", memory: Memory, pipeline: "Pipeline", searched: bool) -> None:
     """Rank the trials, write what they found into `folder`, and log it on the sweep's run."""
     from frostline.sweep import plots
     from frostline.sweep import trials as sweep_trials
@@ -228,17 +271,17 @@ def _finish(folder: Path, shared: "Shared", memory: Memory, pipeline: "Pipeline"
 
     trials = read_trials(folder)
     settings, files = rank(trials), write_tables(folder, trials)
-    close = close_to_best(settings)
     table.print_trials(trials)
-    figures, test = {}, None
+    figures, test, close = {}, None, ""
     if settings:
         files += plots.write_figures(folder, settings)
         best = compose_trial(settings[0].best["overrides"])
-        for path in (folder / "best.yaml", SWEPT):
-            write_text(path, recipe(best, f"{headline(trials)}\nRebuild it: {REBUILD}"))
+        if best.fold is None:  # of a fold, the images that trials were told of are the test images
+            close = close_to_best(settings)
+        write_swept(best, headline(trials), folder / "best.yaml")
         test = sweep_trials.score_on_test(best, shared, memory, better_phase(settings[0].best))
         figures = {"validation/loss": settings[0].mean(), "test/loss": test["loss"], "test/accuracy": test["accuracy"]}
-    text = describe(trials, test, close)
+    text = describe(trials, test, close, rebuild_command())
     table.print_summary(trials, test, close, folder)
     with runs.sweep_run(pipeline) as parent:
         parent.log_files(*files)
@@ -246,7 +289,8 @@ def _finish(folder: Path, shared: "Shared", memory: Memory, pipeline: "Pipeline"
     failed = [trial for trial in trials if "error" in trial]
     if failed:
         raise FrostlineError(
-            f"{len(failed)} of {len(trials)} trials failed: {reason(failed[0])}\nThe same command runs these again."
+            f"{len(failed)} of {len(trials)} trials failed: {reason(failed[0])}\n"
+            f"The same command runs {'others in their places' if searched else 'these again'}."
         )
     if not settings:
         raise FrostlineError("no trial finished.")

@@ -67,6 +67,11 @@ def count(study: optuna.Study) -> int:
     return sum(trial.state != TrialState.FAIL or _RECORD in trial.user_attrs for trial in trials)
 
 
+def failed(study: optuna.Study) -> list[int]:
+    """The numbers of the trials that ended in an error."""
+    return [number for number, record in told(study).items() if "error" in record]
+
+
 def unfinished_trials(study: optuna.Study, space: Mapping[str, BaseDistribution]) -> list[Trial]:
     """The trials that a killed process left; those without all their settings are given up."""
     left = []

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from frostline.common.files import write_json, write_text
-from frostline.config.paths import BACKBONE_WEIGHTS, SWEPT, WINNER
+from frostline.common.files import write_json
+from frostline.config.paths import BACKBONE_WEIGHTS, WINNER
 from frostline.config.settings import Config
 from frostline.runtime.errors import FrostlineError
 from frostline.sweep import table
@@ -17,17 +17,16 @@ from frostline.sweep.plan import compose_trial
 from frostline.sweep.race import Outcome, read_outcome
 from frostline.sweep.results import (
     LUCK,
-    REBUILD,
     Record,
     better_phase,
     label,
     read_trials,
     reason,
-    recipe,
     swept_keys,
     values_of,
     write_tables,
 )
+from frostline.sweep.swept import write_swept
 
 if TYPE_CHECKING:
     from frostline.studies.collected import Training
@@ -137,7 +136,7 @@ def _keep_winner(folder: Path, trial: Record, values: Mapping[str, str], note: s
     """
     write_json(folder / WINNER, dict(values))
     whole = replace(compose_trial(trial["overrides"]), fold=None, train_share=1.0, folds_of="all")
-    write_text(SWEPT, recipe(whole, f"{note}\nRebuild it: {REBUILD}"))
+    write_swept(whole, note)
 
 
 def _trainings(

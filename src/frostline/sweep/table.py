@@ -16,7 +16,6 @@ from frostline.common.phase_names import PHASES
 from frostline.runtime.progress import CONSOLE, in_words
 from frostline.sweep.results import (
     AFTER,
-    REBUILD,
     Record,
     Setting,
     counted_as,
@@ -31,6 +30,7 @@ from frostline.sweep.results import (
     test_line,
     values_of,
 )
+from frostline.sweep.swept import rebuild_command
 
 if TYPE_CHECKING:
     from frostline.studies.answer import Answer
@@ -142,7 +142,7 @@ def print_answer(answer: "Answer", page: Path) -> None:
     """Print to stdout what a study answers, what to do next, and where its page is."""
     lines = [answer.sentence, *answer.notes]
     if answer.take is not None:
-        lines.append(f"Train it on the prepared splits, with a model to use: {REBUILD}")
+        lines.append(f"Train it on the prepared splits, with a model to use: {rebuild_command()}")
     Console().print(*lines, f"Report: {page}", sep="\n", soft_wrap=True, highlight=False, markup=False)
 
 
@@ -151,5 +151,5 @@ def print_summary(trials: Sequence[Record], test: Mapping[str, float] | None, cl
     lines = [headline(trials), *([close] if close else [])]
     if test:
         lines += [f"On the test set, looked at once, for this trial only: {test_line(test)}"]
-        lines += [f"Rebuild it through the pipeline: {REBUILD}"]
+        lines += [f"Rebuild it through the pipeline: {rebuild_command()}"]
     Console().print(*lines, f"Files: {folder}", sep="\n", soft_wrap=True, highlight=False, markup=False)

@@ -55,6 +55,8 @@ class Shared:
     data: Dataset
     digest: str
     """Of the data, the weights, the code, the libraries and the kinds of devices."""
+    inputs: str
+    """Of the data and the weights alone, which are the same on all machines."""
 
     def images(self, settings: Config) -> Dataset:
         """The data set, split as `settings` say."""
@@ -92,14 +94,23 @@ def open_shared() -> Shared:
     data = load_dataset(PROCESSED)
     if not BACKBONE_WEIGHTS.is_file():
         raise FrostlineError(f"{BACKBONE_WEIGHTS} not found.\nRun `dvc repro fetch-weights`.")
+    inputs = [data.digest, sha256_of(BACKBONE_WEIGHTS)]
     facts = [
-        data.digest,
-        sha256_of(BACKBONE_WEIGHTS),
+        *inputs,
         code_digest(__name__),
         {name: version(name) for name in ("tensorflow", "keras", "numpy")},
         [device.device_type for device in tf.config.list_physical_devices()],
     ]
-    return Shared(data, digest_of(facts))
+    return Shared(data, digest_of(facts), digest_of(inputs))
+
+
+def check_inputs(shared: Shared, known: str) -> None:
+    """Raise FrostlineError where the data or the weights are not those of the sweep, whose `inputs` were `known`."""
+    if shared.inputs != known:
+        raise FrostlineError(
+            f"{PROCESSED} or {BACKBONE_WEIGHTS} has changed since the sweep began, so its trials cannot be compared.\n"
+            "Run the same command again: it trains on what is there then."
+        )
 
 
 def several_go_on_from(trials: Sequence[Config], shared: Shared) -> frozenset[str]:
