@@ -25,7 +25,7 @@ def swept(project, prepared, monkeypatch):
     # MLflow keeps one store per address and process, so each test needs an address of its own.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlruns/mlflow.db")
     trials.TRIALS.mkdir(parents=True)
-    shared = trials.Shared(prepared, "digest")
+    shared = trials.Shared(prepared, "digest", "inputs")
 
     def make(settings, folds=FOLDS):
         configs, records = [], []
