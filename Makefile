@@ -90,7 +90,7 @@ format: install-dev
 	$(RUN) ruff check --fix . && ruff format .
 
 params: install          ## write conf/'s composition to params.yaml; ARGS="data=kaggle weights=imagenet" overrides
-	$(PYTHON) -m frostline.project.alone && $(PYTHON) -m frostline.config.load $(ARGS) > .params.tmp && mv .params.tmp params.yaml
+	$(PYTHON) -m frostline.project.params $(ARGS)
 
 study: install           ## answers from many trainings: make study STUDY=worth_it, depth, more_data or recipes
 	$(RUN) python -m frostline.sweep -m study=$(or $(STUDY),worth_it) $(ARGS)
