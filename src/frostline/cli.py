@@ -4,7 +4,6 @@ import argparse
 import csv
 import json
 import math
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,6 +20,7 @@ from frostline.config.paths import AUDIT, AUDIT_TABLE, CLASSIFIER, CORRECTIONS, 
 from frostline.config.project import check_project, unlike_recorded
 from frostline.runtime import own_process
 from frostline.runtime.errors import FrostlineError, check_installed, in_one_line
+from frostline.runtime.interrupts import take_sigterm_as_ctrl_c
 from frostline.runtime.logs import show_as_asked
 
 # TensorFlow is imported by the commands that need it, not by `frostline --help`.
@@ -349,7 +349,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     """Exit status 0: all match, 1: something differs, 2: something could not run."""
     from frostline.verify.rerun import verify
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no stage goes on in a deleted folder
+    take_sigterm_as_ctrl_c()  # no stage goes on in a deleted folder
     outputs, differing, failed = 0, 0, []
     try:
         for stage in verify(arguments.stages):

@@ -135,9 +135,8 @@ def _make_ready(store: Path) -> None:
     """Let the places in the SQLite file `store` follow the project; exit where it is none of MLflow's."""
     try:
         if is_of_another_program(store):
-            sys.exit(
-                f"error: {store} is the database of another program.\nName another (MLFLOW_TRACKING_URI, else tracking.uri)."
-            )
+            said = f"error: {store} is the database of another program."
+            sys.exit(f"{said}\nName another (MLFLOW_TRACKING_URI, else tracking.uri).")
         follow_project(store)
     except sqlite3.Error as error:
         if re.search("not a database|malformed|unable to open", str(error)):
