@@ -10,7 +10,8 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: install            ## the whole pipeline on drawn images, then the two phases side by side
 	$(RUN) dvc repro && frostline compare
 	@git diff --quiet HEAD -- dvc.lock reports || echo "dvc.lock and reports/ now differ from the committed ones, which are of another kind" \
-	    "of processor: it rounds otherwise. \`git checkout dvc.lock reports\` brings those back."
+	    "of processor: it rounds otherwise. \`git checkout HEAD -- dvc.lock reports\` brings those back," \
+	    "\`dvc repro\` yours."
 
 train: install           ## your own pictures: make train PICTURES=FOLDER; ARGS="--weights random" adds options
 	@$(RUN) frostline train $(if $(PICTURES),"$(PICTURES)") $(ARGS)
@@ -89,13 +90,14 @@ format: install-dev
 	$(RUN) ruff check --fix . && ruff format .
 
 params: install          ## write conf/'s composition to params.yaml; ARGS="data=kaggle weights=imagenet" overrides
-	$(PYTHON) -m frostline.project.alone && $(PYTHON) -m frostline.config.load $(ARGS) > .params.tmp && mv .params.tmp params.yaml
+	$(PYTHON) -m frostline.project.params $(ARGS)
 
 study: install           ## answers from many trainings: make study STUDY=worth_it, depth, more_data or recipes
 	$(RUN) python -m frostline.sweep -m study=$(or $(STUDY),worth_it) $(ARGS)
 
 ui: install              ## browse the runs at http://127.0.0.1:5000
-	$(RUN) python -m frostline.tracking.places && MLFLOW_DISABLE_TELEMETRY=true mlflow ui --host 127.0.0.1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlruns/mlflow.db}"
+	$(RUN) MLFLOW_BACKEND_STORE_URI="$$(python -m frostline.tracking.places)" && export MLFLOW_BACKEND_STORE_URI && \
+	    MLFLOW_DISABLE_TELEMETRY=true mlflow ui --host 127.0.0.1
 
 server: HOST := 127.0.0.1
 server: PORT := 5000

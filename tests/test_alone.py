@@ -64,7 +64,7 @@ def test_a_running_command_is_named_and_a_killed_one_is_not_waited_for(repositor
     with pytest.raises(FrostlineError) as raised, beside_no_dvc():
         pass
     assert f"`dvc {' '.join(command)}` is running in this project (process {process.pid})" in str(raised.value)
-    refused = subprocess.run([sys.executable, "-m", "frostline.project.alone"], capture_output=True, text=True)
+    refused = subprocess.run([sys.executable, "-m", "frostline.project.params"], capture_output=True, text=True)
     assert (refused.returncode, refused.stderr) == (1, f"error: {raised.value}\n")
 
     os.killpg(process.pid, signal.SIGKILL)

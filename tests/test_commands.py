@@ -60,6 +60,33 @@ def test_compare_in_a_fresh_clone_does_not_show_the_figures_that_came_with_it(pr
     assert len(said.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("lock", "named"),
+    [
+        ("", "reports/figures.json and reports/evaluation/ are not"),
+        ("stages: {evaluate: {deps: []}}", "reports/figures.json and reports/evaluation/ are not"),
+        (
+            "stages: {evaluate: {outs: [{path: reports/figures.json, md5: 99914b932bd37a50b983c5e7c90ae93b}]}}",
+            "reports/evaluation is not",
+        ),
+        (
+            "stages: {evaluate: {outs: [{path: reports/evaluation, md5: d2e5e0a5a8b6ecd8beaecc2c4d5d4dfa.dir}]}}",
+            "reports/figures.json and reports/evaluation/ are not",
+        ),
+    ],
+)
+def test_compare_shows_no_two_runs_in_one_answer(project, lock, named):
+    (project / "dvc.yaml").touch()
+    (project / "reports/evaluation").mkdir(parents=True)
+    (project / "reports/figures.json").write_text("{}")
+    (project / "reports/evaluation/verdict.md").write_text("**Yes**: of another run.")
+    (project / "dvc.lock").write_text(lock)
+    said = run("frostline.cli", "compare")
+    assert said.startswith(f"error: {named} of the evaluation that dvc.lock names: they may be of different runs")
+    assert len(said.splitlines()) == 2
+    assert "`dvc repro`" in said
+
+
 def test_a_folder_without_a_path(project):
     (project / "dvc.yaml").touch()
     (project / ".git").mkdir()

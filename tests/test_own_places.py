@@ -115,8 +115,9 @@ def test_a_place_that_was_edited_by_hand_in_one_line_of_two_is_refused(project, 
 
 
 def test_make_params_ends_in_one_line(project):
+    (project / "dvc.yaml").touch()
     before = (project / "params.yaml").read_bytes()
-    command = [sys.executable, "-m", "frostline.config.load"]
+    command = [sys.executable, "-m", "frostline.project.params"]
     for override, words in (("data=folder", "data.path has no value"), ("sed=1", "Did you mean 'seed'?")):
         done = subprocess.run([*command, override], capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (1, "")
@@ -124,6 +125,7 @@ def test_make_params_ends_in_one_line(project):
         assert done.stderr.startswith("error: ")
         assert len(done.stderr.splitlines()) == 1
     assert (project / "params.yaml").read_bytes() == before
+    assert not list(project.glob(".params*"))
 
 
 @pytest.fixture

@@ -60,6 +60,39 @@ def test_so_does_one_that_cannot_close_what_it_was_at(project):
     )
 
 
+LOST = """
+import runpy, sys, time, types, weakref
+class Tensor: pass
+def goes(_):
+    print("goes", flush=True)
+    time.sleep(100)  # where the signal comes
+def main(*_):
+    tensor = Tensor()
+    seen = weakref.ref(tensor, goes)
+    del tensor
+    time.sleep(100)  # the training after it
+    print("trained to its end", flush=True)
+sys.modules["frostline.stages.evaluate"] = types.SimpleNamespace(main=main)
+sys.modules["frostline.sweep.run"] = types.SimpleNamespace(run=main)
+package, sys.argv = sys.argv[1], sys.argv[1:]
+runpy.run_module(package, run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("command", [("frostline.stages", "evaluate"), ("frostline.sweep", "-m", "seed=1,2")])
+def test_so_does_one_whose_interrupt_python_would_ignore(project, command, number):
+    """A KeyboardInterrupt within a weak reference's callback is printed, and the process goes on."""
+    (project / "dvc.yaml").touch()
+    process = subprocess.Popen([sys.executable, "-c", LOST, *command], stdout=-1, stderr=-1, text=True)
+    assert process.stdout.readline() == "goes\n"
+    process.send_signal(number)
+    said, error = process.communicate(timeout=90)
+    assert (process.returncode, said) == (130, "")
+    assert error.startswith("interrupted; ")
+    assert len(error.splitlines()) == 1
+
+
 def test_so_does_one_that_is_still_importing(project):
     process = start("evaluate")
     wait_until(lambda: "/numpy/" in Path(f"/proc/{process.pid}/maps").read_text(), seconds=60)

@@ -6,6 +6,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import mlflow
 import pytest
@@ -16,6 +17,7 @@ from frostline.tracking import runs as tracking
 from frostline.tracking import store
 from permissions import obey_permissions
 from servers import Answer, FileServer, running
+from tracked import write_tracked
 
 pytestmark = pytest.mark.slow
 
@@ -133,6 +135,30 @@ def test_before_the_browser_of_runs_a_file_that_is_no_database_is_one_error(proj
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     assert "text.db cannot be used: file is not a database.\nMove it away" in done.stderr
+
+
+def test_the_browser_of_runs_opens_the_store_that_stages_use(tmp_path):
+    """`make ui` itself, with an `mlflow` that says what it is told."""
+    write_tracked(tmp_path, "Makefile", "params.yaml")
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/.installed-core").touch()
+    (tmp_path / ".venv/bin/activate").write_text(f"PATH='{tmp_path}/.venv/bin:{Path(sys.executable).parent}':$PATH\n")
+    (tmp_path / ".venv/bin/mlflow").write_text('#!/bin/sh\necho "$@ opens $MLFLOW_BACKEND_STORE_URI"\n')
+    (tmp_path / ".venv/bin/mlflow").chmod(0o755)
+
+    def ui(**variables):
+        command = ["make", "-o", ".venv/.installed-core", "ui"]
+        done = subprocess.run(command, cwd=tmp_path, env=os.environ | variables, capture_output=True, text=True)
+        return done.returncode, done.stdout.splitlines()[-1], done.stdout + done.stderr
+
+    assert ui()[1] == "ui --host 127.0.0.1 opens sqlite:///mlruns/mlflow.db"
+    params = tmp_path / "params.yaml"
+    params.write_text(params.read_text().replace("sqlite:///mlruns/mlflow.db", "sqlite:////srv/shared's $HOME.db"))
+    assert ui()[1] == "ui --host 127.0.0.1 opens sqlite:////srv/shared's $HOME.db"
+    assert ui(MLFLOW_TRACKING_URI="sqlite:///other.db")[1] == "ui --host 127.0.0.1 opens sqlite:///other.db"
+    status, _, said = ui(MLFLOW_TRACKING_URI="http://me:s3cret@127.0.0.1:9")
+    assert "which has its own pages; open http://127.0.0.1:9 in a browser." in said
+    assert (status, "opens" in said, "s3cret" in said) == (2, False, False)
 
 
 @pytest.mark.long

@@ -216,6 +216,17 @@ def test_what_a_killed_process_left_running_is_closed_and_not_taken_for_a_result
     assert not list(Path(".frostline/runs").iterdir())
 
 
+def test_marks_that_a_power_loss_left_empty_or_half_are_deleted(settings):
+    folder = Path(".frostline/runs")
+    folder.mkdir(parents=True)
+    whole = '{"store": "http://127.0.0.1:9", "experiment": "0"}'
+    texts = ["", "\0\0\0", "\xff", whole[:20], "[]", "null", '{"store": 1}', '{"store": "sqlite:///mlruns/mlflow.db"}']
+    for number, text in enumerate([*texts, whole]):
+        (folder / f"{number}.json").write_text(text, encoding="latin-1")
+    tracking.open_pipeline(settings, "data")
+    assert [path.read_text() for path in folder.iterdir()] == [whole], "of another store, which is left alone"
+
+
 def test_a_phase_is_found_by_its_model_or_logged_as_restored(settings, model, tmp_path):
     pipeline = tracking.open_pipeline(settings, "data")
     with tracking.phase_run("transfer", pipeline) as made:

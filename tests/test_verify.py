@@ -28,7 +28,8 @@ pathlib.Path("reports/draw.json").write_text(json.dumps({"seed": seed}))
 """
 TRAIN = """
 import os, pathlib, h5py, numpy
-assert os.environ["MLFLOW_TRACKING_URI"] == "sqlite:///mlruns/mlflow.db", "not the user's store"
+mlflow = {name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")}
+assert mlflow == {"MLFLOW_TRACKING_URI": "sqlite:///mlruns/mlflow.db"}, "not the user's store, registry or credentials"
 assert not pathlib.Path(".frostline").exists(), "not the user's caches"
 with h5py.File("model.h5", "w") as file:
     file["kernel"] = numpy.load("data/drawn/numbers.npy") + pathlib.Path("own/start.txt").stat().st_size
@@ -48,7 +49,7 @@ PIPELINE = {
 
 
 def dvc(*arguments):
-    environment = os.environ | {
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")} | {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "MLFLOW_TRACKING_URI": "sqlite:///mlruns/mlflow.db",
     }
@@ -84,6 +85,8 @@ def pipeline(reproduced, tmp_path, monkeypatch):
     (root / ".frostline").mkdir()
     monkeypatch.chdir(root)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", "s3cret")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
     return root
@@ -143,6 +146,15 @@ def test_pictures_beside_the_project_are_found_from_the_copy(pipeline, tmp_path)
     assert dict(train.outputs) == {"model.h5": []}
     assert (draw.error, train.error, train.changed) == ("", "", [])
     assert not list(tmp_path.glob("frostline-verify-*"))
+
+
+def test_a_path_may_hold_what_separates_or_quotes_settings(pipeline, tmp_path, monkeypatch):
+    place = tmp_path / """a, b's "c" #1 = [d]"""
+    place.mkdir()
+    pipeline.rename(place / "pipeline")
+    monkeypatch.chdir(place / "pipeline")
+    (draw,) = verify(["draw"])
+    assert (draw.error, dict(draw.outputs)) == ("", {"data/drawn": [], "reports/draw.json": []})
 
 
 @pytest.mark.long

@@ -4,7 +4,6 @@ import argparse
 import csv
 import json
 import math
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,9 +17,10 @@ from rich.table import Table
 from frostline.common.files import read_json
 from frostline.common.fit_names import SQUASH
 from frostline.config.paths import AUDIT, AUDIT_TABLE, CLASSIFIER, CORRECTIONS, EVALUATION, FIGURES, REPORT, VERDICT
-from frostline.config.project import check_project
+from frostline.config.project import check_project, unlike_recorded
 from frostline.runtime import own_process
 from frostline.runtime.errors import FrostlineError, check_installed, in_one_line
+from frostline.runtime.interrupts import take_sigterm_as_ctrl_c
 from frostline.runtime.logs import show_as_asked
 
 # TensorFlow is imported by the commands that need it, not by `frostline --help`.
@@ -306,6 +306,12 @@ def _compare(arguments: argparse.Namespace) -> int:
     if not (VERDICT.is_file() and FIGURES.is_file()):  # the figures alone may have come with a clone
         came = f"; the figures in {FIGURES.parent}/ came with the clone" if FIGURES.is_file() else ""
         raise FrostlineError(f"no model was evaluated on this machine yet{came}. {_TRAIN}")
+    if others := unlike_recorded("evaluate", (FIGURES, EVALUATION)):  # git has the one, DVC the other
+        are = f"{others[0]} is not" if len(others) == 1 else f"{others[0]} and {others[1]}/ are not"
+        raise FrostlineError(
+            f"{are} of the evaluation that dvc.lock names: they may be of different runs, as after a `git checkout`.\n"
+            "`dvc repro` brings both back, or makes them anew."
+        )
     metrics = read_json(FIGURES)
     table = Table(title=f"Test set: {metrics['verdict']['images']} images, 95% intervals", box=box.SIMPLE_HEAD)
     for column in ("", "transfer", "finetune", "difference"):
@@ -343,7 +349,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     """Exit status 0: all match, 1: something differs, 2: something could not run."""
     from frostline.verify.rerun import verify
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: no stage goes on in a deleted folder
+    take_sigterm_as_ctrl_c()  # no stage goes on in a deleted folder
     outputs, differing, failed = 0, 0, []
     try:
         for stage in verify(arguments.stages):

@@ -72,7 +72,7 @@ def fill(digest="5" * 64):
 
 @contextmanager
 def mlflow_ui(folder):
-    """`make ui` in `folder`, with one process instead of a dozen, at a free port; yield its address."""
+    """What `make ui` starts in `folder`, with one process instead of a dozen, at a free port; yield its address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]

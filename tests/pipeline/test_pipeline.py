@@ -183,6 +183,19 @@ def test_predict_and_compare(clone):
     assert "gone.jpg does not exist" in clone.python("-m", "frostline.cli", "predict", "gone.jpg", code=1)
 
 
+def test_compare_refuses_the_figures_of_another_run(clone):
+    figures, verdict = clone.root / "reports/figures.json", clone.root / "reports/evaluation/verdict.md"
+    for path, named in ((figures, "reports/figures.json is not"), (verdict, "reports/evaluation is not")):
+        content = path.read_bytes()
+        path.unlink()  # DVC may have linked it from its cache
+        path.write_bytes(content + b" ")
+        said = clone.python("-m", "frostline.cli", "compare", code=1)
+        assert said.startswith(f"error: {named} of the evaluation that dvc.lock names")
+        clone.dvc("repro")
+        assert path.read_bytes() == content
+        clone.python("-m", "frostline.cli", "compare")
+
+
 def test_compare_may_be_cut_off_by_what_reads_it(clone):
     command = [sys.executable, "-m", "frostline.cli", "compare"]
     process = subprocess.Popen(

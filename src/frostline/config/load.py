@@ -365,7 +365,7 @@ def _one_line(error: Exception) -> str:
 
 
 def main() -> None:
-    """`make params`: write conf/'s composition where `dvc repro` reads it."""
+    """`python -m frostline.config.load OVERRIDE …`: print conf/'s composition, as `make params` writes it."""
     try:
         text = composition(sys.argv[1:])
     except FrostlineError as error:

@@ -1,11 +1,7 @@
-"""One command at a time in a project: DVC's locks, and one of our own for what changes its settings.
-
-`python -m frostline.project.alone`, which `make params` runs first, ends in an error where another command is at work.
-"""
+"""One command at a time in a project: DVC's locks, and one of our own for what changes its settings."""
 
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +27,8 @@ _PATIENCE = 3
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Within, no other `frostline train` or `set` runs in this project: where one does, say so and wait."""
+    """Within, no other `frostline train`, `set` or `make params` runs in this project: where one does, say so, and wait
+    for its end."""
     _OURS.parent.mkdir(parents=True, exist_ok=True)
     with locked(_OURS, "another `frostline` command runs in this project; waiting for it to end."):
         yield
@@ -117,11 +114,3 @@ def _busy(process: int | None, command: str) -> FrostlineError:
     said = "A DVC command" if after is None else f"`{' '.join(['dvc', *words[after + 1 :]])}`"
     number = f" (process {process})" if process else ""
     return FrostlineError(f"{said} is running in this project{number}.\nWait until it has ended.")
-
-
-if __name__ == "__main__":
-    try:
-        with beside_no_dvc():
-            pass
-    except FrostlineError as error:
-        sys.exit(f"error: {error}")

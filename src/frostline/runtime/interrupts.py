@@ -2,11 +2,15 @@
 
 import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 INTERRUPTED = "interrupted; `dvc repro` goes on from here.\n"
+_AGAIN = 0.1
+"""Seconds until an interrupt that was lost comes again: what has lost it is over by then, or loses it once more."""
 
 
 def end_when_interrupted() -> None:
@@ -32,6 +36,8 @@ def interruptible() -> Iterator[None]:
     heard = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
     for number in heard:
         signal.signal(number, signal.default_int_handler)
+    hook = sys.unraisablehook
+    lose_no_interrupt()
     try:
         yield
     except Exception as error:
@@ -39,8 +45,37 @@ def interruptible() -> Iterator[None]:
             raise KeyboardInterrupt from error
         raise
     finally:
+        sys.unraisablehook = hook
         for number, handler in heard.items():
             signal.signal(number, handler)
+
+
+def take_sigterm_as_ctrl_c() -> None:
+    """Let SIGTERM raise KeyboardInterrupt from now on, and lose neither."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    lose_no_interrupt()
+
+
+def lose_no_interrupt() -> None:
+    """Interrupt anew where the KeyboardInterrupt came up in a callback whose exceptions Python ignores.
+
+    Such are `__del__` and those of weak references and of garbage collection, of which TensorFlow has many: Python
+    would print "Exception ignored in", and the process go on to its end.
+    """
+    before = sys.unraisablehook
+
+    def interrupt_again(unraisable: "sys.UnraisableHookArgs") -> None:
+        if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+            before(unraisable)
+            return
+        # Not at once: it would be raised here, and ignored as well. SIGINT may be what a script has ignored.
+        raises = signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+        number = signal.SIGTERM if raises else signal.SIGINT
+        timer = threading.Timer(_AGAIN, os.kill, (os.getpid(), number))
+        timer.daemon = True
+        timer.start()
+
+    sys.unraisablehook = interrupt_again
 
 
 def _was_interrupted(error: BaseException | None) -> bool:

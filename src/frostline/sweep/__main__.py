@@ -1,16 +1,16 @@
 """`python -m frostline.sweep`: see run."""
 
-import signal
 import sys
 
 from frostline.config.project import check_project
 from frostline.runtime import own_process
 from frostline.runtime.errors import FrostlineError, in_one_line
+from frostline.runtime.interrupts import take_sigterm_as_ctrl_c
 from frostline.runtime.logs import show_as_asked
 
 if __name__ == "__main__":
     own_process.begin()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    take_sigterm_as_ctrl_c()
     try:
         check_project()
         from frostline.sweep.run import run  # here: Hydra and what else takes time

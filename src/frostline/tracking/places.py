@@ -14,10 +14,15 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from frostline.config.paths import ROOT
+from frostline.config.load import load_params
+from frostline.config.paths import PARAMS, ROOT
+from frostline.runtime.errors import FrostlineError
 from frostline.runtime.logs import show
+from frostline.runtime.urls import hide_credentials
 from frostline.tracking.tags import VIEW
 
+_DEFAULT = "sqlite:///mlruns/mlflow.db"
+"""Where there is no params.yaml to say another."""
 ARTIFACTS = "artifacts"
 """Beside the store's file: the folder of the artifacts."""
 SQLITE_WAIT = 20.0
@@ -108,21 +113,36 @@ def _path(place: str) -> Path:
 
 
 def main() -> None:
-    """`make ui`, before MLflow's own server opens the store."""
+    """`make ui`, before MLflow's own server opens the store: print its address, the one that stages use.
+
+    It may hold a password: MLflow's server takes it from the environment, so that no log and no list of processes
+    shows it.
+    """
     show()
-    store = sqlite_file(chosen("sqlite:///mlruns/mlflow.db"))
+    try:
+        address = chosen(load_params().tracking.uri if PARAMS.is_file() else _DEFAULT)
+    except FrostlineError as error:
+        sys.exit(f"error: {error}")
+    if re.match("(?i)https?:", address):
+        sys.exit(f"The runs are in a server, which has its own pages; open {hide_credentials(address)} in a browser.")
+    store = sqlite_file(address)
     if store and store.exists():
-        try:
-            if is_of_another_program(store):
-                sys.exit(f"error: {store} is the database of another program.\nName another (MLFLOW_TRACKING_URI).")
-            follow_project(store)
-        except sqlite3.Error as error:
-            if re.search("not a database|malformed|unable to open", str(error)):
-                sys.exit(
-                    f"error: MLflow's store {store} cannot be used: {error}.\nMove it away, and a new one is made."
-                )
-            if "no such table" not in str(error):  # those MLflow makes
-                _log.warning("%s: if the project was moved, its artifacts may not be found (%s).", store, error)
+        _make_ready(store)
+    print(address)  # noqa: T201 - for the Makefile
+
+
+def _make_ready(store: Path) -> None:
+    """Let the places in the SQLite file `store` follow the project; exit where it is none of MLflow's."""
+    try:
+        if is_of_another_program(store):
+            said = f"error: {store} is the database of another program."
+            sys.exit(f"{said}\nName another (MLFLOW_TRACKING_URI, else tracking.uri).")
+        follow_project(store)
+    except sqlite3.Error as error:
+        if re.search("not a database|malformed|unable to open", str(error)):
+            sys.exit(f"error: MLflow's store {store} cannot be used: {error}.\nMove it away, and a new one is made.")
+        if "no such table" not in str(error):  # those MLflow makes
+            _log.warning("%s: if the project was moved, its artifacts may not be found (%s).", store, error)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from urllib.parse import quote
 from frostline.common.files import locked, replacing
 from frostline.config.paths import ROOT
 from frostline.runtime.errors import FrostlineError, check_installed, in_one_line
+from frostline.runtime.interrupts import take_sigterm_as_ctrl_c
 from frostline.runtime.logs import show_as_asked
 from frostline.runtime.process_pool import cores
 
@@ -211,7 +212,7 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s)")
     parser.add_argument("--port", type=int, default=5000, help="default: %(default)s")
     arguments = parser.parse_args(show_as_asked(sys.argv[1:]))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    take_sigterm_as_ctrl_c()
     try:
         serve(arguments.host, arguments.port)
     except FrostlineError as error:

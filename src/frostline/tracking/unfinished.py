@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 from filelock import lock_descriptor
 
@@ -39,9 +40,25 @@ def close_what_was_killed() -> None:
     client, here = mlflow.MlflowClient(), store_in_project()
     for path in _MARKERS.glob("*.json"):
         with suppress(FileNotFoundError), path.open() as file:  # its process may end just now
-            if not lock_descriptor(file.fileno(), blocking=False) or (left := read_json(path))["store"] != here:
+            if not lock_descriptor(file.fileno(), blocking=False):
+                continue
+            left = _content(path)
+            if left is None:  # the machine lost its power before it was on the disk: whose run it was is lost, too
+                path.unlink()
+                continue
+            if left["store"] != here:
                 continue
             condition = f"tags.`{TOKEN}` = '{path.stem}' and status = 'RUNNING'"
             for run in client.search_runs([left["experiment"]], condition):
                 client.set_terminated(run.info.run_id, "KILLED")
             path.unlink()
+
+
+def _content(path: Path) -> dict[str, str] | None:
+    """What `marked` wrote into the file; None where it is not that."""
+    try:
+        found = read_json(path)
+    except ValueError:
+        return None
+    is_ours = isinstance(found, dict) and all(isinstance(found.get(key), str) for key in ("store", "experiment"))
+    return found if is_ours else None

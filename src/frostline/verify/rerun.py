@@ -81,12 +81,11 @@ def _copy_project(project: Path, copy: Path, lock: Mapping[str, Any]) -> None:
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
         elif source.is_file():
             shutil.copy(source, target)
-    cache = Config(dvc_dir=str(project / ".dvc"))["cache"].get("dir") or project.resolve() / ".dvc/cache"
-    (copy / ".dvc/config.local").write_text(
-        f"[core]\nno_scm = true\nautostage = false\nanalytics = false\nsite_cache_dir = {copy.parent / '.dvc-state'}\n"
-        f"[cache]\ndir = {cache}\ntype = 'reflink,hardlink,symlink,copy'\n",
-        encoding="utf-8",
-    )
+    cache = Config(dvc_dir=str(project / ".dvc"))["cache"].get("dir") or str(project.resolve() / ".dvc/cache")
+    state = str(copy.parent / ".dvc-state")
+    with Config(dvc_dir=str(copy / ".dvc")).edit("local") as config:  # DVC itself quotes what a path may hold
+        config["core"] |= {"no_scm": True, "autostage": False, "analytics": False, "site_cache_dir": state}
+        config["cache"] |= {"dir": cache, "type": "reflink,hardlink,symlink,copy"}
     _checkout(copy)
     outputs = {out["path"]: out["md5"] for stage in lock.values() for out in stage.get("outs", ())}
     for path, md5 in outputs.items():
@@ -186,7 +185,9 @@ def _reproduce(copy: Path, stage: str) -> int:
 
 
 def _environment(copy: Path) -> dict[str, str]:
-    return os.environ | {
+    """Without the user's MLflow, its registry and credentials among it: what a stage makes here is no version of it."""
+    others = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    return others | {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "PYTHONPATH": str(copy / "src"),
         "MLFLOW_TRACKING_URI": "sqlite:///mlruns/mlflow.db",
