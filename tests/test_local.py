@@ -91,6 +91,20 @@ def test_options_of_groups_stay_and_another_source_can_still_be_chosen(project):
 
 
 @pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.dense_units": "64", "model": "resnet50"},
+        {"model.members": "[resnet50, xception]", "model": "ensemble"},
+        {"data.images": "100", "data.seed": "2", "data": "sample"},
+    ],
+)
+def test_a_setting_may_be_given_before_its_group(project, changes):
+    kept = set_local(changes)
+    assert set(kept) == set(changes)
+    assert set_local(dict(reversed(changes.items()))) == kept
+
+
+@pytest.mark.parametrize(
     "text",
     [
         *("a b", "사진 (1)", "a=b,c", "x #y", "~", "it's", 'say "hi"', "back\\slash", "[1]{2}", "a: b", " spaces "),

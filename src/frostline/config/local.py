@@ -50,7 +50,8 @@ def set_local(changes: Mapping[str, str], unset: Sequence[str] = (), conf: Path 
     if unknown := [key for key in unset if key not in before]:
         raise FrostlineError(f"{unknown[0]} is not set; `frostline set` lists what is.")
     after = {key: value for key, value in before.items() if key not in unset}
-    for key, text in changes.items():
+    # groups first, whatever the order: with another option go the settings that were chosen for the one before
+    for key, text in sorted(changes.items(), key=lambda change: not _is_group(change[0], conf)):
         if _is_group(key, conf):
             _check_option(key, text, conf)
             if text != before.get(key):  # another source has other settings
