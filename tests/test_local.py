@@ -1,12 +1,17 @@
 """Settings that stay: kept beside conf/'s defaults, read by every composition."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from frostline.config import local
 from frostline.config.load import compose_conf, load_params
-from frostline.config.local import check_no_edits, read_local, set_local, write_params
+from frostline.config.local import edits_of_params, read_local, set_local
+from frostline.project.train import keep
 from frostline.runtime.errors import FrostlineError
 
 
@@ -14,7 +19,6 @@ def test_they_are_in_every_composition_and_in_params_yaml(project):
     kept = set_local({"transfer.epochs": "3", "finetune.learning_rate": "3e-5", "transfer.patience": "null"})
     assert kept == {"transfer.epochs": 3, "finetune.learning_rate": 3e-5, "transfer.patience": None}
     assert read_local() == kept
-    write_params()
     for config in (compose_conf(), load_params(), compose_conf(["seed=7"])):
         assert (config.transfer.epochs, config.finetune.learning_rate) == (3, 3e-5)
     assert compose_conf(["transfer.epochs=4"]).transfer.epochs == 4, "what is asked for once wins"
@@ -26,7 +30,6 @@ def test_they_are_in_every_composition_and_in_params_yaml(project):
     }
     set_local({}, unset=["transfer.patience", "seed"])
     assert not Path("conf/local/settings.yaml").exists()
-    write_params()
     assert load_params() == compose_conf()
 
 
@@ -47,8 +50,7 @@ def test_weights_of_classes_stay_as_one_setting(project):
     assert read_local() == kept
     assert set_local({"seed": "3"}) == {**kept, "seed": 3}
     composed = compose_conf()
-    write_params()
-    check_no_edits()
+    assert not edits_of_params()
     assert load_params() == composed
     assert load_params().transfer.class_weight == kept["transfer.class_weight"]
     assert load_params().evaluate.threshold == kept["evaluate.threshold"]
@@ -115,7 +117,6 @@ def test_any_text_is_kept_as_it_is(project, text):
     Path(text).mkdir()
     Path(text, "1.jpg").touch()
     set_local({"data": "folder", "data.path": text, "name": text})
-    write_params()
     for config in (compose_conf(), load_params()):
         assert (config.data.path, config.name) == (text, text)
     assert read_local()["data.path"] == text
@@ -146,16 +147,75 @@ def test_nothing_is_changed_by_what_is_not_valid(project, changes, said):
         set_local({}, unset=["name"])
 
 
+def edit(before, after):
+    """Change a line of params.yaml by hand."""
+    text = Path("params.yaml").read_text()
+    assert text.count(before) == 1
+    Path("params.yaml").write_text(text.replace(before, after))
+
+
 def test_edits_of_params_yaml_are_said_before_they_are_dropped(project):
     set_local({"seed": "5"})
-    write_params()
-    check_no_edits()
-    text = Path("params.yaml").read_text()
-    Path("params.yaml").write_text(text.replace("dropout: 0.2", "dropout: 0.35"))
-    with pytest.raises(FrostlineError, match=r"would be dropped: model\.dropout=0\.35\.\n.*frostline set KEY=VALUE"):
-        check_no_edits()
-    set_local({"model.dropout": "0.35"})
-    check_no_edits()
+    assert not edits_of_params()
+    edit("dropout: 0.2", "dropout: 0.35")
+    params = Path("params.yaml").read_bytes()
+    for changes in ({"seed": "6"}, {"model.dropout": "0.3"}, {"model": "resnet50"}):
+        with pytest.raises(FrostlineError, match=r"be dropped: model\.dropout=0\.35\.\n.*frostline set KEY=VALUE"):
+            set_local(changes)
+    assert read_local() == {"seed": 5}
+    assert Path("params.yaml").read_bytes() == params
+    set_local({"seed": "6"}, drop_edits=True)
+    assert load_params().model.dropout == 0.2
+
+
+def test_an_edit_is_kept_as_its_error_says(project):
+    """By the command; with what else follows from the setting."""
+    (project / "pictures/cat").mkdir(parents=True)
+    (project / "pictures/cat/1.jpg").touch()
+    set_local({"data": "folder", "data.path": "pictures"})
+    edit("path: pictures", "path: ./pictures")
+    edit("depends_on: pictures", "depends_on: ./pictures")
+    edit("dropout: 0.2", "dropout: 0.35")
+    (project / ".git").mkdir()
+    (project / "dvc.yaml").touch()
+    kept = keep({"model.dropout": "0.35", "data.path": "./pictures"})
+    assert kept == {"data": "folder", "data.path": "./pictures", "model.dropout": 0.35}
+    assert not edits_of_params()
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+@pytest.mark.parametrize("last", [False, True])
+def test_an_end_in_the_middle_changes_nothing(project, monkeypatch, end, last):
+    """Settings that stay and params.yaml would differ, which looks like edits by hand."""
+    set_local({"seed": "5", "data": "sample", "data.images": "40"})
+    before = {path: path.read_bytes() for path in Path().rglob("*.yaml")}
+    real = local.write_text
+
+    def write_text(path, text):
+        if path == (local.PARAMS if last else Path("conf/local/settings.yaml")):
+            monkeypatch.undo()
+            raise end
+        real(path, text)
+
+    monkeypatch.setattr(local, "write_text", write_text)
+    with pytest.raises(type(end)):
+        set_local({"seed": "6", "data.images": "50"})
+    assert {path: path.read_bytes() for path in Path().rglob("*.yaml")} == before
+    assert not edits_of_params()
+
+
+def test_a_kill_while_settings_are_composed_changes_nothing(project):
+    set_local({"seed": "5"})
+    before = {path: path.read_bytes() for path in Path().rglob("*.yaml")}
+    code = """
+import os, signal, sys
+from frostline.config import local
+setattr(local, sys.argv[1], lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+local.set_local({"seed": "6"})
+"""
+    for name in ("compose_conf", "composition"):
+        assert subprocess.run([sys.executable, "-c", code, name], env=os.environ | {"TMPDIR": "."}).returncode == -9
+        assert {path: path.read_bytes() for path in before} == before
 
 
 def test_a_folder_that_is_gone_can_be_replaced_by_another(project):
@@ -164,12 +224,10 @@ def test_a_folder_that_is_gone_can_be_replaced_by_another(project):
         (project / name / "cat/1.jpg").touch()
     (project / "w.h5").touch()
     set_local({"data": "folder", "data.path": "old", "weights": "file", "weights.path": "w.h5"})
-    write_params()
     (project / "old").rename(project / "elsewhere")
     (project / "w.h5").unlink()
-    check_no_edits()
+    assert not edits_of_params()
     with pytest.raises(FrostlineError, match="no such folder"):
         set_local({"weights": "random"})
     set_local({"data.path": "new", "weights": "random"})
-    write_params()
-    check_no_edits()
+    assert not edits_of_params()

@@ -58,13 +58,13 @@ def compose_conf(
     composed = _compose(folder.resolve(), "config", overrides)
     for key, value in (known or {}).items():
         OmegaConf.update(composed, key, value)
-    return parse(composed, f"{folder}/")
+    return parse(composed, f"{folder.name}/")
 
 
 def composition(overrides: Sequence[str] = (), folder: Path = Path("conf")) -> str:
     """The text of params.yaml: `folder`/config.yaml composed with Hydra `overrides`; errors as in load_params."""
     composed = _compose(folder.resolve(), "config", overrides)
-    parse(composed, f"{folder}/")
+    parse(composed, f"{folder.name}/")
     with _warnings_in_one_line():
         return OmegaConf.to_yaml(composed, resolve=True)
 

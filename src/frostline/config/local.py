@@ -6,6 +6,8 @@ in `conf/data/own.yaml` and `conf/weights/own.yaml`, so that another source can 
 
 import difflib
 import json
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from operator import attrgetter
@@ -18,6 +20,7 @@ from frostline.common.files import write_text
 from frostline.config.flat import BY_CLASS, flatten
 from frostline.config.load import compose_conf, composition, load_params
 from frostline.config.paths import PARAMS
+from frostline.config.settings import Config
 from frostline.runtime.errors import FrostlineError
 
 CONF = Path("conf")
@@ -41,20 +44,47 @@ def read_local(conf: Path = CONF) -> dict[str, Any]:
     return {key: json.loads(value) if _is_mapping(key, value) else value for key, value in found.items()}
 
 
-def set_local(changes: Mapping[str, str], unset: Sequence[str] = (), conf: Path = CONF) -> dict[str, Any]:
+def set_local(
+    changes: Mapping[str, str], unset: Sequence[str] = (), drop_edits: bool = False, conf: Path = CONF
+) -> dict[str, Any]:
     """Keep `changes` (by dotted key or group, as text), let go of the keys `unset`, and return all that is kept.
 
-    Nothing is changed where FrostlineError is raised: for a key or value that is not valid.
+    params.yaml, which `dvc repro` reads, is written from it. Nothing is changed where an error is raised.
+
+    Raises:
+        FrostlineError: a key or value is not valid, or, but with `drop_edits`, params.yaml has edits by hand that would
+            be lost.
     """
     before = read_local(conf)
     if unknown := [key for key in unset if key not in before]:
         raise FrostlineError(f"{unknown[0]} is not set; `frostline set` lists what is.")
-    after = {key: value for key, value in before.items() if key not in unset}
+    after = _changed({key: value for key, value in before.items() if key not in unset}, changes, conf)
+    with tempfile.TemporaryDirectory() as place:  # a kill while all this is composed changes nothing
+        trial = shutil.copytree(conf, Path(place, conf.name))
+        _write(after, trial)
+        config = compose_conf(folder=trial)
+        typed = {key: value if _is_group(key, conf) else attrgetter(key)(config) for key, value in after.items()}
+        _write(typed, trial)
+        text = composition(folder=trial)
+    if not drop_edits:
+        _check_no_edit_is_lost(config, conf)
+    try:
+        _write(typed, conf)
+        write_text(PARAMS, text)
+    except BaseException:
+        _write(before, conf)
+        raise
+    return typed
+
+
+def _changed(kept: Mapping[str, Any], changes: Mapping[str, str], conf: Path) -> dict[str, Any]:
+    """`kept` with `changes`, as text; raises FrostlineError where one of them can be none."""
+    after = dict(kept)
     # groups first, whatever the order: with another option go the settings that were chosen for the one before
     for key, text in sorted(changes.items(), key=lambda change: not _is_group(change[0], conf)):
         if _is_group(key, conf):
             _check_option(key, text, conf)
-            if text != before.get(key):  # another source has other settings
+            if text != kept.get(key):  # another source has other settings
                 after = {name: value for name, value in after.items() if not name.startswith(f"{key}.")}
         section, _, name = key.partition(".")
         setting, _, name = name.partition(".")
@@ -66,15 +96,7 @@ def set_local(changes: Mapping[str, str], unset: Sequence[str] = (), conf: Path 
             after[key] = [member.strip() for member in text.strip("[]").split(",")]
     if unclear := [key for key, value in after.items() if "${" in str(value)]:
         raise FrostlineError(f"{unclear[0]} is {after[unclear[0]]!r}; no setting can hold the characters ${{.")
-    try:
-        _write(after, conf)
-        config = compose_conf(folder=conf)
-        typed = {key: value if _is_group(key, conf) else attrgetter(key)(config) for key, value in after.items()}
-        _write(typed, conf)
-    except BaseException:
-        _write(before, conf)
-        raise
-    return typed
+    return after
 
 
 def edits_of_params(conf: Path = CONF) -> dict[str, Any]:
@@ -85,23 +107,20 @@ def edits_of_params(conf: Path = CONF) -> dict[str, Any]:
     # what was chosen may be gone since: that is no edit, and another choice is to be possible
     places = {f"{source}.depends_on": kept[f"{source}.path"] for source in _SOURCES if f"{source}.path" in kept}
     there, composed = flatten(asdict(load_params())), flatten(asdict(compose_conf(folder=conf, known=places)))
-    return {key: value for key, value in there.items() if composed.get(key) != value}
+    return {key: value for key, value in there.items() if composed.get(key, ...) != value}
 
 
-def check_no_edits(conf: Path = CONF) -> None:
-    """Raise FrostlineError where params.yaml has edits, which `write_params` would drop."""
-    if edits := edits_of_params(conf):
-        told = " ".join(f"{key}={value}" for key, value in list(edits.items())[:3])
-        more = f" and {len(edits) - 3} more" if len(edits) > 3 else ""
+def _check_no_edit_is_lost(config: Config, conf: Path) -> None:
+    """Raise FrostlineError where params.yaml has edits that `config`, which would take its place, has not."""
+    after = flatten(asdict(config))
+    lost = {key: value for key, value in edits_of_params(conf).items() if after.get(key, ...) != value}
+    if lost:
+        told = " ".join(f"{key}={value}" for key, value in list(lost.items())[:3])
+        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
         raise FrostlineError(
             f"{PARAMS} has settings that would be dropped: {told}{more}.\n"
-            "Keep them with `frostline set KEY=VALUE`, or drop them with `frostline set --drop-edits`."
+            "Keep all of them with `frostline set KEY=VALUE ...`, or drop them with `frostline set --drop-edits`."
         )
-
-
-def write_params(conf: Path = CONF) -> None:
-    """Write conf/'s composition, the settings that stay among it, to params.yaml, which `dvc repro` reads."""
-    write_text(PARAMS, composition(folder=conf))
 
 
 def write_recipe(name: str, base: str, values: Mapping[str, str], note: str, conf: Path = CONF) -> None:
