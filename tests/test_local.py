@@ -9,10 +9,11 @@ import pytest
 import yaml
 
 from frostline.config import local
-from frostline.config.load import compose_conf, load_params
+from frostline.config.load import compose_conf, composition, load_params
 from frostline.config.local import edits_of_params, read_local, set_local
 from frostline.project.train import keep
 from frostline.runtime.errors import FrostlineError
+from frostline.sweep.plan import plan
 
 
 def test_they_are_in_every_composition_and_in_params_yaml(project):
@@ -193,12 +194,12 @@ def test_an_end_in_the_middle_changes_nothing(project, monkeypatch, end, last):
 
     def write_text(path, text):
         if path == (local.PARAMS if last else Path("conf/local/settings.yaml")):
-            monkeypatch.undo()
+            patched.undo()
             raise end
         real(path, text)
 
-    monkeypatch.setattr(local, "write_text", write_text)
-    with pytest.raises(type(end)):
+    with monkeypatch.context() as patched, pytest.raises(type(end)):
+        patched.setattr(local, "write_text", write_text)
         set_local({"seed": "6", "data.images": "50"})
     assert {path: path.read_bytes() for path in Path().rglob("*.yaml")} == before
     assert not edits_of_params()
@@ -231,3 +232,30 @@ def test_a_folder_that_is_gone_can_be_replaced_by_another(project):
         set_local({"weights": "random"})
     set_local({"data.path": "new", "weights": "random"})
     assert not edits_of_params()
+
+
+@pytest.mark.parametrize(("changes", "unset"), [({"experiment": "best"}, []), ({}, ["experiment"])])
+def test_a_recipe_that_is_gone_can_be_replaced_by_another(project, caplog, changes, unset):
+    mine = Path("conf/experiment/mine.yaml")
+    mine.write_text("# @package _global_\nseed: 7\n")
+    set_local({"experiment": "mine", "name": "n"})
+    mine.unlink()
+    edit("dropout: 0.2", "dropout: 0.35")
+    params = Path("params.yaml").read_text()
+    for command in (
+        compose_conf,
+        composition,
+        lambda: plan([]),
+        lambda: set_local({"seed": "3"}),
+        lambda: set_local({}, drop_edits=True),
+    ):
+        with pytest.raises(FrostlineError) as raised:
+            command()
+        assert str(raised.value).startswith(
+            "experiment=mine, kept by `frostline set`, is gone.\nChoose another: `frostline set experiment=best`; "
+        )
+    assert compose_conf(["experiment=best"]).finetune.batch_norm == "frozen", "what is asked for once wins"
+    assert set_local(changes, unset) == {"name": "n", **changes}
+    assert load_params() == compose_conf()
+    assert "experiment=mine is gone, so edits of params.yaml by hand cannot be told" in caplog.text
+    assert Path(".frostline/params.yaml").read_text() == params

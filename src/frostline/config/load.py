@@ -13,10 +13,11 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from hydra import compose, initialize_config_dir
-from hydra.errors import OverrideParseException
+from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
 from omegaconf.errors import OmegaConfBaseException
 
+from frostline.config.kept import gone_choices
 from frostline.config.overrides import parse_overrides
 from frostline.config.paths import PARAMS
 from frostline.config.settings import AUTO, Config, Ensemble, ImagenetWeights, Model, Rule
@@ -94,7 +95,9 @@ def _compose(folder: Path, name: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def _composition_error(folder: Path, name: str, overrides: Sequence[str], error: Exception) -> FrostlineError:
-    """Say which of the overrides Hydra stumbled over, and what would have been valid."""
+    """Say which of the overrides or choices that stay Hydra stumbled over, and what would have been valid."""
+    if isinstance(error, MissingConfigException) and (gone := gone_choices(folder).get(error.missing_cfg_file or "")):
+        return FrostlineError(gone)
     for override in parse_overrides(overrides):
         key, text = override.key_or_group, override.input_line
         group = folder / key

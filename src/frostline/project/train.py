@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from frostline.common.files import read_json
-from frostline.config.local import read_local, set_local, write_recipe
+from frostline.config.kept import read_local
+from frostline.config.local import set_local, write_recipe
 from frostline.config.paths import CLASSIFIER, REPORT, VERDICT, WINNER
 from frostline.config.project import check_repository
 from frostline.project.alone import alone, beside_no_dvc
