@@ -60,6 +60,25 @@ def test_weights_of_classes_stay_as_one_setting(project):
     assert compose_conf().evaluate.threshold == 0.5
 
 
+def test_a_class_has_the_name_that_is_written(project):
+    """Not what YAML makes of it."""
+    kept = set_local(
+        {
+            "evaluate.threshold": "{no: {yes: 5}, ~: {on: 2}}",
+            "transfer.class_weight": "{00001: 5, 007: 2, true: 1, 1e3: 1, 1.50: 1, 0x10: 3, null: 2, 2024-01-01: 4}",
+        }
+    )
+    assert kept["evaluate.threshold"] == {"no": {"yes": 5.0}, "~": {"on": 2.0}}
+    assert list(kept["transfer.class_weight"]) == ["00001", "007", "true", "1e3", "1.50", "0x10", "null", "2024-01-01"]
+    assert set_local({"seed": "3"}) == {**kept, "seed": 3}
+    for config in (compose_conf(), load_params(), load_params(["seed=4"])):
+        assert config.evaluate.threshold == kept["evaluate.threshold"]
+        assert config.transfer.class_weight == kept["transfer.class_weight"]
+    for text in ("{yes: 1, yes: 2}", "{cat: {dog: 1}", "{a, b}"):
+        with pytest.raises(FrostlineError, match="class_weight"):
+            set_local({"transfer.class_weight": text})
+
+
 def test_a_mapping_takes_the_place_of_one_that_stays(project):
     set_local({"transfer.class_weight": "{a: 1, b: 5}"})
     assert compose_conf(["transfer.class_weight={a:3}"]).transfer.class_weight == {"a": 3}
@@ -217,6 +236,25 @@ local.set_local({"seed": "6"})
     for name in ("compose_conf", "composition"):
         assert subprocess.run([sys.executable, "-c", code, name], env=os.environ | {"TMPDIR": "."}).returncode == -9
         assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize(("written", "name"), [("{no: {yes: 5}}", "no"), ("{'01': {02: 5}}", "02")])
+def test_a_name_that_yaml_reads_as_something_else_needs_quotes_in_params_yaml(project, written, name):
+    edit("threshold: 0.5", f"threshold: {written}")
+    for overrides in ((), ["seed=3"]):
+        with pytest.raises(FrostlineError, match=f"the name {name} reads as .*; put it in quotes: '{name}'"):
+            load_params(overrides)
+    edit(written, "{'no': {'02': 5, 3: 1}}")
+    assert load_params().evaluate.threshold == {"no": {"02": 5, "3": 1}}
+
+
+def test_so_does_one_that_hydra_reads_as_something_else(project):
+    with pytest.raises(FrostlineError, match=r"evaluate\.threshold names True, .*; put the class' name in quotes"):
+        compose_conf(["evaluate.threshold={true: {no: 5}}"])
+    asked = ["evaluate.threshold={no: {01: 5, 'true': 1}}"]
+    Path("params.yaml").write_text(composition(asked))
+    assert load_params() == compose_conf(asked)
+    assert load_params().evaluate.threshold == {"no": {"01": 5, "true": 1}}
 
 
 def test_a_folder_that_is_gone_can_be_replaced_by_another(project):

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
@@ -44,8 +45,9 @@ def load_params(overrides: Sequence[str] = (), path: Path = PARAMS) -> Config:
     """
     if not path.is_file():
         raise FrostlineError(f"{path} not found in {Path.cwd()}.\nRun this from the root of a Frostline project.")
+    there = _load(path)
     if not overrides:
-        return parse(_load(path), str(path))  # no composition, so that this also works within a Hydra job
+        return parse(there, str(path))  # no composition, so that this also works within a Hydra job
     return parse(_compose(path.resolve().parent, path.stem, overrides), str(path))
 
 
@@ -72,14 +74,39 @@ def composition(overrides: Sequence[str] = (), folder: Path = Path("conf")) -> s
 
 def _load(path: Path) -> DictConfig:
     try:
-        raw = OmegaConf.load(path)
+        raw, text = OmegaConf.load(path), _as_written(path.read_bytes())
     except Exception as error:  # PyYAML and OmegaConf raise errors of many kinds on text that is none
         if isinstance(error, OSError) and error.errno:  # cannot be read
             raise
         raise FrostlineError(f"{path} is not valid YAML: {_one_line(error)}") from error
     if not isinstance(raw, DictConfig):
         raise FrostlineError(f"{path} holds a list; valid: sections with settings, as `make params` writes them.")
+    _check_names(OmegaConf.to_container(raw), text, str(path))
     return raw
+
+
+class _AsWritten(yaml.BaseLoader):
+    """YAML whose names and values stay the text that they are written as: a class may be called no, or 01."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        found = super().construct_mapping(node, deep)
+        if len(found) < len(node.value):
+            raise yaml.constructor.ConstructorError(None, None, "a name is given twice", node.start_mark)
+        return found
+
+
+def _as_written(text: str | bytes) -> Any:
+    return yaml.load(text, _AsWritten)  # noqa: S506 - it makes nothing but text
+
+
+def _check_names(read: Any, written: Any, where: str) -> None:
+    """Raise FrostlineError where YAML has `read` a name as something else than its text, as no and 01."""
+    if not isinstance(written, dict) or "<<" in written:
+        return
+    for (name, inner), (text, below) in zip(read.items(), written.items(), strict=True):
+        if str(name) != text:
+            raise FrostlineError(f"{where}: the name {text} reads as {name}; put it in quotes: '{text}'.")
+        _check_names(inner, below, where)
 
 
 def _compose(folder: Path, name: str, overrides: Sequence[str]) -> DictConfig:
@@ -227,9 +254,11 @@ def _mapping(hint: Any, value: Any, key: str, where: str) -> dict[str, Any]:
     """`value`, a mapping or, from the command line, its text, as the dict that `hint` says."""
     _, kind = get_args(hint)
     try:
-        content: Any = OmegaConf.to_container(OmegaConf.create(value)) if isinstance(value, str) else value
+        content: Any = _as_written(value) if isinstance(value, str) else value
     except Exception as error:  # as in _load
         raise FrostlineError(f"{where}: {key} is {value!r}: {_one_line(error)}") from error
+    if unclear := [name for name in content if name is None or isinstance(name, bool)]:
+        raise FrostlineError(f"{where}: {key} names {unclear[0]}, which is no text; put the class' name in quotes.")
     return {str(name): _value(kind, one, f"{key}.{name}", where) for name, one in content.items()}
 
 
