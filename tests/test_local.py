@@ -249,12 +249,14 @@ def test_a_name_that_yaml_reads_as_something_else_needs_quotes_in_params_yaml(pr
 
 
 def test_so_does_one_that_hydra_reads_as_something_else(project):
-    with pytest.raises(FrostlineError, match=r"evaluate\.threshold names True, .*; put the class' name in quotes"):
+    with pytest.raises(FrostlineError, match=r"evaluate\.threshold names True, .*; put it all in quotes: \"'{...}'\""):
         compose_conf(["evaluate.threshold={true: {no: 5}}"])
-    asked = ["evaluate.threshold={no: {01: 5, 'true': 1}}"]
-    Path("params.yaml").write_text(composition(asked))
-    assert load_params() == compose_conf(asked)
-    assert load_params().evaluate.threshold == {"no": {"01": 5, "true": 1}}
+    for text, said in (
+        ("{no: {01: 5}}", {"no": {"01": 5}}),
+        ("'{no: {01: 5, true: 1}}'", {"no": {"01": 5, "true": 1}}),
+    ):
+        Path("params.yaml").write_text(composition([f"evaluate.threshold={text}"]))
+        assert load_params().evaluate.threshold == said
 
 
 def test_a_folder_that_is_gone_can_be_replaced_by_another(project):

@@ -206,6 +206,18 @@ def test_dvc_says_it_in_one_line_and_leaves_params_yaml_as_it_was(project, pictu
     assert (project / "params.yaml").read_bytes() == before
 
 
+@pytest.mark.slow
+def test_dvc_names_a_choice_that_stays_and_is_gone(project, dvc):
+    (project / "conf/local").mkdir()
+    (project / "conf/local/settings.yaml").write_text(
+        "# @package _global_\ndefaults:\n- override /experiment: mine\n", encoding="utf-8"
+    )
+    done = dvc("-S", "seed=3")
+    assert done.returncode != 0
+    assert "ERROR: experiment=mine, kept by `frostline set`, is gone." in done.stderr
+    assert dvc("-S", "seed=3", "-S", "experiment=best").returncode == 0
+
+
 @pytest.mark.long
 @pytest.mark.slow
 def test_dvc_takes_a_quoted_name_and_in_a_copy_of_the_project_an_absolute_one(project, pictures, dvc):

@@ -258,7 +258,9 @@ def _mapping(hint: Any, value: Any, key: str, where: str) -> dict[str, Any]:
     except Exception as error:  # as in _load
         raise FrostlineError(f"{where}: {key} is {value!r}: {_one_line(error)}") from error
     if unclear := [name for name in content if name is None or isinstance(name, bool)]:
-        raise FrostlineError(f"{where}: {key} names {unclear[0]}, which is no text; put the class' name in quotes.")
+        raise FrostlineError(
+            f"{where}: {key} names {unclear[0]}, which is no text; put it all in quotes: \"'{{...}}'\"."
+        )
     return {str(name): _value(kind, one, f"{key}.{name}", where) for name, one in content.items()}
 
 
