@@ -95,6 +95,40 @@ def test_what_dvc_cannot_read_is_named_and_not_waited_for(project, pictures, spo
         compose_conf(["data=folder", f"data.path={text(pictures)}"])
 
 
+@pytest.mark.parametrize("where", ["", "dog"])
+def test_so_is_a_dvcignore(project, pictures, where):
+    """As `dvc init` leaves it beside the pictures."""
+    file = pictures / where / ".dvcignore"
+    file.touch()
+    with pytest.raises(FrostlineError) as raised:
+        compose_conf(["data=folder", f"data.path={text(pictures)}"])
+    said = f"data.path: {file}: DVC refuses a folder with one. Give the one below it, or remove it."
+    assert said in str(raised.value)
+    if not where:
+        for name in ("cat/small", "dog/large"):
+            (pictures / "below" / name).mkdir(parents=True)
+            (pictures / "below" / name / "1.jpg").touch()
+        assert compose_conf(["data=folder", f"data.path={text(pictures / 'below')}"]).data.source == "folder"
+
+
+def test_another_project_of_dvcs_may_lie_elsewhere_but_not_in_this_one(project, pictures):
+    """There, DVC would leave out its files, and not see that they change."""
+    (pictures / "cat/.dvc").mkdir()
+    compose_conf(["data=folder", f"data.path={text(pictures)}"])
+    shutil.copytree(pictures, project / "pictures")
+    with pytest.raises(FrostlineError, match=r"cat/\.dvc: DVC does not look into another project in this one"):
+        compose_conf(["data=folder", "data.path=pictures"])
+
+
+def test_a_folder_of_weights_is_looked_through_as_well(project):
+    preset = project / "preset"
+    preset.mkdir()
+    for name in ("config.json", ".dvcignore"):
+        (preset / name).touch()
+    with pytest.raises(FrostlineError, match=r"weights\.path: .*/preset/\.dvcignore: DVC refuses a folder with one"):
+        compose_conf(["weights=file", "weights.path=preset"])
+
+
 @pytest.mark.parametrize(
     ("value", "words"), [("null", "no text"), ("1", "no text"), ("x.h5", "no such file"), ("conf", "no such file")]
 )
@@ -172,6 +206,18 @@ def test_dvc_says_it_in_one_line_and_leaves_params_yaml_as_it_was(project, pictu
         assert done.returncode != 0
         assert words in next(line for line in done.stderr.splitlines() if line.startswith("ERROR"))
     assert (project / "params.yaml").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_dvc_names_a_choice_that_stays_and_is_gone(project, dvc):
+    (project / "conf/local").mkdir()
+    (project / "conf/local/settings.yaml").write_text(
+        "# @package _global_\ndefaults:\n- override /experiment: mine\n", encoding="utf-8"
+    )
+    done = dvc("-S", "seed=3")
+    assert done.returncode != 0
+    assert "ERROR: experiment=mine, kept by `frostline set`, is gone." in done.stderr
+    assert dvc("-S", "seed=3", "-S", "experiment=best").returncode == 0
 
 
 @pytest.mark.long

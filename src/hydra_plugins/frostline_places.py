@@ -43,8 +43,17 @@ def _check_apart(place: Path) -> None:
 
 
 def _check_what_dvc_reads(folder: Path) -> None:
-    """All files in `folder`, hidden ones, too: it waits for a pipe, and fails on a name that is not UTF-8."""
-    for below, _, files in os.walk(folder):
+    """All files in `folder`, hidden ones, too: it waits for a pipe, and fails on a name that is not UTF-8 and on a
+    .dvcignore. In the project, it takes a folder with a .dvc for another project, and does not look into it."""
+    for below, folders, files in os.walk(folder):
+        if ".dvcignore" in files:
+            raise FrostlineError(
+                f"{below}/.dvcignore: DVC refuses a folder with one. Give the one below it, or remove it."
+            )
+        if ".dvc" in folders and folder.is_relative_to(_project()):
+            raise FrostlineError(
+                f"{below}/.dvc: DVC does not look into another project in this one. Move it elsewhere."
+            )
         for file in map(Path(below).joinpath, files):
             if not file.is_file():
                 raise FrostlineError(f"{file} is a broken link or a special file. Remove it from there.")
@@ -70,6 +79,10 @@ def own_file(_parent_: DictConfig, _root_: DictConfig) -> str:
             raise _error("weights.path", f"{place}: no such folder. An ensemble's has one file for each member.")
     elif not place.is_file() and not (place / "config.json").is_file():
         raise _error("weights.path", f"{place}: there is no such file.")
+    try:
+        _check_what_dvc_reads(place)
+    except (FrostlineError, OSError) as error:
+        raise _error("weights.path", str(error)) from None
     return path
 
 

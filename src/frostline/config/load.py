@@ -12,11 +12,13 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+import yaml
 from hydra import compose, initialize_config_dir
-from hydra.errors import OverrideParseException
+from hydra.errors import MissingConfigException, OverrideParseException
 from omegaconf import BooleanNode, DictConfig, FloatNode, IntegerNode, OmegaConf, StringNode
 from omegaconf.errors import OmegaConfBaseException
 
+from frostline.config.kept import gone_choices
 from frostline.config.overrides import parse_overrides
 from frostline.config.paths import PARAMS
 from frostline.config.settings import AUTO, Config, Ensemble, ImagenetWeights, Model, Rule
@@ -43,8 +45,9 @@ def load_params(overrides: Sequence[str] = (), path: Path = PARAMS) -> Config:
     """
     if not path.is_file():
         raise FrostlineError(f"{path} not found in {Path.cwd()}.\nRun this from the root of a Frostline project.")
+    there = _load(path)
     if not overrides:
-        return parse(_load(path), str(path))  # no composition, so that this also works within a Hydra job
+        return parse(there, str(path))  # no composition, so that this also works within a Hydra job
     return parse(_compose(path.resolve().parent, path.stem, overrides), str(path))
 
 
@@ -58,27 +61,52 @@ def compose_conf(
     composed = _compose(folder.resolve(), "config", overrides)
     for key, value in (known or {}).items():
         OmegaConf.update(composed, key, value)
-    return parse(composed, f"{folder}/")
+    return parse(composed, f"{folder.name}/")
 
 
 def composition(overrides: Sequence[str] = (), folder: Path = Path("conf")) -> str:
     """The text of params.yaml: `folder`/config.yaml composed with Hydra `overrides`; errors as in load_params."""
     composed = _compose(folder.resolve(), "config", overrides)
-    parse(composed, f"{folder}/")
+    parse(composed, f"{folder.name}/")
     with _warnings_in_one_line():
         return OmegaConf.to_yaml(composed, resolve=True)
 
 
 def _load(path: Path) -> DictConfig:
     try:
-        raw = OmegaConf.load(path)
+        raw, text = OmegaConf.load(path), _as_written(path.read_bytes())
     except Exception as error:  # PyYAML and OmegaConf raise errors of many kinds on text that is none
         if isinstance(error, OSError) and error.errno:  # cannot be read
             raise
         raise FrostlineError(f"{path} is not valid YAML: {_one_line(error)}") from error
     if not isinstance(raw, DictConfig):
         raise FrostlineError(f"{path} holds a list; valid: sections with settings, as `make params` writes them.")
+    _check_names(OmegaConf.to_container(raw), text, str(path))
     return raw
+
+
+class _AsWritten(yaml.BaseLoader):
+    """YAML whose names and values stay the text that they are written as: a class may be called no, or 01."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        found = super().construct_mapping(node, deep)
+        if len(found) < len(node.value):
+            raise yaml.constructor.ConstructorError(None, None, "a name is given twice", node.start_mark)
+        return found
+
+
+def _as_written(text: str | bytes) -> Any:
+    return yaml.load(text, _AsWritten)  # noqa: S506 - it makes nothing but text
+
+
+def _check_names(read: Any, written: Any, where: str) -> None:
+    """Raise FrostlineError where YAML has `read` a name as something else than its text, as no and 01."""
+    if not isinstance(written, dict) or "<<" in written:
+        return
+    for (name, inner), (text, below) in zip(read.items(), written.items(), strict=True):
+        if str(name) != text:
+            raise FrostlineError(f"{where}: the name {text} reads as {name}; put it in quotes: '{text}'.")
+        _check_names(inner, below, where)
 
 
 def _compose(folder: Path, name: str, overrides: Sequence[str]) -> DictConfig:
@@ -94,7 +122,9 @@ def _compose(folder: Path, name: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def _composition_error(folder: Path, name: str, overrides: Sequence[str], error: Exception) -> FrostlineError:
-    """Say which of the overrides Hydra stumbled over, and what would have been valid."""
+    """Say which of the overrides or choices that stay Hydra stumbled over, and what would have been valid."""
+    if isinstance(error, MissingConfigException) and (gone := gone_choices(folder).get(error.missing_cfg_file or "")):
+        return FrostlineError(gone)
     for override in parse_overrides(overrides):
         key, text = override.key_or_group, override.input_line
         group = folder / key
@@ -224,9 +254,13 @@ def _mapping(hint: Any, value: Any, key: str, where: str) -> dict[str, Any]:
     """`value`, a mapping or, from the command line, its text, as the dict that `hint` says."""
     _, kind = get_args(hint)
     try:
-        content: Any = OmegaConf.to_container(OmegaConf.create(value)) if isinstance(value, str) else value
+        content: Any = _as_written(value) if isinstance(value, str) else value
     except Exception as error:  # as in _load
         raise FrostlineError(f"{where}: {key} is {value!r}: {_one_line(error)}") from error
+    if unclear := [name for name in content if name is None or isinstance(name, bool)]:
+        raise FrostlineError(
+            f"{where}: {key} names {unclear[0]}, which is no text; put it all in quotes: \"'{{...}}'\"."
+        )
     return {str(name): _value(kind, one, f"{key}.{name}", where) for name, one in content.items()}
 
 

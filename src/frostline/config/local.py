@@ -1,59 +1,82 @@
-"""Settings that stay: this project's own choices, kept beside conf/'s defaults, where every composition reads them.
-
-`conf/local/settings.yaml` has them; those of the sections data and weights, which belong to one source of these, stand
-in `conf/data/own.yaml` and `conf/weights/own.yaml`, so that another source can still be chosen. git ignores all three.
-"""
+"""Settings that stay (see `config.kept`): how they are changed, and params.yaml with them."""
 
 import difflib
 import json
+import logging
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from omegaconf import OmegaConf
 
 from frostline.common.files import write_text
 from frostline.config.flat import BY_CLASS, flatten
+from frostline.config.kept import (
+    CONF,
+    OVERRIDE,
+    OWN,
+    SETTINGS,
+    gone_choices,
+    is_group,
+    options_of,
+    read_local,
+    read_yaml,
+)
 from frostline.config.load import compose_conf, composition, load_params
 from frostline.config.paths import PARAMS
+from frostline.config.settings import Config
 from frostline.runtime.errors import FrostlineError
 
-CONF = Path("conf")
-_SETTINGS = Path("local/settings.yaml")
 _SOURCES = ("data", "weights")
-_OWN = "own"
-_OVERRIDE = "override /"
+_FORMER = Path(".frostline/params.yaml")
+_log = logging.getLogger(__name__)
 
 
-def read_local(conf: Path = CONF) -> dict[str, Any]:
-    """The settings that stay, by dotted key; by group ("model") where an option of conf/'s is chosen."""
-    content = _read(conf / _SETTINGS)
-    found: dict[str, Any] = {}
-    for choice in content.pop("defaults", []):
-        for key, option in choice.items():
-            group = key.removeprefix(_OVERRIDE)
-            own = _read(conf / group / f"{_OWN}.yaml") if option == _OWN else {}
-            found[group] = own.pop("defaults")[0] if own else option
-            found |= flatten(own, f"{group}.")
-    found |= flatten(content)
-    return {key: json.loads(value) if _is_mapping(key, value) else value for key, value in found.items()}
-
-
-def set_local(changes: Mapping[str, str], unset: Sequence[str] = (), conf: Path = CONF) -> dict[str, Any]:
+def set_local(
+    changes: Mapping[str, str], unset: Sequence[str] = (), drop_edits: bool = False, conf: Path = CONF
+) -> dict[str, Any]:
     """Keep `changes` (by dotted key or group, as text), let go of the keys `unset`, and return all that is kept.
 
-    Nothing is changed where FrostlineError is raised: for a key or value that is not valid.
+    params.yaml, which `dvc repro` reads, is written from it. Nothing is changed where an error is raised.
+
+    Raises:
+        FrostlineError: a key or value is not valid, or, but with `drop_edits`, params.yaml has edits by hand that would
+            be lost.
     """
     before = read_local(conf)
     if unknown := [key for key in unset if key not in before]:
         raise FrostlineError(f"{unknown[0]} is not set; `frostline set` lists what is.")
-    after = {key: value for key, value in before.items() if key not in unset}
-    for key, text in changes.items():
-        if _is_group(key, conf):
+    after = _changed({key: value for key, value in before.items() if key not in unset}, changes, conf)
+    with tempfile.TemporaryDirectory() as place:  # a kill while all this is composed changes nothing
+        trial = shutil.copytree(conf, Path(place, conf.name))
+        _write(after, trial)
+        config = compose_conf(folder=trial)
+        typed = {key: value if is_group(key, conf) else attrgetter(key)(config) for key, value in after.items()}
+        _write(typed, trial)
+        text = composition(folder=trial)
+    if not drop_edits:
+        _check_no_edit_is_lost(config, conf)
+    try:
+        _write(typed, conf)
+        write_text(PARAMS, text)
+    except BaseException:
+        _write(before, conf)
+        raise
+    return typed
+
+
+def _changed(kept: Mapping[str, Any], changes: Mapping[str, str], conf: Path) -> dict[str, Any]:
+    """`kept` with `changes`, as text; raises FrostlineError where one of them can be none."""
+    after = dict(kept)
+    # groups first, whatever the order: with another option go the settings that were chosen for the one before
+    for key, text in sorted(changes.items(), key=lambda change: not is_group(change[0], conf)):
+        if is_group(key, conf):
             _check_option(key, text, conf)
-            if text != before.get(key):  # another source has other settings
+            if text != kept.get(key):  # another source has other settings
                 after = {name: value for name, value in after.items() if not name.startswith(f"{key}.")}
         section, _, name = key.partition(".")
         setting, _, name = name.partition(".")
@@ -65,15 +88,7 @@ def set_local(changes: Mapping[str, str], unset: Sequence[str] = (), conf: Path 
             after[key] = [member.strip() for member in text.strip("[]").split(",")]
     if unclear := [key for key, value in after.items() if "${" in str(value)]:
         raise FrostlineError(f"{unclear[0]} is {after[unclear[0]]!r}; no setting can hold the characters ${{.")
-    try:
-        _write(after, conf)
-        config = compose_conf(folder=conf)
-        typed = {key: value if _is_group(key, conf) else attrgetter(key)(config) for key, value in after.items()}
-        _write(typed, conf)
-    except BaseException:
-        _write(before, conf)
-        raise
-    return typed
+    return after
 
 
 def edits_of_params(conf: Path = CONF) -> dict[str, Any]:
@@ -84,23 +99,29 @@ def edits_of_params(conf: Path = CONF) -> dict[str, Any]:
     # what was chosen may be gone since: that is no edit, and another choice is to be possible
     places = {f"{source}.depends_on": kept[f"{source}.path"] for source in _SOURCES if f"{source}.path" in kept}
     there, composed = flatten(asdict(load_params())), flatten(asdict(compose_conf(folder=conf, known=places)))
-    return {key: value for key, value in there.items() if composed.get(key) != value}
+    return {key: value for key, value in there.items() if composed.get(key, ...) != value}
 
 
-def check_no_edits(conf: Path = CONF) -> None:
-    """Raise FrostlineError where params.yaml has edits, which `write_params` would drop."""
-    if edits := edits_of_params(conf):
-        told = " ".join(f"{key}={value}" for key, value in list(edits.items())[:3])
-        more = f" and {len(edits) - 3} more" if len(edits) > 3 else ""
+def _check_no_edit_is_lost(config: Config, conf: Path) -> None:
+    """Raise FrostlineError where params.yaml has edits that `config`, which would take its place, has not.
+
+    Where a choice is gone it is not known what params.yaml was without edits: it is put aside.
+    """
+    if gone := gone_choices(conf):
+        if PARAMS.is_file():
+            write_text(_FORMER, PARAMS.read_text(encoding="utf-8"))
+            choice = next(iter(gone)).replace("/", "=")
+            _log.warning(f"{choice} is gone, so edits of {PARAMS} by hand cannot be told; it is kept as {_FORMER}.")
+        return
+    after = flatten(asdict(config))
+    lost = {key: value for key, value in edits_of_params(conf).items() if after.get(key, ...) != value}
+    if lost:
+        told = " ".join(f"{key}={value}" for key, value in list(lost.items())[:3])
+        more = f" and {len(lost) - 3} more" if len(lost) > 3 else ""
         raise FrostlineError(
             f"{PARAMS} has settings that would be dropped: {told}{more}.\n"
-            "Keep them with `frostline set KEY=VALUE`, or drop them with `frostline set --drop-edits`."
+            "Keep all of them with `frostline set KEY=VALUE ...`, or drop them with `frostline set --drop-edits`."
         )
-
-
-def write_params(conf: Path = CONF) -> None:
-    """Write conf/'s composition, the settings that stay among it, to params.yaml, which `dvc repro` reads."""
-    write_text(PARAMS, composition(folder=conf))
 
 
 def write_recipe(name: str, base: str, values: Mapping[str, str], note: str, conf: Path = CONF) -> None:
@@ -110,17 +131,8 @@ def write_recipe(name: str, base: str, values: Mapping[str, str], note: str, con
     write_text(conf / "experiment" / f"{name}.yaml", f"# @package _global_\n# {note}\n" + OmegaConf.to_yaml(content))
 
 
-def _is_mapping(key: str, value: Any) -> bool:
-    """Whether `value` is the text of one, as `_write` leaves it."""
-    return key.rpartition(".")[2] in BY_CLASS and str(value).startswith("{")
-
-
-def _is_group(key: str, conf: Path) -> bool:
-    return "." not in key and (conf / key).is_dir()
-
-
 def _check_option(group: str, option: str, conf: Path) -> None:
-    options = sorted(file.stem for file in (conf / group).glob("*.yaml") if file.stem != _OWN)
+    options = options_of(group, conf)
     if option not in options:
         near = difflib.get_close_matches(option, options, n=1)
         raise FrostlineError(
@@ -130,7 +142,7 @@ def _check_option(group: str, option: str, conf: Path) -> None:
 
 
 def _write(settings: Mapping[str, Any], conf: Path) -> None:
-    groups = {key: value for key, value in settings.items() if _is_group(key, conf)}
+    groups = {key: value for key, value in settings.items() if is_group(key, conf)}
     # A mapping as its text: a later one takes its place, where Hydra would merge two of them.
     values = {
         key: json.dumps(value, ensure_ascii=False) if isinstance(value, Mapping) else value
@@ -139,28 +151,24 @@ def _write(settings: Mapping[str, Any], conf: Path) -> None:
     }
     for group in _SOURCES:
         inside = {key.partition(".")[2]: value for key, value in values.items() if key.startswith(f"{group}.")}
-        file = conf / group / f"{_OWN}.yaml"
+        file = conf / group / f"{OWN}.yaml"
         if inside:
             write_text(file, _yaml({"defaults": [groups.get(group, _default_of(group, conf)), "_self_"], **inside}))
-            groups[group] = _OWN
+            groups[group] = OWN
         else:
             file.unlink(missing_ok=True)
     rest = _nested({key: value for key, value in values.items() if key.partition(".")[0] not in _SOURCES})
     if groups or rest:
-        choices = [{f"{_OVERRIDE}{group}": option} for group, option in groups.items()]
-        (conf / _SETTINGS).parent.mkdir(exist_ok=True)
-        write_text(conf / _SETTINGS, "# @package _global_\n" + _yaml({"defaults": choices, **rest}))
+        choices = [{f"{OVERRIDE}{group}": option} for group, option in groups.items()]
+        (conf / SETTINGS).parent.mkdir(exist_ok=True)
+        write_text(conf / SETTINGS, "# @package _global_\n" + _yaml({"defaults": choices, **rest}))
     else:
-        (conf / _SETTINGS).unlink(missing_ok=True)
+        (conf / SETTINGS).unlink(missing_ok=True)
 
 
 def _default_of(group: str, conf: Path) -> str:
-    defaults = _read(conf / "config.yaml")["defaults"]
+    defaults = read_yaml(conf / "config.yaml")["defaults"]
     return str(next(entry[group] for entry in defaults if isinstance(entry, dict) and group in entry))
-
-
-def _read(file: Path) -> dict[str, Any]:
-    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.load(file))) if file.is_file() else {}
 
 
 def _yaml(content: Mapping[str, Any]) -> str:

@@ -20,8 +20,8 @@ from typing import Any, cast
 
 import psutil  # type: ignore[import-untyped]  # comes with DVC, without types
 
+from frostline.config.kept import read_local
 from frostline.config.load import load_params
-from frostline.config.local import read_local
 from frostline.config.paths import PARAMS
 from frostline.config.project import check_repository
 from frostline.config.settings import Config

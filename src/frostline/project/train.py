@@ -14,7 +14,8 @@ from typing import Any
 import yaml
 
 from frostline.common.files import read_json
-from frostline.config.local import check_no_edits, read_local, set_local, write_params, write_recipe
+from frostline.config.kept import read_local
+from frostline.config.local import set_local, write_recipe
 from frostline.config.paths import CLASSIFIER, REPORT, VERDICT, WINNER
 from frostline.config.project import check_repository
 from frostline.project.alone import alone, beside_no_dvc
@@ -63,9 +64,7 @@ def train(
         moved = "data.path" in choices and choices["data.path"] != kept.get("data.path")
         names = [key for key in ("name", "data.name") if moved and key in kept]  # other images have another name
         with beside_no_dvc():
-            check_no_edits()
             set_local({**choices, **settings}, unset=names)
-            write_params()
         status = _search(ends) if searching else 0
         if status == 0:
             status = _run("dvc", "repro")
@@ -93,8 +92,7 @@ def _search(ends: float) -> int:
             write_recipe(
                 AUTO, _BASE, read_json(found), "Found by `frostline train --recipe auto`, which writes this anew."
             )
-            set_local({"experiment": AUTO})
-            write_params()
+            set_local({"experiment": AUTO}, drop_edits=True)
     return status
 
 
@@ -103,7 +101,7 @@ def _run(*module: str) -> int:
 
 
 def keep(changes: Mapping[str, str], unset: Sequence[str] = (), drop_edits: bool = False) -> dict[str, Any]:
-    """Change settings that stay (see `config.local.set_local`), and params.yaml with them; return all that stay.
+    """Change settings that stay, and params.yaml with them (see `config.local.set_local`); return all that stay.
 
     `drop_edits`: also where params.yaml has edits, which are lost. Raises FrostlineError as `train` does.
     """
@@ -111,11 +109,7 @@ def keep(changes: Mapping[str, str], unset: Sequence[str] = (), drop_edits: bool
     if not (changes or unset or drop_edits):
         return read_local()
     with alone(), beside_no_dvc():
-        if not drop_edits:
-            check_no_edits()
-        kept = set_local(changes, unset)
-        write_params()
-    return kept
+        return set_local(changes, unset, drop_edits)
 
 
 def _choices(

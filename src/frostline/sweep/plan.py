@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from frostline.common.fit_names import SQUASH
 from frostline.config.flat import flatten
+from frostline.config.kept import gone_choices
 from frostline.config.load import compose_conf, load_params
 from frostline.config.overrides import Override, assigned, interval_in, parse_overrides
 from frostline.config.paths import ARCHIVE, BACKBONE_WEIGHTS, PARAMS, PROCESSED
@@ -157,6 +158,8 @@ def plan(overrides: Sequence[str]) -> Plan:
         params = [f"{key}={value}" for key, value in (settings.sweeper.get("params") or {}).items()]
         asked = _last_of_each([*parse_overrides(params), *(item for item in parsed if _section(item) != "hydra")])
     except MissingConfigException as error:
+        if gone := gone_choices().get(error.missing_cfg_file or ""):
+            raise FrostlineError(gone) from error
         valid = ", ".join(error.options or ())
         raise FrostlineError(f"{error.missing_cfg_file}: there is no such option; valid: {valid}.") from error
     except (HydraException, OmegaConfBaseException) as error:
