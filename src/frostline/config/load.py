@@ -105,7 +105,8 @@ def _check_names(read: Any, written: Any, where: str) -> None:
         return
     for (name, inner), (text, below) in zip(read.items(), written.items(), strict=True):
         if str(name) != text:
-            raise FrostlineError(f"{where}: the name {text} reads as {name}; put it in quotes: '{text}'.")
+            shown = " ".join(text.split())
+            raise FrostlineError(f"{where}: the name {shown} reads as {name}; put it in quotes: '{shown}'.")
         _check_names(inner, below, where)
 
 
