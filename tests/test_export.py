@@ -106,6 +106,34 @@ def test_no_folder_of_yours_is_deleted(tmp_path, name):
     assert (folder / "chapter.tex").is_file()
 
 
+@pytest.mark.parametrize("place", ["thesis.tex", "assets/a.tex", "variables/a.tex", "assets.extra/a.tex"])
+def test_nor_what_you_keep_in_an_export(tmp_path, place):
+    model, folder = model_of(tmp_path), tmp_path / "exported"
+    export(model, METADATA, "saved_model", folder, images())
+    (folder / place).write_text("years of work")
+    with pytest.raises(FrostlineError, match="would have to be deleted") as raised:
+        export(model, METADATA, "saved_model", folder, images())
+    assert len(str(raised.value).splitlines()) == 2
+    assert (folder / place).read_text() == "years of work"
+
+
+def test_nor_the_saved_model_of_another_program(tmp_path):
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported" / "saved_model.pb").write_bytes(b"another's")
+    with pytest.raises(FrostlineError, match="would have to be deleted"):
+        export(model_of(tmp_path), METADATA, "saved_model", tmp_path / "exported", images())
+    assert (tmp_path / "exported" / "saved_model.pb").read_bytes() == b"another's"
+
+
+def test_words_of_yours_beside_an_export_stay(tmp_path):
+    (tmp_path / "model.tflite.md").write_text("# Image classifiers\n\nMy own words.\n")
+    with pytest.raises(FrostlineError, match=r"model\.tflite\.md is no model card") as raised:
+        export(model_of(tmp_path), METADATA, "tflite", tmp_path / "model.tflite", images())
+    assert len(str(raised.value).splitlines()) == 2
+    assert "My own words" in (tmp_path / "model.tflite.md").read_text()
+    assert not (tmp_path / "model.tflite").exists()
+
+
 def test_a_name_with_the_ending_of_another_format_is_refused(tmp_path):
     with pytest.raises(FrostlineError, match=r"model\.ONNX is called as what --to onnx writes, and --to is tflite"):
         export(model_of(tmp_path), METADATA, "tflite", tmp_path / "model.ONNX", images())

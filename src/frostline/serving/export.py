@@ -5,6 +5,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,17 @@ from frostline.models.saving import Metadata
 from frostline.runtime.errors import FrostlineError, check_installed
 from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.runtime.stderr import silent_stderr
-from frostline.serving.model_card import Origin, model_card
+from frostline.serving.model_card import Origin, is_card, model_card
 
 TOLERANCE = 1e-4
 """The largest difference in a probability that is taken for rounding: float32 over some hundred layers gives 1e-6."""
 _BATCH, _CHECKED = 32, 64
 _METADATA_FILE = "frostline.json"
+_EXTRA = "assets.extra"  # TensorFlow's name for files of one's own
+_SAVED_MODEL = (
+    *("saved_model.pb", "fingerprint.pb", "assets", "variables", "variables/variables.*"),
+    *(_EXTRA, f"{_EXTRA}/{_METADATA_FILE}"),
+)
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """Images (N, size, size, 3) float32 → the model's output."""
@@ -73,7 +79,7 @@ def export(
 
     Raises:
         FrostlineError: that difference is above TOLERANCE, packages are not installed, or `path` ends as another format
-            does, or is a folder with something else in it.
+            does, or is a folder with something else in it, or what lies in the card's place is none.
     """
     form = FORMATS[name]
     others = [other for other, one in FORMATS.items() if one.suffix and one.suffix == path.suffix.lower()]
@@ -81,9 +87,15 @@ def export(
         raise FrostlineError(
             f"{path} is called as what --to {others[0]} writes, and --to is {name}.\nChange one of them."
         )
-    if path.is_dir() and not (name == "saved_model" and (path / "saved_model.pb").is_file()):
+    if path.is_dir() and not (name == "saved_model" and _is_export(path)):
         raise FrostlineError(
             f"{path} is a folder that would have to be deleted.\n--output names what is to be written."
+        )
+    beside = card_beside(path)
+    if beside.exists() and not is_card(beside):
+        raise FrostlineError(
+            f"{beside} is no model card of Frostline's, and one would have to replace it.\n"
+            "Move it, or give another --output."
         )
     check_installed(f"--to {name}", "export", *form.needs)
     card = model_card(metadata, model.input_shape[1], origin, name, path.name)
@@ -96,8 +108,15 @@ def export(
                 f"{path} would differ from the model by up to {difference:.1e} (allowed: {TOLERANCE:.0e}).\n"
                 "Nothing was written."
             )
-    write_text(card_beside(path), card)
+    write_text(beside, card)
     return difference
+
+
+def _is_export(folder: Path) -> bool:
+    """Whether `folder` is what `_write_saved_model` writes, and nothing else is in it that would be deleted."""
+    found = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+    ours = (name for name in found if any(fnmatchcase(name, pattern) for pattern in _SAVED_MODEL))
+    return f"{_EXTRA}/{_METADATA_FILE}" in found and list(ours) == found
 
 
 def card_beside(path: Path) -> Path:
@@ -193,7 +212,7 @@ def _write_saved_model(model: keras.Model, facts: Mapping[str, Any], path: Path)
     """What Keras' own `export` writes has all weights twice."""
     module = _forward(model, facts["applied_temperature"])
     tf.saved_model.save(module, str(path), signatures=module.serve)
-    extra = path / "assets.extra"  # TensorFlow's name for files of one's own
+    extra = path / _EXTRA
     extra.mkdir()
     (extra / _METADATA_FILE).write_text(_json(facts), encoding="utf-8")
 
