@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from frostline.data.images import decode_image
-from frostline.models.saving import Metadata, load_model, load_trained, save_for_use
+from frostline.models.saving import Metadata, load_model, load_trained, save_for_use, save_model
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.serving import export as exporting
@@ -67,6 +67,30 @@ def test_what_it_gives_is_calibrated(tmp_path, name, temperature, classes):
         np.abs(given - load_classifier(tmp_path / "raw.keras").probabilities(images())[:, -given.shape[1] :]).max()
         > 0.001
     )
+
+
+def sure_model(path, highest):
+    """Write a model of two classes that is right and far too sure: its logits go up to `highest`."""
+    write_model(path)
+    model = load_model(path)
+    scores, bias = model.layers[-1].get_weights()
+    logits = keras.Model(model.input, model.layers[-2].output)(images().astype(np.float32)).numpy() @ scores
+    model.layers[-1].set_weights([scores, bias + highest - logits.max()])
+    save_model(model, path, CLASSES)
+
+
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+@pytest.mark.parametrize("name", INSTALLED)
+@pytest.mark.parametrize("highest", [8, 16])
+def test_a_model_that_is_too_sure_can_be_exported_whatever_its_temperature(tmp_path, name, highest):
+    sure_model(tmp_path / "raw.keras", highest)
+    path, use = tmp_path / f"model{FORMATS[name].suffix}", tmp_path / "model.keras"
+    for temperature in (0.05, 2.5, 20):
+        save_for_use(tmp_path / "raw.keras", use, threshold=0.5, temperature=temperature)
+        assert export(*load_trained(use), name, path, images()) <= TOLERANCE
+        given = FORMATS[name].read(path)(images().astype(np.float32))
+        rounded = TOLERANCE if highest < 12 else 3e-3  # what predict makes of a sigmoid near 1
+        np.testing.assert_allclose(given, load_classifier(use).probabilities(images())[:, 1:], atol=rounded)
 
 
 @pytest.mark.parametrize("name", INSTALLED)
