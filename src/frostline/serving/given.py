@@ -18,6 +18,7 @@ from frostline.runtime.process_pool import cores
 from frostline.serving.predict import find_images, shown
 
 _AS_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+_DEEP = ("I;16B", "I;16L", "I;16N")  # I;16, with their bytes in another order
 _TO_RGB = ("RGBX", "CMYK", "YCbCr")
 _TAKEN = (
     "a path, the bytes of an image file, a PIL image, or uint8 pixels from 0 to 255: "
@@ -46,7 +47,7 @@ def given_in(images: Any) -> list[Given]:
         FrostlineError: something else is among them, or a folder or file that is not there, or holds no image.
         OSError: a folder cannot be read.
     """
-    if isinstance(images, io.IOBase):
+    if hasattr(images, "read"):  # a file of tempfile's is no io.IOBase
         raise _refused("the image", "an open file")
     single = isinstance(images, str | Path | bytes | bytearray | memoryview | np.ndarray | Image.Image)
     if not single and not isinstance(images, Iterable):
@@ -58,6 +59,8 @@ def given_in(images: Any) -> list[Given]:
 def _expanded(item: Any, place: str) -> Iterator[Given]:
     name = f"image{place}"
     match item:
+        case str() if not item.strip():
+            raise FrostlineError(f"{name} is an empty path.\nA folder is named, the current one by a dot.")
         case str() | Path():
             for path in find_images([Path(item)]):
                 yield Given(shown(path), path)
@@ -66,7 +69,12 @@ def _expanded(item: Any, place: str) -> Iterator[Given]:
         case Image.Image():
             if 0 in item.size:
                 raise _refused(name, f"a PIL image of {item.width} x {item.height} pixels")
-            if item.mode not in _AS_PNG + _TO_RGB:
+            if item.mode in ("I", "F"):  # .convert("RGB") would clip, to white mostly
+                raise FrostlineError(
+                    f"{name} is a PIL image of mode {item.mode}, which does not say what its numbers go from and to.\n"
+                    "Give the file itself, or numbers from 0 to 255 as uint8."
+                )
+            if item.mode not in _AS_PNG + _DEEP + _TO_RGB:
                 raise FrostlineError(f"{name} is a PIL image of mode {item.mode}.\nConvert it first: .convert('RGB')")
             try:
                 item.load()  # what is opened from a file is read only now, and by one thread
@@ -123,9 +131,12 @@ def _file(content: bytes | np.ndarray | Image.Image) -> bytes:
     if isinstance(content, bytes):
         return content
     if isinstance(content, np.ndarray):
-        image = Image.fromarray(np.ascontiguousarray(content[..., 0] if content.shape[2:] == (1,) else content))
-    else:
-        image = content.convert("RGB") if content.mode in _TO_RGB else content
+        content = Image.fromarray(np.ascontiguousarray(content[..., 0] if content.shape[2:] == (1,) else content))
+    image, exif = content, content.getexif()  # which says what side is up
+    if image.mode in _TO_RGB:
+        image = image.convert("RGB")
+    elif image.mode in _DEEP:
+        image = Image.fromarray(np.asarray(image).astype(np.uint16))
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=0, exif=image.getexif())  # which says what side is up
+    image.save(buffer, "PNG", compress_level=0, exif=exif)
     return buffer.getvalue()

@@ -74,8 +74,8 @@ def serve(model_path: Path, host: str, port: int, root: Path | None, threshold: 
 def _listening(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server((str(address[0]), port), family=family)
-    except (OSError, OverflowError) as error:
+        return socket.create_server(address, family=family)  # type: ignore[arg-type]  # with the scope of IPv6
+    except (OSError, OverflowError, UnicodeError) as error:  # the last one for a name that no server can have
         reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise FrostlineError(f"{host}:{port} cannot be used: {reason}.\nGive another --port or --host.") from error
 
