@@ -56,30 +56,23 @@ def given_in(images: Any) -> list[Given]:
     return [one for number, item in enumerate(items) for one in _expanded(item, "" if single else f"[{number}]")]
 
 
+def named(place: str | Path, what: str) -> Path:
+    """The path `place`; raises FrostlineError, which calls it `what`, for a blank one: to Python that is a folder."""
+    if isinstance(place, str) and not place.strip():
+        raise FrostlineError(f"{what} is an empty path.\nThe current folder is called by a dot.")
+    return Path(place)
+
+
 def _expanded(item: Any, place: str) -> Iterator[Given]:
     name = f"image{place}"
     match item:
-        case str() if not item.strip():
-            raise FrostlineError(f"{name} is an empty path.\nA folder is named, the current one by a dot.")
         case str() | Path():
-            for path in find_images([Path(item)]):
+            for path in find_images([named(item, name)]):
                 yield Given(shown(path), path)
         case bytes() | bytearray() | memoryview():
             yield Given(name, bytes(item))
         case Image.Image():
-            if 0 in item.size:
-                raise _refused(name, f"a PIL image of {item.width} x {item.height} pixels")
-            if item.mode in ("I", "F"):  # .convert("RGB") would clip, to white mostly
-                raise FrostlineError(
-                    f"{name} is a PIL image of mode {item.mode}, which does not say what its numbers go from and to.\n"
-                    "Give the file itself, or numbers from 0 to 255 as uint8."
-                )
-            if item.mode not in _AS_PNG + _DEEP + _TO_RGB:
-                raise FrostlineError(f"{name} is a PIL image of mode {item.mode}.\nConvert it first: .convert('RGB')")
-            try:
-                item.load()  # what is opened from a file is read only now, and by one thread
-            except Exception as error:  # Pillow's decoders raise errors of many kinds on damaged data
-                raise FrostlineError(f"{name} cannot be read: {error}.") from error
+            _load(item, name)
             yield Given(name, item)
         case np.ndarray():
             _check_pixels(item, name)
@@ -89,6 +82,23 @@ def _expanded(item: Any, place: str) -> Iterator[Given]:
                 yield from (Given(f"{name}[{row}]", image) for row, image in enumerate(item))
         case _:
             raise _refused(name, f"of the type {type(item).__name__}")
+
+
+def _load(image: Image.Image, name: str) -> None:
+    """Read the pixels of `image`, if it is one that can be taken; of a file that is opened, this is only now."""
+    if 0 in image.size:
+        raise _refused(name, f"a PIL image of {image.width} x {image.height} pixels")
+    if image.mode in ("I", "F"):  # .convert("RGB") would clip, to white mostly
+        raise FrostlineError(
+            f"{name} is a PIL image of mode {image.mode}, which does not say what its numbers go from and to.\n"
+            "Give the file itself, or numbers from 0 to 255 as uint8."
+        )
+    if image.mode not in _AS_PNG + _DEEP + _TO_RGB:
+        raise FrostlineError(f"{name} is a PIL image of mode {image.mode}.\nConvert it first: .convert('RGB')")
+    try:
+        image.load()  # by one thread
+    except Exception as error:  # Pillow's decoders raise errors of many kinds on damaged data
+        raise FrostlineError(f"{name} cannot be read: {error}.") from error
 
 
 def _check_pixels(pixels: np.ndarray, name: str) -> None:
