@@ -407,11 +407,13 @@ LINK_LOCAL = [
 
 
 @pytest.mark.skipif(not LINK_LOCAL, reason="no interface has an IPv6 address of its link")
-def test_the_interface_of_an_address_of_its_link_is_kept():
-    from frostline.serving.server import _listening
+def test_the_interface_of_an_address_of_its_link_is_kept(tmp_path, capfd):
+    from frostline.runtime.errors import FrostlineError
+    from frostline.serving.server import serve
 
-    with _listening(LINK_LOCAL[0], 0) as listener:
-        assert listener.getsockname()[0] == LINK_LOCAL[0]
+    with pytest.raises(FrostlineError, match="not found"):
+        serve(tmp_path / "none.keras", LINK_LOCAL[0], 0, None)
+    assert capfd.readouterr().err.startswith(f"warning: whoever reaches {LINK_LOCAL[0]} may use")
 
 
 def test_other_machines_are_let_in_only_with_a_warning(tmp_path, capfd):

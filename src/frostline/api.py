@@ -8,7 +8,6 @@ import json
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -192,7 +191,7 @@ def load(path: str | Path = CLASSIFIER, threshold: float | None = None) -> Class
     """
     from frostline.serving.classifier import load_classifier
 
-    if threshold is not None and not (isinstance(threshold, Real) and 0 < threshold < 1):
+    if threshold is not None and not (isinstance(threshold, int | float | np.floating) and 0 < threshold < 1):
         raise FrostlineError(f"threshold={threshold!r} is not a number between 0 and 1.")
     threshold = None if threshold is None else float(threshold)
     file = named(path, "the model")
