@@ -4,14 +4,18 @@ import io
 import json
 import subprocess
 import sys
+import tempfile
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import frostline
+from frostline.data.images import decode_image
 from frostline.models.saving import save_for_use
+from frostline.serving.given import decoded, given_in
 from served import CLASSES, SIZE, ball, field, write_model
 
 
@@ -101,6 +105,19 @@ def test_pixels_are_what_a_file_of_them_is(model):
 
 
 @pytest.mark.slow
+def test_16_bits_are_what_a_file_of_them_is_in_whatever_order_their_bytes_are(model):
+    grey = np.linspace(0, 65535, 60 * 40).reshape(40, 60).astype(np.uint16)
+    as_png = io.BytesIO()
+    Image.fromarray(grey).save(as_png, "PNG")
+    (of_file,) = model.predict(as_png.getvalue())
+    for mode, order in (("I;16", "<u2"), ("I;16L", "<u2"), ("I;16B", ">u2")):
+        image = Image.frombytes(mode, (60, 40), grey.astype(order).tobytes())
+        assert model.predict(image)[0].probabilities == of_file.probabilities, mode
+        (seen,) = decoded(given_in(image), SIZE, "squash")
+        np.testing.assert_array_equal(seen, decode_image(as_png.getvalue(), SIZE))
+
+
+@pytest.mark.slow
 def test_the_side_that_is_up_is_exifs_in_a_pil_image_too(model):
     image = Image.open(io.BytesIO(ball()))
     exif = Image.Exif()
@@ -140,9 +157,14 @@ def test_nothing_gives_nothing(model, tmp_path):
         ([ball(), [ball()]], r"image\[1\] is of the type list"),
         (3, "the image is of the type int"),
         (None, "of the type NoneType"),
-        (Image.new("F", (8, 8)), "PIL image of mode F"),
+        (Image.new("F", (8, 8)), "PIL image of mode F, which does not say what its numbers go from and to"),
+        (Image.new("I", (8, 8)), "PIL image of mode I, which does not say"),
+        (Image.new("HSV", (8, 8)), r"PIL image of mode HSV\.\nConvert it first: \.convert\('RGB'\)"),
+        ("", "image is an empty path"),
+        ([" "], r"image\[0\] is an empty path"),
         (Image.new("RGB", (0, 8)), "PIL image of 0 x 8 pixels"),
         (io.BytesIO(ball()), "the image is an open file"),
+        (tempfile.NamedTemporaryFile(), "the image is an open file"),  # noqa: SIM115 - it is the case
         (Image.open(io.BytesIO(ball()[:3000])), "image cannot be read: image file is truncated"),
     ],
 )
@@ -252,5 +274,13 @@ def test_what_a_program_gets_wrong_is_frostlines_error(tmp_path, path):
         frostline.load(path, threshold="0.3")
     with pytest.raises(frostline.Error, match="is a folder"):
         frostline.load(tmp_path)
+    for call in (frostline.load, frostline.train, partial(frostline.evaluate, path)):
+        with pytest.raises(frostline.Error, match="is an empty path"):
+            call(" ")
+    assert frostline.load(path, threshold=np.float32(0.25)).threshold == 0.25
+    write_model(tmp_path / "three.keras", ("a", "b", "ball"))
+    with pytest.raises(frostline.Error, match="one threshold does not decide") as raised:
+        frostline.load(tmp_path / "three.keras", threshold=0.3)
+    assert "--" not in str(raised.value), "there is no command here"
     with pytest.raises(frostline.Error, match="is no Frostline project"):
         frostline.train(tmp_path)

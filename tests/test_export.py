@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from frostline.data.images import decode_image
-from frostline.models.saving import Metadata, load_model, load_trained, save_for_use
+from frostline.models.saving import Metadata, load_model, load_trained, save_for_use, save_model
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras, tf
 from frostline.serving import export as exporting
@@ -69,6 +69,30 @@ def test_what_it_gives_is_calibrated(tmp_path, name, temperature, classes):
     )
 
 
+def sure_model(path, highest):
+    """Write a model of two classes that is right and far too sure: its logits go up to `highest`."""
+    write_model(path)
+    model = load_model(path)
+    scores, bias = model.layers[-1].get_weights()
+    logits = keras.Model(model.input, model.layers[-2].output)(images().astype(np.float32)).numpy() @ scores
+    model.layers[-1].set_weights([scores, bias + highest - logits.max()])
+    save_model(model, path, CLASSES)
+
+
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+@pytest.mark.parametrize("name", INSTALLED)
+@pytest.mark.parametrize("highest", [8, 16])
+def test_a_model_that_is_too_sure_can_be_exported_whatever_its_temperature(tmp_path, name, highest):
+    sure_model(tmp_path / "raw.keras", highest)
+    path, use = tmp_path / f"model{FORMATS[name].suffix}", tmp_path / "model.keras"
+    for temperature in (0.05, 2.5, 20):
+        save_for_use(tmp_path / "raw.keras", use, threshold=0.5, temperature=temperature)
+        assert export(*load_trained(use), name, path, images()) <= TOLERANCE
+        given = FORMATS[name].read(path)(images().astype(np.float32))
+        rounded = TOLERANCE if highest < 12 else 3e-3  # what predict makes of a sigmoid near 1
+        np.testing.assert_allclose(given, load_classifier(use).probabilities(images())[:, 1:], atol=rounded)
+
+
 @pytest.mark.parametrize("name", INSTALLED)
 def test_layers_that_the_backbones_have(tmp_path, name):
     """A mean to subtract, grouped convolutions and GELU: each needs help on its way to ONNX."""
@@ -104,6 +128,34 @@ def test_no_folder_of_yours_is_deleted(tmp_path, name):
     with pytest.raises(FrostlineError, match="would have to be deleted"):
         export(model, METADATA, name, folder, images())
     assert (folder / "chapter.tex").is_file()
+
+
+@pytest.mark.parametrize("place", ["thesis.tex", "assets/a.tex", "variables/a.tex", "assets.extra/a.tex"])
+def test_nor_what_you_keep_in_an_export(tmp_path, place):
+    model, folder = model_of(tmp_path), tmp_path / "exported"
+    export(model, METADATA, "saved_model", folder, images())
+    (folder / place).write_text("years of work")
+    with pytest.raises(FrostlineError, match="would have to be deleted") as raised:
+        export(model, METADATA, "saved_model", folder, images())
+    assert len(str(raised.value).splitlines()) == 2
+    assert (folder / place).read_text() == "years of work"
+
+
+def test_nor_the_saved_model_of_another_program(tmp_path):
+    (tmp_path / "exported").mkdir()
+    (tmp_path / "exported" / "saved_model.pb").write_bytes(b"another's")
+    with pytest.raises(FrostlineError, match="would have to be deleted"):
+        export(model_of(tmp_path), METADATA, "saved_model", tmp_path / "exported", images())
+    assert (tmp_path / "exported" / "saved_model.pb").read_bytes() == b"another's"
+
+
+def test_words_of_yours_beside_an_export_stay(tmp_path):
+    (tmp_path / "model.tflite.md").write_text("# Image classifiers\n\nMy own words.\n")
+    with pytest.raises(FrostlineError, match=r"model\.tflite\.md is no model card") as raised:
+        export(model_of(tmp_path), METADATA, "tflite", tmp_path / "model.tflite", images())
+    assert len(str(raised.value).splitlines()) == 2
+    assert "My own words" in (tmp_path / "model.tflite.md").read_text()
+    assert not (tmp_path / "model.tflite").exists()
 
 
 def test_a_name_with_the_ending_of_another_format_is_refused(tmp_path):

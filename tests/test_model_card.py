@@ -1,14 +1,17 @@
 """The model card says what the files say, and where they say nothing, that."""
 
 import hashlib
+import io
 import re
 
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
+from PIL import Image, ImageOps
 
 from frostline.common.files import read_json, write_json
+from frostline.common.fit_names import FITS
+from frostline.data.images import decode_image
 from frostline.models.saving import Metadata, load_trained, save_for_use
 from frostline.serving.export import FORMATS, export
 from frostline.serving.model_card import Origin, current_origin, key_figures, model_card, recorded_origin
@@ -167,9 +170,42 @@ def test_the_code_on_it_runs(tmp_path, name, capsys):
     (tmp_path / "picture.jpg").write_bytes(ball())
     path = tmp_path / f"모델 1{FORMATS[name].suffix}"
     model, metadata = load_trained(tmp_path / "model.keras")
-    with Image.open(tmp_path / "picture.jpg") as image:
-        pixels = [image.resize((SIZE, SIZE), Image.Resampling.BILINEAR)]
-    export(model, metadata, name, path, np.stack(pixels))
+    export(model, metadata, name, path, decode_image(ball(), SIZE)[None])
     (code,) = re.findall("```python\n(.*?)```", (tmp_path / f"{path.name}.md").read_text("utf-8"), re.DOTALL)
     exec(code)
     assert 0.5 < float(capsys.readouterr().out.strip("[]\n")) < 1
+
+
+def of_every_kind():
+    """(format, options, image): turned by EXIF, transparent, of other modes."""
+    image = Image.open(io.BytesIO(ball(width=200, height=120)))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    alpha = Image.new("L", image.size, 255)
+    alpha.paste(0, (0, 0, 80, 120))
+    clear = image.copy()
+    clear.putalpha(alpha)
+    yield "JPEG", {"quality": 95}, image
+    yield "PNG", {"exif": exif}, image
+    yield "TIFF", {"exif": exif}, image
+    yield "PNG", {}, clear
+    yield "WEBP", {"lossless": True}, clear
+    yield "PNG", {}, clear.convert("LA")
+    yield "PNG", {"transparency": 0}, image.quantize(4)
+    yield "PNG", {"transparency": (30, 90, 50)}, Image.open(io.BytesIO(ball("PNG")))
+    yield "TIFF", {}, image.convert("CMYK")
+    yield "PNG", {}, image.convert("1")
+
+
+@pytest.mark.parametrize("fit", FITS)
+def test_the_code_on_it_reads_pictures_as_predict_does(tmp_path, fit):
+    text = model_card(Metadata(["cat", "dog"], 0.5, fit=fit), SIZE, Origin(), "onnx", "model.onnx")
+    (code,) = re.findall("size = .*?pixels = [^\n]*", text, re.DOTALL)
+    for kind, options, image in of_every_kind():
+        image.save(tmp_path / "picture.jpg", kind, **options)
+        found = {"np": np, "Image": Image, "ImageOps": ImageOps}
+        exec(code, found)
+        expected = decode_image((tmp_path / "picture.jpg").read_bytes(), SIZE, fit)
+        difference = np.abs(found["pixels"][0] - expected)
+        assert difference.mean() < 1, (kind, options, image.mode)
+        assert difference.max() <= 10, (kind, options, image.mode)

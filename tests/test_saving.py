@@ -1,4 +1,7 @@
 import hashlib
+import json
+import math
+import re
 import subprocess
 import sys
 import zipfile
@@ -85,6 +88,89 @@ def test_a_missing_or_broken_model_is_named(tmp_path):
     (tmp_path / "broken.keras").write_bytes(b"not a model")
     with pytest.raises(FrostlineError, match=r"broken\.keras is not a model"):
         load_model(tmp_path / "broken.keras")
+
+
+@pytest.fixture(scope="module")
+def entries(tmp_path_factory):
+    """What a model's file holds, by name."""
+    path = tmp_path_factory.mktemp("model") / "model.keras"
+    inputs = keras.Input((4,))
+    save_model(keras.Model(inputs, keras.layers.Dense(1)(inputs)), path, ["cat", "dog"])
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def write(path, entries, **changed):
+    """A model's file with other values in its metadata."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in entries.items():
+            archive.writestr(name, json.dumps(json.loads(content) | changed) if name == "metadata.json" else content)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *[("temperature", value) for value in (0, -1, 10**400, math.nan, math.inf, "x", None, True, [1])],
+        *[("threshold", value) for value in ("0.5", 7, -0.1, math.nan, True, [0.1, 0.2], {}, [], [[0, 1]])],
+        *[("threshold", value) for value in ([[0, 1], [1]], [[0, 0], [0, 0]], [[1, 1], [1, 0]], [[0, -1], [1, 0]])],
+        *[("threshold", value) for value in ([[0, "1"], [1, 0]], [0, [1, 0]])],
+        *[("classes", value) for value in ("ab", ["a", "a"], [1, 2], {"a": 1, "b": 2}, ["a", " "], None)],
+    ],
+)
+def test_what_the_metadata_cannot_say_is_named(tmp_path, entries, field, value):
+    write(tmp_path / "model.keras", entries, **{field: value})
+    with pytest.raises(FrostlineError, match=rf"model\.keras says {field}=") as raised:
+        load_metadata(tmp_path / "model.keras")
+    assert len(str(raised.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("fit", ["stretch", [], None])
+def test_a_fit_of_another_release_is_named(tmp_path, entries, fit):
+    write(tmp_path / "model.keras", entries, fit=fit)
+    with pytest.raises(FrostlineError, match=r"model\.keras takes pictures fitted by "):
+        load_metadata(tmp_path / "model.keras")
+
+
+@pytest.mark.parametrize("threshold", [0, 1, 0.3, None, [[0, 5], [1, 0]], [[0, 0], [2.5, 0]]])
+def test_what_a_threshold_of_two_classes_can_be(tmp_path, entries, threshold):
+    write(tmp_path / "model.keras", entries, threshold=threshold)
+    assert load_metadata(tmp_path / "model.keras").threshold == threshold
+
+
+def encrypted(path, entries):
+    write(path, entries)
+    content = bytearray(path.read_bytes())
+    for mark, place in (
+        (b"PK\3\4", 6),
+        (b"PK\1\2", 8),
+    ):  # the flags, in each member's own header and in the list of all
+        for found in re.finditer(re.escape(mark), bytes(content)):
+            content[found.start() + place] |= 1
+    path.write_bytes(content)
+
+
+def of_a_place_before_its_start(path, entries):
+    write(path, entries)
+    content = bytearray(path.read_bytes())
+    end = content.rindex(b"PK\5\6")
+    content[end + 12 : end + 20] = (len(content) + 50).to_bytes(4, "little") + bytes(4)
+    path.write_bytes(content)
+
+
+def nested_too_deep(path, entries):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("metadata.json", b"[" * 200_000)
+
+
+@pytest.mark.parametrize("make", [encrypted, of_a_place_before_its_start, nested_too_deep])
+def test_a_damaged_archive_is_named(tmp_path, entries, make):
+    path = tmp_path / "model.keras"
+    make(path, entries)
+    with pytest.raises(FrostlineError, match=r"model\.keras is not a \.keras file") as raised:
+        load_metadata(path)
+    assert len(str(raised.value).splitlines()) == 2
+    with pytest.raises(FrostlineError, match=r"model\.keras is not a model"):
+        load_model(path)
 
 
 def test_code_from_a_model_file_is_not_run(tmp_path):

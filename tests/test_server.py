@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import psutil
 import pytest
 import requests
 
@@ -336,12 +337,25 @@ def test_a_fault_of_the_servers_own_is_not_shown_to_the_client(model):
         assert requests.get(f"{address}/health").ok
 
 
-def test_a_client_that_hangs_up_disturbs_nobody(address):
-    host, port = address.removeprefix("http://").split(":")
-    for start in (b"POST /invocations HTTP/1.1\r\nContent-Type: image/jpeg\r\n", b"\0\xff not HTTP\r\n\r\n"):
-        with socket.create_connection((host, int(port))) as client:
-            client.sendall(start + b"Host: 127.0.0.1\r\nContent-Length: 1000\r\n\r\nhalf")
-    assert classes(requests.post(f"{address}/invocations", data=ball(), headers=JPEG)) == ["ball"]
+def test_a_client_that_hangs_up_disturbs_nobody(model):
+    """Nor does it leave anything on the server's terminal."""
+    post = b"POST /invocations HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/jpeg\r\n"
+    with frostline("serve", "--model", str(model), "--port", "0") as process:
+        port = int(re.search(r"127\.0\.0\.1:(\d+)", process.stderr.readline())[1])
+        for sent in (
+            b"\0\xff not HTTP\r\n\r\n",
+            post + b"Content-Length: 1000\r\n\r\nhalf",
+            post + b"Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+            post + b"Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\nno number\r\n",
+        ):
+            with socket.create_connection(("127.0.0.1", port)) as client:
+                client.sendall(sent)
+                time.sleep(0.3)  # so that the server reads it first
+        answer = requests.post(f"http://127.0.0.1:{port}/invocations", data=ball(), headers=JPEG)
+        assert classes(answer) == ["ball"]
+        os.killpg(process.pid, signal.SIGINT)
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output, errors.strip()) == (0, "", "stopped")
 
 
 def frostline(*arguments):
@@ -371,7 +385,13 @@ def test_an_address_or_model_that_cannot_be_used_costs_two_lines(tmp_path, model
 
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        for host, number in (("127.0.0.1", port), ("no.such.host.invalid", 0), ("127.0.0.1", 99999)):
+        for host, number in (
+            ("127.0.0.1", port),
+            ("no.such.host.invalid", 0),
+            ("127.0.0.1", 99999),
+            ("a..b", 0),
+            (70 * "a", 0),
+        ):
             with pytest.raises(FrostlineError, match="cannot be used") as raised:
                 serve(model, host, number, None)
             assert len(str(raised.value).splitlines()) == 2
@@ -379,6 +399,21 @@ def test_an_address_or_model_that_cannot_be_used_costs_two_lines(tmp_path, model
         serve(model, "127.0.0.1", 0, tmp_path / "none")
     with pytest.raises(FrostlineError, match="not found"):
         serve(tmp_path / "none.keras", "127.0.0.1", 0, None)
+
+
+LINK_LOCAL = [
+    address.address for at in psutil.net_if_addrs().values() for address in at if address.address.startswith("fe80:")
+]
+
+
+@pytest.mark.skipif(not LINK_LOCAL, reason="no interface has an IPv6 address of its link")
+def test_the_interface_of_an_address_of_its_link_is_kept(tmp_path, capfd):
+    from frostline.runtime.errors import FrostlineError
+    from frostline.serving.server import serve
+
+    with pytest.raises(FrostlineError, match="not found"):
+        serve(tmp_path / "none.keras", LINK_LOCAL[0], 0, None)
+    assert capfd.readouterr().err.startswith(f"warning: whoever reaches {LINK_LOCAL[0]} may use")
 
 
 def test_other_machines_are_let_in_only_with_a_warning(tmp_path, capfd):

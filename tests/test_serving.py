@@ -1,6 +1,7 @@
 """What MLflow serves: its own loader and its own server, on what `log_model` logs."""
 
 import base64
+import io
 import os
 import re
 import shutil
@@ -16,9 +17,11 @@ import pandas as pd
 import pytest
 import requests
 from mlflow.pyfunc import scoring_server
+from PIL import Image
 
 from frostline.config.load import compose_conf
 from frostline.data.images import decode_image
+from frostline.serving.pyfunc import InvalidInputError, as_pixels
 from frostline.tracking import runs
 from frostline.tracking.logged_model import log_model
 from served import SIZE, ball, field, serving, write_model
@@ -95,6 +98,23 @@ def test_images_are_classified_however_they_come(loaded, images):
     assert list(answers["class"]) == BOTH
     for _, answer in answers.iterrows():
         assert answer["probability"] == answer["probabilities"][answer["class"]] > 0.7
+
+
+def test_files_keep_the_zeros_that_they_end_in(loaded):
+    """A BMP whose upper rows, which come last, are black."""
+    picture = Image.open(io.BytesIO(ball()))
+    picture.paste(0, (0, 0, 480, 60))
+    file = io.BytesIO()
+    picture.save(file, "BMP")
+    content = file.getvalue()
+    assert content.endswith(bytes(100))
+    (expected,) = as_pixels(np.array([content], object), SIZE, "squash")
+    np.testing.assert_array_equal(expected, decode_image(content, SIZE))
+    for given in (content, [content], (content,), pd.DataFrame({"image": [content]})):
+        np.testing.assert_array_equal(as_pixels(given, SIZE, "squash"), expected[None])
+    with pytest.raises(InvalidInputError, match=r"has lost the zeros that files end in: give np\.array"):
+        as_pixels(np.array([content]), SIZE, "squash")
+    assert list(loaded.predict(np.array([content], object))["class"]) == ["ball"]
 
 
 def test_the_example_is_one_to_send(loaded):

@@ -20,7 +20,7 @@ from frostline.common.layout import images_below, is_clutter
 from frostline.common.thresholds import Threshold
 from frostline.config.paths import CLASSIFIER, DATA_SUMMARY, FIGURES, REPORT
 from frostline.runtime.errors import FrostlineError
-from frostline.serving.given import Given, decoded, given_in
+from frostline.serving.given import Given, decoded, given_in, named
 from frostline.serving.model_card import key_figures
 from frostline.serving.predict import BATCH
 
@@ -191,11 +191,13 @@ def load(path: str | Path = CLASSIFIER, threshold: float | None = None) -> Class
     """
     from frostline.serving.classifier import load_classifier
 
-    if threshold is not None and not (isinstance(threshold, int | float) and 0 < threshold < 1):
+    if threshold is not None and not (isinstance(threshold, int | float | np.floating) and 0 < threshold < 1):
         raise FrostlineError(f"threshold={threshold!r} is not a number between 0 and 1.")
-    if Path(path).is_dir():
+    threshold = None if threshold is None else float(threshold)
+    file = named(path, "the model")
+    if file.is_dir():
         raise FrostlineError(f"{path} is a folder.\nGive the .keras file in it.")
-    return Classifier(load_classifier(Path(path), threshold))
+    return Classifier(load_classifier(file, threshold))
 
 
 def train(
@@ -226,7 +228,7 @@ def train(
 
     texts = {key: _as_text(value) for key, value in (settings or {}).items()} | ({"data.name": name} if name else {})
     given = None if weights is None else str(weights)
-    if project.train(None if folder is None else Path(folder), given, recipe, texts):
+    if project.train(None if folder is None else named(folder, "the folder"), given, recipe, texts):
         raise FrostlineError("Training has failed; what went wrong is said above.\nThe same call goes on from there.")
     metrics = read_json(FIGURES)
     return Training(
@@ -256,7 +258,7 @@ def evaluate(model: Classifier | str | Path, folder: str | Path) -> Evaluation:
 
     classifier = model if isinstance(model, Classifier) else load(model)
     loaded = classifier._loaded
-    given, all_labels = _labelled(Path(folder), classifier.classes)
+    given, all_labels = _labelled(named(folder, "the folder"), classifier.classes)
     labels, parts, unreadable = [], [], {}
     for start, batch in zip(range(0, len(given), BATCH), _batches(given), strict=True):
         pixels = []

@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     form = predict.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object a line")
     form.add_argument("--csv", action="store_true")
-    form.add_argument("--output", type=_place, metavar="FILE", help="write them to FILE.csv or FILE.parquet")
+    form.add_argument("--output", type=_place, metavar="FILE", help="a .csv or .parquet file to write")
     predict.set_defaults(run=_predict)
 
     serve = commands.add_parser("serve", help="classify over HTTP, with a page to drop an image on")

@@ -1,14 +1,22 @@
 """Keras model files whose bytes depend on the model alone."""
 
+import errno
 import json
+import lzma
 import re
 import shutil
+import struct
+import sys
+import textwrap
 import zipfile
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
 
 from frostline.common.files import replacing, zip_entry
 from frostline.common.fit_names import FITS, SQUASH, Fit
@@ -18,6 +26,9 @@ from frostline.runtime.errors import FrostlineError
 from frostline.runtime.quiet_tensorflow import keras
 
 _METADATA = "metadata.json"
+_DAMAGED = (zipfile.BadZipFile, EOFError, RuntimeError, zlib.error, lzma.LZMAError, struct.error)
+"""What zipfile raises, beside OSError, on what is no archive or one that it cannot read (encrypted, say), and json on
+what is nested too deep."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +112,7 @@ def load_model(path: Path) -> keras.Model:
     try:
         return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises errors of many kinds on what is no model, or one of another program
-        if isinstance(error, OSError) and error.errno:  # the disk, and not the file
+        if _is_the_disks(error):
             raise
         reason = " ".join(str(error).split())[:200]
         raise FrostlineError(f"{path} is not a model that Keras can read: {reason}") from error
@@ -109,10 +120,7 @@ def load_model(path: Path) -> keras.Model:
 
 def needs_keras_hub(path: Path) -> bool:
     """Whether the model file at `path` has layers or functions of KerasHub."""
-    with (
-        suppress(OSError, KeyError, zipfile.BadZipFile, NotImplementedError, zlib.error),
-        zipfile.ZipFile(path) as archive,
-    ):
+    with suppress(OSError, KeyError, *_DAMAGED), zipfile.ZipFile(path) as archive:
         return hub.is_named_in(archive.read("config.json").decode(errors="replace"))
     return False  # what is wrong with it, loading says
 
@@ -121,26 +129,67 @@ def load_metadata(path: Path) -> Metadata:
     """The metadata of a model that `save_model` or `save_for_use` wrote.
 
     Without a threshold it is 0.5 for two classes, without a temperature 1, without a fit squash. Raises FrostlineError
-    for a file without names of classes, and for one whose fit this release does not know.
+    for a file without names of classes, for one whose fit this release does not know, and for one that says of a field
+    what it cannot be.
     """
+    advice = "Give a model that Frostline has trained."
     try:
         with zipfile.ZipFile(path) as archive:
             content = json.loads(archive.read(_METADATA))
-        classes = list(content["classes"])
-        threshold = content.get("threshold", 0.5 if len(classes) == 2 else None)
-        metadata = Metadata(classes, threshold, float(content.get("temperature", 1)), content.get("fit", SQUASH))
     except FileNotFoundError as error:
         raise FrostlineError(f"{path} not found.\nTrain it first: dvc repro") from error
-    except (IsADirectoryError, zipfile.BadZipFile, EOFError, NotImplementedError, zlib.error) as error:
-        raise FrostlineError(f"{path} is not a .keras file.\nGive a model that Frostline has trained.") from error
-    except (KeyError, TypeError, ValueError) as error:
-        raise FrostlineError(f"{path} does not name its classes.\nGive a model that Frostline has trained.") from error
-    if metadata.fit not in FITS:
+    except (KeyError, ValueError) as error:
+        raise FrostlineError(f"{path} does not name its classes.\n{advice}") from error
+    except (OSError, *_DAMAGED) as error:
+        if _is_the_disks(error) and not isinstance(error, IsADirectoryError):
+            raise
+        raise FrostlineError(f"{path} is not a .keras file.\n{advice}") from error
+    if not isinstance(content, dict) or "classes" not in content:
+        raise FrostlineError(f"{path} does not name its classes.\n{advice}")
+    classes, fit = content["classes"], content.get("fit", SQUASH)
+    if fit not in FITS:
         raise FrostlineError(
-            f"{path} takes pictures fitted by {metadata.fit!r}, which this release does not know: {', '.join(FITS)}.\n"
+            f"{path} takes pictures fitted by {fit!r}, which this release does not know: {', '.join(FITS)}.\n"
             "Use the release that trained it, or a later one."
         )
-    return metadata
+    if not (isinstance(classes, list) and all(isinstance(name, str) and name.strip() for name in classes)):
+        raise _unusable(path, "classes", classes)
+    if len(set(classes)) < len(classes):
+        raise _unusable(path, "classes", classes)
+    threshold, temperature = content.get("threshold", 0.5 if len(classes) == 2 else None), content.get("temperature", 1)
+    if not _can_decide(threshold, len(classes)):
+        raise _unusable(path, "threshold", threshold)
+    if not _is_number(temperature) or temperature <= 0:
+        raise _unusable(path, "temperature", temperature)
+    return Metadata(classes, threshold, float(temperature), fit)
+
+
+def _is_the_disks(error: Exception) -> bool:
+    """Whether the system did not let a file be read. EINVAL says that a damaged archive led to no place in it."""
+    return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+
+
+def _unusable(path: Path, field: str, value: object) -> FrostlineError:
+    said = textwrap.shorten(repr(value), 100, placeholder=" …")
+    return FrostlineError(f"{path} says {field}={said}, which cannot be.\nGive a model that Frostline has trained.")
+
+
+def _can_decide(threshold: Any, classes: int) -> bool:
+    """Whether `threshold`, out of a file, is a Threshold for so many `classes`."""
+    if threshold is None or _is_number(threshold):
+        return threshold is None or 0 <= threshold <= 1
+    if not isinstance(threshold, list) or len(threshold) != classes:
+        return False
+    if all(map(_is_number, threshold)):
+        return classes > 2 and min(threshold) > 0
+    if not all(isinstance(row, list) and len(row) == classes and all(map(_is_number, row)) for row in threshold):
+        return False
+    costs = np.array(threshold, np.float64)
+    return not costs.diagonal().any() and bool(costs.min() >= 0) and bool(costs.max() > 0)
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def load_trained(path: Path) -> tuple[keras.Model, Metadata]:

@@ -71,7 +71,7 @@ def load_classifier(path: Path, threshold: float | None = None) -> Classifier:
     if threshold is not None and len(metadata.classes) > 2:
         raise FrostlineError(
             f"{path} tells {len(metadata.classes)} classes apart: one threshold does not decide between them.\n"
-            "Leave out --threshold, which is for two."
+            "Leave the threshold out: it is for two."
         )
     forward, size = predictor(model), model.input_shape[1]
 

@@ -18,6 +18,7 @@ from frostline.runtime.process_pool import cores
 from frostline.serving.predict import find_images, shown
 
 _AS_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+_DEEP = ("I;16B", "I;16L", "I;16N")  # I;16, with their bytes in another order
 _TO_RGB = ("RGBX", "CMYK", "YCbCr")
 _TAKEN = (
     "a path, the bytes of an image file, a PIL image, or uint8 pixels from 0 to 255: "
@@ -46,7 +47,7 @@ def given_in(images: Any) -> list[Given]:
         FrostlineError: something else is among them, or a folder or file that is not there, or holds no image.
         OSError: a folder cannot be read.
     """
-    if isinstance(images, io.IOBase):
+    if hasattr(images, "read"):  # a file of tempfile's is no io.IOBase
         raise _refused("the image", "an open file")
     single = isinstance(images, str | Path | bytes | bytearray | memoryview | np.ndarray | Image.Image)
     if not single and not isinstance(images, Iterable):
@@ -55,23 +56,23 @@ def given_in(images: Any) -> list[Given]:
     return [one for number, item in enumerate(items) for one in _expanded(item, "" if single else f"[{number}]")]
 
 
+def named(place: str | Path, what: str) -> Path:
+    """The path `place`; raises FrostlineError, which calls it `what`, for a blank one: to Python that is a folder."""
+    if isinstance(place, str) and not place.strip():
+        raise FrostlineError(f"{what} is an empty path.\nThe current folder is called by a dot.")
+    return Path(place)
+
+
 def _expanded(item: Any, place: str) -> Iterator[Given]:
     name = f"image{place}"
     match item:
         case str() | Path():
-            for path in find_images([Path(item)]):
+            for path in find_images([named(item, name)]):
                 yield Given(shown(path), path)
         case bytes() | bytearray() | memoryview():
             yield Given(name, bytes(item))
         case Image.Image():
-            if 0 in item.size:
-                raise _refused(name, f"a PIL image of {item.width} x {item.height} pixels")
-            if item.mode not in _AS_PNG + _TO_RGB:
-                raise FrostlineError(f"{name} is a PIL image of mode {item.mode}.\nConvert it first: .convert('RGB')")
-            try:
-                item.load()  # what is opened from a file is read only now, and by one thread
-            except Exception as error:  # Pillow's decoders raise errors of many kinds on damaged data
-                raise FrostlineError(f"{name} cannot be read: {error}.") from error
+            _load(item, name)
             yield Given(name, item)
         case np.ndarray():
             _check_pixels(item, name)
@@ -81,6 +82,23 @@ def _expanded(item: Any, place: str) -> Iterator[Given]:
                 yield from (Given(f"{name}[{row}]", image) for row, image in enumerate(item))
         case _:
             raise _refused(name, f"of the type {type(item).__name__}")
+
+
+def _load(image: Image.Image, name: str) -> None:
+    """Read the pixels of `image`, if it is one that can be taken; of a file that is opened, this is only now."""
+    if 0 in image.size:
+        raise _refused(name, f"a PIL image of {image.width} x {image.height} pixels")
+    if image.mode in ("I", "F"):  # .convert("RGB") would clip, to white mostly
+        raise FrostlineError(
+            f"{name} is a PIL image of mode {image.mode}, which does not say what its numbers go from and to.\n"
+            "Give the file itself, or numbers from 0 to 255 as uint8."
+        )
+    if image.mode not in _AS_PNG + _DEEP + _TO_RGB:
+        raise FrostlineError(f"{name} is a PIL image of mode {image.mode}.\nConvert it first: .convert('RGB')")
+    try:
+        image.load()  # by one thread
+    except Exception as error:  # Pillow's decoders raise errors of many kinds on damaged data
+        raise FrostlineError(f"{name} cannot be read: {error}.") from error
 
 
 def _check_pixels(pixels: np.ndarray, name: str) -> None:
@@ -123,9 +141,12 @@ def _file(content: bytes | np.ndarray | Image.Image) -> bytes:
     if isinstance(content, bytes):
         return content
     if isinstance(content, np.ndarray):
-        image = Image.fromarray(np.ascontiguousarray(content[..., 0] if content.shape[2:] == (1,) else content))
-    else:
-        image = content.convert("RGB") if content.mode in _TO_RGB else content
+        content = Image.fromarray(np.ascontiguousarray(content[..., 0] if content.shape[2:] == (1,) else content))
+    image, exif = content, content.getexif()  # which says what side is up
+    if image.mode in _TO_RGB:
+        image = image.convert("RGB")
+    elif image.mode in _DEEP:
+        image = Image.fromarray(np.asarray(image).astype(np.uint16))
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=0, exif=image.getexif())  # which says what side is up
+    image.save(buffer, "PNG", compress_level=0, exif=exif)
     return buffer.getvalue()

@@ -152,6 +152,15 @@ def model_card(metadata: "Metadata", size: int, origin: Origin, form: str, file:
     )
 
 
+def is_card(path: Path) -> bool:
+    """Whether the file at `path` begins as a model card does."""
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8", errors="replace") as file:
+        begun = [file.readline(10_000) for _ in range(3)]
+    return begun[0].startswith("# Image classifier: ") and begun[2].startswith("Written by Frostline from ")
+
+
 def _plain(text: str) -> str:
     """`text` for Markdown that shows it as it is."""
     return re.sub(r"([\\`*_{}\[\]<>|#~&])", r"\\\1", " ".join(text.split()))

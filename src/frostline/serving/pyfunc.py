@@ -53,7 +53,15 @@ def as_pixels(images: Any, size: int, fit: Fit) -> np.ndarray:
 
     Raises InvalidInputError.
     """
+    if isinstance(images, bytes) or (
+        isinstance(images, list | tuple) and any(isinstance(one, bytes) for one in images)
+    ):
+        images = np.array(images, object)  # else NumPy would make strings of a fixed length
     items = np.atleast_1d(np.asarray(images))
+    if items.dtype.kind == "S":
+        raise InvalidInputError(
+            "an array of the type bytes has lost the zeros that files end in: give np.array(images, object)"
+        )
     if isinstance(items.flat[0] if items.size else None, str | bytes):
         return np.stack([_decode(item, number, size, fit) for number, item in enumerate(items.ravel())])
     expected = f"images as base64 strings, or whole numbers from 0 to 255 of shape (N, {size}, {size}, 3)"

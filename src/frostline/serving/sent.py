@@ -15,7 +15,7 @@ from anyio import to_thread
 from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from frostline.common.data_urls import from_text
 
@@ -93,6 +93,8 @@ async def _sent_body(request: Request) -> bytes:
                     break
     except TimeoutError as error:
         raise HTTPException(408, f"the request did not arrive within {_PATIENCE} seconds") from error
+    except ClientDisconnect as error:  # nobody reads the answer; uncaught it would be a traceback
+        raise HTTPException(400, "the request broke off") from error
     if size > BODY_LIMIT:
         raise HTTPException(413, f"more than {BODY_LIMIT // _MIB} MiB")
     return b"".join(parts)

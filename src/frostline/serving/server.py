@@ -51,7 +51,8 @@ def serve(model_path: Path, host: str, port: int, root: Path | None, threshold: 
     if root is not None and not root.is_dir():
         raise FrostlineError(f"{root} is not a folder.\n--root names the folder whose images may be asked for.")
     with _listening(host, port) as listener:
-        address, number, *_ = listener.getsockname()
+        numeric = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
+        address, number = socket.getnameinfo(listener.getsockname(), numeric)  # with the scope of IPv6
         names = ["*"]
         if ipaddress.ip_address(address).is_loopback:
             names = [host, "localhost", "127.0.0.1", "::1", "[::1]"]  # not a stranger's page by way of DNS (rebinding)
@@ -74,8 +75,9 @@ def serve(model_path: Path, host: str, port: int, root: Path | None, threshold: 
 def _listening(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server((str(address[0]), port), family=family)
-    except (OSError, OverflowError) as error:
+        place, _, *scope = address  # getaddrinfo takes 99999 for a port, modulo 65536
+        return socket.create_server((place, port, *scope), family=family)
+    except (OSError, OverflowError, UnicodeError) as error:  # the last one for a name that no server can have
         reason = getattr(error, "strerror", None) or str(error).rstrip(".")
         raise FrostlineError(f"{host}:{port} cannot be used: {reason}.\nGive another --port or --host.") from error
 
