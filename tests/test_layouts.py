@@ -1,13 +1,14 @@
 """Each layout that people have is understood alike in a folder and in a zip, and what it was taken for is said."""
 
 import io
+import sys
 import zipfile
 
 import pytest
 
 from frostline.data.archive import list_images
 from frostline.data.folder_names import label_in, part_of
-from frostline.data.layout import Reading
+from frostline.data.layout import Reading, understand
 from frostline.runtime.errors import FrostlineError
 from frostline.sources.folder import pack_folder
 
@@ -310,6 +311,29 @@ def test_a_copy_of_the_tree_with_images_of_its_own(tmp_path):
     assert listing.notes == [
         "all repeats the folders beside it: 2 copies in it are left out, 1 more are added to theirs"
     ]
+
+
+def calls_to_understand(names):
+    calls = 0
+
+    def count(frame, event, arg):
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        understand(names, range(len(names)), "auto", "pets")
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+@pytest.mark.parametrize("pattern", ["#/1.jpg", "#/x/1.jpg", "train/#/1.jpg", "#/x/1.jpg #/y/1.jpg"])
+def test_twice_the_classes_or_splits_are_twice_the_work(pattern):
+    def names(count):
+        return [tuple(file.replace("#", f"c{n}").split("/")) for n in range(count) for file in pattern.split()]
+
+    assert calls_to_understand(names(600)) < 2.5 * calls_to_understand(names(300))
 
 
 AMBIGUOUS = {

@@ -4,8 +4,9 @@ The names of files are tuples of their parts, ``("train", "cats", "1.jpg")``, in
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -177,10 +178,10 @@ def _with_loose_as_top(files: list[_File]) -> list[_File]:
 def _without_copy_of_tree(files: list[_File], contents: Sequence[Hashable]) -> tuple[list[_File], list[str]]:
     """Lift what lies in a topmost folder whose subfolders are called as those beside it, but for copies."""
     groups = _groups(files)
-    notes = []
+    names, notes = set(groups), []
     for name, group in groups.items():
         subs = {file.rest[1] for file in group if len(file.rest) > 2}
-        if len(subs) > 1 and subs < set(groups) and all(len(file.rest) > 2 for file in group):
+        if len(subs) > 1 and subs < names and all(len(file.rest) > 2 for file in group):
             others = [file for file in files if file.rest[0] != name]
             known = {(file.rest, contents[file.index]) for file in others}
             lifted = [replace(file, rest=file.rest[1:]) for file in group]
@@ -210,7 +211,15 @@ def _tops(files: Iterable[_File]) -> list[_Top]:
     if len(set().union(*subs.values())) == 1 and any(map(_tell_classes, groups.values())):  # train/images/cat.0.jpg
         return [_Top(name, [replace(file, rest=file.rest[-1:]) for file in group]) for name, group in groups.items()]
     inner = {name: set(_groups(_unwrapped(group))) for name, group in groups.items()}
-    return [_Top(name, _without_wrapper(name, group, subs, inner)) for name, group in groups.items()]
+    having, having_inside = (Counter(chain(*folders.values())) for folders in (subs, inner))
+    alike = len(set(map(frozenset, subs.values()))) == 1
+    tops = []
+    for name, group in groups.items():
+        # an only subfolder that some of the others have, too, is a class, unless all of them have just that one
+        is_class = len(subs[name]) > 1 or (not alike and any(having[sub] > 1 for sub in subs[name]))
+        classes_of_others = len(having_inside) - sum(having_inside[sub] == 1 for sub in inner[name])
+        tops.append(_Top(name, group if is_class else _without_wrapper(name, group, classes_of_others)))
+    return tops
 
 
 def _without_images_folder(files: list[_File]) -> list[_File]:
@@ -221,21 +230,11 @@ def _without_images_folder(files: list[_File]) -> list[_File]:
     return [replace(file, rest=file.rest[1:]) if len(file.rest) > 1 else file for file in files]
 
 
-def _without_wrapper(
-    name: str, files: list[_File], subs: Mapping[str, set[str]], inner: Mapping[str, set[str]]
-) -> list[_File]:
-    """The `files` of the topmost folder `name` without its only subfolder, where that is no class.
-
-    `subs`: the subfolders of each topmost folder; `inner`: those in its only one. One that some of the others have,
-    too, is a class, unless all of them have just that one.
-    """
-    others = set().union(*(subs[other] for other in subs if other != name))
-    if len(subs[name]) > 1 or (subs[name] & others and any(inside != subs[name] for inside in subs.values())):
-        return files
+def _without_wrapper(name: str, files: list[_File], classes_of_others: int) -> list[_File]:
+    """The `files` of the topmost folder `name` without its only subfolder, where that is no class."""
     files = _unwrapped(files)
     left = set(_groups(files))
-    classes = set().union(*(inner[other] for other in inner if other != name))
-    if len(left) == 1 and len(classes) > 1 and (_is_split_name(name) or left == {name}):  # test/unknown/1.jpg
+    if len(left) == 1 and classes_of_others > 1 and (_is_split_name(name) or left == {name}):  # test/unknown/1.jpg
         return [replace(file, rest=file.rest[-1:]) for file in files]
     return files
 
@@ -376,9 +375,10 @@ def _check_classes(places: Sequence[Place], top: TopFolders, where: str) -> None
             f"{where}: {_listed(strange)} would be {what} a split, a day or mere images are.\n"
             f"Give a folder with one folder per class; or, if it is so: preprocess.top_folders={top}."
         )
+    having = Counter(chain(*classes_of.values()))
     for split, own in sorted(classes_of.items()):
-        others = set().union(*(classes for other, classes in classes_of.items() if other != split))
-        if others and not own & others:
+        if len(classes_of) > 1 and all(having[name] == 1 for name in own):
+            others = having.keys() - own
             raise FrostlineError(
                 f"{where}: {split} has the classes {_listed(sorted(own))}, and none of the other splits' "
                 f"{_listed(sorted(others))}.\n"
