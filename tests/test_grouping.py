@@ -104,7 +104,7 @@ def test_a_group_stands_in_one_split_and_in_one_fold(tmp_path, pattern):
         (
             of_patients(2),
             r"patient\d+",
-            "Class 'cat' has images of 1 group (preprocess.group), which leaves the validation",
+            "of 2 classes: 'cat' (1 group), 'dog' (1 group).",
         ),
     ],
 )
