@@ -138,6 +138,10 @@ LAYOUTS: dict[str, tuple[dict[str, str | None], str]] = {
         {"cats/IMG_#.jpg": "cats", "cats/DSC_#.jpg": "cats", "dogs/IMG_#.jpg": "dogs", "dogs/PXL_#.jpg": "dogs"},
         "classes cats and dogs, one folder each",
     ),
+    "browsers' and messengers' names": (
+        {f"{name}/{pattern}": name for name in CATS_AND_DOGS for pattern in ("images (#).jpg", "FB_IMG_#.jpg")},
+        "classes cats and dogs, one folder each",
+    ),
     "names of synsets": (
         {"n01/n01_#.JPEG": "n01", "n02/n02_#.JPEG": "n02"},
         "classes n01 and n02, one folder each",
@@ -426,6 +430,7 @@ def test_what_is_hardly_meant_is_asked_for(patterns, words, tmp_path):
             ["train/ice cream/#.jpg", "train/tea/#.jpg", "val/ice_cream/#.jpg", "val/tea/#.jpg"],
             "the classes ice cream (in train) and ice_cream (in val) differ by case, spaces, dashes or the width",
         ),
+        (["P100000#.jpg", "SAM_000#.jpg"], "no labelled images found"),
         (["IMG_#.jpg", "DSC_#.jpg", "WhatsApp Image 2024-01-05 at 10.00.0#.jpeg"], "no labelled images found"),
         (
             ["all/train/good/#.jpg", "all/test/good/#.jpg", "large/good/#.jpg", "large/bad/#.jpg"],
@@ -448,6 +453,10 @@ def test_what_is_no_layout(patterns, words, tmp_path):
         ("golden retriever_12.png", "golden retriever"), ("class1_001.jpg", "class1"), ("고양이.3.jpg", "고양이"),
         ("1.jpg", None), ("0012.jpg", None), ("2024-01-05.jpg", None), ("cover.jpg", None), ("1_cat.jpg", None),
         ("IMG_0001.jpg", None), ("DSCN0001.jpg", None), ("_MG_1.jpg", None), ("IMG-20240101-WA0001.jpg", None),
+        ("images (1).jpg", None), ("download (1).jpg", None), ("unnamed (2).png", None), ("FB_IMG_1.jpg", None),
+        ("received_123.jpeg", None), ("Snapchat-123.jpg", None), ("Screenshot_1.png", None), ("KakaoTalk_1.jpg", None),
+        ("P1000001.jpg", None), ("SAM_0001.JPG", None), ("SAM_0001 (1).JPG", None), ("사진 1.jpg", None),
+        ("p_1.jpg", "p"), ("P100.jpg", "P"), ("sam_1.jpg", "sam"), ("downloader_1.jpg", "downloader"),
         ("cat_20240105_1.jpg", None), ("image_1.jpg", None), ("imgur_1.jpg", "imgur"), ("cat 1999 2.jpg", "cat 1999"),
     ],
 )  # fmt: skip
