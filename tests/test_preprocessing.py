@@ -239,6 +239,14 @@ def test_a_class_without_a_usable_image(tmp_path):
         prepare(archive_of(tmp_path / "a.zip", cats | {"dogs/1.jpg": image(1)[:-100]}), tmp_path / "out")
 
 
+def test_a_class_called_as_a_split_is_no_class(tmp_path):
+    archive = archive_of(tmp_path / "a.zip", {"train/1.jpg": image(1), "train/2.jpg": image(2)})
+    with pytest.raises(
+        FrostlineError, match=r"has 1 class: train, which is called as a split is\.\nExpected: one folder"
+    ):
+        prepare(archive, tmp_path / "out")
+
+
 def test_all_classes_without_a_usable_image_are_named_at_once(tmp_path):
     members = good(10) | {f"{name}/1.jpg": b"x" for name in ("fish", "owls")} | {"cats/x.jpg": image(1)[:-100]}
     with pytest.raises(FrostlineError) as raised:

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from frostline.data.dataset import Split
 
@@ -25,6 +25,10 @@ _CAMERA_NUMBER = re.compile(
 _IMAGES = re.compile(r"(jpe?g|png)?[ _-]?(images?|imgs?)[ _-]*\d*", re.IGNORECASE)
 _NO_CLASS = re.compile(r"(test|testing|val|validation|holdout|unlabell?ed)([ _-]?(set|data|images?))?[ _-]?\d*", re.I)
 _PART = re.compile(r"(.*[ _-])?(part|batch)[ _-]?\d+", re.IGNORECASE)
+_DOWNLOAD = re.compile(
+    r"(.+)-\d{8}T\d{6}Z(-\d+)+( ?\(\d+\))?|(OneDrive)_\d+_\d+-\d+-\d+"
+)  # Google Drive's zips; OneDrive's
+_AGAIN = re.compile(r"(.+?) ?\(\d+\)")  # pets (1), which a browser or a system makes of pets beside pets
 _MARKS = re.compile(r"(ground[ _-]?truth|gt|annotations?|labels?|masks?|segmentation\w*|trimaps?)", re.IGNORECASE)
 _MARKED = re.compile(r"(.+?)[ _-](?:mask|gt|segmentation)(?:[ _-]?\d+)?", re.IGNORECASE)
 
@@ -63,6 +67,20 @@ def says_no_class(name: str) -> bool:
     """Whether a folder is called as one of images, of a part of them, of a day, or of a split without training."""
     is_date = _DATE.match(name) and not any(letter.isalpha() for letter in name)
     return bool(says_images(name) or _PART.fullmatch(name) or is_date or _NO_CLASS.fullmatch(name))
+
+
+def whole_of(name: str, others: Container[str]) -> str:
+    """What a folder `name` beside `others` is a part of, by its name: ``pets-20240115T123456Z-001``; else itself."""
+    found = _DOWNLOAD.fullmatch(name)
+    if found:
+        return found[1] or found[4]
+    again = _AGAIN.fullmatch(name)
+    return again[1] if again and again[1] in others else name
+
+
+def differ_by_number(names: Sequence[str]) -> bool:
+    """Whether folders are called alike but for a number at the end: ``pets`` and ``pets 2``."""
+    return len({re.sub(r"[\s._-]*\d+$", "", name) for name in names}) == 1
 
 
 def spelling(name: str) -> str:

@@ -32,10 +32,10 @@ from frostline.data.dataset import (
     images_file,
     labels_file,
 )
-from frostline.data.folder_names import part_of
+from frostline.data.folder_names import is_fold, part_of
 from frostline.data.grouping import named_groups
 from frostline.data.images import UnreadableImageError, decode_image
-from frostline.data.layout import AS_IT_SEEMS, Reading
+from frostline.data.layout import AS_IT_SEEMS, EXPECTED, Reading
 from frostline.data.splitting import assign_groups, assign_splits, complete_splits, given_splits
 from frostline.runtime import ray_pool
 from frostline.runtime.errors import FrostlineError, classes_named
@@ -163,6 +163,8 @@ def _understood(listing: Listing, reading: Reading) -> str:
 def _classes(listing: Listing, where: str) -> list[str]:
     classes = sorted({member.label for member in listing.members if member.label})
     if len(classes) < 2:
+        if part_of(classes[0]) or is_fold(classes[0]):
+            raise FrostlineError(f"{where} has 1 class: {classes[0]}, which is called as a split is.\n{EXPECTED}")
         notes = "".join(f" ({note})" for note in listing.notes)
         raise FrostlineError(
             f"{where} has 1 class: {', '.join(classes)}{notes}.\nTwo or more are needed: add another one."
