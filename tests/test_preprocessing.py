@@ -251,7 +251,7 @@ def test_all_classes_without_a_usable_image_are_named_at_once(tmp_path):
     members = good(10) | {f"{name}/1.jpg": b"x" for name in ("fish", "owls")} | {"cats/x.jpg": image(1)[:-100]}
     with pytest.raises(FrostlineError) as raised:
         prepare(archive_of(tmp_path / "a.zip", members), tmp_path / "out")
-    why = "not a JPEG, PNG, GIF, BMP, TIFF or WebP image"
+    why = "not a JPEG, PNG, GIF, WebP, BMP or TIFF image"
     assert str(raised.value) == (
         f"No image of 2 classes: 'fish', 'owls' is usable; rejected: 2 {why}.\n"
         f"First: fish/1.jpg ({why}); owls/1.jpg ({why})"
