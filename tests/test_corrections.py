@@ -100,9 +100,10 @@ def test_what_is_dropped_on_purpose_does_not_count_as_lost_and_is_not_even_read(
     assert summary.rejected == {"dropped by corrections.csv": 1}
 
 
-def test_a_class_that_is_dropped_whole(archive):
-    lines = "".join(f"cats/{number}.png,drop\n" for number in range(12))
-    with pytest.raises(FrostlineError, match=r"No image of class 'cats' is usable; rejected: 12 dropped by correc"):
+@pytest.mark.parametrize("wanted", ["drop", "dogs", "drop dogs"])
+def test_a_class_of_which_nothing_is_left_is_said_before_anything_is_decoded(wanted, archive):
+    lines = "".join(f"cats/{number}.png,{wanted.split()[number % len(wanted.split())]}\n" for number in range(12))
+    with pytest.raises(FrostlineError, match=r"leaves no image of class 'cats': all are dropped or of another class"):
         prepare(archive, f"image,class\n{lines}")
 
 

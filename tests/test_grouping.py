@@ -92,9 +92,19 @@ def test_a_group_stands_in_one_split_and_in_one_fold(tmp_path, pattern):
     [
         (of_patients(13) | {"cat/one.jpg": drawn(20)["cat/0.jpg"]}, r"patient\d+", "finds nothing in 1 of 61 paths. F"),
         (
+            of_patients(13) | {"cat/patientX_1.jpg": drawn(20)["cat/0.jpg"]},
+            r"patient(\d+)?",
+            "1 of 61 paths. First: cat",
+        ),
+        (
+            of_patients(13) | {"cat/patientX_1.jpg": drawn(20)["cat/0.jpg"]},
+            r"patient(\d*)",
+            "1 of 61 paths. First: cat",
+        ),
+        (
             of_patients(2),
             r"patient\d+",
-            "Class 'cat' has images of 1 group (preprocess.group), which leaves the validation",
+            "of 2 classes: 'cat' (1 group), 'dog' (1 group).",
         ),
     ],
 )
@@ -122,7 +132,7 @@ def test_a_given_set_without_a_class_is_said_where_another_is_cut_in_groups(tmp_
 
 
 def test_an_image_without_a_group_is_alone(tmp_path):
-    data = prepare(tmp_path, drawn(40), group=r"(?:patient(\d+)_)?\d+")
+    data = prepare(tmp_path, drawn(40), group=r"patient\d+_|\d+\.jpg")
     assert [len(data.names(split)) for split in SPLITS] == [24, 8, 8]
 
 

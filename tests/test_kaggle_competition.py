@@ -273,7 +273,6 @@ def test_resumes_what_a_killed_process_left_and_does_not_disturb_it_before(start
         (b"<html>Log in</html>", "is no whole zip file"),
         (ARCHIVE[:-1000], "is no whole zip file"),
         (ARCHIVE[:5000] + b"damage" + ARCHIVE[5006:], "is no whole zip file (train.zip)"),
-        (zipped(**{"labels.csv": b"1"}), "has no train.zip, but labels.csv"),
     ],
 )
 def test_an_archive_that_is_not_what_is_needed(start, tmp_path, content, message):
@@ -292,6 +291,22 @@ def test_too_little_disk_space_is_said_before_the_first_byte_is_kept(start, tmp_
     assert code == 1
     assert "1.0 PB are still to be downloaded, the disk has" in err
     assert (len(server.downloads), leftovers(tmp_path)) == (1, [])
+
+
+def test_an_archive_of_another_kind_is_kept_and_not_fetched_again(start, tmp_path):
+    content = zipped(**{"labels.csv": b"1", "train/0a.jpg": random.Random(0).randbytes(MEBIBYTE)})
+    with running(KaggleServer(content, credentials=BEARER)) as server:
+        written = set()
+        for _ in range(2):
+            code, err = finish(start(server, KAGGLE_API_TOKEN=TOKEN), tmp_path)
+            assert code == 1
+            assert "has no train.zip, but labels.csv, train/0a.jpg" in err
+            assert f"kept as .frostline/downloads/{NAME}.zip: unpack it, and use data=folder" in err
+            kept = tmp_path / f".frostline/downloads/{NAME}.zip"
+            assert kept.read_bytes() == content
+            written.add(kept.stat().st_mtime_ns)
+    assert len(written) == 1
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.parametrize("name", ["", "../escape", "https://www.kaggle.com/competitions/titanic"])

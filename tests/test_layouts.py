@@ -1,22 +1,28 @@
 """Each layout that people have is understood alike in a folder and in a zip, and what it was taken for is said."""
 
 import io
+import sys
 import zipfile
 
 import pytest
 
 from frostline.data.archive import list_images
 from frostline.data.folder_names import label_in, part_of
-from frostline.data.layout import Reading
+from frostline.data.layout import Reading, understand
 from frostline.runtime.errors import FrostlineError
 from frostline.sources.folder import pack_folder
 
 CATS_AND_DOGS = ("cats", "dogs")
+POOLED = "classes cats and dogs, pooled from"
 
 
 def within(*folders, classes=CATS_AND_DOGS):
     """Class folders in each of `folders`, with their labels."""
     return {f"{folder}/{name}/#.jpg": name for folder in folders for name in classes}
+
+
+def or_classes(names):
+    return f"; if {names} are the classes: preprocess.top_folders=classes"
 
 
 # Files, # being a number, with their class; None: unlabelled, "": outside of the layout. And what is said.
@@ -50,7 +56,7 @@ LAYOUTS: dict[str, tuple[dict[str, str | None], str]] = {
         within("seg_train/seg_train", "seg_test/seg_test") | {"seg_pred/seg_pred/#.jpg": None},
         "classes cats and dogs, pooled from seg_train and seg_test; seg_pred unlabelled",
     ),
-    "splits of any name": (within("north", "south"), "classes cats and dogs, pooled from north and south"),
+    "splits of any name": (within("north", "south"), f"{POOLED} north and south" + or_classes("north and south")),
     "folds": (
         within(*(f"fold{number}" for number in range(5))),
         "classes cats and dogs, pooled from fold0, fold1, fold2, fold3 and fold4",
@@ -137,11 +143,45 @@ LAYOUTS: dict[str, tuple[dict[str, str | None], str]] = {
         {"cats/IMG_#.jpg": "cats", "cats/DSC_#.jpg": "cats", "dogs/IMG_#.jpg": "dogs", "dogs/PXL_#.jpg": "dogs"},
         "classes cats and dogs, one folder each",
     ),
+    "browsers' and messengers' names": (
+        {f"{name}/{pattern}": name for name in CATS_AND_DOGS for pattern in ("images (#).jpg", "FB_IMG_#.jpg")},
+        "classes cats and dogs, one folder each",
+    ),
+    "parts of a download, unpacked": (
+        {
+            "pictures-20240115T123456Z-001/pictures/cats/#.jpg": "cats",
+            "pictures-20240115T123456Z-001/pictures/dogs/#.jpg": "dogs",
+            "pictures-20240115T123456Z-002/pictures/dogs/1#.jpg": "dogs",
+            "pictures-20240115T123456Z-002/pictures/fish/#.jpg": "fish",
+        },
+        "classes cats, dogs and fish, one folder each",
+    ),
+    "a download of each class": (
+        {
+            "cats-20240115T123456Z-1-001/cats/#.jpg": "cats",
+            "cats-20240115T123456Z-1-002/cats/1#.jpg": "cats",
+            "dogs-20240115T123501Z-1-001/dogs/#.jpg": "dogs",
+        },
+        "classes cats and dogs, one folder each",
+    ),
+    "a folder beside one of its name": (
+        {
+            "pets/cats/#.jpg": "cats",
+            "pets/dogs/#.jpg": "dogs",
+            "pets (1)/dogs/1#.jpg": "dogs",
+            "pets (1)/fish/#.jpg": "fish",
+        },
+        "classes cats, dogs and fish, one folder each",
+    ),
+    "classes called with a number in brackets": (
+        {"egg (1)/#.jpg": "egg (1)", "egg (2)/#.jpg": "egg (2)"},
+        "classes egg (1) and egg (2), one folder each",
+    ),
     "names of synsets": (
         {"n01/n01_#.JPEG": "n01", "n02/n02_#.JPEG": "n02"},
         "classes n01 and n02, one folder each",
     ),
-    "domains": (within("amazon/images", "dslr/images"), "classes cats and dogs, pooled from amazon and dslr"),
+    "domains": (within("amazon/images", "dslr/images"), f"{POOLED} amazon and dslr" + or_classes("amazon and dslr")),
     "masks in folders beside the images of each class": (
         {f"{name}/images/{name}-#.png": name for name in CATS_AND_DOGS} | {"cats/masks/cats-#.png": ""},
         "classes cats and dogs, one folder each",
@@ -157,7 +197,7 @@ LAYOUTS: dict[str, tuple[dict[str, str | None], str]] = {
     "masks beside splits of several kinds": (
         within("a/train", "a/test", "b/train", "b/test")
         | dict.fromkeys(("a/ground_truth/cats/#_mask.png", "b/ground_truth/cats/#_mask.png"), ""),
-        "classes cats and dogs, pooled from a/train, b/train, a/test and b/test",
+        "classes cats and dogs, pooled from a/train, b/train, a/test and b/test" + or_classes("a and b"),
     ),
     "marks beside a folder of images": (
         {"images/Pug_#.jpg": "Pug", "images/beagle_#.jpg": "beagle", "annotations/trimaps/Pug_#.png": ""},
@@ -185,7 +225,7 @@ LAYOUTS: dict[str, tuple[dict[str, str | None], str]] = {
         "classes cats and dogs, one folder each",
     ),
     "numbers as classes": (within("train", "test", classes=("0", "1")), "classes 0 and 1, pooled from train and test"),
-    "years as splits": (within("2023", "2024"), "classes cats and dogs, pooled from 2023 and 2024"),
+    "years as splits": (within("2023", "2024"), f"{POOLED} 2023 and 2024" + or_classes("2023 and 2024")),
     "a class spelt in two ways side by side": (
         {"ice cream/#.jpg": "ice cream", "ice_cream/#.jpg": "ice_cream"},
         "classes ice cream and ice_cream, one folder each",
@@ -213,6 +253,17 @@ LAYOUTS: dict[str, tuple[dict[str, str | None], str]] = {
 }  # fmt: skip
 
 NOTES = {
+    "parts of a download, unpacked": [
+        "pictures-20240115T123456Z-001 and pictures-20240115T123456Z-002 are read as the parts of one folder; if they "
+        "are not: preprocess.top_folders=classes"
+    ],
+    "a download of each class": [
+        "cats-20240115T123456Z-1-001 and cats-20240115T123456Z-1-002 are read as the parts of one folder; if they are "
+        "not: preprocess.top_folders=classes"
+    ],
+    "a folder beside one of its name": [
+        "pets and pets (1) are read as the parts of one folder; if they are not: preprocess.top_folders=classes"
+    ],
     "masks in folders beside the images of each class": [
         "left out, masks of other images: 3 images (cats/masks/cats-0.png, cats/masks/cats-1.png, "
         "cats/masks/cats-2.png)"
@@ -312,6 +363,29 @@ def test_a_copy_of_the_tree_with_images_of_its_own(tmp_path):
     ]
 
 
+def calls_to_understand(names):
+    calls = 0
+
+    def count(frame, event, arg):
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        understand(names, range(len(names)), "auto", "pets")
+    finally:
+        sys.setprofile(None)
+    return calls
+
+
+@pytest.mark.parametrize("pattern", ["#/1.jpg", "#/x/1.jpg", "train/#/1.jpg", "#/x/1.jpg #/y/1.jpg"])
+def test_twice_the_classes_or_splits_are_twice_the_work(pattern):
+    def names(count):
+        return [tuple(file.replace("#", f"c{n}").split("/")) for n in range(count) for file in pattern.split()]
+
+    assert calls_to_understand(names(600)) < 2.5 * calls_to_understand(names(300))
+
+
 AMBIGUOUS = {
     "class folders or splits": (
         {f"{top}{sub}/#.jpg": (top[0], sub[1:] or "") for top in "ab" for sub in ("", "/x", "/y")},
@@ -332,6 +406,10 @@ AMBIGUOUS = {
     "years with few classes in common": (
         {f"{top}/{sub}/#.jpg": (top, sub) for top, subs in {"2023": "xy", "2024": "yz"}.items() for sub in subs},
         "the folders 2023 and 2024 may be the classes, or splits with the classes x, y and z",
+    ),
+    "numbered folders with few classes in common": (
+        {f"{top}/{sub}/#.jpg": (top, sub) for top, subs in {"pets": "xy", "pets 2": "yz"}.items() for sub in subs},
+        "the folders pets and pets 2 may be the classes, or splits with the classes x, y and z",
     ),
     "file names": (
         {f"{top}/{name}.#.jpg": (top, name) for top in "ab" for name in CATS_AND_DOGS},
@@ -382,8 +460,41 @@ def test_what_is_hardly_meant_is_asked_for(patterns, words, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("second", "told"),
+    [
+        (("dogs", "fish"), "Say which: preprocess.top_folders=classes, or"),
+        (("fish", "owls"), "if it is so: preprocess.top_folders=classes; if they are parts with classes in them:"),
+    ],
+)
+def test_parts_that_are_hardly_classes_may_be_splits(second, told, tmp_path):
+    places = {"pets-part1": CATS_AND_DOGS, "pets-part2": second}
+    path = zipped(tmp_path / "a.zip", [f"{part}/{name}/1.jpg" for part in places for name in places[part]])
+    with pytest.raises(FrostlineError) as raised:
+        listed(path)
+    assert f"{told} preprocess.top_folders=splits." in str(raised.value)
+    found = listed(path, Reading(top_folders="splits")).members
+    assert {member.label for member in found} == {*CATS_AND_DOGS, *second}
+
+
+def test_zips_that_are_parts_of_a_download_are_one_data_set(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for part, classes in (("001", CATS_AND_DOGS), ("002", ("dogs", "fish"))):
+            inner = zipped(tmp_path / "inner.zip", [f"pictures/{name}/{part}.jpg" for name in classes])
+            archive.writestr(f"pictures-20240115T123456Z-{part}.zip", inner.read_bytes())
+    listing = listed(tmp_path / "a.zip")
+    assert sorted((member.label, member.split) for member in listing.members) == [
+        ("cats", ""), ("dogs", ""), ("dogs", ""), ("fish", ""),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
     ("patterns", "words"),
     [
+        (
+            ["cats/train/#.jpg", "cats/val/#.jpg", "dogs/#.jpg"],
+            ": images in no split have the class dogs, and none of the other splits' cats.",
+        ),
+        (["Cats/train/#.jpg", "cats/#.jpg"], "Cats (in train) and cats (in no split) differ by case only"),
         (["#.jpg"], "no labelled images found"),
         (
             ["train/#.jpg", "test/#.jpg"],
@@ -402,6 +513,7 @@ def test_what_is_hardly_meant_is_asked_for(patterns, words, tmp_path):
             ["train/ice cream/#.jpg", "train/tea/#.jpg", "val/ice_cream/#.jpg", "val/tea/#.jpg"],
             "the classes ice cream (in train) and ice_cream (in val) differ by case, spaces, dashes or the width",
         ),
+        (["P100000#.jpg", "SAM_000#.jpg"], "no labelled images found"),
         (["IMG_#.jpg", "DSC_#.jpg", "WhatsApp Image 2024-01-05 at 10.00.0#.jpeg"], "no labelled images found"),
         (
             ["all/train/good/#.jpg", "all/test/good/#.jpg", "large/good/#.jpg", "large/bad/#.jpg"],
@@ -424,6 +536,10 @@ def test_what_is_no_layout(patterns, words, tmp_path):
         ("golden retriever_12.png", "golden retriever"), ("class1_001.jpg", "class1"), ("고양이.3.jpg", "고양이"),
         ("1.jpg", None), ("0012.jpg", None), ("2024-01-05.jpg", None), ("cover.jpg", None), ("1_cat.jpg", None),
         ("IMG_0001.jpg", None), ("DSCN0001.jpg", None), ("_MG_1.jpg", None), ("IMG-20240101-WA0001.jpg", None),
+        ("images (1).jpg", None), ("download (1).jpg", None), ("unnamed (2).png", None), ("FB_IMG_1.jpg", None),
+        ("received_123.jpeg", None), ("Snapchat-123.jpg", None), ("Screenshot_1.png", None), ("KakaoTalk_1.jpg", None),
+        ("P1000001.jpg", None), ("SAM_0001.JPG", None), ("SAM_0001 (1).JPG", None), ("사진 1.jpg", None),
+        ("p_1.jpg", "p"), ("P100.jpg", "P"), ("sam_1.jpg", "sam"), ("downloader_1.jpg", "downloader"),
         ("cat_20240105_1.jpg", None), ("image_1.jpg", None), ("imgur_1.jpg", "imgur"), ("cat 1999 2.jpg", "cat 1999"),
     ],
 )  # fmt: skip

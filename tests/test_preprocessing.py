@@ -197,11 +197,11 @@ def test_copies_across_given_splits_are_counted_and_said(tmp_path, capsys):
         (in_splits(train=6, test=3) | with_owls("test", 3), "the train set has no image of class 'owls'"),
         (
             in_splits(train=6, test=3) | with_owls("train", 1),
-            "class 'owls' has only 1 distinct training image, too few to cut a validation set from",
+            "too few distinct training images to cut a validation set from in class 'owls' (1)",
         ),
         (
             in_splits(train=6) | with_owls("train", 2) | {"test/1.jpg": image(900)},
-            "class 'owls' has only 2 distinct training images, too few to cut a test and a validation set from",
+            "too few distinct training images to cut a test and a validation set from in class 'owls' (2)",
         ),
     ],
 )
@@ -239,11 +239,30 @@ def test_a_class_without_a_usable_image(tmp_path):
         prepare(archive_of(tmp_path / "a.zip", cats | {"dogs/1.jpg": image(1)[:-100]}), tmp_path / "out")
 
 
+def test_a_class_called_as_a_split_is_no_class(tmp_path):
+    archive = archive_of(tmp_path / "a.zip", {"train/1.jpg": image(1), "train/2.jpg": image(2)})
+    with pytest.raises(
+        FrostlineError, match=r"has 1 class: train, which is called as a split is\.\nExpected: one folder"
+    ):
+        prepare(archive, tmp_path / "out")
+
+
+def test_all_classes_without_a_usable_image_are_named_at_once(tmp_path):
+    members = good(10) | {f"{name}/1.jpg": b"x" for name in ("fish", "owls")} | {"cats/x.jpg": image(1)[:-100]}
+    with pytest.raises(FrostlineError) as raised:
+        prepare(archive_of(tmp_path / "a.zip", members), tmp_path / "out")
+    why = "not a JPEG, PNG, GIF, WebP, BMP or TIFF image"
+    assert str(raised.value) == (
+        f"No image of 2 classes: 'fish', 'owls' is usable; rejected: 2 {why}.\n"
+        f"First: fish/1.jpg ({why}); owls/1.jpg ({why})"
+    )
+
+
 def test_a_class_with_too_few_images(tmp_path):
     archive = archive_of(tmp_path / "a.zip", good(10) | {"cats/x.jpg": b""})
     members = {name: content for name, content in good(10).items() if "cats" in name or name in ("dogs/1.jpg",)}
     prepare(archive, tmp_path / "out")
-    with pytest.raises(FrostlineError, match="'dogs' has only 1 distinct readable image"):
+    with pytest.raises(FrostlineError, match=r"Too few distinct readable images .* in class 'dogs' \(1\)"):
         prepare(archive_of(tmp_path / "b.zip", members), tmp_path / "out")
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frostline.data.dataset import SPLITS
-from frostline.data.splitting import assign_splits
+from frostline.data.splitting import assign_groups, assign_splits, complete_splits
 from frostline.runtime.errors import FrostlineError
 
 SHARES = {"train": 0.7, "validation": 0.15, "test": 0.15}
@@ -74,8 +74,41 @@ def test_split_is_pinned():
 @pytest.mark.parametrize("count", [1, 2])
 def test_too_few_images(count):
     names = ["cat"] * 10 + ["dog"] * count
-    with pytest.raises(FrostlineError, match=f"'dog' has only {count} distinct"):
+    words = rf"Too few distinct readable images for a training, a validation and a test set in class 'dog' \({count}\)"
+    with pytest.raises(FrostlineError, match=words):
         assign_splits(names, digests_of("x", 10 + count), 1, SHARES)
+
+
+def test_all_classes_with_too_few_images_are_named_at_once():
+    names = ["cat"] * 10 + [f"class{number}" for number in range(12) for _ in range(1 + number % 2)]
+    few = "'class0' (1), 'class1' (2), 'class10' (1), 'class11' (2), 'class2' (1), 'class3' (2), 'class4' (1)"
+    with pytest.raises(FrostlineError) as raised:
+        assign_splits(names, digests_of("x", len(names)), 1, SHARES)
+    assert f" set in 12 classes: {few}, 'class5' (2) and 4 more.\n" in str(raised.value)
+
+
+def test_all_that_given_splits_lack_is_named_at_once():
+    """The validation set is cut from the training set, where birds are too few for that and fish have none."""
+    places = {"cat": "train train test", "dog": "train train", "bird": "train test", "fish": "test", "owl": "train"}
+    images = [(name, split) for name, splits in places.items() for split in splits.split()]
+    names, given = zip(*images, strict=True)
+    with pytest.raises(FrostlineError) as raised:
+        complete_splits(names, digests_of("x", len(names)), [""] * len(names), given, 1, SHARES)
+    assert str(raised.value).startswith(
+        "preprocess.splits=given: the train set has no image of class 'fish'; the test set has no image of 2 classes: "
+        "'dog', 'owl'; too few distinct training images to cut a validation set from in 2 classes: "
+        "'bird' (1), 'owl' (1).\n"
+    )
+
+
+def test_all_classes_that_whole_groups_leave_out_are_named_at_once():
+    names = ["cat"] * 6 + ["dog"] * 6 + ["owl"] * 6
+    groups = [*map(str, range(6)), *["a", "b"] * 3, *["c"] * 6]
+    with pytest.raises(FrostlineError) as raised:
+        assign_groups(names, digests_of("x", 18), groups, 1, SHARES)
+    assert "each of train, validation, test images of 2 classes: 'dog' (2 groups), 'owl' (1 group)." in str(
+        raised.value
+    )
 
 
 def test_one_image_in_two_classes_is_not_split():

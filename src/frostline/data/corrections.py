@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from frostline.data.archive import Member
-from frostline.runtime.errors import FrostlineError
+from frostline.runtime.errors import FrostlineError, classes_named
 
 COLUMNS = ("image", "class")
 DROP = "drop"
@@ -23,7 +23,7 @@ def corrected(members: Sequence[Member], path: Path | None) -> tuple[list[Member
     they are, and the line is empty.
 
     Raises FrostlineError where the file is no such table, names an image twice, one that does not exist or is
-    unlabelled, or a class that no image has; with what is like it.
+    unlabelled, or a class that no image has, with what is like it; and where it leaves no image of a class.
     """
     wanted = _read(path) if path else {}
     if not wanted:
@@ -44,6 +44,12 @@ def corrected(members: Sequence[Member], path: Path | None) -> tuple[list[Member
                 f"{', …' * (len(classes) > 12)}; or drop."
             )
     now = [_as_wanted(member, wanted) for member in members]
+    left = {member.label for member in now if member.refusal != DROPPED}
+    if gone := [repr(name) for name in classes if name not in left]:
+        raise FrostlineError(
+            f"{path} leaves no image of {classes_named(gone)}: all are dropped or of another class there. Leave one or "
+            "more, or take the whole class out of the data."
+        )
     dropped = sum(name in (DROP, "") for _, name in wanted.values())
     others = sum(old.label != new.label for old, new in zip(members, now, strict=True))
     return now, f"{path}: {others:,} image{'s' * (others != 1)} of another class, {dropped:,} dropped"

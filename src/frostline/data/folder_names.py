@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from frostline.data.dataset import Split
 
@@ -14,10 +14,21 @@ _WORDS: dict[str, Split] = {
 _FOLD = re.compile(r"(fold|split)[ _-]?\d+", re.IGNORECASE)
 _NUMBERED = re.compile(r"(.+?)(?:[\s._-]+\d+\s*\(\d+\)|[\s._-]*\(?\d+\)?)")  # cat.0, cat_0, cat0, cat (1), cat.0 (1)
 _DATE = re.compile(r"(?<!\d)(19|20)\d\d([-_.](0[1-9]|1[0-2])|(0[1-9]|1[0-2])\d\d)(?!\d)")
-_CAMERA = re.compile(r"_?(img(_e)?|image|mg|dsc[fn]?|pxl|mvimg|dji|gopr|cimg|whatsapp image)", re.IGNORECASE)
+_CAMERA = re.compile(  # or a phone, a browser, a messenger: what it puts in front of a number
+    r"_?(img(_e)?|image|mg|dsc[fn]?|pxl|mvimg|dji|gopr|cimg|dcim|pict|whatsapp image|fb[_ ]img|received|kakaotalk"
+    r"|snapchat|screen[ _-]?shots?|images|download|unnamed|사진|스크린샷)",
+    re.IGNORECASE,
+)
+_CAMERA_NUMBER = re.compile(
+    r"(P\d{7}|SAM_\d{4})( ?\(\d+\))?"
+)  # Panasonic's and Samsung's; p_1 and sam_1 may be classes
 _IMAGES = re.compile(r"(jpe?g|png)?[ _-]?(images?|imgs?)[ _-]*\d*", re.IGNORECASE)
 _NO_CLASS = re.compile(r"(test|testing|val|validation|holdout|unlabell?ed)([ _-]?(set|data|images?))?[ _-]?\d*", re.I)
 _PART = re.compile(r"(.*[ _-])?(part|batch)[ _-]?\d+", re.IGNORECASE)
+_DOWNLOAD = re.compile(
+    r"(.+)-\d{8}T\d{6}Z(-\d+)+( ?\(\d+\))?|(OneDrive)_\d+_\d+-\d+-\d+"
+)  # Google Drive's zips; OneDrive's
+_AGAIN = re.compile(r"(.+?) ?\(\d+\)")  # pets (1), which a browser or a system makes of pets beside pets
 _MARKS = re.compile(r"(ground[ _-]?truth|gt|annotations?|labels?|masks?|segmentation\w*|trimaps?)", re.IGNORECASE)
 _MARKED = re.compile(r"(.+?)[ _-](?:mask|gt|segmentation)(?:[ _-]?\d+)?", re.IGNORECASE)
 
@@ -37,11 +48,12 @@ def is_fold(name: str) -> bool:
 def label_in(name: str) -> str | None:
     """The class in the file name "class.number.jpg" (or class_number, class-number, class (number)); None if none.
 
-    What cameras and phones put in front of a number, and what holds a date, is no class.
+    What cameras, phones and browsers put in front of a number, and what holds a date, is no class.
     """
     stem, _, ending = name.rpartition(".")
-    found = _NUMBERED.fullmatch(name if not stem or ending.isdecimal() else stem)
-    if not found or not any(letter.isalpha() for letter in found[1]):
+    stem = name if not stem or ending.isdecimal() else stem
+    found = _NUMBERED.fullmatch(stem)
+    if not found or _CAMERA_NUMBER.fullmatch(stem) or not any(letter.isalpha() for letter in found[1]):
         return None
     return None if _CAMERA.fullmatch(found[1]) or _DATE.search(found[1]) else found[1]
 
@@ -55,6 +67,20 @@ def says_no_class(name: str) -> bool:
     """Whether a folder is called as one of images, of a part of them, of a day, or of a split without training."""
     is_date = _DATE.match(name) and not any(letter.isalpha() for letter in name)
     return bool(says_images(name) or _PART.fullmatch(name) or is_date or _NO_CLASS.fullmatch(name))
+
+
+def whole_of(name: str, others: Container[str]) -> str:
+    """What a folder `name` beside `others` is a part of, by its name: ``pets-20240115T123456Z-001``; else itself."""
+    found = _DOWNLOAD.fullmatch(name)
+    if found:
+        return found[1] or found[4]
+    again = _AGAIN.fullmatch(name)
+    return again[1] if again and again[1] in others else name
+
+
+def differ_by_number(names: Sequence[str]) -> bool:
+    """Whether folders are called alike but for a number at the end: ``pets`` and ``pets 2``."""
+    return len({re.sub(r"[\s._-]*\d+$", "", name) for name in names}) == 1
 
 
 def spelling(name: str) -> str:

@@ -14,16 +14,16 @@ from frostline.runtime.errors import FrostlineError
 def named_groups(paths: Sequence[str], pattern: str) -> list[str]:
     """Return the group of each of `paths`: what the first group of the regular expression finds there, or all of it.
 
-    Raises FrostlineError if it finds nothing in one of them.
+    Raises FrostlineError if it finds nothing, or an empty text, in one of them: such images would be without a group.
     """
-    found = [re.search(pattern, path) for path in paths]
-    if None in found:
-        missed = [path for path, match in zip(paths, found, strict=True) if match is None]
+    matches = [re.search(pattern, path) for path in paths]
+    groups = [match[1 if match.re.groups else 0] if match else None for match in matches]
+    if missed := [path for path, group in zip(paths, groups, strict=True) if not group]:
         raise FrostlineError(
             f"preprocess.group={pattern!r} finds nothing in {len(missed):,} of {len(paths):,} paths. First: {missed[0]}"
             "\nIt is a regular expression that each labelled image's path must fit; null: no groups."
         )
-    return [match[1 if match.re.groups else 0] or "" for match in found if match]
+    return [group for group in groups if group]
 
 
 def joined(keys: Sequence[Sequence[Hashable]], pairs: Iterable[tuple[int, int]] = ()) -> NDArray[np.int64]:

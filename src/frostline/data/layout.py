@@ -4,14 +4,25 @@ The names of files are tuples of their parts, ``("train", "cats", "1.jpg")``, in
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 from frostline.common.fit_names import SQUASH, Fit
 from frostline.data.dataset import SPLITS
-from frostline.data.folder_names import is_fold, label_in, marks_among, part_of, says_images, says_no_class, spelling
+from frostline.data.folder_names import (
+    differ_by_number,
+    is_fold,
+    label_in,
+    marks_among,
+    part_of,
+    says_images,
+    says_no_class,
+    spelling,
+    whole_of,
+)
 from frostline.data.zip_names import Encoding
 from frostline.runtime.errors import FrostlineError
 
@@ -101,7 +112,7 @@ def understand(names: Sequence[tuple[str, ...]], contents: Sequence[Hashable], t
     """Say what the files called `names` are.
 
     Masks are left out. A single folder around all others is looked through, and so is a copy of the whole tree within
-    itself. Then:
+    itself. "auto" joins topmost folders that are the parts of one download. Then:
 
     - topmost folders that hold the same subfolders are splits, and the subfolders classes (one may be missing here or
       there). A split without subfolders is unlabelled;
@@ -122,8 +133,10 @@ def understand(names: Sequence[tuple[str, ...]], contents: Sequence[Hashable], t
     """
     marks = marks_among(names)
     files = _unwrapped([_File(index, name) for index, name in enumerate(names) if index not in marks])
+    files, joined = _with_parts_joined(files) if top == "auto" else (files, [])
     all_files = files if top == "classes" else _with_loose_as_top(files)
     files, notes = _without_copy_of_tree(all_files, contents)
+    notes = joined + notes
     tops, given = _tops(files), top
     if top == "auto":
         top = _meaning(tops, where)
@@ -132,7 +145,7 @@ def understand(names: Sequence[tuple[str, ...]], contents: Sequence[Hashable], t
         raise FrostlineError(f"{where}: no labelled images found.\n{EXPECTED}")
     notes += _case_notes(list(found.values()), where)
     if given == "auto":
-        _check_classes(list(found.values()), top, where)
+        _check_classes(list(found.values()), tops, top, where)
     passed = {file.index for file in all_files} - {file.index for file in files} | marks
     outside = [index for index in range(len(names)) if index not in found and index not in passed]
     for why, indices in (("masks of other images", sorted(marks)), ("in none of these", outside)):
@@ -141,7 +154,8 @@ def understand(names: Sequence[tuple[str, ...]], contents: Sequence[Hashable], t
             first = ", ".join(paths[:3]) + " …" * (len(paths) > 3)
             notes.append(f"left out, {why}: {len(paths):,} image{'s' * (len(paths) > 1)} ({first})")
     places = [found.get(index) for index in range(len(names))]
-    return Layout(places, _in_words(list(found.values()), tops, top), notes)
+    understood = _in_words(list(found.values()), tops, top)
+    return Layout(places, understood + (_other_reading(tops) if (given, top) == ("auto", "splits") else ""), notes)
 
 
 # The tree of folders
@@ -157,6 +171,24 @@ def _unwrapped(files: list[_File]) -> list[_File]:
         if _tell_classes(file for file in files if len(file.rest) == 1):
             return files
         files = [replace(file, rest=file.rest[1:]) for file in inside]
+
+
+def _with_parts_joined(files: list[_File]) -> tuple[list[_File], list[str]]:
+    """Topmost folders that are called as parts of one download, pets-…Z-001 and pets-…Z-002, are one."""
+    names = _groups(files)
+    parts: dict[str, list[str]] = {}
+    for name in names:
+        parts.setdefault(whole_of(name, names), []).append(name)
+    if parts.keys() == names.keys():
+        return files, []
+    wholes = {name: whole for whole, own in parts.items() for name in own}
+    renamed = [replace(file, rest=(wholes.get(file.rest[0], file.rest[0]), *file.rest[1:])) for file in files]
+    notes = [
+        f"{_listed(own)} are read as the parts of one folder; if they are not: preprocess.top_folders=classes"
+        for own in parts.values()
+        if len(own) > 1
+    ]
+    return _unwrapped(renamed), notes
 
 
 def _tell_classes(files: Iterable[_File]) -> bool:
@@ -177,10 +209,10 @@ def _with_loose_as_top(files: list[_File]) -> list[_File]:
 def _without_copy_of_tree(files: list[_File], contents: Sequence[Hashable]) -> tuple[list[_File], list[str]]:
     """Lift what lies in a topmost folder whose subfolders are called as those beside it, but for copies."""
     groups = _groups(files)
-    notes = []
+    names, notes = set(groups), []
     for name, group in groups.items():
         subs = {file.rest[1] for file in group if len(file.rest) > 2}
-        if len(subs) > 1 and subs < set(groups) and all(len(file.rest) > 2 for file in group):
+        if len(subs) > 1 and subs < names and all(len(file.rest) > 2 for file in group):
             others = [file for file in files if file.rest[0] != name]
             known = {(file.rest, contents[file.index]) for file in others}
             lifted = [replace(file, rest=file.rest[1:]) for file in group]
@@ -210,7 +242,15 @@ def _tops(files: Iterable[_File]) -> list[_Top]:
     if len(set().union(*subs.values())) == 1 and any(map(_tell_classes, groups.values())):  # train/images/cat.0.jpg
         return [_Top(name, [replace(file, rest=file.rest[-1:]) for file in group]) for name, group in groups.items()]
     inner = {name: set(_groups(_unwrapped(group))) for name, group in groups.items()}
-    return [_Top(name, _without_wrapper(name, group, subs, inner)) for name, group in groups.items()]
+    having, having_inside = (Counter(chain(*folders.values())) for folders in (subs, inner))
+    alike = len(set(map(frozenset, subs.values()))) == 1
+    tops = []
+    for name, group in groups.items():
+        # an only subfolder that some of the others have, too, is a class, unless all of them have just that one
+        is_class = len(subs[name]) > 1 or (not alike and any(having[sub] > 1 for sub in subs[name]))
+        classes_of_others = len(having_inside) - sum(having_inside[sub] == 1 for sub in inner[name])
+        tops.append(_Top(name, group if is_class else _without_wrapper(name, group, classes_of_others)))
+    return tops
 
 
 def _without_images_folder(files: list[_File]) -> list[_File]:
@@ -221,21 +261,11 @@ def _without_images_folder(files: list[_File]) -> list[_File]:
     return [replace(file, rest=file.rest[1:]) if len(file.rest) > 1 else file for file in files]
 
 
-def _without_wrapper(
-    name: str, files: list[_File], subs: Mapping[str, set[str]], inner: Mapping[str, set[str]]
-) -> list[_File]:
-    """The `files` of the topmost folder `name` without its only subfolder, where that is no class.
-
-    `subs`: the subfolders of each topmost folder; `inner`: those in its only one. One that some of the others have,
-    too, is a class, unless all of them have just that one.
-    """
-    others = set().union(*(subs[other] for other in subs if other != name))
-    if len(subs[name]) > 1 or (subs[name] & others and any(inside != subs[name] for inside in subs.values())):
-        return files
+def _without_wrapper(name: str, files: list[_File], classes_of_others: int) -> list[_File]:
+    """The `files` of the topmost folder `name` without its only subfolder, where that is no class."""
     files = _unwrapped(files)
     left = set(_groups(files))
-    classes = set().union(*(inner[other] for other in inner if other != name))
-    if len(left) == 1 and len(classes) > 1 and (_is_split_name(name) or left == {name}):  # test/unknown/1.jpg
+    if len(left) == 1 and classes_of_others > 1 and (_is_split_name(name) or left == {name}):  # test/unknown/1.jpg
         return [replace(file, rest=file.rest[-1:]) for file in files]
     return files
 
@@ -274,7 +304,8 @@ def _meaning(tops: Sequence[_Top], where: str) -> TopFolders:
     largest = max((top.subs for top in deep), key=len)
     if not mixed and len(deep) == len(tops) and all(len(top.subs) > 1 and top.subs <= largest for top in deep):
         return "splits"
-    if (2 * len(shared) < len(subs) or len(subs) == 1) and not years:
+    numbered = differ_by_number([top.name for top in tops])  # parts of one set, or classes
+    if (2 * len(shared) < len(subs) or len(subs) == 1) and not years and not numbered:
         return "classes"
     raise _ambiguous(tops, sorted(subs), where)
 
@@ -364,23 +395,27 @@ def _classes_in_names(files: list[_File], where: str) -> dict[int, Place]:
     return found
 
 
-def _check_classes(places: Sequence[Place], top: TopFolders, where: str) -> None:
+def _check_classes(places: Sequence[Place], tops: Sequence[_Top], top: TopFolders, where: str) -> None:
     """Raise where a class is called as none is, or a split has no class of the others."""
     classes_of: dict[str, set[str]] = {}
     for place in places:
         if place.label:
             classes_of.setdefault(place.split, set()).add(place.label)
     if strange := sorted(filter(says_no_class, set().union(*classes_of.values()))):
+        deep = [one.name for one in tops if one.subs and top == "classes"]
+        or_else = "; if they are parts with classes in them: preprocess.top_folders=splits" * (len(deep) > 1)
         what = "a class, but is called as" if len(strange) == 1 else "classes, but are called as"
         raise FrostlineError(
             f"{where}: {_listed(strange)} would be {what} a split, a day or mere images are.\n"
-            f"Give a folder with one folder per class; or, if it is so: preprocess.top_folders={top}."
+            f"Give a folder with one folder per class; or, if it is so: preprocess.top_folders={top}{or_else}."
         )
+    having = Counter(chain(*classes_of.values()))
     for split, own in sorted(classes_of.items()):
-        others = set().union(*(classes for other, classes in classes_of.items() if other != split))
-        if others and not own & others:
+        if len(classes_of) > 1 and all(having[name] == 1 for name in own):
+            others = having.keys() - own
             raise FrostlineError(
-                f"{where}: {split} has the classes {_listed(sorted(own))}, and none of the other splits' "
+                f"{where}: {f'{split} has' if split else 'images in no split have'} the class{'es' * (len(own) > 1)} "
+                f"{_listed(sorted(own))}, and none of the other splits' "
                 f"{_listed(sorted(others))}.\n"
                 f"Name the same classes alike; or, if it is so: preprocess.top_folders={top}."
             )
@@ -428,6 +463,13 @@ def _in_words(places: Sequence[Place], tops: Sequence[_Top], meaning: TopFolders
     return text + (f"; {_listed(unlabelled)} unlabelled" if unlabelled else "")
 
 
+def _other_reading(tops: Sequence[_Top]) -> str:
+    """Where topmost folders were taken for splits by the same subfolders alone, how to say that they are classes."""
+    if len(tops) < 2 or not any(top.subs for top in tops) or any(_is_split_name(top.name) for top in tops):
+        return ""
+    return f"; if {_listed([top.name for top in tops])} are the classes: preprocess.top_folders=classes"
+
+
 def _split_order(name: str) -> tuple[int, str]:
     part = part_of(name)
     return (SPLITS.index(part) if part else len(SPLITS)), name
@@ -435,7 +477,7 @@ def _split_order(name: str) -> tuple[int, str]:
 
 def _listed(names: Sequence[str]) -> str:
     """In words, at most eight of them."""
-    shown = ["the folder itself" if name == _HERE else name for name in names]
+    shown = [{_HERE: "the folder itself", "": "no split"}.get(name, name) for name in names]
     if len(shown) > 8:
         return f"{', '.join(shown[:7])} and {len(shown) - 7} more"
     return " and ".join(filter(None, (", ".join(shown[:-1]), shown[-1])))

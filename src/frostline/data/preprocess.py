@@ -32,13 +32,13 @@ from frostline.data.dataset import (
     images_file,
     labels_file,
 )
-from frostline.data.folder_names import part_of
+from frostline.data.folder_names import is_fold, part_of
 from frostline.data.grouping import named_groups
 from frostline.data.images import UnreadableImageError, decode_image
-from frostline.data.layout import AS_IT_SEEMS, Reading
+from frostline.data.layout import AS_IT_SEEMS, EXPECTED, Reading
 from frostline.data.splitting import assign_groups, assign_splits, complete_splits, given_splits
 from frostline.runtime import ray_pool
-from frostline.runtime.errors import FrostlineError
+from frostline.runtime.errors import FrostlineError, classes_named
 from frostline.runtime.process_pool import cores, mapped
 from frostline.runtime.progress import track
 
@@ -163,6 +163,8 @@ def _understood(listing: Listing, reading: Reading) -> str:
 def _classes(listing: Listing, where: str) -> list[str]:
     classes = sorted({member.label for member in listing.members if member.label})
     if len(classes) < 2:
+        if part_of(classes[0]) or is_fold(classes[0]):
+            raise FrostlineError(f"{where} has 1 class: {classes[0]}, which is called as a split is.\n{EXPECTED}")
         notes = "".join(f" ({note})" for note in listing.notes)
         raise FrostlineError(
             f"{where} has 1 class: {', '.join(classes)}{notes}.\nTwo or more are needed: add another one."
@@ -251,19 +253,23 @@ def _check_losses(entries: Sequence[Entry], classes: Sequence[str], max_rejected
     labelled = [entry for entry in entries if entry.label is not None]
     lost = [entry for entry in labelled if entry.verdict not in (OK, DROPPED)]
     dropped = [entry for entry in labelled if entry.verdict == DROPPED]
-    rejected = lost or dropped
-    counts = Counter(entry.verdict for entry in rejected).most_common(5)
-    reasons = ", ".join(f"{count} {reason}" for reason, count in counts)
-    first = "First: " + "; ".join(f"{entry.path} ({entry.verdict})" for entry in rejected[:5])
     kept = {entry.label for entry in labelled if entry.verdict == OK}
-    for name in classes:
-        if name not in kept:
-            raise FrostlineError(f"No image of class {name!r} is usable; rejected: {reasons}.\n{first}")
+    if gone := [repr(name) for name in classes if name not in kept]:
+        reasons, first = _why([entry for entry in labelled if entry.label and entry.label not in kept])
+        raise FrostlineError(f"No image of {classes_named(gone)} is usable; rejected: {reasons}.\n{first}")
     if len(lost) > max_rejected * (len(labelled) - len(dropped)):
+        reasons, first = _why(lost)
         raise FrostlineError(
             f"{len(lost)} of {len(labelled) - len(dropped)} labelled images are rejected ({reasons}): more than "
             f"preprocess.max_rejected={max_rejected:g} allows; mend or remove them, or raise it.\n{first}"
         )
+
+
+def _why(rejected: Sequence[Entry]) -> tuple[str, str]:
+    """The reasons that are most frequent, and the first images, in words."""
+    counts = Counter(entry.verdict for entry in rejected).most_common(5)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in counts)
+    return reasons, "First: " + "; ".join(f"{entry.path} ({entry.verdict})" for entry in rejected[:5])
 
 
 def _assign(entries: Sequence[Entry], seed: int, shares: Mapping[str, float], reading: Reading) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from frostline.data.dataset import SPLITS, Split
 from frostline.data.folder_names import part_of
 from frostline.data.grouping import deal, joined
-from frostline.runtime.errors import FrostlineError
+from frostline.runtime.errors import FrostlineError, classes_named
 
 
 def assign_splits(classes: Sequence[str], digests: Sequence[str], seed: int, shares: Mapping[str, float]) -> list[str]:
@@ -34,15 +35,15 @@ def assign_splits(classes: Sequence[str], digests: Sequence[str], seed: int, sha
             raise ValueError(f"digest {digest} stands in two classes, {class_of[digest]} and {name}")
         distinct.setdefault(name, set()).add(digest)
 
+    if few := _fewer_than(len(SPLITS), distinct):
+        raise FrostlineError(
+            f"Too few distinct readable images for a training, a validation and a test set in {few}.\n"
+            "Add images there, or leave that out."
+        )
     split_of: dict[str, str] = {}
     for name in sorted(distinct):
         ranked = sorted(distinct[name], key=lambda digest: (_rank(seed, digest), digest))
         count = len(ranked)
-        if count < len(SPLITS):
-            raise FrostlineError(
-                f"Class {name!r} has only {count} distinct readable image{'s' * (count != 1)}: "
-                "too few for a training, a validation and a test set.\nAdd images of that class."
-            )
         test_end = min(max(_nearest(shares["test"] * count), 1), count - 2)
         validation_end = _nearest((shares["test"] + shares["validation"]) * count)
         validation_end = min(max(validation_end, test_end + 1), count - 1)
@@ -65,14 +66,14 @@ def assign_groups(
     names = [split for split in SPLITS if split in shares]
     parts = deal(labels, np.array(digests), together, [shares[name] for name in names], f"{seed}/split")
     splits = [names[part] for part in parts]
-    for name in sorted(set(classes)):
-        there = {split for split, own in zip(splits, classes, strict=True) if own == name}
-        if missing := [split for split in names if split not in there]:
-            count = len({group for group, own in zip(together.tolist(), classes, strict=True) if own == name})
-            raise FrostlineError(
-                f"Class {name!r} has images of {count} group{'s' * (count != 1)} (preprocess.group), which leaves the "
-                f"{missing[0]} set without one.\nAdd images of other groups to it, or group more finely."
-            )
+    there = set(zip(classes, splits, strict=True))
+    if lacking := [name for name in sorted(set(classes)) if any((name, split) not in there for split in names)]:
+        groups_of = Counter(name for name, _ in set(zip(classes, together.tolist(), strict=True)))
+        few = classes_named([f"{name!r} ({groups_of[name]} group{'s' * (groups_of[name] != 1)})" for name in lacking])
+        raise FrostlineError(
+            f"Whole groups (preprocess.group) do not give each of {', '.join(names)} images of {few}.\n"
+            "Add images of other groups there, or group more finely."
+        )
     return splits
 
 
@@ -111,21 +112,49 @@ def complete_splits(
     Raises FrostlineError if a class is not in each of the three.
     """
     missing: list[Split] = [split for split in ("test", "validation") if split not in given]
+    _check_given(classes, digests, groups, given, missing)
     total = shares["train"] + sum(shares[split] for split in missing)
     wanted: dict[str, float] = {split: shares[split] / total for split in ("train", *missing)}
     if missing and any(groups):
-        splits = _cut_groups(classes, digests, groups, given, seed, wanted)
-    else:
-        splits = _cut_images(classes, digests, given, seed, wanted)
-    there = set(zip(classes, splits, strict=True))
-    for name in sorted(set(classes)):
-        for split in SPLITS:
-            if (name, split) not in there:
-                raise FrostlineError(
-                    f"preprocess.splits=given: the {split} set has no image of class {name!r}.\n"
-                    "Add some, or use preprocess.splits=random."
-                )
-    return splits
+        return _cut_groups(classes, digests, groups, given, seed, wanted)
+    return _cut_images(classes, digests, given, seed, wanted)
+
+
+def _check_given(
+    classes: Sequence[str],
+    digests: Sequence[str],
+    groups: Sequence[str],
+    given: Sequence[Split],
+    missing: Sequence[Split],
+) -> None:
+    """Raise where a set that is there lacks a class, or the training set the images to cut the `missing` ones from."""
+    there = set(zip(classes, given, strict=True))
+    problems = []
+    for split in SPLITS:
+        lacking = [repr(name) for name in sorted(set(classes)) if (name, split) not in there]
+        if lacking and split not in missing:
+            problems.append(f"the {split} set has no image of {classes_named(lacking)}")
+    if not any(groups) and (few := _fewer_than(1 + len(missing), _in_train(classes, digests, given))):
+        problems.append(f"too few distinct training images to cut a {' and a '.join(missing)} set from in {few}")
+    if problems:
+        raise FrostlineError(
+            f"preprocess.splits=given: {'; '.join(problems)}.\nAdd some, or use preprocess.splits=random."
+        )
+
+
+def _in_train(classes: Sequence[str], digests: Sequence[str], given: Sequence[Split]) -> dict[str, set[str]]:
+    """Each class' distinct training images."""
+    found: dict[str, set[str]] = {}
+    for name, digest, split in zip(classes, digests, given, strict=True):
+        if split == "train":
+            found.setdefault(name, set()).add(digest)
+    return found
+
+
+def _fewer_than(count: int, distinct: Mapping[str, set[str]]) -> str:
+    """Which classes have fewer images, and how many; empty if none has."""
+    few = [f"{name!r} ({len(images)})" for name, images in sorted(distinct.items()) if len(images) < count]
+    return classes_named(few) if few else ""
 
 
 def _cut_groups(
@@ -150,18 +179,8 @@ def _cut_images(
 ) -> list[Split]:
     """`given`, but of each class' distinct training images the shares that are `wanted` go to the other sets."""
     missing: list[Split] = [split for split in ("test", "validation") if split in wanted]
-    in_train: dict[str, set[str]] = {}
-    for name, digest, split in zip(classes, digests, given, strict=True):
-        if split == "train":
-            in_train.setdefault(name, set()).add(digest)
     moved: dict[tuple[str, str], Split] = {}
-    for name, distinct in in_train.items():
-        if len(distinct) <= len(missing):
-            raise FrostlineError(
-                f"preprocess.splits=given: class {name!r} has only {len(distinct)} distinct training image"
-                f"{'s' * (len(distinct) != 1)}, too few to cut a {' and a '.join(missing)} set from.\n"
-                "Add some, or use preprocess.splits=random."
-            )
+    for name, distinct in _in_train(classes, digests, given).items():
         ranked = sorted(distinct, key=lambda digest: (_rank(seed, digest), digest))
         for split in missing:
             count = max(_nearest(wanted[split] * len(distinct)), 1)

@@ -1,5 +1,6 @@
-"""The one exception that means: the user can mend this; and how to say what the system refused, or what is missing."""
+"""The one exception that means: the user can mend this; and words for what the system refused, and what is missing."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 
@@ -10,6 +11,14 @@ class FrostlineError(Exception):
 def in_one_line(error: OSError) -> str:
     """What the system refused, and for which file: a full disk, a folder that may not be written."""
     return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+
+
+def classes_named(names: Sequence[str]) -> str:
+    """How many classes it is that have `names`, and the first eight of these: one error says what all of them lack."""
+    if len(names) == 1:
+        return f"class {names[0]}"
+    more = f" and {len(names) - 8:,} more" if len(names) > 8 else ""
+    return f"{len(names):,} classes: {', '.join(names[:8])}{more}"
 
 
 def check_installed(purpose: str, extra: str, *packages: str) -> None:

@@ -174,7 +174,7 @@ def _rules(competition: str) -> str:
 
 
 def _check_archive(archive: Path) -> None:
-    """Raise unless `archive` is a zip file with intact members, train.zip among them; delete a bad one."""
+    """Raise unless `archive` is a zip file with intact members, train.zip among them; delete a damaged one."""
     try:
         with zipfile.ZipFile(archive) as file:
             damaged = file.testzip()
@@ -182,10 +182,14 @@ def _check_archive(archive: Path) -> None:
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, FileNotFoundError):
         damaged, names = archive.name, []
     if damaged:
-        problem = f"is no whole zip file ({damaged})"
-    elif "train.zip" not in names:
-        problem = f"has no train.zip, but {', '.join(names[:5]) or 'nothing'}"
-    else:
-        return
-    archive.unlink(missing_ok=True)  # or the client would take it for done
-    raise FrostlineError(f"The archive that Kaggle sent {problem}.\nIt was deleted; run the same command again.")
+        archive.unlink(missing_ok=True)  # or the client would take it for done
+        raise FrostlineError(
+            f"The archive that Kaggle sent is no whole zip file ({damaged}).\n"
+            "It was deleted; run the same command again."
+        )
+    if "train.zip" not in names:
+        raise FrostlineError(
+            f"This competition's archive has no train.zip, but {', '.join(names[:5]) or 'nothing'}: data=kaggle reads "
+            f"those like Dogs vs. Cats only.\nIt is kept as {archive}: unpack it, and use data=folder "
+            "data.path=FOLDER with one folder per class."
+        )
