@@ -225,6 +225,50 @@ def bmp(pixels, bits, *, masks=(), header=40, palette=b"", up=1):
     )
 
 
+def bmp_files_of_runs():
+    """In each row a run and pixels as they are; but for three rows, in which pixels are skipped.
+
+    The reader is Pillow, whose decoder ours is not: OpenCV does not go up within run lengths of 4 bits.
+    """
+    for bits, run, header in itertools.product((4, 8), (8, 9), (40, 64, 108, 124)):
+        colours = np.random.default_rng(bits).integers(0, 256, (1 << bits, 4), np.uint8)
+        indices, rows = samples(1, bits)[..., 0], []
+        for row in indices:
+            row[2:run:2], row[1:run:2] = row[0], row[1] if bits == 4 else row[0]
+            rest = np.append(row[run:], np.uint8(0))  # one more, for pairs
+            plain = (rest[:-1:2] << 4 | rest[1::2] if bits == 4 else rest[:-1]).tobytes()
+            rows.append(bytes((run, row[0] << 4 | row[1] if bits == 4 else row[0], 0, S - run)) + plain)
+            rows[-1] += bytes(len(plain) % 2) + b"\0\0"
+        indices[5:8] = 0
+        indices[5, :4] = indices[7, 3:7] = (0, 1, 0, 1) if bits == 4 else (1, 1, 1, 1)
+        rows[5:8] = [b"\4\1\0\0", b"\0\2\3\1\4\1\0\0"]  # the end of the line; 3 to the right and 1 up
+        data = bytearray(bmp(b"".join(rows) + b"\0\1", bits, header=header, palette=colours.tobytes()))
+        data[30] = 1 if bits == 8 else 2  # the compression
+        expected = colours[indices][::-1, :, 2::-1]
+        assert (np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) == expected).all()
+        yield f"BMP RLE{bits} {run} {header}", bytes(data), expected
+
+
+def bmp_files_of_os2():
+    """Headers of OS/2: the first one, with three bytes per colour, and two lengths of the second one."""
+    for bits, header in itertools.product((1, 4, 8, 24), (12, 16, 64)):
+        values = samples(1 if bits <= 8 else 3, min(bits, 8))
+        places = values[..., None] >> np.arange(min(bits, 8) - 1, -1, -1, dtype=np.uint8) & 1
+        rows = np.packbits(places.reshape(S, -1), axis=1).tobytes()
+        colours = np.random.default_rng(bits).integers(0, 256, (1 << bits if bits <= 8 else 0, 4), np.uint8)
+        if header == 64:
+            data = bmp(rows, bits, header=header, palette=colours.tobytes())
+        else:
+            content = struct.pack("<IHHHH" if header == 12 else "<IIIHH", header, S, S, 1, bits)
+            content += colours[:, : 3 if header == 12 else 4].tobytes()
+            data = b"BM" + struct.pack("<IHHI", 0, 0, 0, 14 + len(content)) + content + rows
+        expected = (colours[values[..., 0], :3] if bits <= 8 else values)[::-1, :, ::-1]
+        assert (
+            header == 16 or (cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1] == expected).all()
+        )  # it does not know the shortened one
+        yield f"BMP of OS/2 {bits} {header}", data, expected
+
+
 def bmp_files():
     fields = {
         "565": (16, (0xF800, 0x7E0, 0x1F)),
@@ -255,6 +299,8 @@ def bmp_files():
             rows = np.packbits(places.reshape(S, -1), axis=1)
             data = bmp(rows.tobytes(), bits, header=header, palette=colours.tobytes(), up=up)
             yield f"BMP {bits} {kind} {header} {up}", data, colours[indices][::-up, :, 2::-1]
+    yield from bmp_files_of_runs()
+    yield from bmp_files_of_os2()
     for values in (samples(3, 8), samples(1, 8)[..., 0]):
         data = cv2.imencode(".bmp", values)[1].tobytes()
         read = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
@@ -451,6 +497,68 @@ def test_orientation_counts_as_a_number_of_any_kind_and_as_no_text():
         exif = b"II*\0" + struct.pack("<IHHHI", 8, 1, 0x0112, kind, 1) + value
         expected = np.rot90(np.asarray(picture), -1) if turned else np.asarray(picture)
         assert (decode_image(encoded(picture, exif=exif), S) == expected).all()
+
+
+EXIF_6 = b"II*\0" + struct.pack("<IHHHI", 8, 1, 0x0112, 3, 1) + b"\6\0\0\0"
+
+
+def pairs_of_pngs():
+    for name, data, _ in png_files():
+        for place in (33, len(data) - 12):  # before the pixels and after them
+            yield f"{name} {place}", data, data[:place] + png_chunk(b"eXIf", EXIF_6) + data[place:]
+
+
+def pairs_of_tiffs():
+    def written(values, *tags, **options):
+        buffer = io.BytesIO()
+        tifffile.imwrite(buffer, values, metadata=None, extratags=tags, **options)
+        return buffer.getvalue()
+
+    def pair(values, **options):
+        return written(values, **options), written(values, (274, 3, 1, 6, True), **options)
+
+    for bits in (1, 2, 4, 8, 10, 12, 16, 32):
+        values = samples(1, bits)[..., 0]
+        depth = {"bitspersample": bits} if bits in (2, 4, 10, 12) else {}
+        yield f"grey {bits}", *pair(values > 0 if bits == 1 else values, photometric="minisblack", **depth)
+    kinds = [
+        ("miniswhite", 1, ""),
+        ("minisblack", 2, "unassalpha"),
+        ("minisblack", 2, "assocalpha"),
+        ("rgb", 3, ""),
+        ("rgb", 4, "unassalpha"),
+        ("rgb", 4, "assocalpha"),
+        ("rgb", 4, "unspecified"),
+        ("separated", 4, ""),
+    ]
+    for (photometric, channels, extra), bits in itertools.product(kinds, (8, 16)):
+        values = samples(channels, bits)
+        if extra == "assocalpha":
+            values[..., :-1] = np.minimum(values[..., :-1], values[..., -1:])
+        options = {"photometric": photometric, "extrasamples": [extra] if extra else None}
+        yield f"{photometric} {extra} {bits}", *pair(values if channels > 1 else values[..., 0], **options)
+    for compression in ("lzw", "deflate", "jpeg"):
+        yield compression, *pair(samples(3, 8), photometric="rgb", compression=compression)
+    colours = np.random.default_rng(3).integers(0, 65536, (3, 256), np.uint16)
+    yield "palette", *pair(samples(1, 8)[..., 0], photometric="palette", colormap=colours)
+
+
+def pairs_of_others():
+    modes = {"JPEG": ("L", "RGB", "CMYK"), "WEBP": ("RGB", "RGBA")}
+    for kind, progressive in itertools.product(modes, (False, True)):
+        for mode in modes[kind]:
+            options: dict[str, Any] = {"progressive": progressive, "lossless": True}
+            picture = photo(S, S).convert(mode)
+            turned = encoded(picture, kind, exif=b"Exif\0\0" + EXIF_6, **options)
+            yield f"{kind} {mode} {progressive}", encoded(picture, kind, **options), turned
+
+
+@pytest.mark.parametrize(("pairs", "least"), [(pairs_of_pngs, 100), (pairs_of_tiffs, 28), (pairs_of_others, 10)])
+def test_orientation_counts_in_every_mode(pairs, least):
+    found = {name: (decode_image(plain, S), decode_image(turned, S)) for name, plain, turned in pairs()}
+    assert [name for name, (plain, turned) in found.items() if (np.rot90(plain, -1) != turned).any()] == []
+    assert [name for name, (plain, turned) in found.items() if (plain == turned).all()] == []
+    assert len(found) >= least
 
 
 # What is refused, and why

@@ -77,6 +77,16 @@ def test_names_are_drawn_in_charts_and_in_the_contact_sheet(names, tmp_path):
     assert (inks[0] != inks[1]).any()
 
 
+@pytest.mark.parametrize("names", [("고양이", "강아지"), ("猫", "狗"), ("ድመት", "ፈረስ"), ("🦊", "🦁")], ids=" ".join)
+def test_names_in_a_chart_are_no_boxes(names, tmp_path):
+    """Boxes of names of one length would not differ."""
+    drawn = []
+    for order in (names, names[::-1]):
+        charts.confusion_matrices(tmp_path / "confusion.png", predictions(20), threshold=0.5, classes=order)
+        drawn.append((tmp_path / "confusion.png").read_bytes())
+    assert drawn[0] != drawn[1]
+
+
 @pytest.mark.long
 @pytest.mark.usefixtures("strict")
 def test_names_of_many_scripts_are_drawn_in_one_chart(tmp_path):

@@ -93,16 +93,18 @@ import ray
 from frostline.runtime import ray_pool
 ray.cancel = None
 ray_pool.join(sys.argv[1])
-for number in range(10):
-    results = ray_pool.mapped(abs, range(-50, 0))
-    assert [next(results) for _ in range(number + 1)] == list(range(50, 49 - number, -1))
+for number in range(int(sys.argv[2])):
+    results, taken = ray_pool.mapped(abs, range(-50, 0)), number % 10 + 1
+    assert [next(results) for _ in range(taken)] == list(range(50, 50 - taken, -1))
     results.close()
 """
 
 
-def test_passes_that_are_left_early_never_abort_this_process(cluster):
+@pytest.mark.parametrize("passes", [10, pytest.param(200, marks=pytest.mark.long)])
+def test_passes_that_are_left_early_never_abort_this_process(cluster, passes):
     """A task that ends while it is cancelled makes Ray 2.60 abort: here within 50 such passes, beside other work."""
-    process = subprocess.run([sys.executable, "-c", _LEFT_EARLY, cluster], capture_output=True, text=True)
+    command = [sys.executable, "-c", _LEFT_EARLY, cluster, str(passes)]
+    process = subprocess.run(command, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
 
 

@@ -1,6 +1,7 @@
 """Runs in a real SQLite store."""
 
 import ast
+import os
 import signal
 import sqlite3
 import subprocess
@@ -431,6 +432,34 @@ def test_the_environments_store_wins(settings, monkeypatch, tmp_path):
         pass
     assert (tmp_path / "elsewhere" / "runs.db").is_file()
     assert not Path("mlruns").exists()
+
+
+_LOGGED = """
+from frostline.config.load import compose_conf
+from frostline.tracking import runs as tracking
+with tracking.phase_run("transfer", tracking.open_pipeline(compose_conf(), "data")) as run:
+    run.log_epoch({"epoch": 1, "train/loss": 1.0})
+"""
+
+
+def test_a_run_or_model_of_the_users_environment_has_no_say(settings):
+    hostile = {
+        "MLFLOW_ACTIVE_MODEL_ID": "m-123",
+        "_MLFLOW_ACTIVE_MODEL_ID": "m-124",
+        "MLFLOW_RUN_ID": "0" * 32,
+        "MLFLOW_RUN_CONTEXT": '{"frostline.phase": "theirs"}',
+        "MLFLOW_EXPERIMENT_ID": "77",
+        "MLFLOW_EXPERIMENT_NAME": "theirs",
+        "MLFLOW_ENABLE_ASYNC_LOGGING": "true",
+    }
+    process = subprocess.run(
+        [sys.executable, "-c", _LOGGED], env=os.environ | hostile, capture_output=True, text=True, check=True
+    )
+    assert process.stderr == ""
+    run = runs(tracking.open_pipeline(settings, "data"))["transfer sample"]
+    assert run.data.tags["frostline.phase"] == "transfer"
+    assert logged_epochs(run.info.run_id) == [1]
+    assert {experiment.name for experiment in mlflow.search_experiments()} <= {"frostline-sample", "Default"}
 
 
 @pytest.mark.long
