@@ -209,9 +209,15 @@ def _logit(model: keras.Model) -> Callable[[Any], tf.Tensor] | None:
     if model.output_shape[1] > 1:
         return None
     last, most = model.layers[-1], math.log((1 - CLIP) / CLIP)
-    assert last.activation is keras.activations.sigmoid  # see `add_head`
-    before = keras.Model(model.input, last.input)
-    return lambda images: tf.clip_by_value(before(images, training=False) @ last.kernel + last.bias, -most, most)
+    if isinstance(last, keras.layers.Dense) and last.activation is keras.activations.sigmoid:  # as `add_head` makes it
+        before = keras.Model(model.input, last.input)
+        return lambda images: tf.clip_by_value(before(images, training=False) @ last.kernel + last.bias, -most, most)
+
+    def of_output(images: Any) -> tf.Tensor:
+        output = tf.clip_by_value(model(images, training=False), CLIP, 1 - CLIP)
+        return tf.math.log(output) - tf.math.log1p(-output)
+
+    return of_output
 
 
 def facts_of(metadata: Metadata, card: str) -> dict[str, Any]:

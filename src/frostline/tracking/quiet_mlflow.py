@@ -1,7 +1,7 @@
 """The one place that imports MLflow first: `from frostline.tracking.quiet_mlflow import mlflow`.
 
 Telemetry starts when MLflow is imported, and so does what its loggers say; both are turned off around the import.
-Of the environment, the address of the store, credentials and how long is waited have a say, but not what runs belong to.
+Of the environment, the store's address, credentials and how long is waited have a say, but not what runs belong to.
 """
 
 import logging
@@ -21,7 +21,7 @@ _BINDING = ("ACTIVE_MODEL_ID", "RUN_ID", "RUN_CONTEXT", "EXPERIMENT_ID", "EXPERI
 for name in [f"MLFLOW_{name}" for name in _BINDING] + ["_MLFLOW_ACTIVE_MODEL_ID"]:
     os.environ.pop(name, None)
 
-import mlflow
+import mlflow  # noqa: E402
 
 for name in ("alembic", "mlflow.pyfunc"):  # they tell of every table made, example checked
     logging.getLogger(name).setLevel(logging.WARNING)
