@@ -33,6 +33,8 @@ $(VENV)/.installed-%: uv.lock pyproject.toml | $(PYTHON)
 	@touch $@
 
 $(PYTHON):
+	@place=$$PWD; while [ "$$place" ] && ! [ -e "$$place/.git" ]; do place=$${place%/*}; done; [ -e "$$place/.git" ] || { \
+	    echo "error: this is no git repository, which DVC needs: get Frostline with \`git clone\`, not as a zip file"; exit 1; }
 	@[ "$(PYTHON3)" ] || { echo "error: TensorFlow 2.21 needs Python 3.11, 3.12 or 3.13; python3 here is" \
 	    "$$(python3 --version 2>&1). Install one of these, or name it: make PYTHON3=/path/to/python3.12 install"; exit 1; }
 	$(PYTHON3) -m venv $(VENV)

@@ -4,11 +4,10 @@ import os
 import subprocess
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tracked import ROOT, write_tracked
 
 
 def uv(*arguments):
@@ -47,6 +46,33 @@ def test_the_core_needs_nothing_of_an_extra():
     assert core.isdisjoint({"ray", "optuna", "submitit", "onnx", "tf2onnx", "psycopg2-binary", "pytest", "mypy"})
 
 
+def make(target, folder, programs):
+    """What this Makefile does in `folder`, with `programs` before all others."""
+    command = ["make", "--no-print-directory", "-f", str(ROOT / "Makefile"), "-C", str(folder), target]
+    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # of the make around this
+    env["PATH"] = f"{programs}:{env['PATH']}"
+    return subprocess.run(command, capture_output=True, text=True, env=env)
+
+
+@pytest.mark.parametrize("target", ["install", "demo", "train"])
+def test_a_folder_from_a_zip_file_is_refused_before_anything_is_installed_and_without_git(target, tmp_path):
+    folder, programs = write_tracked(tmp_path / "frostline", "uv.lock", "pyproject.toml"), tmp_path / "bin"
+    programs.mkdir()
+    for name in ("python3", "uv", "git"):
+        marks = f'[ "$1" = -c ] || touch "{tmp_path}/{name} was run"'  # Python is asked which one it is
+        (programs / name).write_text(f"#!/bin/sh\n{marks}\n")
+        (programs / name).chmod(0o755)
+    made = make(target, folder, programs)
+    assert made.returncode != 0
+    (line,) = made.stdout.splitlines()
+    assert line.startswith("error: this is no git repository, which DVC needs: get Frostline with `git clone`, not as")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bin", "frostline"]
+    assert sorted(path.name for path in folder.iterdir()) == ["pyproject.toml", "uv.lock"]
+    (tmp_path / ".git").touch()  # as in a worktree of git's; the folder above counts, too
+    make(target, folder, programs)
+    assert (tmp_path / "python3 was run").exists()
+
+
 @pytest.mark.parametrize(("version", "said"), [("3.14.0", "python3 here is Python 3.14.0"), ("3.9.1", "Python 3.9.1")])
 def test_a_python_that_tensorflow_has_not_is_named_before_anything_is_installed(version, said, tmp_path):
     programs = tmp_path / "bin"
@@ -55,10 +81,8 @@ def test_a_python_that_tensorflow_has_not_is_named_before_anything_is_installed(
         only = f'echo "Python {version}"' if name == "python3" else "exit 127"
         (programs / name).write_text(f'#!/bin/sh\n[ "$1" = --version ] || exit 1\n{only}\n')
         (programs / name).chmod(0o755)
-    command = ["make", "--no-print-directory", "-f", str(ROOT / "Makefile"), "-C", str(tmp_path), ".venv/bin/python"]
-    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # of the make around this
-    env["PATH"] = f"{programs}:{env['PATH']}"
-    made = subprocess.run(command, capture_output=True, text=True, env=env)
+    (tmp_path / ".git").mkdir()
+    made = make(".venv/bin/python", tmp_path, programs)
     assert made.returncode != 0
     (line,) = made.stdout.splitlines()
     assert line.startswith("error: TensorFlow 2.21 needs Python 3.11, 3.12 or 3.13")
