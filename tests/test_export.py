@@ -93,6 +93,14 @@ def test_a_model_that_is_too_sure_can_be_exported_whatever_its_temperature(tmp_p
         np.testing.assert_allclose(given, load_classifier(use).probabilities(images())[:, 1:], atol=rounded)
 
 
+def test_two_classes_without_a_sigmoid_of_ours_are_calibrated_too(tmp_path):
+    inputs = keras.Input((SIZE, SIZE, 3), name="images")
+    mean = keras.layers.GlobalAveragePooling2D()(keras.layers.Rescaling(1 / 255)(inputs))
+    model = keras.Model(inputs, keras.layers.Activation("sigmoid")(keras.layers.Dense(1)(mean)))
+    path = tmp_path / "model"
+    assert export(model, Metadata(list(CLASSES), 0.5, 3.0), "saved_model", path, images()) <= TOLERANCE
+
+
 @pytest.mark.parametrize("name", INSTALLED)
 def test_layers_that_the_backbones_have(tmp_path, name):
     """A mean to subtract, grouped convolutions and GELU: each needs help on its way to ONNX."""

@@ -196,28 +196,27 @@ def _calibrated(model: keras.Model, temperature: float) -> Callable[[tf.Tensor],
         return lambda images: model(images, training=False)
     if logit_of is not None:
         return lambda images: tf.sigmoid(logit_of(images) / temperature)
-    return lambda images: tf.nn.softmax(
-        tf.math.log(tf.clip_by_value(model(images, training=False), CLIP, 1)) / temperature
-    )
+
+    def calibrated(images: tf.Tensor) -> tf.Tensor:
+        output = model(images, training=False)
+        units = output.shape[1]
+        whole = tf.concat([1 - output, output], axis=1) if units == 1 else output
+        return tf.nn.softmax(tf.math.log(tf.clip_by_value(whole, CLIP, 1)) / temperature)[:, -units:]
+
+    return calibrated
 
 
 def _logit(model: keras.Model) -> Callable[[Any], tf.Tensor] | None:
-    """Images → what goes into the sigmoid of two classes, (N, 1), as far from 0 as CLIP lets it be; None for more.
+    """Images → what goes into the sigmoid of two classes, (N, 1), as far from 0 as CLIP lets it be.
 
-    A high temperature would show how float32 rounds what comes out of it near 1.
+    A high temperature would show how float32 rounds what comes out of it near 1. None for a model that does not end in
+    one, as `add_head` makes it.
     """
-    if model.output_shape[1] > 1:
-        return None
     last, most = model.layers[-1], math.log((1 - CLIP) / CLIP)
-    if isinstance(last, keras.layers.Dense) and last.activation is keras.activations.sigmoid:  # as `add_head` makes it
-        before = keras.Model(model.input, last.input)
-        return lambda images: tf.clip_by_value(before(images, training=False) @ last.kernel + last.bias, -most, most)
-
-    def of_output(images: Any) -> tf.Tensor:
-        output = tf.clip_by_value(model(images, training=False), CLIP, 1 - CLIP)
-        return tf.math.log(output) - tf.math.log1p(-output)
-
-    return of_output
+    if not (isinstance(last, keras.layers.Dense) and last.activation is keras.activations.sigmoid and last.use_bias):
+        return None
+    before = keras.Model(model.input, last.input)
+    return lambda images: tf.clip_by_value(before(images, training=False) @ last.kernel + last.bias, -most, most)
 
 
 def facts_of(metadata: Metadata, card: str) -> dict[str, Any]:
