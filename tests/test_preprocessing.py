@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 
 from frostline.common.files import sha256_of
+from frostline.config.load import compose_conf
+from frostline.config.paths import ARCHIVE, PROCESSED
 from frostline.data.dataset import load_dataset
 from frostline.data.images import decode_image
 from frostline.data.layout import Reading
 from frostline.data.preprocess import preprocess
 from frostline.runtime.errors import FrostlineError
+from frostline.stages.preprocess import main as run_stage
 from zips import archive_of, image
 
 SIZE = 20
@@ -291,3 +294,23 @@ def test_nothing_heavy_is_imported():
     code = "".join(f"import frostline.data.{name}\n" for name in modules)
     code += "import sys; assert not {'tensorflow', 'mlflow', 'hydra', 'ray'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow
+def test_the_stage_hands_on_what_its_settings_say_of_folders_splits_and_names(project):
+    """All three at once, as two of them swapped would read otherwise."""
+    (project / "data/raw").mkdir(parents=True)
+    counts = {"train": 12, "validation": 4, "test": 3}
+    names = [f"{split}/{name}/{n}.png" for split in counts for name in ("@C", "@D") for n in range(counts[split])]
+    path = archive_of(ARCHIVE, {name: image(number, "PNG") for number, name in enumerate(names)})
+    content = path.read_bytes()
+    for stands, name in (("@C", "猫"), ("@D", "狗")):  # as tools write names that do not say their encoding
+        content = content.replace(f"/{stands}/".encode(), f"/{name}/".encode("gbk"))
+    path.write_bytes(content)
+    asked = {"top_folders": "splits", "splits": "given", "name_encoding": "gbk", "image_size": 75}
+    run_stage(compose_conf([f"preprocess.{key}={value}" for key, value in asked.items()]))
+    data = load_dataset(PROCESSED)
+    assert set(data.classes) == {"狗", "猫"}
+    found = {split: {name.partition("/")[0] for name in data.names(split)} for split in counts}
+    assert found == {"train": {"train"}, "validation": {"validation"}, "test": {"test"}}
+    assert [len(data.names(split)) for split in counts] == [24, 8, 6]
