@@ -19,15 +19,13 @@ _CAMERA = re.compile(  # or a phone, a browser, a messenger: what it puts in fro
     r"|snapchat|screen[ _-]?shots?|images|download|unnamed|사진|스크린샷)",
     re.IGNORECASE,
 )
-_CAMERA_NUMBER = re.compile(
-    r"(P\d{7}|SAM_\d{4})( ?\(\d+\))?"
-)  # Panasonic's and Samsung's; p_1 and sam_1 may be classes
+# Panasonic's and Samsung's; p_1 and sam_1 may be classes
+_CAMERA_NUMBER = re.compile(r"(P\d{7}|SAM_\d{4})( ?\(\d+\))?")
 _IMAGES = re.compile(r"(jpe?g|png)?[ _-]?(images?|imgs?)[ _-]*\d*", re.IGNORECASE)
 _NO_CLASS = re.compile(r"(test|testing|val|validation|holdout|unlabell?ed)([ _-]?(set|data|images?))?[ _-]?\d*", re.I)
 _PART = re.compile(r"(.*[ _-])?(part|batch)[ _-]?\d+", re.IGNORECASE)
-_DOWNLOAD = re.compile(
-    r"(.+)-\d{8}T\d{6}Z(-\d+)+( ?\(\d+\))?|(OneDrive)_\d+_\d+-\d+-\d+"
-)  # Google Drive's zips; OneDrive's
+# Google Drive's zips; OneDrive's
+_DOWNLOAD = re.compile(r"(.+)-\d{8}T\d{6}Z(-\d+)+( ?\(\d+\))?|(OneDrive)_\d+_\d+-\d+-\d+")
 _AGAIN = re.compile(r"(.+?) ?\(\d+\)")  # pets (1), which a browser or a system makes of pets beside pets
 _MARKS = re.compile(r"(ground[ _-]?truth|gt|annotations?|labels?|masks?|segmentation\w*|trimaps?)", re.IGNORECASE)
 _MARKED = re.compile(r"(.+?)[ _-](?:mask|gt|segmentation)(?:[ _-]?\d+)?", re.IGNORECASE)
