@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-import numpy as np
-
 from frostline.common.files import replacing, zip_entry
 from frostline.common.fit_names import FITS, SQUASH, Fit
 from frostline.common.thresholds import Threshold
@@ -184,8 +182,8 @@ def _can_decide(threshold: Any, classes: int) -> bool:
         return classes > 2 and min(threshold) > 0
     if not all(isinstance(row, list) and len(row) == classes and all(map(_is_number, row)) for row in threshold):
         return False
-    costs = np.array(threshold, np.float64)
-    return not costs.diagonal().any() and bool(costs.min() >= 0) and bool(costs.max() > 0)
+    costs = [cost for row in threshold for cost in row]
+    return not any(row[number] for number, row in enumerate(threshold)) and min(costs) >= 0 and max(costs) > 0
 
 
 def _is_number(value: object) -> TypeGuard[float]:
