@@ -1,5 +1,5 @@
 # Everything people do here, each one command.
-.PHONY: check demo train install browser postgresql test test-all chaos fuzz lint audit format params study ui server bench fonts lock clean
+.PHONY: repository check demo train install browser postgresql test test-all chaos fuzz lint audit format params study ui server bench fonts lock clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -7,14 +7,19 @@ RUN := . $(VENV)/bin/activate &&
 # Where an image for containers sets it, each stage and test would compile TensorFlow, MLflow and the rest anew: 8 s.
 unexport PYTHONDONTWRITEBYTECODE
 
-demo: install            ## the whole pipeline on drawn images, then the two phases side by side
+demo: repository install   ## the whole pipeline on drawn images, then the two phases side by side
 	$(RUN) dvc repro && frostline compare
 	@git diff --quiet HEAD -- dvc.lock reports || echo "dvc.lock and reports/ now differ from the committed ones, which are of another kind" \
 	    "of processor: it rounds otherwise. \`git checkout HEAD -- dvc.lock reports\` brings those back," \
 	    "\`dvc repro\` yours."
 
-train: install           ## your own pictures: make train PICTURES=FOLDER; ARGS="--weights random" adds options
+train: repository install  ## your own pictures: make train PICTURES=FOLDER; ARGS="--weights random" adds options
 	@$(RUN) frostline train $(if $(PICTURES),"$(PICTURES)") $(ARGS)
+
+# Before anything is installed, and without git: DVC would say it after that.
+repository:
+	@place=$$PWD; while [ "$$place" ] && ! [ -e "$$place/.git" ]; do place=$${place%/*}; done; [ -e "$$place/.git" ] || { \
+	    echo "error: this is no git repository, which DVC needs: get Frostline with \`git clone\`, not as a zip file"; exit 1; }
 
 # The first Python that TensorFlow 2.21 has: PYTHON3=python3.12 names another.
 PYTHON3 = $(shell for name in python3 python3.13 python3.12 python3.11; do \
@@ -33,8 +38,6 @@ $(VENV)/.installed-%: uv.lock pyproject.toml | $(PYTHON)
 	@touch $@
 
 $(PYTHON):
-	@place=$$PWD; while [ "$$place" ] && ! [ -e "$$place/.git" ]; do place=$${place%/*}; done; [ -e "$$place/.git" ] || { \
-	    echo "error: this is no git repository, which DVC needs: get Frostline with \`git clone\`, not as a zip file"; exit 1; }
 	@[ "$(PYTHON3)" ] || { echo "error: TensorFlow 2.21 needs Python 3.11, 3.12 or 3.13; python3 here is" \
 	    "$$(python3 --version 2>&1). Install one of these, or name it: make PYTHON3=/path/to/python3.12 install"; exit 1; }
 	$(PYTHON3) -m venv $(VENV)

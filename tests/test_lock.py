@@ -54,7 +54,7 @@ def make(target, folder, programs):
     return subprocess.run(command, capture_output=True, text=True, env=env)
 
 
-@pytest.mark.parametrize("target", ["install", "demo", "train"])
+@pytest.mark.parametrize("target", ["demo", "train"])
 def test_a_folder_from_a_zip_file_is_refused_before_anything_is_installed_and_without_git(target, tmp_path):
     folder, programs = write_tracked(tmp_path / "frostline", "uv.lock", "pyproject.toml"), tmp_path / "bin"
     programs.mkdir()
