@@ -22,8 +22,9 @@ settings.load_profile("same every time")
 
 @pytest.fixture(autouse=True)
 def _isolated(monkeypatch, tmp_path):
-    """No test sees the user's MLflow store, Kaggle account or Ray cluster, or leaves anything in the project."""
-    foreign = ("MLFLOW_", "KAGGLE_", "RAY_ADDRESS", "TF_CONFIG")
+    """No test sees the user's MLflow store, Kaggle account or Ray cluster, or what the `make` around it was told, or
+    leaves anything in the project."""
+    foreign = ("MLFLOW_", "KAGGLE_", "RAY_ADDRESS", "TF_CONFIG", "MAKE", "MFLAGS")
     for name in [name for name in os.environ if name.startswith(foreign)]:
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)

@@ -16,9 +16,8 @@ MARKERS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]
 
 
 def planned(target):
-    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # of the make around this
     command = ["make", "--no-print-directory", "-n", "-W", "uv.lock", target]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
 def test_files_that_need_more_than_python_have_the_mark_of_it():

@@ -49,8 +49,7 @@ def test_the_core_needs_nothing_of_an_extra():
 def make(target, folder, programs):
     """What this Makefile does in `folder`, with `programs` before all others."""
     command = ["make", "--no-print-directory", "-f", str(ROOT / "Makefile"), "-C", str(folder), target]
-    env = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # of the make around this
-    env["PATH"] = f"{programs}:{env['PATH']}"
+    env = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"}
     return subprocess.run(command, capture_output=True, text=True, env=env)
 
 
