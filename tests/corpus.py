@@ -418,20 +418,20 @@ WEIGHTS: dict[str, tuple[bytes, Stopped]] = {
 # params.yaml: a line of the committed one (see conf/), and what stands there instead
 
 PARAMS: dict[str, tuple[str, str, Accepted | Stopped]] = {
-    "tab": ("seed: 42", "seed:\t42", Stopped("not valid YAML")),
+    "tab": ("\nseed: 42", "\nseed:\t42", Stopped("not valid YAML")),
     "tabs for spaces": ("  dropout: 0.2", "\tdropout: 0.2", Stopped("not valid YAML")),
-    "duplicated key": ("seed: 42", "seed: 42\nseed: 43", Stopped("found duplicate key seed")),
+    "duplicated key": ("\nseed: 42", "\nseed: 42\nseed: 43", Stopped("found duplicate key seed")),
     "NaN": ("learning_rate: 0.001", "learning_rate: .nan", Stopped("transfer.learning_rate is nan")),
     "infinity": ("learning_rate: 0.001", "learning_rate: .inf", Stopped("transfer.learning_rate is inf")),
     "negative rate": ("learning_rate: 0.001", "learning_rate: -0.001", Stopped("transfer.learning_rate is -0.001")),
     "negative share": ("  test: 0.15", "  test: -0.15", Stopped("preprocess.test is -0.15")),
     "Korean text": ("\nname: sample", "\nname: 개와 고양이", Accepted(("name", "개와 고양이"))),
-    "Korean for a number": ("seed: 42", "seed: 사십이", Stopped("seed is '사십이'")),
-    "Korean key": ("seed: 42", "씨앗: 42", Stopped("there is no setting '씨앗'")),
+    "Korean for a number": ("\nseed: 42", "\nseed: 사십이", Stopped("seed is '사십이'")),
+    "Korean key": ("\nseed: 42", "\n씨앗: 42", Stopped("there is no setting '씨앗'")),
     "not UTF-8": ("\nname: sample", "\nname: \udcff", Stopped("not valid YAML")),
-    "list for a section": ("seed: 42", "seed: 42\ntracking: [1]", Stopped("duplicate key tracking")),
+    "list for a section": ("\nseed: 42", "\nseed: 42\ntracking: [1]", Stopped("duplicate key tracking")),
     "list for a source": ("source: sample", "source: [sample]", Stopped("data.source is ['sample']")),
-    "reference to nothing": ("seed: 42", "seed: ${nowhere}", Stopped("'nowhere' not found")),
-    "code": ("seed: 42", "seed: !!python/object/apply:os.getpid []", Stopped("not valid YAML")),
-    "nested too deeply": ("seed: 42", "seed: " + "[" * 1500, Stopped("not valid YAML")),
+    "reference to nothing": ("\nseed: 42", "\nseed: ${nowhere}", Stopped("'nowhere' not found")),
+    "code": ("\nseed: 42", "\nseed: !!python/object/apply:os.getpid []", Stopped("not valid YAML")),
+    "nested too deeply": ("\nseed: 42", "\nseed: " + "[" * 1500, Stopped("not valid YAML")),
 }
