@@ -155,6 +155,7 @@ def test_a_killed_search_goes_on_with_the_trial_at_hand(clone):
         "hydra/sweeper=optuna",
         "hydra.sweeper.n_trials=3",
         *SMALL,
+        SEED,
         "transfer.learning_rate=1e-4",
         "model.dropout=0.2",
         "finetune.learning_rate=tag(log,interval(1e-6,1e-2))",
