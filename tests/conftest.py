@@ -1,6 +1,7 @@
 """What several tests need: a small data set drawn and prepared for real, and a small untrained backbone."""
 
 import os
+import shutil
 import signal
 
 import pytest
@@ -56,6 +57,19 @@ def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "backbone.h5"
     write_random_weights(path, SIZE, seed=1)
     return path
+
+
+@pytest.fixture(scope="session")
+def lay_prepared(prepared, weights):
+    """Lays the prepared data and the backbone's weights where a project in a folder has them."""
+    from frostline.config.paths import BACKBONE_WEIGHTS, PROCESSED
+
+    def lay(folder):
+        shutil.copytree(prepared.folder, folder / PROCESSED)
+        (folder / BACKBONE_WEIGHTS).parent.mkdir()
+        shutil.copy(weights, folder / BACKBONE_WEIGHTS)
+
+    return lay
 
 
 @pytest.fixture

@@ -17,7 +17,6 @@ import pytest
 import yaml
 
 from frostline.config.load import compose_conf
-from frostline.config.paths import BACKBONE_WEIGHTS, PROCESSED
 from small import SIZE
 from tracked import write_tracked
 
@@ -136,16 +135,14 @@ def records(folder):
 
 
 @pytest.fixture(scope="module")
-def alone(prepared, weights, environment, tmp_path_factory):
+def alone(lay_prepared, environment, tmp_path_factory):
     """A project in which the trials have run in one process, which has as many threads as the others will have."""
     folder = tmp_path_factory.mktemp("alone")
     write_tracked(folder, "conf", "dvc.yaml")
     with contextlib.chdir(folder):
         settings = asdict(compose_conf([f"preprocess.image_size={SIZE}"]))
     (folder / "params.yaml").write_text(yaml.safe_dump(settings))
-    shutil.copytree(prepared.folder, folder / PROCESSED)
-    (folder / BACKBONE_WEIGHTS).parent.mkdir()
-    shutil.copy(weights, folder / BACKBONE_WEIGHTS)
+    lay_prepared(folder)
     one_thread = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
     done = subprocess.run([sys.executable, *SWEEP], cwd=folder, env=environment | one_thread, capture_output=True)
     assert done.returncode == _FAILED

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from frostline.config.load import composition
-from frostline.config.paths import BACKBONE_WEIGHTS, PROCESSED
+from frostline.config.paths import BACKBONE_WEIGHTS
 from frostline.runtime.errors import FrostlineError
 from frostline.sweep import run as sweep_run
 from frostline.sweep.run import run
@@ -28,14 +28,12 @@ SMALL = (
 
 
 @pytest.fixture(scope="module")
-def folder(prepared, weights, tmp_path_factory):
+def folder(lay_prepared, tmp_path_factory):
     """A project with prepared data, for all tests of this module."""
     folder = tmp_path_factory.mktemp("sweeps")
     write_tracked(folder, "conf", "dvc.yaml")
     (folder / "params.yaml").write_text(composition([f"preprocess.image_size={SIZE}"], folder / "conf"))
-    shutil.copytree(prepared.folder, folder / PROCESSED)
-    (folder / BACKBONE_WEIGHTS).parent.mkdir()
-    shutil.copy(weights, folder / BACKBONE_WEIGHTS)
+    lay_prepared(folder)
     return folder
 
 

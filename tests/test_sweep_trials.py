@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import shutil
 from dataclasses import asdict, replace
 
 import mlflow
@@ -33,13 +32,11 @@ TINY = (
 
 
 @pytest.fixture(scope="module")
-def folder(prepared, weights, tmp_path_factory):
+def folder(lay_prepared, tmp_path_factory):
     """A project with prepared data, for all tests of this module."""
     folder = tmp_path_factory.mktemp("sweep")
     write_tracked(folder, "conf")
-    shutil.copytree(prepared.folder, folder / PROCESSED)
-    (folder / BACKBONE_WEIGHTS).parent.mkdir()
-    shutil.copy(weights, folder / BACKBONE_WEIGHTS)
+    lay_prepared(folder)
     return folder
 
 

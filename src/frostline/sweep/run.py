@@ -38,6 +38,7 @@ from frostline.sweep.closeness import close_to_best
 from frostline.sweep.memory import Memory
 from frostline.sweep.plan import CONF, Plan, check_prepared, compose_trial, is_search, plan, with_prepared_data
 from frostline.sweep.results import (
+    REBUILD,
     RESULT,
     begin,
     better_phase,
@@ -53,7 +54,7 @@ from frostline.sweep.results import (
     write_tables,
 )
 from frostline.sweep.study import answer_study
-from frostline.sweep.swept import rebuild_command, write_swept
+from frostline.sweep.swept import write_swept
 
 if TYPE_CHECKING:  # TensorFlow and MLflow are imported once per sweep, and not for a mistyped key
     from frostline.sweep.trials import Shared
@@ -272,17 +273,17 @@ def _finish(folder: Path, shared: "Shared", memory: Memory, pipeline: "Pipeline"
     trials = read_trials(folder)
     settings, files = rank(trials), write_tables(folder, trials)
     table.print_trials(trials)
-    figures, test, close = {}, None, ""
+    figures, test, close, rebuild = {}, None, "", REBUILD
     if settings:
         files += plots.write_figures(folder, settings)
         best = compose_trial(settings[0].best["overrides"])
         if best.fold is None:  # of a fold, the images that trials were told of are the test images
             close = close_to_best(settings)
-        write_swept(best, headline(trials), folder / "best.yaml")
+        rebuild = write_swept(best, headline(trials), folder / "best.yaml")
         test = sweep_trials.score_on_test(best, shared, memory, better_phase(settings[0].best))
         figures = {"validation/loss": settings[0].mean(), "test/loss": test["loss"], "test/accuracy": test["accuracy"]}
-    text = describe(trials, test, close, rebuild_command())
-    table.print_summary(trials, test, close, folder)
+    text = describe(trials, test, close, rebuild)
+    table.print_summary(trials, test, close, folder, rebuild)
     with runs.sweep_run(pipeline) as parent:
         parent.log_files(*files)
         parent.describe(text, figures)

@@ -17,6 +17,7 @@ from frostline.sweep.plan import compose_trial
 from frostline.sweep.race import Outcome, read_outcome
 from frostline.sweep.results import (
     LUCK,
+    REBUILD,
     Record,
     better_phase,
     label,
@@ -84,10 +85,11 @@ def answer_study(
     answer, files = write_study(study, trainings, race.notes if race else ())
     alone = race is not None and answer.take is None  # all others failed
     take = {key: values_of(trials[0])[key] for key in keys} if alone else answer.take
+    rebuild = REBUILD
     if take is not None:
         taken = next(trial for trial in trials if take.items() <= values_of(trial).items())
-        _keep_winner(folder, taken, take, answer.title)
-    table.print_answer(answer, next(file for file in files if file.suffix == ".html"))
+        rebuild = _keep_winner(folder, taken, take, answer.title)
+    table.print_answer(answer, next(file for file in files if file.suffix == ".html"), rebuild)
     with runs.sweep_run(pipeline) as parent:
         parent.log_files(*files, *tables)
         parent.describe(f"**{answer.title}.** {answer.text}\n", {})
@@ -129,14 +131,15 @@ def _losses_of(trial: Record) -> np.ndarray:
     return log_losses(labels_of(table), probabilities_of(table))
 
 
-def _keep_winner(folder: Path, trial: Record, values: Mapping[str, str], note: str) -> None:
-    """Leave the setting to take, that of `trial`, as a recipe, and its swept `values`, by key, in the sweep's `folder`.
+def _keep_winner(folder: Path, trial: Record, values: Mapping[str, str], note: str) -> str:
+    """Leave the setting to take, that of `trial`, as a recipe, and its swept `values`, by key, in the sweep's `folder`;
+    return the command that rebuilds it.
 
     It is composed anew: trials of one key may differ in what no training depends on, as the threshold.
     """
     write_json(folder / WINNER, dict(values))
     whole = replace(compose_trial(trial["overrides"]), fold=None, train_share=1.0, folds_of="all")
-    write_swept(whole, note)
+    return write_swept(whole, note)
 
 
 def _trainings(

@@ -19,13 +19,15 @@ from frostline.sweep.results import REBUILD, recipe
 _RECIPE = "experiment=swept"
 
 
-def write_swept(config: Config, note: str, *copies: Path) -> None:
-    """Leave `config` as the recipe, with `note` and the command that rebuilds it as a comment; `copies`: more files
-    for the same text."""
+def write_swept(config: Config, note: str, *copies: Path) -> str:
+    """Leave `config` as the recipe, with `note` and the command that rebuilds it, which is returned, as a comment;
+    `copies`: more files for the same text."""
     write_text(SWEPT, recipe(config, note))
-    text = recipe(config, f"{note}\nRebuild it: {rebuild_command()}")
+    command = rebuild_command()
+    text = recipe(config, f"{note}\nRebuild it: {command}")
     for path in (SWEPT, *copies):
         write_text(path, text)
+    return command
 
 
 def rebuild_command() -> str:

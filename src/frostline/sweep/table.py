@@ -16,6 +16,7 @@ from frostline.common.phase_names import PHASES
 from frostline.runtime.progress import CONSOLE, in_words
 from frostline.sweep.results import (
     AFTER,
+    REBUILD,
     Record,
     Setting,
     counted_as,
@@ -30,7 +31,6 @@ from frostline.sweep.results import (
     test_line,
     values_of,
 )
-from frostline.sweep.swept import rebuild_command
 
 if TYPE_CHECKING:
     from frostline.studies.answer import Answer
@@ -138,18 +138,21 @@ def _table(title: str, settings: Sequence[Setting], lost: Sequence[Record], tria
     return table
 
 
-def print_answer(answer: "Answer", page: Path) -> None:
-    """Print to stdout what a study answers, what to do next, and where its page is."""
+def print_answer(answer: "Answer", page: Path, rebuild: str = REBUILD) -> None:
+    """Print to stdout what a study answers, what to do next, and where its page is; `rebuild`: see `describe`."""
     lines = [answer.sentence, *answer.notes]
     if answer.take is not None:
-        lines.append(f"Train it on the prepared splits, with a model to use: {rebuild_command()}")
+        lines.append(f"Train it on the prepared splits, with a model to use: {rebuild}")
     Console().print(*lines, f"Report: {page}", sep="\n", soft_wrap=True, highlight=False, markup=False)
 
 
-def print_summary(trials: Sequence[Record], test: Mapping[str, float] | None, close: str, folder: Path) -> None:
-    """Print to stdout which trial won, and, apart from the ranking, how it does on the test set."""
+def print_summary(
+    trials: Sequence[Record], test: Mapping[str, float] | None, close: str, folder: Path, rebuild: str = REBUILD
+) -> None:
+    """Print to stdout which trial won, and, apart from the ranking, how it does on the test set; `rebuild`: see
+    `describe`."""
     lines = [headline(trials), *([close] if close else [])]
     if test:
         lines += [f"On the test set, looked at once, for this trial only: {test_line(test)}"]
-        lines += [f"Rebuild it through the pipeline: {rebuild_command()}"]
+        lines += [f"Rebuild it through the pipeline: {rebuild}"]
     Console().print(*lines, f"Files: {folder}", sep="\n", soft_wrap=True, highlight=False, markup=False)
