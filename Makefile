@@ -1,5 +1,5 @@
 # Everything people do here, each one command.
-.PHONY: repository check demo train install browser postgresql test test-all chaos fuzz lint audit format params study ui server bench fonts lock clean
+.PHONY: repository check demo train install browser postgresql test test-all chaos fuzz lint style types audit format params study ui server bench fonts lock clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -46,8 +46,8 @@ $(PYTHON):
 KINDS := ray postgresql browser chaos slow long
 UNMARKED := not ($(subst $() , or ,$(KINDS)))
 
-check: lint              ## style, types and the quick tests
-	@$(MAKE) --no-print-directory test-unmarked
+check: style             ## style, types and the quick tests
+	@$(MAKE) --no-print-directory -j2 types test-unmarked
 
 test: install-dev browser    ## what a change should pass: all but the tests that are long, break things or need PostgreSQL
 	@$(MAKE) --no-print-directory --keep-going -j1 test-most test-ray test-browser
@@ -62,8 +62,8 @@ $(filter-out test-long,$(KINDS:%=test-%)): ALL_BUT := and not long
 # In memory where 8 GB of it are free: most of them make an MLflow store, whose many small writes wait for a disk.
 MEMORY := $(shell df --output=avail,target -B1G /dev/shm 2>/dev/null | awk '$$1 + 0 >= 8 {print $$2}')
 test-unmarked test-most test-slow test-long: export TMPDIR := $(or $(TMPDIR),$(MEMORY),/tmp)
-test-unmarked: install-dev
-	$(RUN) pytest $(XDIST) -m "$(UNMARKED)"
+test-unmarked: install-dev   # no file all of which is marked
+	$(RUN) pytest $(XDIST) -m "$(UNMARKED)" $$(grep -rL --include='test_*.py' '^pytestmark' tests | sort)
 
 test-most: install-dev   # the unmarked and the slow, so that they are collected once
 	$(RUN) pytest $(XDIST) -m "not ($(subst $() , or ,$(filter-out slow,$(KINDS))))" tests/pipeline tests
@@ -85,8 +85,11 @@ chaos: install-dev           ## kill stages, break disks, stores and servers, re
 fuzz: install-dev            ## 50,000 damaged images: no crash, no hang, bounded memory
 	$(PYTHON) tests/fuzz/fuzz_images.py $(ARGS)
 
-lint: install-dev            ## style and types
-	$(RUN) ruff check . && ruff format --check . && mypy
+lint: style types            ## what the code says, without running it
+style: install-dev
+	$(RUN) ruff check . && ruff format --check .
+types: install-dev
+	$(RUN) mypy
 
 audit: install-dev           ## known vulnerabilities among the locked packages
 	$(PYTHON) .ci/audit.py

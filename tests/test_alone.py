@@ -58,7 +58,7 @@ def start(repository, *arguments):
     return process
 
 
-@pytest.mark.parametrize("command", [["repro"], ["exp", "run", "-S", "rate=2"]])
+@pytest.mark.parametrize("command", [["repro"], pytest.param(["exp", "run", "-S", "rate=2"], marks=pytest.mark.long)])
 def test_a_running_command_is_named_and_a_killed_one_is_not_waited_for(repository, command):
     process = start(repository, *command)
     with pytest.raises(FrostlineError) as raised, beside_no_dvc():
@@ -77,6 +77,7 @@ def test_a_running_command_is_named_and_a_killed_one_is_not_waited_for(repositor
     assert process.wait() == -signal.SIGKILL
 
 
+@pytest.mark.long
 def test_a_second_experiment_is_refused_before_it_ruins_the_first(repository):
     first = start(repository, "exp", "run", "-S", "rate=2")
     second = dvc("exp", "run", "-S", "rate=3")

@@ -20,6 +20,7 @@ def model(base):
     return add_head(base, "mixed7", dense_units=8, dropout=0.2, seed=1)
 
 
+@pytest.mark.long
 def test_the_models_input_is_rgb_from_0_to_255(base, weights):
     plain = keras.applications.InceptionV3(include_top=False, weights=None, input_shape=(SIZE, SIZE, 3))
     plain.load_weights(weights)
@@ -27,6 +28,7 @@ def test_the_models_input_is_rgb_from_0_to_255(base, weights):
     np.testing.assert_allclose(base([images]), plain(images / 127.5 - 1), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.long
 def test_a_number_is_of_blocks_below_the_cut_and_auto_is_one(base):
     assert frost_line.resolve_thaw_from(base, "mixed7", "auto") == "mixed6"
     assert frost_line.resolve_thaw_from(base, "mixed7", "1") == "mixed6"
@@ -59,6 +61,7 @@ def test_the_frontier_of_a_blocks_end_is_that_layer(model):
     assert frost_line.frontier(model, "mixed7") == ["mixed7"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("thaw_from", ["mixed6", "conv2d_68", "mixed4"])
 def test_the_part_above_the_frost_line_equals_the_whole(model, thaw_from):
     images = np.random.default_rng(1).integers(0, 256, (3, SIZE, SIZE, 3)).astype(np.float32)

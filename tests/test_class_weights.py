@@ -96,6 +96,7 @@ def assert_same_once_put_right(own, reference, weights):
         np.testing.assert_allclose(left, right, rtol=1e-3, atol=2e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("classes", [2, 3])
 def test_training_is_that_of_keras_with_its_last_bias_put_right(classes):
     """Two epochs of Keras' own `fit` with these weights, then its bias minus ln w, give the same probabilities."""
@@ -113,6 +114,7 @@ def test_training_is_that_of_keras_with_its_last_bias_put_right(classes):
     assert_same_once_put_right(own, reference, weights)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", ["balanced", "balanced_sampling"])
 def test_figures_of_epochs_are_of_probabilities_put_right_and_count_each_image_once(way):
     training, validation = unequal(2)
@@ -126,6 +128,7 @@ def test_figures_of_epochs_are_of_probabilities_put_right_and_count_each_image_o
     assert said[:, 1].mean() == pytest.approx(np.mean(training.labels), abs=0.03)  # and not 0.5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("classes", [2, 3])
 def test_each_image_of_a_mixture_counts_by_its_own_class(classes):
     """As Keras' own training on both targets of each mixture, by share and weight, with its last bias put right."""

@@ -49,6 +49,8 @@ def test_a_sweep_outside_of_a_project():
     assert "is no Frostline project" in run("frostline.sweep", "-m", "seed=1,2")
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_compare_in_a_fresh_clone_does_not_show_the_figures_that_came_with_it(project):
     (project / "dvc.yaml").touch()
     said = run("frostline.cli", "compare")
@@ -87,6 +89,7 @@ def test_compare_shows_no_two_runs_in_one_answer(project, lock, named):
     assert "`dvc repro`" in said
 
 
+@pytest.mark.slow
 def test_a_folder_without_a_path(project):
     (project / "dvc.yaml").touch()
     (project / ".git").mkdir()

@@ -71,6 +71,8 @@ def test_each_backbone_brings_its_image_size_and_weights(project, model):
     assert compose_conf([f"model={model}", "preprocess.image_size=96"]).preprocess.image_size == 96
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_an_ensemble_knows_the_weights_of_each_network_that_has_a_file(project):
     config = compose_conf(["model=ensemble", "weights=imagenet"])
     assert config.model.backbone == "resnet50+xception+inception_v3"
@@ -144,6 +146,7 @@ def test_the_old_name_of_an_experiment_works_and_says_so(project):
         compose_trial(["experiment=seed", "seed=2"])
 
 
+@pytest.mark.slow
 def test_make_params_says_in_one_line_that_a_name_is_an_old_one(project):
     command = [sys.executable, "-m", "frostline.config.load"]
     new, old = (
@@ -154,6 +157,7 @@ def test_make_params_says_in_one_line_that_a_name_is_an_old_one(project):
     assert new.stderr == ""
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_dvc_says_that_a_name_is_an_old_one(project):
     """DVC composes conf/ itself."""
@@ -362,6 +366,8 @@ def loads_or_is_refused_in_two_lines(load):
         is_within_its_rule(config)
 
 
+@pytest.mark.long
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.sampled_from([*dotted(PARAMS)]), ANY)
 def test_any_value_of_any_setting_is_within_its_rule_or_refused_in_two_lines(key, value):
@@ -378,6 +384,8 @@ TOKENS = [
 ]
 
 
+@pytest.mark.long
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 9), st.sampled_from(TOKENS)), min_size=1, max_size=3))
 def test_any_damage_to_params_yaml_is_refused_in_two_lines_or_harmless(damages):

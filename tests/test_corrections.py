@@ -57,6 +57,7 @@ def test_classes_are_changed_and_images_dropped(archive, capsys):
     assert "corrections.csv: 1 image of another class, 2 dropped\n" in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "text",
     [

@@ -122,6 +122,7 @@ def test_the_evaluation_has_the_cost_of_calibrated_decisions_and_of_guessing():
     assert "cost" not in judged(pair, chosen(threshold=None), shares).compared()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("classes", "costs"), [(("cat", "dog"), OF_TWO), pytest.param(CLASSES, MATRIX, marks=pytest.mark.long)]
@@ -136,12 +137,16 @@ def test_the_report_has_the_cost(tmp_path, classes, costs):
     assert "Cost per image" not in write_example_report(tmp_path, pair=predictions(90))
 
 
+@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("classes", "costs", "words"),
     [
         (("cat", "dog"), OF_TWO, "above 0.25, else cat. That is where both answers are expected to cost the same."),
-        (("cat", "dog"), ((0, 1), (10_000_000, 0)), "above 1e-07, else cat."),
-        (("cat", "dog"), ((0, 10_000_000), (1, 0)), "above 0.99999990000001, else cat."),
+        pytest.param(("cat", "dog"), ((0, 1), (10_000_000, 0)), "above 1e-07, else cat.", marks=pytest.mark.long),
+        pytest.param(
+            *(("cat", "dog"), ((0, 10_000_000), (1, 0)), "above 0.99999990000001, else cat."), marks=pytest.mark.long
+        ),
         (CLASSES, MATRIX, "The class is predicted whose expected cost is the lowest, by the calibrated probabilities;"),
     ],
 )
@@ -176,6 +181,8 @@ def test_other_rules_in_words(threshold, classes, rule):
     assert rule_in_words(threshold, classes) == rule
 
 
+@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("costs", [None, MATRIX])
 def test_the_card_and_the_report_advise_no_other_rule_than_costs(tmp_path, costs):
     advised = "evaluate.threshold=balanced_accuracy has all classes in mind"
@@ -244,6 +251,7 @@ def test_costs_that_are_none(setting, words):
 # Every door
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
 @pytest.mark.parametrize(

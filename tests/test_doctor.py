@@ -185,6 +185,7 @@ def test_the_text_fits_100_columns_and_names_what_is_missing():
     assert "mlflow      MISSING: no\nThe pipeline cannot run here: mlflow." in text
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "said"),
@@ -204,6 +205,7 @@ def test_a_tensorflow_that_cannot_be_imported_is_said(tmp_path, code, said):
     assert len(done.stdout.splitlines()) < 16
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_in_a_project_that_can_run_and_outside_of_one(whole_project, tmp_path):
     done = run_doctor("--json")

@@ -82,6 +82,7 @@ def test_images_are_scaled_in_float32_also_where_a_member_computes_in_bfloat16(b
     assert {computed_in["mobilenet_v3_small.conv"], computed_in["vgg16.block1_conv1"]} == {"bfloat16"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("asked", "line"),
     [
@@ -104,6 +105,7 @@ def test_the_chosen_member_alone_thaws(base, asked, line):
     assert (line in frontier) == (not base.get_layer(line).weights)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("asked", "words"),
     [

@@ -52,7 +52,7 @@ def test_the_exported_model_answers_what_the_original_does(tmp_path, name, class
 
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
 @pytest.mark.parametrize("name", INSTALLED)
-@pytest.mark.parametrize("temperature", [0.4, 3.0])
+@pytest.mark.parametrize("temperature", [pytest.param(0.4, marks=pytest.mark.long), 3.0])
 @pytest.mark.parametrize("classes", [CLASSES, ("a", "b", "ball")])
 def test_what_it_gives_is_calibrated(tmp_path, name, temperature, classes):
     write_model(tmp_path / "raw.keras", classes)
@@ -79,9 +79,10 @@ def sure_model(path, highest):
     save_model(model, path, CLASSES)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
 @pytest.mark.parametrize("name", INSTALLED)
-@pytest.mark.parametrize("highest", [8, 16])
+@pytest.mark.parametrize("highest", [pytest.param(8, marks=pytest.mark.long), 16])
 def test_a_model_that_is_too_sure_can_be_exported_whatever_its_temperature(tmp_path, name, highest):
     sure_model(tmp_path / "raw.keras", highest)
     path, use = tmp_path / f"model{FORMATS[name].suffix}", tmp_path / "model.keras"
@@ -204,6 +205,7 @@ def test_it_is_checked_on_the_images_that_are_named(tmp_path):
             check_images([tmp_path / name], SIZE, "squash")
 
 
+@pytest.mark.long
 def test_else_on_test_images(tmp_path, prepared):
     with pytest.raises(FrostlineError, match="Name some images"):
         check_images([], SIZE, "squash")
@@ -215,10 +217,11 @@ def test_else_on_test_images(tmp_path, prepared):
         check_images([], size + 1, "squash")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("threshold", "rule"),
     [
-        (0.5, "above 0.5, else field."),
+        pytest.param(0.5, "above 0.5, else field.", marks=pytest.mark.long),
         (((0, 1), (3, 0)), "above 0.25, else field. That is where both answers are expected to cost the same."),
     ],
 )

@@ -56,6 +56,7 @@ def test_layers_of_another_configuration_are_other_entries(tmp_path):
     assert len(feature_cache.entries(tmp_path)) == 2
 
 
+@pytest.mark.long
 def test_a_layers_bytes_do_not_depend_on_what_is_computed_beside_it(base, prepared, tmp_path):
     """Batch norm after a convolution that is asked for is not folded into it, and rounds otherwise."""
     images = prepared.images("test")[:4]
@@ -87,6 +88,7 @@ def test_features_equal_the_layers_outputs(base, prepared, tmp_path):
         np.testing.assert_allclose(array, output, rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.long
 def test_one_pass_serves_every_later_reader(base, prepared, tmp_path, counted):
     images = prepared.images("test")
     both = extract(base, images, LAYERS, tmp_path)
@@ -115,6 +117,7 @@ def test_features_of_other_code_are_other_entries(base, prepared, tmp_path, coun
     assert len(counted) == len(feature_cache.entries(tmp_path)) == 2
 
 
+@pytest.mark.long
 def test_weights_above_the_layer_do_not_matter(base, prepared, tmp_path, counted):
     images = prepared.images("test")
     extract(base, images, ["mixed6"], tmp_path)

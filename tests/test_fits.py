@@ -215,6 +215,7 @@ def test_margins_make_no_picture_bright_or_uneven():
     assert np.isfinite(measure(slip[None], "pad")).all(), "too narrow for a Laplacian"
 
 
+@pytest.mark.slow
 def test_margins_make_no_two_pictures_alike():
     """Dark ones, of which nothing is alike but how dark they are."""
     pictures = [noise(9, 4).resize((180, 80), Image.Resampling.BICUBIC)]

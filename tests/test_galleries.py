@@ -22,6 +22,7 @@ def models(weights):
     }
 
 
+@pytest.mark.long
 def test_each_kind_of_prediction_with_what_it_rests_on(prepared, models):
     labels, names = prepared.labels("test"), prepared.names("test")
     right = np.eye(2)[labels] * 0.8 + 0.1
@@ -54,6 +55,7 @@ def test_each_kind_of_prediction_with_what_it_rests_on(prepared, models):
         np.testing.assert_allclose(heat.map, alone, atol=1e-3)
 
 
+@pytest.mark.long
 def test_what_the_model_in_use_says_stands_below_where_it_is_calibrated(prepared, models):
     labels = prepared.labels("test")
     wrong = np.eye(2)[labels] * 0.6 + 0.2
@@ -67,6 +69,7 @@ def test_what_the_model_in_use_says_stands_below_where_it_is_calibrated(prepared
     assert len(as_it_is[0].facts) == 2
 
 
+@pytest.mark.long
 def test_label_issues_of_several_splits_keep_their_names(prepared, models):
     probabilities = {}
     for split in ("validation", "test"):

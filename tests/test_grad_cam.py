@@ -88,6 +88,7 @@ def test_no_images_give_no_maps():
     assert grad_cam(classifier(1, "sigmoid"), images(0), np.empty(0, np.int64)).shape == (0, 5, 5)
 
 
+@pytest.mark.long
 def test_the_recipes_classifier_is_seen_at_its_cut_layer(prepared, weights):
     base = build_backbone(75, weights)
     model = add_head(base, "mixed5", dense_units=8, dropout=0.2, seed=1)

@@ -131,6 +131,7 @@ def test_a_given_set_without_a_class_is_said_where_another_is_cut_in_groups(tmp_
         prepare(tmp_path, images, group=r"patient(\d+)", splits="given")
 
 
+@pytest.mark.long
 def test_an_image_without_a_group_is_alone(tmp_path):
     data = prepare(tmp_path, drawn(40), group=r"patient\d+_|\d+\.jpg")
     assert [len(data.names(split)) for split in SPLITS] == [24, 8, 8]
@@ -153,6 +154,7 @@ def with_copies(images):
     return images | copies
 
 
+@pytest.mark.long
 def test_near_duplicates_are_in_one_fold(tmp_path):
     data = prepare(tmp_path, with_copies(drawn(40)))
     parted = 0

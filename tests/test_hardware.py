@@ -113,6 +113,8 @@ def test_a_gpu_that_is_not_used_is_said_in_one_line(node, monkeypatch, capsys):
     assert capsys.readouterr().err == "", "that it is hidden is a wish"
 
 
+@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["transfer", "finetune", "evaluate", "sweep"])
 def test_whatever_computes_says_it(project, monkeypatch, capsys, command):
     """Once, and before anything else: here the data are missing."""

@@ -27,6 +27,8 @@ WHAT_TO_DO = (
 )
 
 
+@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("private", PLACES)
 def test_what_hydra_does_not_document_is_imported_in_one_place(private):
     found = set()

@@ -141,7 +141,10 @@ def test_without_home_and_token_it_says_how_to_sign_in(start, tmp_path):
     assert "none were found" in err
 
 
-@pytest.mark.parametrize("place", ["home", "config", "environment", "token file"])
+@pytest.mark.parametrize(
+    "place",
+    ["home", *(pytest.param(place, marks=pytest.mark.long) for place in ("config", "environment", "token file"))],
+)
 def test_finds_credentials(start, tmp_path, place):
     settings = {}
     match place:
@@ -165,10 +168,10 @@ def test_finds_credentials(start, tmp_path, place):
     ("place", "mode"),
     [
         ("kaggle.json", 0o640),
-        ("kaggle.json", 0o604),
-        ("KAGGLE_CONFIG_DIR", 0o644),
-        ("access_token", 0o644),
-        ("KAGGLE_API_TOKEN", 0o644),
+        pytest.param("kaggle.json", 0o604, marks=pytest.mark.long),
+        pytest.param("KAGGLE_CONFIG_DIR", 0o644, marks=pytest.mark.long),
+        pytest.param("access_token", 0o644, marks=pytest.mark.long),
+        pytest.param("KAGGLE_API_TOKEN", 0o644, marks=pytest.mark.long),
     ],
 )
 def test_warns_of_credentials_that_others_can_read(start, tmp_path, place, mode):
@@ -223,8 +226,8 @@ def test_without_credentials_says_how_to_get_them(start, tmp_path):
             403,
             "(403): its rules must be accepted first.\nDo so at https://www.kaggle.com/",
         ),
-        ({"KAGGLE_API_TOKEN": TOKEN}, 404, f"no competition '{NAME}'"),
-        ({"KAGGLE_API_TOKEN": TOKEN}, 503, "answered 503"),
+        pytest.param({"KAGGLE_API_TOKEN": TOKEN}, 404, f"no competition '{NAME}'", marks=pytest.mark.long),
+        pytest.param({"KAGGLE_API_TOKEN": TOKEN}, 503, "answered 503", marks=pytest.mark.long),
     ],
 )
 def test_says_why_kaggle_refuses(start, tmp_path, settings, status, message):
@@ -293,6 +296,7 @@ def test_too_little_disk_space_is_said_before_the_first_byte_is_kept(start, tmp_
     assert (len(server.downloads), leftovers(tmp_path)) == (1, [])
 
 
+@pytest.mark.long
 def test_an_archive_of_another_kind_is_kept_and_not_fetched_again(start, tmp_path):
     content = zipped(**{"labels.csv": b"1", "train/0a.jpg": random.Random(0).randbytes(MEBIBYTE)})
     with running(KaggleServer(content, credentials=BEARER)) as server:

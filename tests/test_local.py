@@ -16,6 +16,7 @@ from frostline.runtime.errors import FrostlineError
 from frostline.sweep.plan import plan
 
 
+@pytest.mark.slow
 def test_they_are_in_every_composition_and_in_params_yaml(project):
     kept = set_local({"transfer.epochs": "3", "finetune.learning_rate": "3e-5", "transfer.patience": "null"})
     assert kept == {"transfer.epochs": 3, "finetune.learning_rate": 3e-5, "transfer.patience": None}
@@ -34,6 +35,7 @@ def test_they_are_in_every_composition_and_in_params_yaml(project):
     assert load_params() == compose_conf()
 
 
+@pytest.mark.slow
 def test_weights_of_classes_stay_as_one_setting(project):
     """Whatever the classes are called."""
     kept = set_local(
@@ -60,6 +62,7 @@ def test_weights_of_classes_stay_as_one_setting(project):
     assert compose_conf().evaluate.threshold == 0.5
 
 
+@pytest.mark.slow
 def test_a_class_has_the_name_that_is_written(project):
     """Not what YAML makes of it."""
     kept = set_local(
@@ -79,6 +82,7 @@ def test_a_class_has_the_name_that_is_written(project):
             set_local({"transfer.class_weight": text})
 
 
+@pytest.mark.slow
 def test_a_mapping_takes_the_place_of_one_that_stays(project):
     set_local({"transfer.class_weight": "{a: 1, b: 5}"})
     assert compose_conf(["transfer.class_weight={a:3}"]).transfer.class_weight == {"a": 3}
@@ -97,6 +101,7 @@ def test_the_members_of_an_ensemble_are_a_list(project):
     assert compose_conf().model.backbone == "resnet50+xception"
 
 
+@pytest.mark.slow
 def test_options_of_groups_stay_and_another_source_can_still_be_chosen(project):
     Path("pictures").mkdir()
     Path("pictures/1.jpg").touch()
@@ -112,6 +117,8 @@ def test_options_of_groups_stay_and_another_source_can_still_be_chosen(project):
     assert compose_conf(["data=folder", "data.path=./pictures"]).data.path == "./pictures"
 
 
+@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -129,8 +136,14 @@ def test_a_setting_may_be_given_before_its_group(project, changes):
 @pytest.mark.parametrize(
     "text",
     [
-        *("a b", "사진 (1)", "a=b,c", "x #y", "~", "it's", 'say "hi"', "back\\slash", "[1]{2}", "a: b", " spaces "),
-        *("%s%%", "$HOME", "강아지*?", "- x", "null ", "true", "1e3", "2024", "a\tb", "!tag", "&a", "@x", "`c`"),
+        *("사진 (1)", "a=b,c", "x #y", "~", 'say "hi"', "back\\slash", "[1]{2}", "2024"),
+        *(
+            pytest.param(text, marks=[pytest.mark.slow, pytest.mark.long])
+            for text in (
+                *("a b", "it's", "a: b", " spaces ", "%s%%", "$HOME", "강아지*?", "- x", "null ", "true", "1e3"),
+                *("a\tb", "!tag", "&a", "@x", "`c`"),
+            )
+        ),
     ],
 )
 def test_any_text_is_kept_as_it_is(project, text):
@@ -174,6 +187,7 @@ def edit(before, after):
     Path("params.yaml").write_text(text.replace(before, after))
 
 
+@pytest.mark.slow
 def test_edits_of_params_yaml_are_said_before_they_are_dropped(project):
     set_local({"seed": "5"})
     assert not edits_of_params()
@@ -188,6 +202,8 @@ def test_edits_of_params_yaml_are_said_before_they_are_dropped(project):
     assert load_params().model.dropout == 0.2
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_an_edit_is_kept_as_its_error_says(project):
     """By the command; with what else follows from the setting."""
     (project / "pictures/cat").mkdir(parents=True)
@@ -203,8 +219,9 @@ def test_an_edit_is_kept_as_its_error_says(project):
     assert not edits_of_params()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [KeyboardInterrupt(), OSError(28, "No space left on device")])
-@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("last", [pytest.param(False, marks=pytest.mark.long), True])
 def test_an_end_in_the_middle_changes_nothing(project, monkeypatch, end, last):
     """Settings that stay and params.yaml would differ, which looks like edits by hand."""
     set_local({"seed": "5", "data": "sample", "data.images": "40"})
@@ -224,6 +241,8 @@ def test_an_end_in_the_middle_changes_nothing(project, monkeypatch, end, last):
     assert not edits_of_params()
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_a_kill_while_settings_are_composed_changes_nothing(project):
     set_local({"seed": "5"})
     before = {path: path.read_bytes() for path in Path().rglob("*.yaml")}
@@ -259,6 +278,7 @@ def test_so_does_one_that_hydra_reads_as_something_else(project):
         assert load_params().evaluate.threshold == said
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_gone_can_be_replaced_by_another(project):
     for name in ("old", "new"):
         (project / name / "cat").mkdir(parents=True)
@@ -274,6 +294,8 @@ def test_a_folder_that_is_gone_can_be_replaced_by_another(project):
     assert not edits_of_params()
 
 
+@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize(("changes", "unset"), [({"experiment": "best"}, []), ({}, ["experiment"])])
 def test_a_recipe_that_is_gone_can_be_replaced_by_another(project, caplog, changes, unset):
     mine = Path("conf/experiment/mine.yaml")

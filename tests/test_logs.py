@@ -37,6 +37,8 @@ def test_who_imports_the_package_hears_warnings_only():
     assert done.stderr == "2\n"
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_a_quiet_stage_says_nothing(project):
     command = [sys.executable, "-m", "frostline.stages", "fetch_data", "--quiet", "data.images=20"]
     done = subprocess.run(command, capture_output=True, text=True)

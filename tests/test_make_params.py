@@ -31,6 +31,8 @@ def edit(old, new):
     path.write_text(path.read_text().replace(old, new, 1))
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_an_edit_by_hand_is_named_before_it_is_dropped(make_params, project):
     committed = (project / "params.yaml").read_text()
     edit("\nseed: 42\n", "\nseed: 43\n")

@@ -100,6 +100,7 @@ def test_the_champion_changes_only_for_a_better_model_on_the_same_images(pipelin
     assert reasons["3"].startswith("Not better than the champion beyond chance")
 
 
+@pytest.mark.long
 def test_a_champion_of_other_images_is_judged_anew_on_these(pipeline):
     others = [f"other{row}.jpg" for row in range(200)]
     evaluate(pipeline, b"of brightness", GOOD, names=others, as_used=model_of_brightness(3.0))
@@ -176,6 +177,7 @@ def test_a_description_that_somebody_wrote_stays(pipeline):
     assert mlflow.MlflowClient().get_registered_model(NAME).description == "Ours."
 
 
+@pytest.mark.long
 def test_a_model_is_registered_once_and_can_be_loaded_from_there(pipeline):
     first, second = (evaluate(pipeline, b"a model", GOOD) for _ in range(2))
     assert [len(logged_models(run)) for run in (first, second)] == [1, 0], "nor is it logged twice"
@@ -200,6 +202,7 @@ def test_the_champion_with_another_threshold_or_temperature_is_the_champion(pipe
     assert state()[0] == {"champion": "3"}
 
 
+@pytest.mark.long
 def test_a_challenger_that_is_better_now_becomes_champion_and_challenger_no_more(pipeline):
     evaluate(pipeline, b"first", BAD)
     evaluate(pipeline, b"second", BAD)
@@ -219,6 +222,7 @@ def test_a_champion_whose_predictions_are_gone_is_judged_anew(pipeline):
     assert reasons["2"].startswith("The champion was judged anew")
 
 
+@pytest.mark.long
 def test_a_registry_elsewhere_that_is_away_is_named_and_the_run_ends(pipeline, monkeypatch, capfd):
     monkeypatch.setenv("MLFLOW_REGISTRY_URI", "http://someone:s3cret@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

@@ -107,6 +107,7 @@ def open_all(run):
     return tuple(zipfile.ZipFile(path).read("model.weights.h5") for path in (file, champion))
 
 
+@pytest.mark.long
 def test_the_runs_of_a_moved_project_move_with_it(project, made, monkeypatch, capfd):
     there = project.with_name(f"{NAME}2")  # of which the former name is the beginning
     project.rename(there)
@@ -123,6 +124,7 @@ def test_the_runs_of_a_moved_project_move_with_it(project, made, monkeypatch, ca
     assert str(project) not in capfd.readouterr().err, "it is said once"
 
 
+@pytest.mark.long
 def test_a_copy_leaves_its_original_alone(project, made, monkeypatch):
     copy = project.with_name("copy")
     shutil.copytree(project, copy)
@@ -134,6 +136,7 @@ def test_a_copy_leaves_its_original_alone(project, made, monkeypatch):
     assert not any("%231/" in place or "#1/" in place for place in places(copy))
 
 
+@pytest.mark.long
 def test_the_ui_finds_the_artifacts_and_several_at_once_move_them_once(project):
     there = project.with_name("50%20 there")
     project.rename(there)

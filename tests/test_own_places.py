@@ -148,6 +148,7 @@ def test_a_place_that_was_edited_by_hand_in_one_line_of_two_is_refused(project, 
         load_params()
 
 
+@pytest.mark.slow
 def test_make_params_ends_in_one_line(project):
     (project / "dvc.yaml").touch()
     before = (project / "params.yaml").read_bytes()
@@ -192,6 +193,7 @@ def dvc(project):
     return lambda *arguments: run("-m", "dvc", "exp", "run", *arguments)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_dvc_says_it_in_one_line_and_leaves_params_yaml_as_it_was(project, pictures, dvc):
     before = (project / "params.yaml").read_bytes()
@@ -208,6 +210,7 @@ def test_dvc_says_it_in_one_line_and_leaves_params_yaml_as_it_was(project, pictu
     assert (project / "params.yaml").read_bytes() == before
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_dvc_names_a_choice_that_stays_and_is_gone(project, dvc):
     (project / "conf/local").mkdir()

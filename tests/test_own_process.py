@@ -100,6 +100,7 @@ def test_the_account_has_no_say_in_what_is_made(tmp_path):
     assert made(tmp_path / "nowhere", {"HOME": "/dev/null/nobody"}, umask=0o022) == usual
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "encoding",
     [pytest.param("ascii", marks=pytest.mark.long), "cp949", pytest.param("latin-1", marks=pytest.mark.long)],

@@ -187,6 +187,7 @@ def test_images_that_the_table_lacks_are_not_judged_and_dropped_ones_are_passed_
     assert list(audit_labels.wrong_labels(images, probabilities)) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -270,6 +271,7 @@ def command(*arguments):
     return subprocess.run([sys.executable, "-m", "frostline.cli", "audit", *arguments], capture_output=True, text=True)
 
 
+@pytest.mark.long
 def test_the_command_says_in_one_line_what_is_left_out(images, project):
     (project / "dvc.yaml").touch()
     done = command("--top", "3")
@@ -282,6 +284,7 @@ def test_the_command_says_in_one_line_what_is_left_out(images, project):
     assert "What you decide: corrections.csv" in done.stdout
 
 
+@pytest.mark.long
 def test_errors_of_the_command_are_lines(project, tmp_path):
     (project / "dvc.yaml").touch()
     done = command()

@@ -61,6 +61,7 @@ def test_figures_are_images_and_the_same_bytes_in_another_process(tmp_path):
             assert len(np.unique(np.asarray(image.convert("L")))) > 10
 
 
+@pytest.mark.long
 def test_each_phase_has_its_colour_in_every_chart(tmp_path):
     write_all(tmp_path)
     for name in ("learning_curves", "roc", "precision_recall", "reliability"):
@@ -99,6 +100,7 @@ def test_dvc_confusion_has_one_row_per_image(tmp_path):
     assert rows(tmp_path / "reliability.csv")[0] == {"predicted": "0.3", "observed": "0.5", "count": "2"}
 
 
+@pytest.mark.long
 def test_one_class_only_leaves_out_the_undefined_curves(tmp_path):
     labels, probabilities = np.zeros(2, np.uint8), of([0.0, 1.0])
     curves = {"transfer": epochs(1), "finetune": epochs(1)}
@@ -119,6 +121,7 @@ def test_names_that_matplotlib_would_read_as_mathematics_are_drawn(tmp_path):
     assert "b$_^{ <b> &" in text
 
 
+@pytest.mark.long
 def test_drawings_can_stand_together_in_one_page_and_take_its_colours(tmp_path):
     write_all(tmp_path)
     ids: list[str] = []

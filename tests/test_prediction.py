@@ -159,6 +159,7 @@ def test_another_ending_is_refused_before_anything_is_done(tmp_path):
         write_table(tmp_path / "table.xlsx", iter([Prediction("a", "b", 1, {})]), lambda count: pytest.fail("too late"))
 
 
+@pytest.mark.long
 def test_the_command_writes_a_table_and_says_how_far_it_is_on_stderr(model, tmp_path):
     images = folder_of(40, tmp_path / "images")
     done = frostline("predict", "--model", str(model), str(images), "--output", str(tmp_path / "out.csv"))

@@ -81,6 +81,7 @@ def test_whole_data_set(tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_same_bytes_whatever_the_processes_and_the_order_of_the_archive(tmp_path):
     members = good(40) | {"cats/bad.jpg": b"bad"}
     backwards = dict(reversed(members.items()))
@@ -157,6 +158,7 @@ def test_splits_that_the_data_bring_are_pooled_or_kept(tmp_path, capsys):
     assert [count["cats"] for count in summary.counts.values()] == [10, 3, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("splits", "said", "counts"),
     [
@@ -215,6 +217,7 @@ def test_splits_that_cannot_be_kept(members, words, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_labels_of_more_classes_than_a_byte_can_count(tmp_path):
     members = {f"class {n // 3:03}/{n}.png": image(n, "PNG") for n in range(3 * 257)}
     summary = prepare(archive_of(tmp_path / "a.zip", members), tmp_path / "out")

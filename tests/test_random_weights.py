@@ -21,6 +21,7 @@ def backbone(weights):
     return model
 
 
+@pytest.mark.long
 def test_keras_loads_every_value_of_the_file(weights, backbone):
     loaded = [np.asarray(v) for layer in backbone.layers for v in layer.trainable_weights + layer.non_trainable_weights]
     with h5py.File(weights) as file:
@@ -32,6 +33,7 @@ def test_keras_loads_every_value_of_the_file(weights, backbone):
     assert [file.name for file in weights.parent.iterdir()] == ["backbone.h5"]
 
 
+@pytest.mark.long
 def test_batch_norm_statistics_fit_other_drawn_images(backbone):
     import keras
 
@@ -45,6 +47,7 @@ def test_batch_norm_statistics_fit_other_drawn_images(backbone):
         assert 0.8 < values.std() < 1.2, layer.name
 
 
+@pytest.mark.long
 def test_features_at_the_cut_layer_differ_between_images(backbone):
     import keras
 

@@ -48,6 +48,7 @@ def values_of(model):
     return [variable.numpy() for variable in model.variables]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "changes",
     [
@@ -89,6 +90,7 @@ def learned():
     return model
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("wrong", [(), (7, 70, 140)])
 def test_where_few_images_have_most_of_the_loss_the_test_still_goes_on_to_where_it_diverges(learned, seed, wrong):

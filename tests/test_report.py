@@ -52,6 +52,7 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
+@pytest.mark.long
 def test_the_settings_tell_what_auto_was_found_to_be(tmp_path):
     given = ["transfer.learning_rate=auto", "finetune.batch_size=auto"]
     found = {"transfer.learning_rate": 0.00093, "finetune.batch_size": 8}
@@ -88,6 +89,7 @@ def test_the_page_says_the_verdict_and_stands_alone(html):
     assert all(after <= before + 1 for before, after in zip([0, *levels], levels, strict=False))
 
 
+@pytest.mark.long
 def test_the_page_names_its_inputs_but_no_machine_and_no_password(tmp_path):
     html = write_example_report(tmp_path)
     for text in (
@@ -142,6 +144,7 @@ def test_an_untrained_backbone_is_named_as_such(tmp_path, html):
     assert "untrained" not in write_example_report(tmp_path, weights="imagenet")
 
 
+@pytest.mark.long
 def test_with_patience_the_kept_epoch_is_marked(tmp_path, html):
     assert "kept" not in Page(html).text
     assert "smoothed labels" not in html
@@ -157,6 +160,7 @@ def test_training_losses_of_smoothed_labels_are_said_to_be_that(tmp_path):
     assert "What is trained on are mixtures of two images each" in html
 
 
+@pytest.mark.long
 def test_one_class_and_no_mistakes_still_make_a_page(tmp_path):
     sure = of(np.zeros(2))
     html = write_example_report(tmp_path, pair=Pair(np.zeros(2, np.uint8), sure, sure))
@@ -171,6 +175,7 @@ def test_one_class_and_no_mistakes_still_make_a_page(tmp_path):
     assert not re.search(r"\bnan\b", page.text, re.IGNORECASE)
 
 
+@pytest.mark.long
 def test_a_page_of_a_model_that_learned_nothing_is_not_green(tmp_path, html):
     """300 images of one class, 30 of the other, and models that know no more than that."""
     labels, rng = np.repeat([0, 1], [300, 30]).astype(np.uint8), np.random.default_rng(0)
@@ -217,6 +222,7 @@ def test_where_the_test_images_disagree_the_page_says_so_in_a_colour_of_its_own(
     assert "Top losses of the transfer model" in html
 
 
+@pytest.mark.long
 def test_raw_and_calibrated_figures_stand_side_by_side(tmp_path):
     pair, choice = predictions(86), chosen(temperature=1.6)
     page = Page(write_example_report(tmp_path, pair=pair, choice=choice))

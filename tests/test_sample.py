@@ -53,6 +53,7 @@ def test_every_image_is_a_jpeg_of_its_own_with_sides_from_150_to_600(archive):
     assert any(width < height for width, height in sizes)
 
 
+@pytest.mark.slow
 def test_same_seed_gives_the_same_bytes_in_another_process(archive, tmp_path):
     again = tmp_path / "again.zip"
     code = (

@@ -46,6 +46,7 @@ def test_the_addresses_that_are_downloaded_from_are_https():
     assert all(address.startswith("https://") for address in addresses)
 
 
+@pytest.mark.slow
 def test_telemetry_is_off():
     code = "import os, frostline.tracking.runs; print(os.environ['MLFLOW_DISABLE_TELEMETRY'])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "true\n"

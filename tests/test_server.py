@@ -337,6 +337,7 @@ def test_a_fault_of_the_servers_own_is_not_shown_to_the_client(model):
         assert requests.get(f"{address}/health").ok
 
 
+@pytest.mark.long
 def test_a_client_that_hangs_up_disturbs_nobody(model):
     """Nor does it leave anything on the server's terminal."""
     post = b"POST /invocations HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/jpeg\r\n"
@@ -368,6 +369,7 @@ def frostline(*arguments):
     )
 
 
+@pytest.mark.long
 def test_the_command_listens_on_this_machine_and_ends_with_ctrl_c(model):
     with frostline("serve", "--model", str(model), "--port", "0") as process:
         line = process.stderr.readline()

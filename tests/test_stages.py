@@ -79,6 +79,7 @@ runpy.run_module(package, run_name="__main__", alter_sys=True)
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", [("frostline.stages", "evaluate"), ("frostline.sweep", "-m", "seed=1,2")])
 def test_so_does_one_whose_interrupt_python_would_ignore(project, command, number):
@@ -117,6 +118,7 @@ def small_files_only():
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 
 
+@pytest.mark.long
 def test_a_file_that_cannot_be_written_is_one_line_and_leaves_nothing(project):
     status, said = end_of(start("fetch_data", preexec_fn=small_files_only))
     assert (status, said) == (1, "error: File too large\n")

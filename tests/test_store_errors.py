@@ -69,9 +69,15 @@ def test_a_deleted_experiment_is_restored_by_the_command_that_is_named(database,
             "by an older MLflow",
             "mlflow db upgrade sqlite:///",
         ),
-        ("UPDATE alembic_version SET version_num = 'ffffffffffff'", "made by a newer", "Install"),
+        pytest.param(
+            *("UPDATE alembic_version SET version_num = 'ffffffffffff'", "made by a newer", "Install"),
+            marks=pytest.mark.long,
+        ),
         pytest.param("DELETE FROM alembic_version", "not as MLflow made them", "Move it away", marks=pytest.mark.long),
-        ("ALTER TABLE experiments RENAME COLUMN name TO other", "not as MLflow made them", "Move it away"),
+        pytest.param(
+            *("ALTER TABLE experiments RENAME COLUMN name TO other", "not as MLflow made them", "Move it away"),
+            marks=pytest.mark.long,
+        ),
     ],
 )
 def test_tables_of_another_mlflow(database, fails, change, cause, advice, project):
@@ -137,6 +143,7 @@ def test_before_the_browser_of_runs_a_file_that_is_no_database_is_one_error(proj
     assert "text.db cannot be used: file is not a database.\nMove it away" in done.stderr
 
 
+@pytest.mark.long
 def test_the_browser_of_runs_opens_the_store_that_stages_use(tmp_path):
     """`make ui` itself, with an `mlflow` that says what it is told."""
     write_tracked(tmp_path, "Makefile", "params.yaml")
@@ -331,6 +338,7 @@ def test_a_proxy_of_all_schemes_is_named_and_what_the_server_wants_is_said_too(f
     assert "NO_PROXY=mlflow.invalid" in advice
 
 
+@pytest.mark.long
 def test_where_artifacts_alone_cannot_be_sent_all_else_is_and_the_run_ends(database, capfd):
     client = mlflow.MlflowClient()
     client.create_experiment("frostline-odd", artifact_location="odd://place")
@@ -344,6 +352,7 @@ def test_where_artifacts_alone_cannot_be_sent_all_else_is_and_the_run_ends(datab
     assert len(warning.splitlines()) == 2
 
 
+@pytest.mark.long
 def test_a_run_that_is_deleted_while_it_goes_on_is_told_of_once_and_closed_where_it_comes_back(database, capfd):
     client = mlflow.MlflowClient()
     with tracking.phase_run("transfer", tracking.open_pipeline(compose_conf(), "data")) as run:

@@ -156,6 +156,7 @@ def test_a_tie_of_validation_losses_is_said(written):
     assert answer.text.startswith("Take the transfer model: both did the same on the validation images, and it is the")
 
 
+@pytest.mark.long
 def test_where_only_the_phase_that_was_not_chosen_learned_nothing_is_recommended(written):
     fit = losses(0.9, 0.1)  # by validation, fine-tuning is better
     bad, worse = ({"a": "1"}, losses(0.3, 1.2), 120), ({"a": "2"}, losses(0.3, 1.3), 120)
@@ -199,6 +200,7 @@ def test_recipes_within_chance_of_the_best_are_named(answered):
     assert alone.tone == "better"
 
 
+@pytest.mark.long
 def test_a_race_takes_the_first_setting_unless_another_setting_is_clearly_better(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
@@ -239,8 +241,8 @@ def test_the_lowest_cut_that_is_enough_is_taken(answered):
     ("curve", "title"),
     [
         ((0.66, 0.45, 0.3, 0.2), "More images would help"),
-        ((0.66, 0.3, 0.5, 0.28), "More images would probably help"),
-        ((0.33, 0.32, 0.31, 0.3), "More images would probably help a little"),
+        pytest.param((0.66, 0.3, 0.5, 0.28), "More images would probably help", marks=pytest.mark.long),
+        pytest.param((0.33, 0.32, 0.31, 0.3), "More images would probably help a little", marks=pytest.mark.long),
         ((0.3, 0.3, 0.3, 0.3), "More images would hardly help"),
         ((1.5, 1.4, 1.4, 1.3), "Too little was learned to tell"),
     ],

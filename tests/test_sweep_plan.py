@@ -117,6 +117,7 @@ def test_another_preset_than_the_prepared_one_is_named(project):
         compose_trial(["model=hub"])
 
 
+@pytest.mark.slow
 def test_a_search_is_checked_at_both_ends_of_its_intervals(project):
     pytest.importorskip("optuna")
     rates = "finetune.learning_rate=tag(log,interval(1e-5,1))"
@@ -196,6 +197,8 @@ def test_a_value_that_stands_there_twice_is_no_second_seed(project, monkeypatch,
     assert len(str(raised.value).splitlines()) <= 2
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_a_study_names_its_axes_and_the_command_line_changes_them(project):
     (project / "conf/experiment/mine.yaml").write_text("# @package _global_\nfolds: 10\n")
     for overrides, total in (
@@ -213,6 +216,7 @@ def test_a_study_names_its_axes_and_the_command_line_changes_them(project):
     assert plan(["seed=1,2"]).study is None
 
 
+@pytest.mark.slow
 def test_auto_races_rates_and_depths_without_the_test_set(project):
     asked = plan(["study=auto", "hydra.sweeper.time_limit=10m"])
     assert len(asked.trials) == 2 * 3 * 5
@@ -222,6 +226,7 @@ def test_auto_races_rates_and_depths_without_the_test_set(project):
     assert first.folds_of == "train_and_validation"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("study", "test_set"), [("depth", False), ("recipes", False), ("worth_it", True)])
 def test_the_test_set_is_not_among_the_images_by_which_a_winner_is_chosen(project, study, test_set):
     asked = plan([f"study={study}"])
@@ -235,6 +240,7 @@ def test_depth_cuts_at_every_blocks_end_but_the_first(project):
     assert compose_trial(asked.trials[0]).model.pooling == "average"
 
 
+@pytest.mark.slow
 def test_a_recipe_of_other_images_is_said_to_take_the_prepared_ones(project, caplog):
     _say_other.cache_clear()
     tutorial, best = (compose_trial([f"experiment={name}"]) for name in ("tutorial", "best"))

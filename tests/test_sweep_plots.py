@@ -29,6 +29,7 @@ def shown(path):
     return np.asarray(Image.open(path).convert("RGB")).astype(int)
 
 
+@pytest.mark.long
 def test_the_figures_are_light_and_the_same_bytes_each_time(tmp_path):
     first = {path.name: path.read_bytes() for path in write_figures(tmp_path, grid())}
     assert sorted(first) == ["heat_map.png", "parallel_coordinates.png"]
@@ -40,8 +41,8 @@ def test_the_figures_are_light_and_the_same_bytes_each_time(tmp_path):
     "settings",
     [
         grid(seeds=("1", "2", "3")),
-        grid(layers=(LONG, "b")),
-        grid(rates=(LONG, "0.1")),
+        pytest.param(grid(layers=(LONG, "b")), marks=pytest.mark.long),
+        pytest.param(grid(rates=(LONG, "0.1")), marks=pytest.mark.long),
         grid(rates=("고양이 강아지 토끼 다람쥐", "قطة"), layers=("$\\frac{$", "b")),
     ],
 )

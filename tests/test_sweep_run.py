@@ -96,14 +96,22 @@ def test_a_folds_test_images_do_not_say_which_settings_are_close(sweep):
     ("overrides", "one", "other"),
     [
         (["evaluate.threshold=0.3,0.7", "seed=1,2"], "evaluate.threshold=0.3", "evaluate.threshold=0.7"),
-        (["feature_cache_gib=1,2"], "feature_cache_gib=1", "feature_cache_gib=2"),
-        (["checkpoint_every=1,2"], "checkpoint_every=1", "checkpoint_every=2"),
-        (["tracking.experiment=a,b", "model.dropout=0,0.5"], "tracking.experiment=a", "tracking.experiment=b"),
-        (["evaluate.calibrate=none,temperature"], "evaluate.calibrate=none", "evaluate.calibrate=temperature"),
-        (
-            ["hydra/sweeper=optuna", "finetune.learning_rate=interval(1e-5,1e-3)", "evaluate.threshold=0.3,0.7"],
-            "evaluate.threshold=0.3",
-            "evaluate.threshold=0.7",
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in (
+                (["feature_cache_gib=1,2"], "feature_cache_gib=1", "feature_cache_gib=2"),
+                (["checkpoint_every=1,2"], "checkpoint_every=1", "checkpoint_every=2"),
+                (["tracking.experiment=a,b", "model.dropout=0,0.5"], "tracking.experiment=a", "tracking.experiment=b"),
+                (["evaluate.calibrate=none,temperature"], "evaluate.calibrate=none", "evaluate.calibrate=temperature"),
+                (
+                    [
+                        *("hydra/sweeper=optuna", "finetune.learning_rate=interval(1e-5,1e-3)"),
+                        "evaluate.threshold=0.3,0.7",
+                    ],
+                    "evaluate.threshold=0.3",
+                    "evaluate.threshold=0.7",
+                ),
+            )
         ),
     ],
 )

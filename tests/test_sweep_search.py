@@ -56,6 +56,7 @@ def test_the_space_is_what_hydras_overrides_say():
     assert SPACE["model.cut_layer"] == optuna.distributions.CategoricalDistribution(["mixed5", "mixed6"])
 
 
+@pytest.mark.long
 def test_a_search_that_was_killed_tries_what_it_would_have_tried(tmp_path, monkeypatch):
     whole = search(until=14)
     other = tmp_path / "other"

@@ -68,6 +68,7 @@ def answer(sweep, configs, shared):
     return yaml.safe_load(SWEPT.read_text())
 
 
+@pytest.mark.long
 def test_the_first_setting_of_a_race_is_the_one_that_was_named_first_whatever_is_compared(swept, capsys):
     sweep, configs, records, shared = swept({"model.cut_layer=mixed8": 0.3, "model.cut_layer=mixed5": 0.295})
     write_outcome(sweep, Outcome(list(range(len(records))), ["notes"]))
@@ -76,6 +77,7 @@ def test_the_first_setting_of_a_race_is_the_one_that_was_named_first_whatever_is
     assert read_json(sweep / "winner.json") == {"model.cut_layer": "mixed8"}
 
 
+@pytest.mark.long
 def test_of_settings_that_train_alike_the_one_that_is_taken_is_left(swept):
     """A threshold changes no training: trials that differ there only have one key."""
     sweep, configs, _, shared = swept({"evaluate.threshold=0.3": 0.3, "evaluate.threshold=f1": 0.3})

@@ -22,6 +22,7 @@ def rebuilt(command):
     return compose_conf(words[4::2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("asked", "kept", "said"),
     [
@@ -31,22 +32,27 @@ def rebuilt(command):
             {"finetune.learning_rate": "1e-4", "transfer.epochs": "8"},
             ["transfer.epochs=2", "finetune.learning_rate=0.001"],
         ),
-        (["transfer.patience=null"], {"transfer.patience": "2", "name": "mine"}, ["transfer.patience=null"]),
         (
             ["evaluate.threshold='{cat: {dog: 5}}'"],
             {"evaluate.threshold": "{dog: {cat: 3}}"},
             ['evaluate.threshold=\'{"cat": {"dog": 5.0}}\''],
         ),
-        (["preprocess.group='(a|b), \\\\d'"], {"preprocess.group": "c"}, ["preprocess.group='(a|b), \\\\d'"]),
-        (["model=resnet50"], {"model": "xception"}, []),
-        (["weights=imagenet", "seed=3"], {"weights": "random", "seed": "1"}, ["weights=imagenet", "seed=3"]),
-        (["model=ensemble", "weights=imagenet"], {}, []),
-        (
-            ["model=ensemble", "model.members=[resnet50,xception]"],
-            {"model.image_size": "200"},
-            ["model.image_size=299"],
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in (
+                (["transfer.patience=null"], {"transfer.patience": "2", "name": "mine"}, ["transfer.patience=null"]),
+                (["preprocess.group='(a|b), \\\\d'"], {"preprocess.group": "c"}, ["preprocess.group='(a|b), \\\\d'"]),
+                (["model=resnet50"], {"model": "xception"}, []),
+                (["weights=imagenet", "seed=3"], {"weights": "random", "seed": "1"}, ["weights=imagenet", "seed=3"]),
+                (["model=ensemble", "weights=imagenet"], {}, []),
+                (
+                    ["model=ensemble", "model.members=[resnet50,xception]"],
+                    {"model.image_size": "200"},
+                    ["model.image_size=299"],
+                ),
+                (["model=hub", "model.preset=dinov2_small", "weights=hub"], {}, []),
+            )
         ),
-        (["model=hub", "model.preset=dinov2_small", "weights=hub"], {}, []),
     ],
 )
 def test_the_command_rebuilds_the_winner_whatever_settings_stay(project, asked, kept, said):

@@ -6,6 +6,7 @@ import sys
 from io import StringIO
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from frostline.sweep.table import print_summary, print_trials, watching
@@ -53,6 +54,8 @@ with watching(folder, total=2):
 """
 
 
+@pytest.mark.long
+@pytest.mark.slow
 def test_a_live_table_on_a_terminal_above_the_bars_and_gone_after_an_interrupt(tmp_path):
     terminal, their_end = pty.openpty()
     code = LIVE.format(tests=str(Path(__file__).parent))

@@ -244,6 +244,7 @@ def test_a_phase_that_several_trials_go_on_from_is_kept(shared, folder):
     assert (folder / trials.TRANSFERS / next(iter(several)) / "model.keras").is_file()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("before", "after"),
     [

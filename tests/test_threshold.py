@@ -110,6 +110,7 @@ def test_the_report_and_its_predictions(model, data, tmp_path):
     np.testing.assert_allclose(in_use_of(rows, CLASSES), used, atol=1e-6)
 
 
+@pytest.mark.long
 def test_frostline_predict(model):
     done = frostline("predict", "--json", "doubtful.png")
     assert (done.returncode, done.stderr) == (0, "")
@@ -160,6 +161,7 @@ def test_frostline_serve_its_heat_and_its_page(address, model):
         assert "is predicted where" not in requests.get(other).text
 
 
+@pytest.mark.long
 def test_mlflows_pyfunc(model, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     pipeline = runs.open_pipeline(compose_conf(), "data digest")

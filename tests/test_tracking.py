@@ -110,6 +110,7 @@ def test_what_auto_was_found_to_be_is_a_parameter_and_its_curve_a_metric(setting
     check_found(run.id)
 
 
+@pytest.mark.long
 def test_a_restored_run_tells_what_auto_was_found_to_be_too(settings, model):
     settings.transfer.learning_rate = "auto"
     pipeline = tracking.open_pipeline(settings, "data digest")
@@ -175,6 +176,7 @@ def test_a_second_run_of_the_same_settings_is_a_new_pipeline(settings):
     assert parents[0] != parents[2]
 
 
+@pytest.mark.long
 def test_other_settings_or_data_are_another_pipeline(settings, project):
     one = tracking.open_pipeline(settings, "data")
     assert one.key == tracking.open_pipeline(settings, "data").key
@@ -228,6 +230,7 @@ def test_marks_that_a_power_loss_left_empty_or_half_are_deleted(settings):
     assert [path.read_text() for path in folder.iterdir()] == [whole], "of another store, which is left alone"
 
 
+@pytest.mark.long
 def test_a_phase_is_found_by_its_model_or_logged_as_restored(settings, model, tmp_path):
     pipeline = tracking.open_pipeline(settings, "data")
     with tracking.phase_run("transfer", pipeline) as made:
@@ -349,6 +352,7 @@ def test_a_store_that_stays_locked_ends_a_run_before_training(settings, monkeypa
     assert len(str(raised.value).splitlines()) == 2
 
 
+@pytest.mark.long
 def test_a_store_that_is_locked_during_a_phase_costs_nothing_but_a_warning(settings, impatient, capfd):
     pipeline = tracking.open_pipeline(settings, "data")
     with tracking.phase_run("transfer", pipeline) as run:
@@ -392,6 +396,7 @@ def test_what_the_store_refuses_is_said_and_holds_up_nothing(settings, capfd, tm
     assert len(warning.splitlines()) == 2
 
 
+@pytest.mark.long
 def test_no_credential_reaches_the_store(settings, monkeypatch, tmp_path):
     secrets = ["s3cret-user", "s3cret-password", "s3cret-token", "s3cret-kaggle"]
     monkeypatch.setenv("KAGGLE_USERNAME", "s3cret-user")
@@ -426,6 +431,7 @@ def test_an_unreachable_server_is_one_clear_error_without_its_password(settings,
     assert len(message.splitlines()) == 2
 
 
+@pytest.mark.long
 def test_the_environments_store_wins(settings, monkeypatch, tmp_path):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/elsewhere/runs.db")
     with tracking.phase_run("transfer", tracking.open_pipeline(settings, "data")):
@@ -442,6 +448,7 @@ with tracking.phase_run("transfer", tracking.open_pipeline(compose_conf(), "data
 """
 
 
+@pytest.mark.long
 def test_a_run_or_model_of_the_users_environment_has_no_say(settings):
     hostile = {
         "MLFLOW_ACTIVE_MODEL_ID": "m-123",

@@ -188,6 +188,7 @@ def test_cosine_is_keras_own_training_by_its_schedule(examples):
         assert np.abs(got - other).max() > 1e-3
 
 
+@pytest.mark.long
 def test_warm_up_weight_decay_and_smoothing_are_keras_own(examples):
     model, reference = make_model(dropout=0), make_model(dropout=0)
     run(model, examples, epochs=1, schedule="warmup_cosine", weight_decay=0.5, label_smoothing=0.2)
@@ -222,6 +223,7 @@ def mixtures(examples):
     )
 
 
+@pytest.mark.long
 def test_mixup_is_keras_own_training_on_the_mixtures(examples):
     model, reference, plain = (make_model(dropout=0) for _ in range(3))
     history = run(model, examples, epochs=1, mixup=0.3)
@@ -238,6 +240,7 @@ def test_mixup_is_keras_own_training_on_the_mixtures(examples):
         assert np.abs(got - without).max() > 1e-3
 
 
+@pytest.mark.long
 def test_mixtures_of_prepared_images_are_mixed_after_that(examples):
     plain, prepared = make_model(), make_model()
     expected = run(plain, examples, mixup=0.3)
@@ -394,6 +397,7 @@ def examples_of_three():
     return Examples([features[:150]], labels[:150]), Examples([features[150:]], labels[150:])
 
 
+@pytest.mark.long
 def test_an_epoch_of_three_classes_is_one_of_keras_own_training(examples_of_three):
     model, reference = make_model_of_three(), make_model_of_three()
     history = run(model, examples_of_three, epochs=1)
@@ -478,6 +482,7 @@ def test_features_that_do_not_fit_the_device_are_read_batch_by_batch_and_that_is
     assert "do not fit the device's memory: they are read batch by batch" in "".join(capsys.readouterr())
 
 
+@pytest.mark.long
 def test_a_killed_training_on_the_device_goes_on_to_the_same_weights(examples, tmp_path):
     def kill(epoch):
         raise KilledError

@@ -148,6 +148,7 @@ def test_pictures_beside_the_project_are_found_from_the_copy(pipeline, tmp_path)
     assert not list(tmp_path.glob("frostline-verify-*"))
 
 
+@pytest.mark.long
 def test_a_path_may_hold_what_separates_or_quotes_settings(pipeline, tmp_path, monkeypatch):
     place = tmp_path / """a, b's "c" #1 = [d]"""
     place.mkdir()
@@ -202,6 +203,7 @@ def test_without_a_lock_it_says_where_to_run(tmp_path):
         list(verify())
 
 
+@pytest.mark.long
 def test_an_interruption_stops_the_stage_and_removes_the_copy(pipeline, tmp_path):
     (pipeline / "src/draw.py").write_text(
         f"import pathlib, time\npathlib.Path({str(tmp_path)!r}, 'begun').touch()\ntime.sleep(600)\n"

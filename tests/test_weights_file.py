@@ -75,6 +75,7 @@ def test_accepts_weights_at_the_root_under_any_names(layers, tmp_path):
     check_weights_file(write(tmp_path / "w.h5", {name: shapes for name, shapes in renamed.items() if shapes}))
 
 
+@pytest.mark.long
 def test_keras_reads_what_is_accepted(keras, whole_model):
     model = keras.applications.InceptionV3(input_shape=(75, 75, 3), include_top=False, weights=None)
     model.load_weights(whole_model)

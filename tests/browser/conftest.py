@@ -28,7 +28,13 @@ class Screen:
 
 
 @pytest.fixture(
-    params=[Screen(*size, theme) for size in ((1280, 800), (390, 844)) for theme in ("light", "dark")], ids=str
+    params=[
+        Screen(1280, 800, "light"),
+        pytest.param(Screen(1280, 800, "dark"), marks=pytest.mark.long),
+        pytest.param(Screen(390, 844, "light"), marks=pytest.mark.long),
+        Screen(390, 844, "dark"),
+    ],
+    ids=str,
 )
 def screen(request):
     """A desk's and a phone's, light and dark, in turn."""

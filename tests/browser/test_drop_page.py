@@ -107,7 +107,9 @@ def test_what_the_browser_cannot_show_the_server_shows(address, open_page):
     page.wait_for_function("document.querySelector('.shown').naturalWidth === 32")
 
 
-@pytest.mark.parametrize(("fit", "shares"), [("squash", (1, 1)), ("crop", (1, 1 / 20)), ("pad", (20, 1))])
+@pytest.mark.parametrize(
+    ("fit", "shares"), [("squash", (1, 1)), pytest.param("crop", (1, 1 / 20), marks=pytest.mark.long), ("pad", (20, 1))]
+)
 def test_what_speaks_for_it_lies_on_the_part_that_the_model_saw(tmp_path, open_page, fit, shares):
     """Of a high picture, by the width and height of the image that is shown; what lies outside of it is not seen."""
     write_model(tmp_path / "model.keras", fit=fit)

@@ -28,6 +28,7 @@ def address_of_many(tmp_path_factory):
     return (folder / "report.html").as_uri()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.long), 3])
 @pytest.mark.parametrize(
     "long",
@@ -111,7 +112,7 @@ def test_the_slider_changes_the_numbers_from_the_keyboard(address, open_page):
     assert all_shown(page) == expected(0.5)
 
 
-@pytest.mark.parametrize("chart", ["roc", "precision_recall"])
+@pytest.mark.parametrize("chart", ["roc", pytest.param("precision_recall", marks=pytest.mark.long)])
 def test_a_press_on_a_curve_chooses_its_threshold(address, open_page, chart):
     page = open_page(address)
     page.locator(f"[data-chart={chart}]").scroll_into_view_if_needed()

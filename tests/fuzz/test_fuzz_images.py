@@ -43,7 +43,13 @@ def stumble(data):
 
 
 @pytest.mark.parametrize(
-    ("decoder", "outcome"), [(abort, "crash"), (sleep, "hang"), (hoard, "out of memory"), (stumble, "crash")]
+    ("decoder", "outcome"),
+    [
+        (abort, "crash"),
+        pytest.param(sleep, "hang", marks=pytest.mark.long),
+        (hoard, "out of memory"),
+        (stumble, "crash"),
+    ],
 )
 def test_harm_is_noticed(decoder, outcome, monkeypatch):
     if outcome == "hang":

@@ -183,6 +183,7 @@ def test_predict_and_compare(clone):
     assert "gone.jpg does not exist" in clone.python("-m", "frostline.cli", "predict", "gone.jpg", code=1)
 
 
+@pytest.mark.long
 def test_compare_refuses_the_figures_of_another_run(clone):
     figures, verdict = clone.root / "reports/figures.json", clone.root / "reports/evaluation/verdict.md"
     for path, named in ((figures, "reports/figures.json is not"), (verdict, "reports/evaluation is not")):
@@ -316,6 +317,7 @@ def experiment(clone):
     assert ran(output) == ["transfer"]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("experiment")
 def test_exp_run_composes_conf_and_reaches_the_stage_and_mlflow(clone):
     assert yaml.safe_load((clone.root / "params.yaml").read_text())["transfer"]["epochs"] == 1
@@ -323,6 +325,7 @@ def test_exp_run_composes_conf_and_reaches_the_stage_and_mlflow(clone):
     assert len(list(csv.DictReader((clone.root / "reports/curves/transfer.csv").open()))) == 1
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("experiment")
 def test_exp_run_with_an_experiment_changes_what_runs(clone):
     assert clone.phases("transfer")[-1].data.params["model.cut_layer"] == "mixed2"
@@ -353,6 +356,7 @@ def test_a_folder_of_ones_own_is_followed_and_left_untouched(clone):
     assert ran(clone.dvc("repro", "preprocess"))[:1] == ["fetch-data"]
 
 
+@pytest.mark.long
 def test_what_a_user_gets_wrong_ends_in_two_lines(clone):
     for override, word in (
         ("transfer.epochs=two", "transfer.epochs is 'two'"),
