@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from frostline import cli
+from frostline.project.train import _choices
 
 SAYS_WHAT_IS_IMPORTED = """
 import runpy, sys
@@ -137,3 +138,18 @@ def test_a_full_disk_is_an_error_also_where_little_is_written(project):
         command = [sys.executable, "-m", "frostline.cli", "cache", "ls"]
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert (ended.returncode, ended.stderr.splitlines()[0]) == (1, "error: No space left on device")
+
+
+@pytest.mark.parametrize(
+    ("kept", "model", "taken"),
+    [
+        ({}, None, "imagenet"),
+        ({}, "hub", "hub"),
+        ({"weights": "imagenet"}, "hub", "hub"),
+        ({"weights": "hub"}, "resnet50", "imagenet"),
+        ({"weights": "random"}, "resnet50", None),
+        ({"weights": "file", "weights.path": "w.h5"}, "hub", None),
+    ],
+)
+def test_weights_that_nobody_has_named_are_those_of_the_model(kept, model, taken):
+    assert _choices(Path("pictures"), None, None, kept, model).get("weights") == taken

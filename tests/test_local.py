@@ -180,6 +180,14 @@ def test_nothing_is_changed_by_what_is_not_valid(project, changes, said):
         set_local({}, unset=["name"])
 
 
+def test_with_a_group_its_settings_go_back_to_the_default(project):
+    (project / "pictures/cat").mkdir(parents=True)
+    (project / "pictures/cat/1.jpg").touch()
+    set_local({"data": "folder", "data.path": "pictures", "seed": "5"})
+    assert set_local({}, unset=["data"]) == {"seed": 5}
+    assert load_params().data.source == "sample"
+
+
 def edit(before, after):
     """Change a line of params.yaml by hand."""
     text = Path("params.yaml").read_text()

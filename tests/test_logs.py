@@ -7,7 +7,7 @@ import sys
 import pytest
 from rich.console import Console
 
-from frostline.runtime import progress
+from frostline.runtime import durations, progress
 from frostline.runtime.logs import show_as_asked
 
 
@@ -61,4 +61,4 @@ def test_a_bar_shows_the_figures_beside_the_rate_where_there_is_room(monkeypatch
 
 @pytest.mark.parametrize(("seconds", "said"), [(20.4, "20 s"), (60, "1 min"), (7000, "117 min"), (9000, "2.5 h")])
 def test_a_time_that_is_left_is_told_in_words(seconds, said):
-    assert progress.in_words(seconds) == said
+    assert durations.in_words(seconds) == said

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 from frostline.common.files import read_json
+from frostline.runtime.durations import seconds_of
 from frostline.runtime.errors import FrostlineError
-from frostline.runtime.progress import seconds_of
 from frostline.sweep import race, trials
 from frostline.sweep.race import longest, read_outcome, run_race, write_outcome
 from frostline.sweep.study import _take_best_of_one_fold

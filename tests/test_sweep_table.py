@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from frostline.sweep.results import REBUILD
 from frostline.sweep.table import print_summary, print_trials, watching
 
 
@@ -102,7 +103,7 @@ def test_the_table_at_the_end_names_the_reasons(tmp_path, capsys):
         finish(tmp_path, 3, None, pruned="validation loss 3 after epoch 1 of 4"),
     ]
     print_trials(trials)
-    print_summary(trials, {"loss": 0.3, "accuracy": 0.75, "images": 16}, "2 of 3 are close.", tmp_path)
+    print_summary(trials, {"loss": 0.3, "accuracy": 0.75, "images": 16}, "2 of 3 are close.", tmp_path, REBUILD)
     output = capsys.readouterr().out
     rows = [line for line in output.splitlines() if line.strip().startswith("model.dropout") or "seed=" in line]
     assert [row.split()[0] for row in rows[:2]] == ["model.dropout=1", "model.dropout=0"]

@@ -44,7 +44,8 @@ class Server:
         """Start it, up to where PostgreSQL is ready."""
         command = [sys.executable, "-m", "frostline.tracking.server", "--port", str(self.port)]
         with (self.folder / "log").open("wb") as log:
-            environment = os.environ | {"TMPDIR": str(self.folder)}
+            names = f"lab.example:{self.port}"
+            environment = os.environ | {"TMPDIR": str(self.folder), "MLFLOW_SERVER_ALLOWED_HOSTS": names}
             self.process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=log, stderr=log)
         wait_until(lambda: self.is_running() and self.uri in self.said(), seconds=120)
 
@@ -186,6 +187,8 @@ def test_a_strangers_name_for_this_machine_is_refused(server, name):
     address = f"{server.uri}/api/2.0/mlflow/experiments/search?max_results=1"
     assert requests.get(address, timeout=20).status_code == 200
     assert requests.get(address, headers={"Host": f"{name}:{server.port}"}, timeout=20).status_code == 403
+    named = requests.get(address, headers={"Host": f"lab.example:{server.port}"}, timeout=20)
+    assert named.status_code == 200, "the user's own names are allowed beside this machine's"
 
 
 def test_a_second_one_waits_and_a_port_in_use_is_said_at_once(server):

@@ -215,8 +215,10 @@ def train(
 
     Args:
         folder: one folder per class in it; None for the one of last time.
-        weights: of the backbone: "imagenet", "random" or a file; None: as before, at first "imagenet".
-        recipe: an option of conf/experiment; None: as before, at first "best".
+        weights: of the backbone: "imagenet", "random", "hub", a file, or of an ensemble or a preset a folder; None: as
+            before, at first "imagenet", with model=hub "hub".
+        recipe: an option of conf/experiment, or "auto", which searches for the best settings for ten minutes; None: as
+            before, at first "best".
         name: of the data set in MLflow; None for the folder's.
         settings: any of params.yaml, by dotted key: ``{"transfer.epochs": 8}``.
 

@@ -8,16 +8,10 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
-from frostline.common.files import read_json
 from frostline.common.fit_names import SQUASH
-from frostline.config.paths import AUDIT, AUDIT_TABLE, CLASSIFIER, CORRECTIONS, EVALUATION, FIGURES, REPORT, VERDICT
-from frostline.config.project import check_project, unlike_recorded
+from frostline.config.paths import AUDIT, AUDIT_TABLE, CLASSIFIER, CORRECTIONS
+from frostline.config.project import TRAIN_ONE, check_project
 from frostline.runtime import own_process
 from frostline.runtime.errors import FrostlineError, check_installed, in_one_line
 from frostline.runtime.interrupts import take_sigterm_as_ctrl_c
@@ -70,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_threshold(predict)
     form = predict.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object a line")
-    form.add_argument("--csv", action="store_true")
+    form.add_argument("--csv", action="store_true", help="a table with a header")
     form.add_argument("--output", type=_place, metavar="FILE", help="a .csv or .parquet file to write")
     predict.set_defaults(run=_predict)
 
@@ -112,11 +106,21 @@ def _add_cache(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def _add_train(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", nargs="?", type=_place, help="one folder per class; left out: the one of last time")
-    command.add_argument("--weights", metavar="imagenet|random|hub|FILE", help="of the backbone (default: imagenet)")
     command.add_argument(
-        "--recipe", metavar="NAME", help="quick, good, best (default), auto, or another of conf/experiment"
+        "--weights",
+        metavar="imagenet|random|hub|FILE",
+        help="of the backbone (default: as last time; at first imagenet)",
     )
-    command.add_argument("--time-limit", metavar="10m", help="of --recipe auto, which searches for the best settings")
+    command.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help="quick, good, best, auto or another of conf/experiment (default: as last time; at first best)",
+    )
+    command.add_argument(
+        "--time-limit",
+        metavar="10m",
+        help="of --recipe auto, with all before and after its search: 90s, 10m, 2h (default: 10m)",
+    )
     command.add_argument("--name", help="of the data set in MLflow (default: the folder's)")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting of params.yaml")
     command.set_defaults(run=_train)
@@ -221,11 +225,8 @@ def _check_model(path: Path) -> None:
         return
     if path == CLASSIFIER:
         check_project()
-        raise FrostlineError(f"{path} not found: no model was trained here yet. {_TRAIN}")
-    raise FrostlineError(f"{path} not found. {_TRAIN}")
-
-
-_TRAIN = "Train one: `frostline train FOLDER`, or `dvc repro` for the settings of params.yaml."
+        raise FrostlineError(f"{path} not found: no model was trained here yet. {TRAIN_ONE}")
+    raise FrostlineError(f"{path} not found. {TRAIN_ONE}")
 
 
 def _predict(arguments: argparse.Namespace) -> int:
@@ -300,45 +301,10 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _compare(arguments: argparse.Namespace) -> int:
-    from frostline.project.train import verdict
+    from frostline.project.compare import side_by_side
 
-    check_project()
-    if not (VERDICT.is_file() and FIGURES.is_file()):  # the figures alone may have come with a clone
-        came = f"; the figures in {FIGURES.parent}/ came with the clone" if FIGURES.is_file() else ""
-        raise FrostlineError(f"no model was evaluated on this machine yet{came}. {_TRAIN}")
-    if others := unlike_recorded("evaluate", (FIGURES, EVALUATION)):  # git has the one, DVC the other
-        are = f"{others[0]} is not" if len(others) == 1 else f"{others[0]} and {others[1]}/ are not"
-        raise FrostlineError(
-            f"{are} of the evaluation that dvc.lock names: they may be of different runs, as after a `git checkout`.\n"
-            "`dvc repro` brings both back, or makes them anew."
-        )
-    metrics = read_json(FIGURES)
-    table = Table(title=f"Test set: {metrics['verdict']['images']} images, 95% intervals", box=box.SIMPLE_HEAD)
-    for column in ("", "transfer", "finetune", "difference"):
-        table.add_column(column, justify="right" if column else "left", no_wrap=True)
-    for name in metrics["difference"]:
-        if not name.endswith(("_low", "_high")):
-            cells = (_with_interval(metrics[column], name, sign) for column, sign in _COMPARED)
-            table.add_row(name, *cells)
-    told = []
-    for part, what in (("in_use", f"In use, {metrics['verdict']['chosen']}"), ("guessing", "Guessing by class shares")):
-        told.append(f"{what}: log_loss {metrics[part]['log_loss']:.3f}, accuracy {metrics[part]['accuracy']:.3f}")
-    told += ["", verdict(), "", f"Report: {REPORT}   Predictions: {EVALUATION}/predictions.csv", "Runs:   make ui"]
-    console = Console()
-    with console.capture() as shown:  # Rich itself would call `frostline compare | head` a failure
-        console.print(table, *told, sep="\n", highlight=False)
-    print(shown.get(), end="")
+    print(side_by_side(), end="")
     return 0
-
-
-_COMPARED = (("transfer", ""), ("finetune", ""), ("difference", "+"))
-
-
-def _with_interval(figures: dict[str, Any], name: str, sign: str) -> str:
-    value = f"{figures[name]:{sign}.3f}"
-    if f"{name}_low" not in figures:
-        return f"{value} {figures.get(f'{name}_class', ''):<{11 if sign else 9}}"  # as wide as an interval
-    return f"{value} {figures[f'{name}_low']:{sign}.2f}…{figures[f'{name}_high']:{sign}.2f}"
 
 
 _SHOWN = 20

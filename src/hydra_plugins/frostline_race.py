@@ -27,7 +27,7 @@ class RaceSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         from frostline.common.files import read_json
-        from frostline.runtime.progress import seconds_of
+        from frostline.runtime.durations import seconds_of
         from frostline.sweep.plan import trials_of
         from frostline.sweep.race import run_race, write_outcome
         from frostline.sweep.results import RESULT

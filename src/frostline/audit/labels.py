@@ -13,7 +13,7 @@ from frostline.common.files import read_csv
 from frostline.config.paths import STUDIES
 from frostline.data.dataset import MANIFEST_FILE
 from frostline.metrics.log_loss import score
-from frostline.runtime.errors import FrostlineError
+from frostline.runtime.errors import FrostlineError, brief
 from frostline.studies.tables import OUT_OF_FOLD, probability_column
 
 _log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
     except FileNotFoundError:
         raise FrostlineError(f"{path} not found.\n`{STUDY}` makes one.") from None
     except (OSError, ValueError) as error:
-        raise FrostlineError(f"{path} is no Parquet file: {' '.join(str(error).split())[:200]}") from error
+        raise FrostlineError(f"{path} is no Parquet file: {brief(error)}") from error
     missing = [name for name in (*_TRAINING, *columns) if name not in table.columns]
     if missing:
         raise FrostlineError(

@@ -55,14 +55,21 @@ def _remove_left_behind(path: Path) -> None:
 
 
 def _is_writing(process: int, temporary: Path) -> bool:
-    """Whether `process` may be the one that writes `temporary`: alive, and not begun after it.
+    try:
+        return is_running(process, temporary.stat().st_mtime)
+    except FileNotFoundError:
+        return False
+
+
+def is_running(process: int, since: float) -> bool:
+    """Whether `process` is alive, and not begun after the time `since`: another one would have its number.
 
     A killed process whose parent does not ask for its end, as in many containers, keeps its number: a zombie.
     """
     try:
-        owner = psutil.Process(process)
-        return bool(owner.status() != psutil.STATUS_ZOMBIE and owner.create_time() <= temporary.stat().st_mtime + 1)
-    except (psutil.NoSuchProcess, FileNotFoundError):
+        found = psutil.Process(process)
+        return bool(found.status() != psutil.STATUS_ZOMBIE and found.create_time() <= since + 1)
+    except psutil.NoSuchProcess:
         return False
 
 
@@ -140,3 +147,9 @@ def digest_of(facts: object) -> str:
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def md5_of(path: Path) -> str:
+    """By it DVC, and who publishes weights, names a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -8,15 +8,7 @@ PACKED = b"A backslash is part of a name, no separator."
 """The comment of an archive that was packed from a folder: there, bytes that are not UTF-8 are written as escapes."""
 
 _CLUTTER = {
-    *(
-        "thumbs.db",
-        "thumbnails",
-        "ehthumbs.db",
-        "desktop.ini",
-        "$recycle.bin",
-        "recycler",
-        "system volume information",
-    ),  # Windows
+    *("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "recycler", "system volume information"),  # Windows
     *("__macosx", "icon\r", "network trash folder", "temporary items"),  # macOS
     *("@eadir", "#recycle", "#snapshot", "@tmp", "@recycle", "@__thumb", "@recently-snapshot"),  # Synology, QNAP
     *("lost+found", "__pycache__", "thumbnails"),

@@ -50,7 +50,9 @@ def set_local(
     before = read_local(conf)
     if unknown := [key for key in unset if key not in before]:
         raise FrostlineError(f"{unknown[0]} is not set; `frostline set` lists what is.")
-    after = _changed({key: value for key, value in before.items() if key not in unset}, changes, conf)
+    gone = tuple(f"{key}." for key in unset if is_group(key, conf))  # with a group go the settings of its option
+    left = {key: value for key, value in before.items() if key not in unset and not key.startswith(gone)}
+    after = _changed(left, changes, conf)
     with tempfile.TemporaryDirectory() as place:  # a kill while all this is composed changes nothing
         trial = shutil.copytree(conf, Path(place, conf.name))
         _write(after, trial)

@@ -22,9 +22,9 @@ CONTACT_SHEET = Path("reports/contact_sheet.png")
 CURVES = {"transfer": Path("reports/curves/transfer.csv"), "finetune": Path("reports/curves/finetune.csv")}
 TRAINING = {"transfer": Path("reports/transfer.json"), "finetune": Path("reports/finetune.json")}
 METRICS = Path("reports/metrics.json")
-"""The few figures that people compare between runs, as wide as a terminal where DVC lists them;"""
+"""The few figures that people compare between runs, as wide as a terminal where DVC lists them."""
 FIGURES = Path("reports/figures.json")
-"""all of them are here."""
+"""All figures of the last evaluation."""
 EVALUATION = Path("reports/evaluation")
 VERDICT = EVALUATION / "verdict.md"
 REPORT = Path("reports/report.html")

@@ -1,4 +1,4 @@
-"""The backbone: build it, load its pretrained weights, cut it, freeze and thaw it at the frost line."""
+"""The backbone: build it of plain layers, and load its pretrained weights."""
 
 import functools
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import numpy as np
 from frostline.models import hub
 from frostline.models.architectures import NETWORKS, members_of, smallest_of
 from frostline.models.ensemble import JOINED, copy_of_member
-from frostline.runtime.errors import FrostlineError
+from frostline.runtime.errors import FrostlineError, brief
 from frostline.runtime.quiet_tensorflow import keras
 
 
@@ -75,7 +75,7 @@ def _load(network: keras.Model, weights: Path, name: str) -> None:
     try:
         network.load_weights(weights)
     except (ValueError, KeyError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = brief(error)
         wanted = f"{NETWORKS[name].constructor} without its top"
         raise FrostlineError(f"{weights} does not fit {wanted}: {reason}") from error
 

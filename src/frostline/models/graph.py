@@ -63,6 +63,7 @@ def members(model: keras.Model) -> list[str]:
 
 
 def parents(layer: keras.layers.Layer) -> list[Any]:
+    """The nodes whose outputs `layer` takes, where it was called first; a node's `operation` is its layer."""
     return list(layer._inbound_nodes[0].parent_nodes)
 
 

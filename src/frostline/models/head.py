@@ -24,6 +24,8 @@ def add_head(
     `dense_units`: 0 leaves out the layer with relu.
     Returns the classifier: images (N, size, size, 3) → for two classes the probability of the second (N, 1), by a
     sigmoid; for more the probability of each (N, classes), by a softmax; float32.
+
+    Raises FrostlineError where `pooling` is "token" and the cut layer gives places.
     """
 
     def glorot(name: str) -> keras.initializers.Initializer:

@@ -17,7 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from frostline.runtime.errors import FrostlineError, check_installed
+from frostline.runtime.errors import FrostlineError, brief, check_installed
 from frostline.runtime.quiet_tensorflow import keras
 
 HUB = "hub"
@@ -68,7 +68,8 @@ def read_recipe(path: Path) -> Recipe:
 def own_network(path: Path, image_size: int) -> keras.Model:
     """The network of `path` as KerasHub builds it for images of `image_size` pixels, with its weights.
 
-    Raises FrostlineError where the weights are for another size.
+    Raises FrostlineError where KerasHub is not installed, the file holds no preset, its weights are for another size or
+    KerasHub cannot build it.
     """
     keras_hub()
     recipe = read_recipe(path)
@@ -88,7 +89,7 @@ def own_network(path: Path, image_size: int) -> keras.Model:
                 f"preprocess.image_size is {image_size}; this preset is for {own_size} pixels.\n"
                 f"Set it: preprocess.image_size={own_size}"
             ) from error
-        raise FrostlineError(f"{path}: KerasHub cannot build this preset: {_brief(error)}") from error
+        raise FrostlineError(f"{path}: KerasHub cannot build this preset: {brief(error)}") from error
     return network
 
 
@@ -99,9 +100,8 @@ def place_in(network: keras.Model, images: Any, recipe: Recipe) -> keras.Model:
     """
     scaled = images
     if recipe.scale is not None or recipe.offset is not None:
-        scale, offset = (
-            given if given is not None else usual for given, usual in ((recipe.scale, 1), (recipe.offset, 0))
-        )
+        scale = 1 if recipe.scale is None else recipe.scale
+        offset = 0 if recipe.offset is None else recipe.offset
         scaled = keras.layers.Rescaling(scale, offset, name="scale")(images)
     plain = keras.Model(network.inputs, keras.tree.flatten(network.outputs))
     whole = keras.Model(images, keras.tree.flatten(plain([scaled])))
@@ -143,8 +143,10 @@ def copied(layer: keras.layers.Layer) -> keras.layers.Layer:
 
 
 def _opening(opened: list[str]) -> Callable[..., Any]:
-    """What calls each layer of a graph, but for those that only hold layers what these do; `opened`: their names."""
+    """Return what calls each layer of a graph; in place of a layer that only holds others, these are called.
 
+    `opened` gets the names of such layers.
+    """
     called: list[str] = []
 
     def call(layer: Any, *inputs: Any, **options: Any) -> Any:
@@ -244,7 +246,3 @@ def _embedded(layer: keras.layers.Layer, images: Any) -> Any:
     probe = np.random.default_rng(0).random((1, *images.shape[1:]), np.float32)
     same = np.allclose(keras.Model(images, row)(probe), layer(probe), rtol=1e-4, atol=1e-4)
     return row if same else None
-
-
-def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -91,6 +91,7 @@ def _folded_weights(convolution: keras.layers.Layer, norm: keras.layers.BatchNor
 
 
 def read_rows(features: Sequence[np.ndarray], rows: np.ndarray | slice) -> list[np.ndarray]:
+    """These `rows` of each array (N, …), in memory, in its own dtype; memory maps let go of what was read."""
     read = [np.array(array[rows]) for array in features]
     for array in features:
         release(array)
@@ -98,6 +99,7 @@ def read_rows(features: Sequence[np.ndarray], rows: np.ndarray | slice) -> list[
 
 
 def as_floats(arrays: Sequence[np.ndarray]) -> Any:
+    """`arrays` (n, …) as the float32 inputs of a model."""
     # here and not in `read_rows`: NumPy takes several times as long
     return as_model_inputs([tf.cast(array, tf.float32) for array in arrays])
 

@@ -20,7 +20,7 @@ from frostline.common.files import replacing, zip_entry
 from frostline.common.fit_names import FITS, SQUASH, Fit
 from frostline.common.thresholds import Threshold
 from frostline.models import hub
-from frostline.runtime.errors import FrostlineError
+from frostline.runtime.errors import FrostlineError, brief
 from frostline.runtime.quiet_tensorflow import keras
 
 _METADATA = "metadata.json"
@@ -102,7 +102,11 @@ def _number_shared_objects(config: str) -> str:
 
 
 def load_model(path: Path) -> keras.Model:
-    """Load a `.keras` file in Keras' safe mode (no code from the file is run), not compiled."""
+    """Load a `.keras` file in Keras' safe mode (no code from the file is run), not compiled.
+
+    Raises FrostlineError where there is none, Keras cannot read it, or it needs KerasHub, which is not installed;
+    OSError where the disk fails.
+    """
     if not path.is_file():
         raise FrostlineError(f"{path} not found.\nTrain it first: dvc repro")
     if needs_keras_hub(path):
@@ -112,7 +116,7 @@ def load_model(path: Path) -> keras.Model:
     except Exception as error:  # Keras raises errors of many kinds on what is no model, or one of another program
         if _is_the_disks(error):
             raise
-        reason = " ".join(str(error).split())[:200]
+        reason = brief(error)
         raise FrostlineError(f"{path} is not a model that Keras can read: {reason}") from error
 
 

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]  # comes with DVC, without types
+import psutil  # type: ignore[import-untyped]  # comes without types
 from filelock import lock_descriptor
 
-from frostline.common.files import locked
+from frostline.common.files import is_running, locked
 from frostline.runtime.errors import FrostlineError
 
 _OURS = Path(".frostline/train.lock")
@@ -67,7 +67,7 @@ def check_idle() -> None:
         except (OSError, ValueError, AttributeError, TypeError):  # not there, half written, or of another DVC
             continue
         for holder in holders:
-            if holder["pid"] != os.getpid() and _is_running(holder["pid"], since):
+            if holder["pid"] != os.getpid() and is_running(holder["pid"], since):
                 raise _busy(holder["pid"], holder.get("cmd") or _command_of(holder["pid"]))
         numbers = {holder["pid"] for holder in holders}
         if os.getpid() not in numbers and any(map(psutil.pid_exists, numbers)):
@@ -81,15 +81,6 @@ def _holders(content: dict[str, Any]) -> list[dict[str, Any]]:
     found = [entry for locks in content.values() for entry in locks.values()]
     holders = [holder for entry in found for holder in (entry if isinstance(entry, list) else [entry])]
     return [holder for holder in holders if isinstance(holder.get("pid"), int)]
-
-
-def _is_running(process: int, since: float) -> bool:
-    """Whether `process` is alive, and not begun after the time `since`: another one would have its number."""
-    try:
-        found = psutil.Process(process)
-        return bool(found.status() != psutil.STATUS_ZOMBIE and found.create_time() <= since + 1)
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _process_in(text: str) -> tuple[int | None, str]:

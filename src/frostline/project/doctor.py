@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
-import psutil  # type: ignore[import-untyped]  # comes with DVC, without types
+import psutil  # type: ignore[import-untyped]  # comes without types
 
 from frostline.config.kept import read_local
 from frostline.config.load import load_params
@@ -27,11 +27,11 @@ from frostline.config.project import check_repository
 from frostline.config.settings import Config
 from frostline.features.cache import entries
 from frostline.runtime import hardware
-from frostline.runtime.errors import FrostlineError
+from frostline.runtime.errors import FrostlineError, brief
 from frostline.runtime.process_pool import cores
 from frostline.runtime.urls import hide_credentials
 from frostline.sources.kaggle import place_of_credentials
-from frostline.tracking.places import chosen
+from frostline.tracking.places import store_address
 
 _PYTHONS = ((3, 11), (3, 13))
 """The first and the last one that TensorFlow 2.21 has."""
@@ -117,7 +117,7 @@ def _carefully(look: Callable[[], Finding]) -> Finding:
     try:
         return look()
     except Exception as error:  # noqa: BLE001  (whatever is broken: that is what was asked)
-        said = " ".join(str(error).split())[:200]
+        said = brief(error)
         return Finding(f"cannot be looked at: {type(error).__name__}: {said}", missing=True)
 
 
@@ -249,7 +249,7 @@ def disk(folder: Path, config: Config | None) -> Finding:
 
 def store(config: Config | None) -> Finding:
     """Whether MLflow's store, which no training starts without, answers."""
-    uri = chosen(config.tracking.uri if config else "")
+    uri = store_address(config.tracking.uri if config else "")
     if not uri:
         return Finding("no store: no project")
     # A doctor's patience; a run has more of it.

@@ -19,8 +19,8 @@ from frostline.config.local import set_local, write_recipe
 from frostline.config.paths import CLASSIFIER, REPORT, VERDICT, WINNER
 from frostline.config.project import check_repository
 from frostline.project.alone import alone, beside_no_dvc
+from frostline.runtime.durations import seconds_of
 from frostline.runtime.errors import FrostlineError
-from frostline.runtime.progress import seconds_of
 
 AUTO, _BASE = "auto", "best"
 """A recipe that is searched for, and the one that it goes out from."""
@@ -121,8 +121,11 @@ def _choices(
         choices |= {"data": "folder", "data.path": str(place)}
     elif "data" not in kept:
         raise FrostlineError("Which pictures?\nfrostline train FOLDER, with one folder per class in it.")
-    if weights in ("imagenet", "random", "hub") or (weights is None and "weights" not in kept):
-        choices["weights"] = weights or ("hub" if model == "hub" else "imagenet")
+    usual = "hub" if model == "hub" else "imagenet"  # also where the other one of the two was kept, for another model
+    if weights in ("imagenet", "random", "hub") or (
+        weights is None and kept.get("weights", usual) in ("imagenet", "hub")
+    ):
+        choices["weights"] = weights or usual
     elif weights is not None:
         file = Path(weights).expanduser()
         if not file.exists():  # a folder is for an ensemble or a preset
@@ -131,7 +134,7 @@ def _choices(
             )
         choices |= {"weights": "file", "weights.path": str(file.absolute())}
     if recipe is not None or "experiment" not in kept:
-        choices["experiment"] = recipe or "best"
+        choices["experiment"] = recipe or _BASE
     return choices
 
 

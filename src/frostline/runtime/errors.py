@@ -13,6 +13,11 @@ def in_one_line(error: OSError) -> str:
     return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
 
 
+def brief(said: object) -> str:
+    """What another program or a library's error has `said`, in one line of at most 200 characters."""
+    return " ".join(str(said).split())[:200]
+
+
 def classes_named(names: Sequence[str]) -> str:
     """How many classes it is that have `names`, and the first eight of these: one error says what all of them lack."""
     if len(names) == 1:

@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM do to a command: nothing while it imports but to end it, then an exception that cleans up."""
+"""What Ctrl-C and SIGTERM do to a command: they end it while it imports; later they raise, so that it cleans up."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ def end_when_interrupted() -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let both raise KeyboardInterrupt meanwhile, where they are not ignored, so that what is begun is cleaned up."""
+    """Within, Ctrl-C and SIGTERM raise KeyboardInterrupt where they are not ignored: what is begun is cleaned up."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     heard = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
     for number in heard:

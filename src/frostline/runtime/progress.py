@@ -1,7 +1,6 @@
 """Progress for people: a bar with rate and time left on a terminal, one plain line elsewhere."""
 
 import logging
-import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,32 +15,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from frostline.runtime.errors import FrostlineError
-
 _log = logging.getLogger(__name__)
 
 CONSOLE = Console(stderr=True)
 """One for all, so that the bars of the work at hand appear below a table that is live on it."""
 _WIDE = 140  # columns
-
-
-def in_words(seconds: float) -> str:
-    """A time that is left, as people say it: "20 s", "5 min", "3.5 h"."""
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{round(seconds)} s"
-    return f"{minutes} min" if minutes < 120 else f"{seconds / 3600:.1f} h"
-
-
-def seconds_of(duration: str) -> float:
-    """A time that people give: "90s", "10m", "1.5h".
-
-    Raises FrostlineError for anything else.
-    """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([smh])", duration.strip())
-    if not found or float(found[1]) == 0:
-        raise FrostlineError(f"{duration!r} is no time limit; valid are seconds, minutes or hours: 90s, 10m, 2h.")
-    return float(found[1]) * {"s": 1, "m": 60, "h": 3600}[found[2]]
 
 
 @contextmanager

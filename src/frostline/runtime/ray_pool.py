@@ -1,4 +1,4 @@
-"""`workers.mapped` on Ray: work on many images by processes on many machines.
+"""`process_pool.mapped` on Ray: work on many images by processes on many machines.
 
 The cluster is the one that Ray's own variable RAY_ADDRESS names; without it, a Ray of this process' own is started on
 this machine. As for a sweep, all machines need the same packages, and the project's folder at the same path: files are
@@ -20,7 +20,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from frostline.runtime.errors import FrostlineError, check_installed
+from frostline.runtime.errors import FrostlineError, brief, check_installed
 from frostline.runtime.process_pool import AHEAD, cores, limited_to
 
 if TYPE_CHECKING:  # Ray is an extra, and takes a second to import
@@ -39,7 +39,7 @@ _DEAD_WITHIN = 30
 def mapped(
     function: Callable[[Item], Result], items: Iterable[Item], cpus: int = 1, gpus: int = 0
 ) -> Generator[Result]:
-    """As `workers.mapped`, by as many processes as the cluster has room for, each with so many `cpus` and `gpus`.
+    """As `process_pool.mapped`, by as many processes as the cluster has room for, each with so many `cpus` and `gpus`.
 
     Each process gets `function` once, and calls it in this process' folder. What one was at when it died another does
     again. They are killed when the last result has been taken, or this is left before.
@@ -64,7 +64,7 @@ def mapped(
             raise error.cause from None  # as if `function` had been called here
         except ray.exceptions.RayError as error:
             raise FrostlineError(
-                f"Ray gave up: {_one_line(error)}\n"
+                f"Ray gave up: {brief(error)}\n"
                 "Processes that die again and again want memory, most likely: give the cluster more, or fewer CPUs."
             ) from error
         finally:  # nothing runs on where this is left early: its files may be deleted now
@@ -215,7 +215,7 @@ def join(address: str | None, store: int | None = None) -> None:
             ray.init("local", num_cpus=cores(), include_dashboard=False, object_store_memory=store, **quiet)
     except (OSError, RuntimeError, ValueError) as error:
         where = f"join the Ray cluster at {address}" if address else "start Ray"
-        raise FrostlineError(f"cannot {where}: {_one_line(error)}") from error
+        raise FrostlineError(f"cannot {where}: {brief(error)}") from error
     finally:
         signal.signal(signal.SIGTERM, on_terminate or signal.SIG_DFL)  # Ray has set its own
 
@@ -256,7 +256,3 @@ def _room(cpus: int, gpus: int) -> int:
         asked = " and ".join(f"{count} {name}" for name, count in wanted.items())
         raise FrostlineError(f"no machine of the Ray cluster has {asked}.\nAdd one; `ray status` shows what there is.")
     return room
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -1,6 +1,5 @@
 """The model card: a page of Markdown that goes with a model, made of what files say of it and of nothing else."""
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from jinja2 import Environment, PackageLoader
 
-from frostline.common.files import read_json
+from frostline.common.files import md5_of, read_json
 from frostline.common.fit_names import Fit
+from frostline.config.dvc_lock import recorded
 from frostline.config.paths import CLASSIFIER, DATA_SUMMARY, FIGURES, MODELS, PARAMS
-from frostline.config.project import recorded
 from frostline.metrics.cautions import cautions
 from frostline.metrics.predicted import costs_in, rule_in_words
 
@@ -77,7 +76,7 @@ def recorded_origin(model: Path) -> Origin:
         return Origin()
 
     def of_this_run(name: Path, file: Path) -> bool:
-        return file.is_file() and digests.get(name.as_posix()) == _md5(file)
+        return file.is_file() and digests.get(name.as_posix()) == md5_of(file)
 
     place = next((place for place in (CLASSIFIER, *MODELS.values()) if of_this_run(place, model)), None)
     if place is None:
@@ -102,12 +101,6 @@ def current_origin(evaluated: bool) -> Origin:
 def _images(metrics: Mapping[str, Any]) -> int | None:
     images: int | None = metrics.get("verdict", {}).get("images")
     return images
-
-
-def _md5(path: Path) -> str:
-    """As DVC names content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def model_card(metadata: "Metadata", size: int, origin: Origin, form: str, file: str) -> str:

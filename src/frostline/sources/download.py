@@ -29,7 +29,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from frostline.common.files import read_json, replacing, write_json
+from frostline.common.files import md5_of, read_json, replacing, write_json
 from frostline.config import paths
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.urls import hide_credentials
@@ -282,8 +282,7 @@ def _verify(url: str, partial: Path, size: int | None, digests: set[str | None])
         _forget(partial)
         raise _wrong_size(url, found, size)
     if expected := digests - {None}:
-        with partial.open("rb") as file:
-            md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+        md5 = md5_of(partial)
         if expected != {md5}:
             _forget(partial)
             raise FrostlineError(

@@ -9,7 +9,7 @@ import numpy as np
 
 from frostline.models import hub
 from frostline.models.backbone import build_backbone
-from frostline.runtime.errors import FrostlineError
+from frostline.runtime.errors import FrostlineError, brief
 from frostline.runtime.quiet_tensorflow import keras
 
 _OFFLINE = (
@@ -42,7 +42,7 @@ def fetch_preset(preset: str, path: Path, image_size: int) -> str:
     except Exception as error:  # KerasHub, Kaggle's client and that of Hugging Face raise errors of many kinds
         if isinstance(error, OSError) and error.errno and not isinstance(error, FileNotFoundError):
             raise
-        reason = " ".join(str(error).split())[:200]
+        reason = brief(error)
         raise FrostlineError(f"KerasHub cannot load the preset {preset}: {reason}\n{_OFFLINE}") from error
     network = getattr(network, "vision_encoder", network)  # SigLIP and CLIP also have one for texts
     if len(network.inputs) != 1 or len(network.inputs[0].shape) != 4:

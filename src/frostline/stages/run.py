@@ -12,7 +12,7 @@ from pathlib import Path
 
 from frostline.common.files import digest_of, locked
 from frostline.config.load import load_params
-from frostline.runtime.errors import FrostlineError
+from frostline.runtime.errors import FrostlineError, brief
 from frostline.runtime.interrupts import INTERRUPTED, interruptible
 
 STAGES = ("fetch_data", "fetch_weights", "preprocess", "transfer", "finetune", "evaluate")
@@ -52,7 +52,7 @@ def run_stage(name: str, overrides: Sequence[str]) -> None:
         advice = ""
         if number in (errno.ENOSPC, errno.EDQUOT):
             advice = "\nMake room (`frostline cache prune` deletes cached features); `dvc repro` goes on from here."
-        sys.exit(f"error: {' '.join(reason.split())[:200]}{place}{advice}")
+        sys.exit(f"error: {brief(reason)}{place}{advice}")
     except KeyboardInterrupt:
         sys.unraisablehook = lambda unraisable: None  # Python 3.13 says that of half an archive
         sys.stderr.write(INTERRUPTED)

@@ -120,7 +120,7 @@ def _as_json(study: Study, answer: Answer, found: Collected) -> dict[str, object
         "title": answer.title,
         "text": answer.text,
         "images": len(found.images),
-        "classes": list(found.classes),
+        "classes": found.classes,
         "folds": study.folds,
         "seeds": found.seeds,
         **answer.figures,

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from frostline.common.phase_names import PhaseName
-from frostline.sweep.results import Record, Setting, values_of
+from frostline.sweep.results import Record, Setting, swept_values
 
 
 def close_to_best(settings: Sequence[Setting]) -> str:
@@ -17,11 +17,11 @@ def close_to_best(settings: Sequence[Setting]) -> str:
     """
     from frostline.studies.cross_validation import within_chance
 
-    seeds = [sorted(values_of(trial).get("seed", "") for trial in setting.trials) for setting in settings]
+    seeds = [sorted(swept_values(trial).get("seed", "") for trial in setting.trials) for setting in settings]
     if len(settings) < 2 or any(each != seeds[0] for each in seeds):
         return ""
     losses = np.stack(
-        [np.stack([_losses(trial, setting.phase) for trial in _by_seed(setting)]) for setting in settings]
+        [np.stack([held_out_losses(trial, setting.phase) for trial in _by_seed(setting)]) for setting in settings]
     )
     images = losses.shape[2]
     within = within_chance(losses, np.arange(images)).within
@@ -33,11 +33,11 @@ def close_to_best(settings: Sequence[Setting]) -> str:
 
 
 def _by_seed(setting: Setting) -> list[Record]:
-    return sorted(setting.trials, key=lambda trial: values_of(trial).get("seed", ""))
+    return sorted(setting.trials, key=lambda trial: swept_values(trial).get("seed", ""))
 
 
-def _losses(trial: Record, phase: PhaseName) -> np.ndarray:
-    """The log loss of each validation image after `phase`."""
+def held_out_losses(trial: Record, phase: PhaseName) -> np.ndarray:
+    """The log loss after `phase` of each image held out, (N,) float64 (see `trials.held_out`)."""
     from frostline.metrics.log_loss import log_losses
     from frostline.studies.tables import labels_of, probabilities_of
     from frostline.sweep.trials import held_out

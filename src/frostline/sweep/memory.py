@@ -16,25 +16,25 @@ class Memory:
     several_go_on_from: frozenset[str] | None = None
     """The keys of the transfer phases that more than one trial of this sweep goes on from; None: not known."""
     model: Any = None
-    """The last trial's classifier, whatever its weights are now,"""
+    """The last trial's classifier; its variables may have any values by now."""
     built: str = ""
-    """what it was built as,"""
+    """What `model` was built as (see `untrained_model`); empty where it was read from a file."""
     untrained: list[np.ndarray] = field(default_factory=list)
-    """its values then: those of the backbone's weights are needed again,"""
+    """The values of `model` when it was built: another trial needs those of the backbone again."""
     trainers: dict[Any, Any] = field(default_factory=dict)
-    """what trained it (see `Session.trainers`),"""
+    """What trained `model` (see `Session.trainers`)."""
     predictors: dict[str, Any] = field(default_factory=dict)
-    """and, by the frost line and the precision, what predicts with it through the feature cache."""
+    """What predicts with `model` through the feature cache, by the frost line and the precision."""
     start: Path | None = None
-    """The file of the transfer phase's model that the last trial went on from,"""
+    """The file of the transfer phase's model that the last trial went on from."""
     values: list[np.ndarray] = field(default_factory=list)
-    """and the values of the classifier's variables in it."""
+    """The values of the variables of `model` in the file `start`."""
     best_key: str = ""
-    """The first trial of lowest validation loss,"""
+    """The key of the first trial of lowest validation loss."""
     best_loss: float = math.inf
-    """its loss,"""
+    """The validation loss of that trial."""
     best_values: list[np.ndarray] = field(default_factory=list)
-    """and the values of all variables of its final model."""
+    """The values of all variables of that trial's final model."""
 
     def __reduce__(self) -> tuple[type["Memory"], tuple[()]]:
         """Another process begins with nothing."""

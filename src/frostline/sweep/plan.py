@@ -14,15 +14,15 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
 from frostline.common.fit_names import SQUASH
+from frostline.config.dvc_lock import recorded
 from frostline.config.flat import flatten
 from frostline.config.kept import gone_choices
 from frostline.config.load import compose_conf, load_params
 from frostline.config.overrides import Override, assigned, interval_in, parse_overrides
 from frostline.config.paths import ARCHIVE, BACKBONE_WEIGHTS, PARAMS, PROCESSED
-from frostline.config.project import recorded
 from frostline.config.settings import Config, settings_of
+from frostline.runtime.durations import seconds_of
 from frostline.runtime.errors import FrostlineError, check_installed
-from frostline.runtime.progress import seconds_of
 from frostline.sweep.race import longest, rounds_of
 
 _log = logging.getLogger(__name__)

@@ -12,14 +12,13 @@ from pathlib import Path
 from statistics import mean
 
 from frostline.common.files import read_json, write_json
-from frostline.runtime.progress import in_words
-from frostline.sweep.results import LUCK, Record, label, lowest_loss, reason
+from frostline.runtime.durations import in_words
+from frostline.sweep.results import LUCK, RACE, Record, has_finished, label, lowest_loss, reason
 
 _FINALISTS = 2
 """So many settings are trained on every fold: the first one, and the best of the others to compare it with."""
 _AFTERWARDS = 45
 """Seconds that the stages of the winner's training take beside training: imports, saving, evaluation, the report."""
-_OUTCOME = "race.json"
 
 
 @dataclass(frozen=True)
@@ -40,9 +39,9 @@ class Entry:
     name: str
     """In few words."""
     trials: list[int]
-    """The numbers of those that finished, a round each,"""
+    """The numbers of its trials that finished, one for each round."""
     losses: list[float]
-    """and their validation losses."""
+    """Their validation losses, in the same order."""
 
     @property
     def loss(self) -> float:
@@ -100,7 +99,7 @@ def run_race(
             before = time.monotonic()
             record = run(number, trial)
             slowest = max(slowest, time.monotonic() - before)
-            if "finetune" in record:
+            if has_finished(record):
                 entry.trials.append(number)
                 entry.losses.append(lowest_loss(record))
             else:
@@ -122,12 +121,12 @@ def run_race(
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:
     """Leave it in the sweep's `folder`."""
-    write_json(folder / _OUTCOME, asdict(outcome))
+    write_json(folder / RACE, asdict(outcome))
 
 
 def read_outcome(folder: Path) -> Outcome | None:
     """That of the race in the sweep's `folder`; None where it was none."""
-    path = folder / _OUTCOME
+    path = folder / RACE
     return Outcome(**read_json(path)) if path.is_file() else None
 
 

@@ -26,7 +26,9 @@ REBUILD = "dvc exp run -S experiment=swept"
 Record = Mapping[str, Any]
 
 _SWEEP = "sweep.json"
-_FOUND = ("race.json", WINNER, "best.yaml")
+RACE, BEST = "race.json", "best.yaml"
+"""What a race left to be compared; the winner as a recipe."""
+_FOUND = (RACE, WINNER, BEST)
 """What a sweep leaves in its folder at its end, if at all."""
 
 LUCK = ("fold", "seed")
@@ -91,15 +93,27 @@ def new_record(overrides: list[str]) -> dict[str, Any]:
 
 def read_trials(folder: Path) -> list[Record]:
     """The trials in the sweep's `folder`, in the order in which they were numbered."""
-    paths = (path for path in folder.glob(f"*/{RESULT}") if path.parent.name.isdigit())
-    return [read_json(path) for path in sorted(paths, key=lambda path: int(path.parent.name))]
+    return [read_json(path) for path in sorted(_trial_files(folder), key=lambda path: int(path.parent.name))]
+
+
+def _trial_files(folder: Path) -> list[Path]:
+    return [path for path in folder.glob(f"*/{RESULT}") if path.parent.name.isdigit()]
+
+
+def has_finished(trial: Record) -> bool:
+    """Whether it has the figures of both phases."""
+    return "finetune" in trial
+
+
+def unfinished(trials: Sequence[Record]) -> list[Record]:
+    """Those that failed or were given up."""
+    return [trial for trial in trials if not has_finished(trial)]
 
 
 def begin(folder: Path, group: str, inputs: str) -> None:
     """Leave in the sweep's `folder` what its trials, wherever they run, are known by together, and a digest of what
     they all have as `inputs`; and nothing that an earlier sweep found there."""
-    trials = (path for path in folder.glob(f"*/{RESULT}") if path.parent.name.isdigit())
-    for path in (*trials, *(folder / name for name in _FOUND)):
+    for path in (*_trial_files(folder), *(folder / name for name in _FOUND)):
         path.unlink(missing_ok=True)
     write_json(folder / _SWEEP, {"group": group, "inputs": inputs})
 
@@ -118,16 +132,16 @@ def _begun(folder: Path) -> dict[str, str]:
     return dict(read_json(path)) if path.is_file() else {}
 
 
-def values_of(trial: Record) -> dict[str, str]:
+def swept_values(trial: Record) -> dict[str, str]:
     pairs = (override.partition("=") for override in trial["overrides"])
     return {key.lstrip("+"): value for key, _, value in pairs}
 
 
 def swept_keys(trials: Sequence[Record]) -> list[str]:
     """The settings in which the trials differ, in the order of the command line; all of them for a single trial."""
-    found: dict[str, set[str | None]] = {key: set() for trial in trials for key in values_of(trial)}
+    found: dict[str, set[str | None]] = {key: set() for trial in trials for key in swept_values(trial)}
     for key, values in found.items():
-        values.update(values_of(trial).get(key) for trial in trials)
+        values.update(swept_values(trial).get(key) for trial in trials)
     return [key for key, values in found.items() if len(values) > 1 or len(trials) == 1]
 
 
@@ -153,11 +167,11 @@ def rank(trials: Sequence[Record]) -> list[Setting]:
     keys = [key for key in swept_keys(trials) if key not in LUCK]
     groups: dict[tuple[str, ...], list[Record]] = {}
     for trial in trials:
-        values = values_of(trial)
+        values = swept_values(trial)
         groups.setdefault(tuple(values.get(key, "") for key in keys), []).append(trial)
     settings = []
     for found, members in groups.items():
-        finished = [trial for trial in members if "finetune" in trial]
+        finished = [trial for trial in members if has_finished(trial)]
         if finished:
             settings.append(Setting(dict(zip(keys, found, strict=True)), finished, len(members) - len(finished)))
     return sorted(settings, key=lambda setting: (setting.unfinished > 0, setting.mean()))
@@ -184,7 +198,7 @@ def write_tables(folder: Path, trials: Sequence[Record]) -> list[Path]:
 
     def row(trial: Record) -> dict[str, Any]:
         found = {f"{phase}/{name}": value for phase in PHASES for name, value in trial.get(phase, {}).items()}
-        return values_of(trial) | found | {"status": status(trial), "reason": reason(trial)}
+        return swept_values(trial) | found | {"status": status(trial), "reason": reason(trial)}
 
     kept = [*keys, "status", *columns, "reason"]
     rows = ({column: full.get(column, "") for column in kept} for full in map(row, trials))
@@ -267,16 +281,16 @@ def describe(
         )
     if len(settings) > _IN_TABLE:
         lines.append(f"\n{len(settings) - _IN_TABLE} more are in settings.csv.")
-    lost = [trial for trial in trials if "finetune" not in trial]
+    lost = unfinished(trials)
     if lost:
         lines += ["", "Not finished:", ""]
-        lines += [f"- `{label(values_of(trial))}`: {status(trial)}, {reason(trial)}" for trial in lost[:_IN_TABLE]]
+        lines += [f"- `{label(swept_values(trial))}`: {status(trial)}, {reason(trial)}" for trial in lost[:_IN_TABLE]]
     return "\n".join(lines) + "\n"
 
 
 def headline(trials: Sequence[Record]) -> str:
     """In a sentence or two: which setting won, and its validation loss after both phases."""
-    settings, finished = rank(trials), sum("finetune" in trial for trial in trials)
+    settings, finished = rank(trials), sum(map(has_finished, trials))
     counted = f"{len(trials)} trial{'s' if len(trials) != 1 else ''}"
     counted = counted if finished in (0, len(trials)) else f"{finished} of {counted}"
     if not settings:

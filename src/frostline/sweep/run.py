@@ -38,12 +38,14 @@ from frostline.sweep.closeness import close_to_best
 from frostline.sweep.memory import Memory
 from frostline.sweep.plan import CONF, Plan, check_prepared, compose_trial, is_search, plan, with_prepared_data
 from frostline.sweep.results import (
+    BEST,
     REBUILD,
     RESULT,
     begin,
     better_phase,
     describe,
     group_of,
+    has_finished,
     headline,
     inputs_of,
     lowest_loss,
@@ -88,7 +90,7 @@ def trial_command(memory: Memory) -> Callable[[], None]:
             record["error"] = f"{type(error).__name__}: {error}"
             write_text(output / "traceback.txt", traceback.format_exc())
         write_json(output / RESULT, record)
-        return lowest_loss(record) if "finetune" in record else math.inf
+        return lowest_loss(record) if has_finished(record) else math.inf
 
     return cast(Callable[[], None], main)
 
@@ -279,7 +281,7 @@ def _finish(folder: Path, shared: "Shared", memory: Memory, pipeline: "Pipeline"
         best = compose_trial(settings[0].best["overrides"])
         if best.fold is None:  # of a fold, the images that trials were told of are the test images
             close = close_to_best(settings)
-        rebuild = write_swept(best, headline(trials), folder / "best.yaml")
+        rebuild = write_swept(best, headline(trials), folder / BEST)
         test = sweep_trials.score_on_test(best, shared, memory, better_phase(settings[0].best))
         figures = {"validation/loss": settings[0].mean(), "test/loss": test["loss"], "test/accuracy": test["accuracy"]}
     text = describe(trials, test, close, rebuild)

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from frostline.common.seeds import seed32
 from frostline.config.overrides import assigned, interval_in, parse_overrides
-from frostline.sweep.results import lowest_loss
+from frostline.sweep.results import has_finished, lowest_loss
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -96,7 +96,7 @@ def overrides_of(trial: Trial, fixed: Sequence[str]) -> list[str]:
 def tell(study: optuna.Study, trial: Trial, record: Mapping[str, Any]) -> None:
     """Tell the study what came of `trial`: its record, which the study keeps, too."""
     trial.set_user_attr(_RECORD, dict(record))
-    if "finetune" in record:
+    if has_finished(record):
         study.tell(trial, lowest_loss(record))
     else:
         study.tell(trial, state=TrialState.PRUNED if "pruned" in record else TrialState.FAIL)

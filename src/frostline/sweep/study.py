@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from frostline.common.files import write_json
+from frostline.common.phase_names import PHASES
 from frostline.config.paths import BACKBONE_WEIGHTS, WINNER
 from frostline.config.settings import Config
 from frostline.runtime.errors import FrostlineError
 from frostline.sweep import table
+from frostline.sweep.closeness import held_out_losses
 from frostline.sweep.plan import compose_trial
 from frostline.sweep.race import Outcome, read_outcome
 from frostline.sweep.results import (
@@ -24,7 +26,8 @@ from frostline.sweep.results import (
     read_trials,
     reason,
     swept_keys,
-    values_of,
+    swept_values,
+    unfinished,
     write_tables,
 )
 from frostline.sweep.swept import write_swept
@@ -59,7 +62,7 @@ def answer_study(
     tables, keys = write_tables(folder, trials), [key for key in swept_keys(trials) if key not in LUCK]
     if race and race.compared:
         trials = [trials[number] for number in race.compared]
-    lost = [trial for trial in trials if "finetune" not in trial]
+    lost = unfinished(trials)
     if lost:
         table.print_trials(trials)
         raise FrostlineError(
@@ -84,10 +87,10 @@ def answer_study(
         trainings = _from_the_lowest_cut(trainings, configs[0])
     answer, files = write_study(study, trainings, race.notes if race else ())
     alone = race is not None and answer.take is None  # all others failed
-    take = {key: values_of(trials[0])[key] for key in keys} if alone else answer.take
+    take = {key: swept_values(trials[0])[key] for key in keys} if alone else answer.take
     rebuild = REBUILD
     if take is not None:
-        taken = next(trial for trial in trials if take.items() <= values_of(trial).items())
+        taken = next(trial for trial in trials if take.items() <= swept_values(trial).items())
         rebuild = _keep_winner(folder, taken, take, answer.title)
     table.print_answer(answer, next(file for file in files if file.suffix == ".html"), rebuild)
     with runs.sweep_run(pipeline) as parent:
@@ -102,7 +105,9 @@ def _take_best_of_one_fold(folder: Path, trials: Sequence[Record], keys: Sequenc
 
     losses: dict[tuple[str, ...], list[np.ndarray]] = {}
     for trial in trials:
-        losses.setdefault(tuple(values_of(trial)[key] for key in keys), []).append(_losses_of(trial))
+        losses.setdefault(tuple(swept_values(trial)[key] for key in keys), []).append(
+            held_out_losses(trial, better_phase(trial))
+        )
     names = {values: label(dict(zip(keys, values, strict=True))) for values in losses}
     if len(losses) == 1:
         print(*race.notes, f"There was time for one setting only: {next(iter(names.values()))}.", sep="\n")  # noqa: T201
@@ -116,19 +121,8 @@ def _take_best_of_one_fold(folder: Path, trials: Sequence[Record], keys: Sequenc
         said += f" That of {names[first]} is {means[first]:.4f}. {stays(names[first])}"
     print(*race.notes, said, sep="\n")  # noqa: T201
     values = dict(zip(keys, taken, strict=True))
-    trial = next(each for each in trials if values.items() <= values_of(each).items())
+    trial = next(each for each in trials if values.items() <= swept_values(each).items())
     _keep_winner(folder, trial, values, said)
-
-
-def _losses_of(trial: Record) -> np.ndarray:
-    """Of each image held out, the log loss (N,) of the phase that is taken."""
-    from frostline.metrics.log_loss import log_losses
-    from frostline.studies.tables import labels_of, probabilities_of
-    from frostline.sweep.trials import held_out
-
-    table = held_out(trial["key"])
-    table = table[table["phase"] == better_phase(trial)]
-    return log_losses(labels_of(table), probabilities_of(table))
 
 
 def _keep_winner(folder: Path, trial: Record, values: Mapping[str, str], note: str) -> str:
@@ -150,7 +144,7 @@ def _trainings(
 
     found = []
     for trial in trials:
-        config, values = by_key[trial["key"]], values_of(trial)
+        config, values = by_key[trial["key"]], swept_values(trial)
         assert config.fold is not None  # as `run` has seen
         found.append(
             Training(
@@ -158,7 +152,7 @@ def _trainings(
                 seed=config.seed,
                 fold=config.fold,
                 train_images=len(shared.images(config).names("train")),
-                validation={phase: trial[phase]["validation/loss"] for phase in ("transfer", "finetune")},
+                validation={phase: trial[phase]["validation/loss"] for phase in PHASES},
                 said=held_out(trial["key"]),
             )
         )

@@ -13,13 +13,14 @@ from rich.live import Live
 from rich.table import Table
 
 from frostline.common.phase_names import PHASES
-from frostline.runtime.progress import CONSOLE, in_words
+from frostline.runtime.durations import in_words
+from frostline.runtime.progress import CONSOLE
 from frostline.sweep.results import (
     AFTER,
-    REBUILD,
     Record,
     Setting,
     counted_as,
+    has_finished,
     headline,
     label,
     loss_text,
@@ -28,8 +29,9 @@ from frostline.sweep.results import (
     reason,
     status,
     swept_keys,
+    swept_values,
     test_line,
-    values_of,
+    unfinished,
 )
 
 if TYPE_CHECKING:
@@ -89,15 +91,15 @@ def _progress(trials: Sequence[Record], total: int, seconds: float | None) -> st
 
 
 def _line(trial: Record) -> str:
-    values = label(values_of(trial))
-    if "finetune" in trial:
+    values = label(swept_values(trial))
+    if has_finished(trial):
         losses = ", ".join(f"{trial[phase]['validation/loss']:.4f} after {AFTER[phase]}" for phase in PHASES)
         return f"{values}: validation loss {losses}"
     return f"{values}: {status(trial)}, {reason(trial)}"
 
 
 def _live_table(trials: Sequence[Record], total: int, seconds: float | None) -> Table:
-    settings, lost = rank(trials), [trial for trial in trials if "finetune" not in trial]
+    settings, lost = rank(trials), unfinished(trials)
     table = _table(f"{len(trials)} of {total} trials", settings[:_SHOWN], lost[-3:], trials)
     left = f"about {in_words(seconds)} left" if seconds else "time left unknown yet"
     table.caption = f"{left}; best first, by validation loss of the better phase"
@@ -106,7 +108,7 @@ def _live_table(trials: Sequence[Record], total: int, seconds: float | None) -> 
 
 def print_trials(trials: Sequence[Record]) -> None:
     """Print the ranking to stdout, best validation loss first, then the trials that did not finish and why."""
-    lost = [trial for trial in trials if "finetune" not in trial]
+    lost = unfinished(trials)
     title = f"{len(trials)} trial{'s' * (len(trials) != 1)} by validation loss of the better phase"
     console = Console()
     if not console.is_terminal:  # a log file has room for long names
@@ -132,13 +134,13 @@ def _table(title: str, settings: Sequence[Setting], lost: Sequence[Record], tria
         )
     keys = swept_keys(trials)
     for trial in lost:
-        values = {key: value for key, value in values_of(trial).items() if key in keys}
+        values = {key: value for key, value in swept_values(trial).items() if key in keys}
         style = "red" if status(trial) == "failed" else "dim"
         table.add_row(label(values), "", "", "", "", f"{status(trial)}: {reason(trial)}", style=style)
     return table
 
 
-def print_answer(answer: "Answer", page: Path, rebuild: str = REBUILD) -> None:
+def print_answer(answer: "Answer", page: Path, rebuild: str) -> None:
     """Print to stdout what a study answers, what to do next, and where its page is; `rebuild`: see `describe`."""
     lines = [answer.sentence, *answer.notes]
     if answer.take is not None:
@@ -147,7 +149,7 @@ def print_answer(answer: "Answer", page: Path, rebuild: str = REBUILD) -> None:
 
 
 def print_summary(
-    trials: Sequence[Record], test: Mapping[str, float] | None, close: str, folder: Path, rebuild: str = REBUILD
+    trials: Sequence[Record], test: Mapping[str, float] | None, close: str, folder: Path, rebuild: str
 ) -> None:
     """Print to stdout which trial won, and, apart from the ranking, how it does on the test set; `rebuild`: see
     `describe`."""

@@ -60,7 +60,7 @@ class Shared:
 
     def images(self, settings: Config) -> Dataset:
         """The data set, split as `settings` say."""
-        return folds.chosen(self.data, settings)
+        return folds.images_for(self.data, settings)
 
 
 @dataclass(frozen=True)
@@ -377,7 +377,7 @@ def _wanted_layers(base: keras.Model, trials: Sequence[Config], data: Dataset) -
         views = [("validation", False), *([("test", False)] if trial.fold is not None else [])]
         views += [("train", False)] if trial.augment != "full" else []
         views += [("train", True)] if trial.augment == "flip" else []
-        images = folds.chosen(data, trial)
+        images = folds.images_for(data, trial)
         for split, mirrored in views if layers else []:
             for stored in images.stored_in(split):
                 wanted[(precision.resolve(trial.precision), stored, mirrored)] |= layers

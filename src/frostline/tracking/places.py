@@ -39,7 +39,7 @@ _PLACES = {
 _log = logging.getLogger("frostline.tracking.places")  # also where it is run as a program
 
 
-def chosen(setting: str) -> str:
+def store_address(setting: str) -> str:
     """The address of the store: what MLFLOW_TRACKING_URI says, or else the `setting` tracking.uri."""
     return os.environ.get("MLFLOW_TRACKING_URI", "").strip() or setting.strip()
 
@@ -120,7 +120,7 @@ def main() -> None:
     """
     show()
     try:
-        address = chosen(load_params().tracking.uri if PARAMS.is_file() else _DEFAULT)
+        address = store_address(load_params().tracking.uri if PARAMS.is_file() else _DEFAULT)
     except FrostlineError as error:
         sys.exit(f"error: {error}")
     if re.match("(?i)https?:", address):

@@ -29,7 +29,7 @@ from frostline.config.settings import Config
 from frostline.runtime.process_pool import threads
 from frostline.runtime.urls import hide_credentials
 from frostline.tracking.outbox import Outbox
-from frostline.tracking.places import chosen
+from frostline.tracking.places import store_address
 from frostline.tracking.quiet_mlflow import mlflow
 from frostline.tracking.store import connect, store_is_needed
 from frostline.tracking.tags import DATA, MODEL, PHASE, PIPELINE, RESTORED, TOKEN
@@ -69,7 +69,7 @@ def open_pipeline(settings: Config, data_digest: str, group: str = "") -> Pipeli
     """
     with store_is_needed():
         experiment = experiment_of(settings)
-        experiment_id = connect(chosen(settings.tracking.uri), experiment)
+        experiment_id = connect(store_address(settings.tracking.uri), experiment)
         close_what_was_killed()
     flat = params_of(settings)
     text = group or json.dumps([flat, data_digest], sort_keys=True)

@@ -175,7 +175,8 @@ def _mlflow(host: str, port: int, folder: Path, sockets: str, lock: int) -> Iter
     address = f"[{host}]" if ":" in host else host
     names = [name + end for name in dict.fromkeys((address, "localhost", "127.0.0.1")) for end in ("", f":{port}")]
     # MLflow's own default takes any name that begins as a private address does: a stranger's 10.example.com, too.
-    environment = {"MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(names)} | _ENVIRONMENT
+    names += filter(None, [_ENVIRONMENT.get("MLFLOW_SERVER_ALLOWED_HOSTS", "")])  # the user's own, beside ours
+    environment = _ENVIRONMENT | {"MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(names)}
     store = f"postgresql+psycopg2://{quote(_user())}@/postgres?host={quote(sockets)}"
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--serve-artifacts"]
     command += ["--artifacts-destination", str(folder / "artifacts"), "--host", host, "--port", str(port)]

@@ -24,6 +24,7 @@ class Adam:
         self.variables = [self._steps, *self._moments[0], *self._moments[1]]
 
     def apply(self, gradients: Sequence[tf.Tensor], weights: Sequence[Any]) -> None:
+        """Take a step, in place; `weights`: those given at first; `gradients`: for each one of its shape, float32."""
         steps = self._steps.value.read_value()
         rate = self._rate(steps) if callable(self._rate) else self._rate
         # The defaults of Kingma & Ba 2015 (arXiv:1412.6980), and Keras' epsilon.

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from frostline.runtime.errors import FrostlineError
+from frostline.runtime.errors import FrostlineError, brief
 from frostline.runtime.quiet_tensorflow import keras, on_gpu, tf
 from frostline.training.fast_layers import copy_values
 
@@ -48,9 +48,9 @@ def strategy_of(distribution: str) -> tf.distribute.Strategy | None:
             return tf.distribute.MultiWorkerMirroredStrategy()
     except RuntimeError as error:
         where = "in the stages transfer and finetune, and not in a sweep"
-        raise FrostlineError(f"distribution={MULTI_WORKER} works {where}: {_one_line(error)}.\n{_HELP}") from error
+        raise FrostlineError(f"distribution={MULTI_WORKER} works {where}: {brief(error)}.\n{_HELP}") from error
     except (ValueError, TypeError, KeyError, AttributeError, tf.errors.OpError) as error:
-        problem = f"the variable TF_CONFIG names no cluster to join: {_one_line(error)}."
+        problem = f"the variable TF_CONFIG names no cluster to join: {brief(error)}."
         raise FrostlineError(f"distribution is {MULTI_WORKER}, but {problem}\n{_HELP}") from error
 
 
@@ -181,7 +181,3 @@ def _all_are_there() -> Iterator[None]:
             "another process of the training has ended, or is out of reach.\n"
             "Start the stage in all of them again; it goes on from its last epoch."
         ) from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -1,7 +1,6 @@
 """What is trained in place of a model on a CPU: a copy that computes the same in less time, and gives its weights back.
 
-One kind of layer is replaced: the head's wide one. A step's time beside the convolutions is its: memory traffic, for
-the most part.
+Only the head's wide layer is replaced: beside the convolutions a step spends its time there, mostly on memory traffic.
 """
 
 from typing import Any

@@ -20,7 +20,7 @@ from frostline.runtime.errors import FrostlineError
 _log = logging.getLogger(__name__)
 
 
-def chosen(data: Dataset, settings: Config) -> Dataset:
+def images_for(data: Dataset, settings: Config) -> Dataset:
     """`choose_images`, as `settings` say."""
     return choose_images(data, settings.fold, settings.folds, settings.train_share, settings.folds_of)
 

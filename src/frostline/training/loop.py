@@ -15,8 +15,9 @@ from frostline.common.phase_names import PhaseName
 from frostline.common.seeds import derive_seed, generator, seed32
 from frostline.metrics.log_loss import score
 from frostline.models.inference import as_floats, input_signature, predictor, read_rows
+from frostline.runtime.durations import in_words
 from frostline.runtime.errors import FrostlineError
-from frostline.runtime.progress import in_words, track
+from frostline.runtime.progress import track
 from frostline.runtime.quiet_tensorflow import keras, on_gpu, tf
 from frostline.training import checkpoints, distribution
 from frostline.training.adam import Adam, decays
@@ -155,7 +156,7 @@ class Trainer:
 
     @property
     def variables(self) -> list[Any]:
-        """What another checkpoint holds; the optimizer's last: after the last epoch nothing needs them."""
+        """What a checkpoint after an earlier epoch holds: `outcome`, then those of the optimizer, last."""
         return [*self.outcome, *self.optimizer.variables]
 
     def score(self, examples: Examples) -> tuple[float, float]:
@@ -413,7 +414,7 @@ GradientsOf = Callable[[Any, tf.Tensor, tf.Tensor], tuple[Any, tf.Tensor, tf.Ten
 of hits."""
 
 
-def _gradients_of(model: keras.Model, options: Resolved, class_weights: np.ndarray | None = None) -> GradientsOf:
+def _gradients_of(model: keras.Model, options: Resolved, class_weights: np.ndarray | None) -> GradientsOf:
     """Return what gives the gradients by which `model` is trained as `options` say; `class_weights`: see there."""
     weights, classes, smoothing = model.trainable_variables, model.output_shape[1], options.label_smoothing
     sampled = options.class_weight == SAMPLED  # images come as often as the weights of their classes say

@@ -157,12 +157,11 @@ def _unit(images: Floats) -> Floats:
 
 def _reduced(images: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """The mean of each square of pixels."""
-    count, size, step = len(images), images.shape[1], images.shape[1] // side
+    count, step = len(images), images.shape[1] // side
     if step == 1:
         return images
     reduced = np.empty((count, side, side, 3), np.uint8)
     for start in range(0, count, _BLOCK):
         squares = images[start : start + _BLOCK].reshape(-1, side, step, side, step, 3)
         reduced[start : start + _BLOCK] = squares.mean(axis=(2, 4), dtype=np.float32).round()
-    assert size == side * step
     return reduced

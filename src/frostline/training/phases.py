@@ -31,13 +31,16 @@ from frostline.training.resolved import Found, Resolved, batch_size_of, resolved
 
 def load_images(settings: Config) -> Dataset:
     """The prepared images, split as `settings` say (see `choose_images`); raises FrostlineError as `load_dataset`."""
-    return folds.chosen(load_dataset(PROCESSED), settings)
+    return folds.images_for(load_dataset(PROCESSED), settings)
 
 
 def build_classifier(data: Dataset, weights: Path, settings: Config) -> keras.Model:
     """The classifier that `transfer` trains: a new head for the classes of `data` on the frozen backbone.
 
     `weights`: the backbone's pretrained ones. It takes images (N, size, size, 3) from 0 to 255; see `add_head`.
+
+    Raises FrostlineError where `weights` do not fit, model.cut_layer or finetune.thaw_from names no layer that can be
+    used, or a class weight no class.
     """
     base = backbone.build_backbone(settings.preprocess.image_size, weights, settings.model.backbone)
     _frost_line(base, settings)  # what is wrong there is said at once, and names layers above the cut, too
@@ -90,7 +93,7 @@ def _class_weights(data: Dataset, phase: PhaseName, settings: Config) -> np.ndar
 
 
 def transfer(model: keras.Model, data: Dataset, settings: Config, session: Session = ALONE) -> list[Epoch]:
-    """Train the head of the new classifier `model`, in place; return each epoch's figures."""
+    """Train the head of the new classifier `model`, in place; return each epoch's figures; errors as `loop.train`."""
     choose_determinism(settings)
     # The second phase's features come from the same pass over the images.
     also = frost_line.frontier(model, _frost_line(model, settings))
@@ -125,7 +128,7 @@ def checkpoint_path(
 
 
 def finetune(model: keras.Model, data: Dataset, settings: Config, session: Session = ALONE) -> list[Epoch]:
-    """Thaw the classifier `model` from the frost line on and train it on, in place; return each epoch's figures."""
+    """Thaw the classifier `model` from the frost line on and train it on, in place; as `transfer` otherwise."""
     choose_determinism(settings)
     thaw_from = _frost_line(model, settings)
     frost_line.thaw(model, thaw_from, settings.finetune.batch_norm)
@@ -244,10 +247,10 @@ def _trainer(work: _Work, options: Resolved) -> Iterator[loop.Trainer]:
         [list(work.layers), learns, asdict(options), of_schedule, work.computed_in, said, session.parts]
     )
     before, trainer = kept.pop(phase, ("", None))
-    again = trainer is not None and before == made_of
-    part = trainer.model if trainer is not None and again else work.part()
+    trainer = trainer if before == made_of else None
+    part = trainer.model if trainer else work.part()
     with precision.computing_in(part, work.computed_in):
-        if trainer is not None and again:
+        if trainer:
             trainer.begin_again()
         else:
             trainer = loop.trainer_of(part, options, count, session.strategy, weights, session.parts)

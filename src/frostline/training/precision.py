@@ -4,11 +4,10 @@ from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from typing import Any
 
-from frostline.config.settings import Precision
+from frostline.config.settings import AUTO, Precision
 from frostline.runtime.hardware import cpu_flags
 from frostline.runtime.quiet_tensorflow import keras, tf
 
-AUTO = "auto"
 _CPU_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 """Without one of these, oneDNN emulates bfloat16, slower than float32."""
 _CAPABILITY = (8, 0)

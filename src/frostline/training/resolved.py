@@ -7,7 +7,7 @@ from typing import Any
 
 from frostline.config.settings import AUTO, Phase
 
-FOUND = ("learning_rate", "batch_size")
+_FOUND = ("learning_rate", "batch_size")
 """The settings that are found where they say auto."""
 _BATCH_SIZES = (32, 16, 8)
 _STEPS = 10
@@ -40,7 +40,7 @@ class Found:
 
     def numbers(self) -> dict[str, float]:
         """Those found, by the setting."""
-        return {name: value for name, value in self.as_json().items() if name in FOUND}
+        return {name: value for name, value in self.as_json().items() if name in _FOUND}
 
     def as_json(self) -> dict[str, Any]:
         """All that was found, for a phase's report."""

@@ -7,7 +7,6 @@ Data that DVC's cache lacks are no obstacle where the stage that makes them runs
 verify everything.
 """
 
-import hashlib
 import os
 import shutil
 import signal
@@ -22,7 +21,8 @@ from typing import Any
 import yaml
 from dvc.config import Config
 
-from frostline.runtime.errors import FrostlineError
+from frostline.common.files import md5_of
+from frostline.runtime.errors import FrostlineError, brief
 from frostline.verify.differences import differences
 
 _COPIED = ("src", "conf", ".dvc/config", ".dvcignore", "dvc.yaml", "dvc.lock", "params.yaml")
@@ -90,18 +90,13 @@ def _copy_project(project: Path, copy: Path, lock: Mapping[str, Any]) -> None:
     outputs = {out["path"]: out["md5"] for stage in lock.values() for out in stage.get("outs", ())}
     for path, md5 in outputs.items():
         here = project / path  # metrics, which git keeps, are not in DVC's cache
-        if not (copy / path).exists() and here.is_file() and _md5(here) == md5:
+        if not (copy / path).exists() and here.is_file() and md5_of(here) == md5:
             (copy / path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(here, copy / path)
     for path in {dep["path"] for stage in lock.values() for dep in stage.get("deps", ())} - outputs.keys():
         if not (copy / path).exists() and (project / path).exists():  # the user's own images or weights
             (copy / path).parent.mkdir(parents=True, exist_ok=True)
             (copy / path).symlink_to((project / path).resolve())
-
-
-def _md5(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _verify_stage(stage: str, lock: Mapping[str, Any], copy: Path, locked: Path) -> Verified:
@@ -164,7 +159,7 @@ def _checkout(copy: Path) -> None:
     command = [sys.executable, "-m", "dvc", "checkout", "--force", "--allow-missing"]
     done = subprocess.run(command, cwd=copy, env=_environment(copy), capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
-        raise FrostlineError(f"dvc checkout: {' '.join(done.stderr.split())[:200]}")
+        raise FrostlineError(f"dvc checkout: {brief(done.stderr)}")
 
 
 def _reproduce(copy: Path, stage: str) -> int:
