@@ -47,6 +47,15 @@ def test_a_difference_that_may_be_chance_and_equal_predictions_do_not_win(tmp_pa
         assert not challenge(files[old], files[new], ["c0", "c1"], resamples=300, seed=1).wins
 
 
+def test_five_validation_images_or_fewer_choose_no_champion(tmp_path):
+    for images, wins in ((5, False), (6, True)):
+        labels = np.arange(images) % 2
+        unsure = np.where(labels[:, None] == [0, 1], 0.6, 0.4)
+        sure = np.where(labels[:, None] == [0, 1], 0.7, 0.3)
+        files = [write_both(tmp_path / f"{images}{n}", labels, p) for n, p in enumerate((unsure, sure))]
+        assert challenge(*files, ["c0", "c1"], resamples=300, seed=1).wins == wins
+
+
 def test_other_images_are_not_compared(tmp_path):
     labels, probabilities = noisy(30, 1.0)
     old = write_both(tmp_path / "old", labels, np.full_like(probabilities, 0.5))

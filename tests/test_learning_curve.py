@@ -1,3 +1,6 @@
+import re
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -82,6 +85,27 @@ def test_in_words():
     assert what_more_images_give(flat, 800, 50).startswith(
         "50 more images would hardly change log loss: it would stay about 0.3"
     )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        (0.1249, 0.1151, "would lower log loss from about 0.12 to about 0.12"),
+        (0.0404, 0.0396, "would lower log loss from about 0.040 to about 0.040"),
+        (0.3051, 0.3049, "would hardly change log loss: it would stay about 0.30"),
+    ],
+)
+def test_digits_do_not_hide_what_changes_or_show_what_does_not(before, after, said):
+    curve = SimpleNamespace(
+        forecast=lambda images: (before, before, before) if images == 100 else (after, after, after)
+    )
+    words = what_more_images_give(curve, 100, 100)
+    if "lower" in said:
+        assert said not in words
+        found = re.search(r"lower log loss from about (\S+) to about (\S+) ", words)
+        assert float(found[1]) > float(found[2])
+    else:
+        assert said in words
 
 
 def test_what_is_no_curve_is_refused():

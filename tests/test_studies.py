@@ -10,7 +10,9 @@ import pytest
 
 from frostline.runtime.errors import FrostlineError
 from frostline.studies.collected import Training, collect, out_of_fold
+from frostline.studies.cross_validation import Estimate, Ranking
 from frostline.studies.page import Study, write_study
+from frostline.studies.ranking import row
 
 pytestmark = pytest.mark.slow
 
@@ -84,6 +86,40 @@ def test_out_of_fold_losses_stand_by_seed_and_image(tmp_path):
     table = out_of_fold(trainings([({"a": "1"}, losses(0.5, 0.3), 120)], seeds=(1,)))
     assert len(table) == 2 * 200
     assert set(table["trial"]) == {"a=1"}
+
+
+def test_one_fold_is_no_study():
+    with pytest.raises(FrostlineError, match=r"at least two folds\.\nSweep over more of them"):
+        collect([each for each in trainings([({}, losses(0.5, 0.3), 120)]) if each.fold == 0])
+
+
+def test_a_class_that_the_other_judged_folds_lack_was_trained_on_all_the_same():
+    """Whoever knows the shares does not say that it cannot be."""
+    two = [each for each in trainings([({}, losses(0.5, 0.3), 120)], seeds=(1,)) if each.fold in (0, 1)]
+    tables = [two[0].said, two[1].said[two[1].said["class"] == CLASSES[0]]]
+    found = collect([replace(each, said=table) for each, table in zip(two, tables, strict=True)])
+    assert found.shares.min() > 0
+    np.testing.assert_allclose(found.shares.sum(axis=1), 1)
+
+
+def test_images_in_groups_are_said_to_make_intervals_too_narrow(written):
+    trained = trainings([({}, losses(0.5, 0.3), 120)])
+    for grouped in (False, True):
+        answer = written("worth_it", trained, grouped=grouped)
+        assert any(note.startswith("Images are in groups") for note in answer.notes) == grouped
+
+
+def test_of_two_points_that_one_is_worse_is_asked_one_sided():
+    """Where the interval, which has two sides, has 0 in it, the table says so."""
+    ranking = Ranking(
+        best=0,
+        means=[Estimate(0, 1, 0.5, 0.1, 99, 0.0)] * 2,
+        differences=[Estimate(0, 0, 0, 0, 99, 1.0), Estimate(-0.002, 0.038, 0.018, 0.01, 99, 0.075)],
+        p_values=np.array([1, 0.0375]),
+        within=np.array([True, False]),
+    )
+    found = collect(trainings([({"a": name}, losses(0.5, loss), 120) for name, loss in (("1", 0.3), ("2", 0.31))]))
+    assert row(found, ranking, 1)[-1].endswith(", beyond chance (one-sided, 5%)")
 
 
 def test_a_fold_that_was_not_trained_with_every_seed_is_no_answer():

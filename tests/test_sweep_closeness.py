@@ -53,6 +53,13 @@ def test_seeds_are_taken_together_and_must_be_the_same(ran):
     assert close_to_best(rank(both[:1])) == ""
 
 
+def test_luck_that_is_the_same_for_all_images_is_luck(ran):
+    """By each seed alone one is far better than the other; the two seeds disagree which."""
+    of_seeds = {1: (0.3, 0.6), 2: (0.4, 0.3)}
+    trials = [ran(loss, cut=name, seed=seed) for seed, both in of_seeds.items() for name, loss in zip("ab", both)]
+    assert close_to_best(rank(trials)).startswith("2 of 2 are within chance of the best")
+
+
 def test_each_is_judged_by_its_better_phase(ran):
     settings = rank([ran(0.3, transfer=0.29, cut="a"), ran(0.5, cut="b")])
     assert settings[0].phase == "transfer"

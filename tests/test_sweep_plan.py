@@ -155,6 +155,10 @@ def test_what_is_searched_names_the_search_and_how_long_does_not(project):
         (["fold=0,1", "folds=3,5"], ["folds=3,5", "the same for all trials"]),
         (["fold=0,1", "folds_of=all,train_and_validation"], ["folds_of=all,", "the same for all trials"]),
         (["study=worth_it", "hydra/sweeper=optuna"], ["a search takes no folds"]),
+        (
+            ["hydra/sweeper=optuna", "model.dropout=0.2,0.5", "seed=1,2"],
+            ["seed=1,2: a search would choose the luckiest"],
+        ),
         (["finetune.learning_rate=interval(1e-5,1e-3)"], ["hydra/sweeper=optuna"]),
         (["hydra/sweeper=optna"], ["optna"]),
         (["hydra/sweeper=optuna", "transfer.epochs=1"], ["nothing to search", "optuna_recipe"]),

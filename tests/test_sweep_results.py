@@ -50,6 +50,23 @@ def test_settings_are_ranked_by_the_mean_over_seeds_not_by_the_luckiest_one():
     assert second.mean() == pytest.approx(0.45)
 
 
+def test_what_a_search_tries_again_is_no_other_seed():
+    again, other = trial(0.4, model__dropout="0.2"), trial(0.5, model__dropout="0.5")
+    trials = [again, other, again, trial(model__dropout="0.2") | {"pruned": "worse than the median"}]
+    first, _ = rank(trials)
+    assert (first.label, len(first.trials), first.unfinished) == ("model.dropout=0.2", 1, 0)
+    assert headline(trials).endswith("validation loss 0.7000 after transfer, 0.4000 after fine-tuning.")
+
+
+def test_a_setting_that_was_tried_on_the_easy_fold_alone_is_not_the_best():
+    trials = [
+        trial(0.15, model__dropout="0.2", fold=0),
+        trial(0.20, model__dropout="0.5", fold=0),
+        trial(0.35, model__dropout="0.2", fold=1),
+    ]
+    assert [setting.label for setting in rank(trials)] == ["model.dropout=0.2", "model.dropout=0.5"]
+
+
 def test_the_better_phase_ranks_and_both_figures_are_said():
     trials = [
         trial(0.40, transfer_loss=0.50, model__cut_layer="mixed5"),

@@ -214,6 +214,12 @@ def test_in_use_are_the_chosen_ones_calibrated_probabilities():
 # Cautions
 
 
+def test_images_in_groups_are_said_to_make_intervals_too_narrow():
+    counts = {"train": {"cat": 30, "dog": 30}, "test": {"cat": 30, "dog": 30}}
+    (said,) = cautions(counts, 0.5, grouped=True)
+    assert said.startswith("Grouped images: those of one group (preprocess.group) are alike")
+
+
 def test_few_test_images_of_a_class_are_named():
     enough = {"cat": 300, "dog": 200}
     assert cautions({"train": enough, "test": {"cat": 30, "dog": 30}}, 0.5) == []

@@ -114,7 +114,7 @@ def assess(trained: Trained) -> Assessment:
     )
     submission = {**asdict(settings.submission), "temperature": settings.calibrate == "temperature"}
     effects = calibration_effects(validation, test, submission=submission, threshold=choice.threshold, **drawing)
-    said = cautions(_counts(data), choice.threshold)
+    said = cautions(_counts(data), choice.threshold, config.preprocess.group is not None)
     return Assessment(pairs, evaluation, said, effects, predict)
 
 

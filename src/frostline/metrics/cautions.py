@@ -1,4 +1,4 @@
-"""What to keep in mind of data before their figures are trusted: few test images, unequal classes."""
+"""What to keep in mind of data before their figures are trusted: few test images, unequal classes, groups."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,17 +8,22 @@ from frostline.metrics.predicted import costs_in
 
 FEW_IMAGES = 30
 """Images of a class below which bootstrap percentiles are known to be too narrow (Efron & Tibshirani 1993, ch. 13)."""
+ALIKE = (
+    "those of one group (preprocess.group) are alike, but intervals, and what is called beyond chance, take each for a "
+    "fact of its own. They are too narrow, the more so the fewer groups there are."
+)
 _UNEQUAL = 2
 _NAMED = 3
 """Classes named at most."""
 
 
-def cautions(counts: Mapping[str, Mapping[str, int]], threshold: Threshold) -> list[str]:
+def cautions(counts: Mapping[str, Mapping[str, int]], threshold: Threshold, grouped: bool = False) -> list[str]:
     """Return what is to be said of the data, a sentence or two each; nothing where there is nothing to say.
 
     Args:
         counts: by split ("train" and "test" are read) and name of a class, its labelled images.
         threshold: by which classes are predicted; where it is costs, no other one is advised.
+        grouped: whether images belong to groups (preprocess.group).
     """
     found = []
     test, train = counts["test"], counts["train"]
@@ -37,6 +42,8 @@ def cautions(counts: Mapping[str, Mapping[str, int]], threshold: Threshold) -> l
             every = "both" if len(train) == 2 else "all"
             said += f" evaluate.threshold=balanced_accuracy has {every} classes in mind."
         found.append(said)
+    if grouped:
+        found.append(f"Grouped images: {ALIKE}")
     return found
 
 

@@ -19,7 +19,7 @@ from frostline.runtime.errors import FrostlineError
 
 Phase = PhaseName
 Outcome = Literal["better", "worse", "indistinguishable", "nothing_learned"]
-_TOO_FEW = 5
+TOO_FEW = 5
 """So few test images settle nothing: were all for one model, a two-sided sign test gives 2 * 0.5**5 = 0.06."""
 CALLED: Mapping[Phase, str] = {"transfer": "transfer model", "finetune": "fine-tuned model"}
 """What the phases' models are called in sentences."""
@@ -248,11 +248,11 @@ def judge(found: Evaluation) -> Verdict:
 
     Better or worse where the 95% interval of the difference in log loss excludes 0, else indistinguishable: the
     difference could be chance. Nothing was learned where the chosen model, calibrated, is not better than guessing by
-    such an interval. Neither is said by _TOO_FEW images, whose resamples are much alike.
+    such an interval. Neither is said by TOO_FEW images, whose resamples are much alike.
     """
     chosen, difference = found.choice.phase, found.intervals["difference"]["log_loss"]
     outcome: Outcome = "indistinguishable"
-    settled = found.images > _TOO_FEW
+    settled = found.images > TOO_FEW
     if settled and not found.guessing.beaten_by(chosen):
         outcome = "nothing_learned"
     elif settled and difference.excludes_zero():
@@ -276,7 +276,7 @@ def _in_words(found: Evaluation, outcome: Outcome, chosen: Phase, other: Phase) 
         return "Neither phase learned anything beyond guessing", (
             f"On the test images the {this}, chosen on the validation images, is {guess}: do not use it."
         )
-    if found.images <= _TOO_FEW:
+    if found.images <= TOO_FEW:
         count = f"{found.images} test image{'s' * (found.images > 1)}"
         return "Too few test images to tell", (
             f"Take the {this}: {why}. By {count} alone, whatever they say could be chance; {answers}."
@@ -311,7 +311,7 @@ def _detail(found: Evaluation) -> str:
     changes = f"{found.mcnemar.n_better} of {changed} changed answer{'s' * (changed > 1)} for the better"
     changes += f" (McNemar {p_text(found.mcnemar.p_value)})"
     interval = f", 95% CI {signed(difference.low, digits)} to {signed(difference.high, digits)}"
-    if found.images <= _TOO_FEW:
+    if found.images <= TOO_FEW:
         interval = ""
     temperature = found.choice.temperature
     calibrated = f", {used:.{digits}f} calibrated (temperature {temperature:.4g})" if temperature != 1 else ""

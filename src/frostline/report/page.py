@@ -22,7 +22,7 @@ from frostline.metrics.bootstrap import Interval, Pair, by_phase
 from frostline.metrics.calibration import CalibrationEffect
 from frostline.metrics.cautions import are_unequal, cautions
 from frostline.metrics.classification import recalls, threshold_counts
-from frostline.metrics.comparison import CALLED, Evaluation
+from frostline.metrics.comparison import CALLED, TOO_FEW, Evaluation
 from frostline.metrics.formatting import decimals, signed, six_digits
 from frostline.metrics.predicted import between_two, rule_in_words
 from frostline.models.architectures import title_of
@@ -175,7 +175,9 @@ def _verdict(report: Report) -> dict[str, Any]:
         "task": _task(report.classes),
         "totals": {split: sum(report.data["counts"][split].values()) for split in SPLITS},
         "untrained": settings.weights.source == "random",
-        "cautions": cautions(_isolated_counts(report), evaluation.choice.threshold),
+        "cautions": cautions(
+            _isolated_counts(report), evaluation.choice.threshold, settings.preprocess.group is not None
+        ),
         "evaluation": evaluation,
         "rule": rule_in_words(evaluation.choice.threshold, report.classes),
         "verdict": verdict,
@@ -225,7 +227,7 @@ def _summary_rows(evaluation: Evaluation, classes: Sequence[str], recall_rows: i
                 signed(difference, digits),
                 f"{signed(interval.low, digits)} to {signed(interval.high, digits)}" if interval else "",
             ),
-            "beyond_chance": interval is not None and interval.excludes_zero(),
+            "beyond_chance": evaluation.images > TOO_FEW and interval is not None and interval.excludes_zero(),
         }
 
 

@@ -118,6 +118,7 @@ def model_card(metadata: "Metadata", size: int, origin: Origin, form: str, file:
     )
     environment.filters["plain"] = _plain
     counts, figures = origin.data.get("counts", {}), origin.figures
+    grouped = origin.settings.get("preprocess", {}).get("group") is not None
     classes = [_plain(name) for name in metadata.classes]
     return (
         environment.get_template(f"{CARD}.jinja").render(
@@ -137,7 +138,7 @@ def model_card(metadata: "Metadata", size: int, origin: Origin, form: str, file:
                 if not name.endswith(("_low", "_high"))
             },
             images=origin.images,
-            cautions=[_plain(caution) for caution in cautions(counts, metadata.threshold)] if counts else [],
+            cautions=[_plain(each) for each in cautions(counts, metadata.threshold, grouped)] if counts else [],
             form=form,
             file=json.dumps(file, ensure_ascii=False),
         )

@@ -85,8 +85,8 @@ def _find(folder: Path) -> Found:
         folders.append(current)
         if current.is_symlink() and current != folder:
             notes.append(
-                f"{current} is a link: `dvc repro` does not notice changes behind it; `dvc repro -f fetch-data`, then `dvc repro`, "
-                "does."
+                f"{current} is a link: `dvc repro` does not notice changes behind it. After some: `dvc repro -f "
+                "fetch-data`, then `dvc repro`."
             )
         notes += [
             f"{link} is left out: it leads to {link.resolve()}, where files are packed already." for link in passed

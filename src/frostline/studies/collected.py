@@ -75,7 +75,8 @@ class Collected:
 def collect(trainings: Sequence[Training]) -> Collected:
     """Join the trainings of a study.
 
-    Raises FrostlineError where those of a point do not judge every image once under each seed: some did not finish.
+    Raises FrostlineError where there is one fold only, or where those of a point do not judge every image once under
+    each seed: some did not finish.
     """
     groups: dict[tuple[str, ...], list[Training]] = {}
     for training in trainings:
@@ -86,10 +87,12 @@ def collect(trainings: Sequence[Training]) -> Collected:
     table = pd.concat([_of_phase(training, "transfer").assign(fold=training.fold) for training in one])
     images, folds = table["image"].tolist(), table["fold"].to_numpy()
     classes, labels = classes_of(table), labels_of(table)
+    if len(np.unique(folds)) < 2:
+        raise FrostlineError("A study needs images in at least two folds.\nSweep over more of them: fold=0,1,2,3,4")
     points = [_point(group, images, labels, seeds) for group in groups.values()]
-    shares = np.stack(
-        [np.bincount(labels[folds != fold], minlength=len(classes)) / np.sum(folds != fold) for fold in folds]
-    )
+    # Every class was trained on: one of which the other folds that were judged have no image counts as one image.
+    counts = [np.maximum(1, np.bincount(labels[folds != fold], minlength=len(classes))) for fold in folds]
+    shares = np.stack([each / each.sum() for each in counts])
     return Collected(points, images, labels, classes, folds, seeds, shares)
 
 

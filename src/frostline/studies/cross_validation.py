@@ -71,7 +71,7 @@ def mean_difference(differences: np.ndarray, folds: np.ndarray) -> Estimate:
         folds: (N,) int.
 
     Raises:
-        FrostlineError: a difference is not a number, or there are not two folds.
+        FrostlineError: a difference is not a number, or there are neither two folds nor two seeds.
     """
     differences = _checked(differences, folds)
     per_image = differences.mean(axis=0)
@@ -101,7 +101,7 @@ def within_chance(losses: np.ndarray, folds: np.ndarray) -> Ranking:
         folds: (N,) int.
 
     Raises:
-        FrostlineError: a loss is not a number, or there are not two folds.
+        FrostlineError: a loss is not a number, or there are neither two folds nor two seeds.
     """
     best = int(np.argmin(losses.mean(axis=(1, 2))))
     differences = [mean_difference(each - losses[best], folds) for each in losses]
@@ -143,7 +143,7 @@ def shallowest_enough(losses: np.ndarray, folds: np.ndarray) -> int:
         folds: (N,) int.
 
     Raises:
-        FrostlineError: a loss is not a number, or there are not two folds.
+        FrostlineError: a loss is not a number, or there are neither two folds nor two seeds.
     """
     best = int(np.argmin(losses.mean(axis=(1, 2))))
     apart = (mean_difference(each - losses[best], folds) for each in losses)
@@ -160,7 +160,7 @@ def _checked(losses: np.ndarray, folds: np.ndarray) -> np.ndarray:
             f"The log loss is no number for {bad} of {losses.shape[1]} images: training diverged.\n"
             "Lower its learning rate and run the study again."
         )
-    if len(np.unique(folds)) < 2:
+    if len(losses) < 2 and len(np.unique(folds)) < 2:
         raise FrostlineError("A study needs images in at least two folds.\nAdd labelled images.")
     return losses
 
@@ -172,7 +172,7 @@ def _variance_of_mean(losses: np.ndarray, folds: np.ndarray) -> tuple[float, flo
     count = len(sizes)
     per_image = losses.mean(axis=0)
     by_fold = np.bincount(index, per_image) / sizes
-    between = float(np.sum(sizes * (by_fold - per_image.mean()) ** 2)) / (count - 1) / images
+    between = float(np.sum(sizes * (by_fold - per_image.mean()) ** 2)) / max(1, count - 1) / images
     if images == count:  # one image per fold: its luck and its own loss are one
         return between, count - 1
     within = float(np.sum((per_image - by_fold[index]) ** 2)) / (images - count) / images

@@ -15,6 +15,8 @@ _REACH = 4  # standard errors that the grid goes beyond what was measured
 _OWN_NOISE = 0.05  # of the level: noise of one run as assumed before any was seen, worth _OWN_DEGREES runs
 _OWN_DEGREES = 2
 _LEAST = 0.02  # of the measured loss at the largest size: where the grid's levels begin
+HARDLY = 0.98
+"""What is left of a loss that has hardly changed: more than so much of it."""
 _NEGLIGIBLE = 1e-5  # of the highest weight: curves below it are dropped
 
 
@@ -99,10 +101,13 @@ def fit_learning_curve(sizes: np.ndarray, losses: np.ndarray) -> LearningCurve:
 def what_more_images_give(curve: LearningCurve, now: int, more: int) -> str:
     """Say what `more` training images beside the `now` of today would give, as one clause without a full stop."""
     (before, *_), (after, low, high) = curve.forecast(now), curve.forecast(now + more)
+    hardly = after > HARDLY * before
     digits = 2 if after >= 0.1 else 3
+    while not hardly and f"{before:.{digits}f}" == f"{after:.{digits}f}":
+        digits += 1
     old, new, *ends = (f"{value:.{digits}f}" for value in (before, after, low, high))
     span = f"({ends[0]} to {ends[1]})"
-    if old == new:
+    if hardly:
         return f"{more:,} more images would hardly change log loss: it would stay about {new} {span}"
     return f"{more:,} more images would lower log loss from about {old} to about {new} {span}"
 

@@ -10,10 +10,10 @@ from frostline.report.style import COLOURS, EDGE
 from frostline.report.style import NAMES as PHASE_NAMES
 from frostline.studies.answer import Answer, Tone, learned_nothing, phase_figures
 from frostline.studies.collected import Collected, Point
-from frostline.studies.learning_curve import LearningCurve, fit_learning_curve, what_more_images_give
+from frostline.studies.learning_curve import HARDLY, LearningCurve, fit_learning_curve, what_more_images_give
 
 _AHEAD = (2, 4)
-"""Times today's training images that are looked ahead: further, three or four sizes say little."""
+"""Times the images of the largest trainings that are looked ahead: further, three or four sizes say little."""
 
 
 def more_data(found: Collected) -> Answer:
@@ -34,7 +34,7 @@ def more_data(found: Collected) -> Answer:
         title, tone = "More images would help", "better"
     elif twice < 0.95 * today:
         title = "More images would probably help"
-    elif twice > 0.98 * today:
+    elif twice > HARDLY * today:
         title = "More images would hardly help"
     else:
         title = "More images would probably help a little"
@@ -42,7 +42,8 @@ def more_data(found: Collected) -> Answer:
     return Answer(
         title,
         tone,
-        f"{clauses[0]}; {clauses[1]} (80% intervals; {PHASE_NAMES[phase].lower()}, {now:,} training images today).",
+        f"{clauses[0]}; {clauses[1]} (80% intervals; {PHASE_NAMES[phase].lower()}; more than the {now:,} images of the "
+        "largest trainings here, which leave out the folds held out).",
         columns=[
             "Training images",
             *(f"{PHASE_NAMES[each]}, log loss ↓" for each in PHASES),

@@ -9,7 +9,7 @@ from markupsafe import Markup
 from frostline.common.files import replacing, write_json, write_text
 from frostline.config.paths import STUDIES
 from frostline.fonts.lettering import isolated
-from frostline.metrics.cautions import FEW_IMAGES
+from frostline.metrics.cautions import ALIKE, FEW_IMAGES
 from frostline.report.rendering import rendered
 from frostline.report.style import drawing
 from frostline.studies.answer import Answer
@@ -50,6 +50,8 @@ class Study:
     """Into how many parts the images were dealt."""
     of: str = "all"
     """Which images: see `Config.folds_of`."""
+    grouped: bool = False
+    """Whether images belong to groups (preprocess.group)."""
     first_stays: bool = False
     """Whether the first point is taken unless another one is clearly better."""
 
@@ -63,7 +65,8 @@ def write_study(study: Study, trainings: Sequence[Training], notes: Sequence[str
     """
     found = collect(trainings)
     answer = _judge(study, found)(found)
-    answer = replace(answer, notes=[*notes, *answer.notes, *_few_images(found), *_test_images(study, answer)])
+    said = [*_few_images(found), *([f"Images are in groups: {ALIKE}"] if study.grouped else [])]
+    answer = replace(answer, notes=[*notes, *answer.notes, *said, *_test_images(study, answer)])
     folder = STUDIES / study.name
     with replacing(folder) as temporary:
         temporary.mkdir(parents=True)

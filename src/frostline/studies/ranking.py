@@ -100,6 +100,8 @@ def row(found: Collected, ranking: Ranking, place: int) -> list[str]:
         if ranking.within[place]:
             alone = ranking.differences[place].low > 0  # as if no other point were compared, it would be out
             beside += ", within chance" + f" (corrected for {len(found.points) - 1} comparisons)" * alone
+        elif ranking.differences[place].low <= 0:  # of two points: whether one is worse is asked one-sided
+            beside += ", beyond chance (one-sided, 5%)"
     loss = f"{ranking.means[place].mean:.4f}"
     return [point.label, loss, _accuracy(point), PHASE_NAMES[point.phase], beside]
 

@@ -233,6 +233,11 @@ def _check_that_it_can_be_swept(swept: Sequence[Override], settings: Any) -> Non
             raise FrostlineError(f"{override.input_line}: of which images folds are made is the same for all trials.")
         if override.key_or_group == "fold" and override.is_sweep_override() and search:
             raise FrostlineError(f"{override.input_line}: a search takes no folds; leave out hydra/sweeper=optuna.")
+        if override.key_or_group == "seed" and override.is_sweep_override() and search:
+            raise FrostlineError(
+                f"{override.input_line}: a search would choose the luckiest seed.\n"
+                "Give it one; sweep over seeds without hydra/sweeper=optuna."
+            )
         if interval_in(override) and not search:
             raise FrostlineError(f"{override.input_line}: only a search takes an interval; add hydra/sweeper=optuna.")
     if search and not any(override.is_sweep_override() for override in swept):

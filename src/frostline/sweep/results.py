@@ -171,10 +171,14 @@ def rank(trials: Sequence[Record]) -> list[Setting]:
         groups.setdefault(tuple(values.get(key, "") for key in keys), []).append(trial)
     settings = []
     for found, members in groups.items():
+        # A search may propose what it has tried: the same training is no other seed. One that finished is what counts.
+        members = sorted(members, key=has_finished)
+        members = list({tuple(sorted(trial["overrides"])): trial for trial in members}.values())
         finished = [trial for trial in members if has_finished(trial)]
         if finished:
             settings.append(Setting(dict(zip(keys, found, strict=True)), finished, len(members) - len(finished)))
-    return sorted(settings, key=lambda setting: (setting.unfinished > 0, setting.mean()))
+    most = max((len(setting.trials) for setting in settings), default=0)
+    return sorted(settings, key=lambda each: (each.unfinished > 0 or len(each.trials) < most, each.mean()))
 
 
 def in_order(values: Sequence[str]) -> list[str]:

@@ -80,6 +80,7 @@ def answer_study(
         shlex.join(["python", "-m", "frostline.sweep", "-m", *overrides]),
         folds=configs[0].folds,
         of=configs[0].folds_of,
+        grouped=configs[0].preprocess.group is not None,
         first_stays=race is not None and race.first_runs,
     )
     trainings = _trainings(trials, keys, by_key, shared)

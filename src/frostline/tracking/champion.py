@@ -11,6 +11,7 @@ from frostline.common.files import read_csv
 from frostline.data.dataset import Dataset
 from frostline.evaluation.predictions import IN_USE, in_use_of, write_answers
 from frostline.metrics.bootstrap import Interval, Pair, bootstrap_intervals
+from frostline.metrics.comparison import TOO_FEW
 from frostline.metrics.formatting import decimals, signed
 from frostline.metrics.log_loss import log_losses
 from frostline.serving.classifier import load_classifier
@@ -39,7 +40,7 @@ def challenge(champion: Path, new: Path, classes: Sequence[str], *, resamples: i
     """Compare two models, as they are used, by their folders with FILES.
 
     The new one wins where the 95% interval of the difference in log loss on the validation images (paired bootstrap)
-    lies below 0; the difference on the test images is told, and has no say.
+    lies below 0, but not by TOO_FEW of them; the difference on the test images is told, and has no say.
 
     Raises NotComparableError where the champion's predictions are for other images than the new one's, and KeyError or
     OSError where it has none.
@@ -53,11 +54,11 @@ def challenge(champion: Path, new: Path, classes: Sequence[str], *, resamples: i
         pair = Pair(labels, baseline=in_use_of(before, classes), candidate=in_use_of(after, classes))
         found = bootstrap_intervals(pair, ["log_loss"], ["difference"], threshold=0.5, resamples=resamples, seed=seed)
         interval = found["difference"]["log_loss"]
-        told[split] = interval, _in_words(pair, interval, split)
-    (validation, chosen), (test, judged) = told["validation"], told["test"]
-    wins = validation.high < 0
+        told[split] = interval, _in_words(pair, interval, split), len(labels) > TOO_FEW
+    (validation, chosen, settled), (test, judged, can_tell) = told["validation"], told["test"]
+    wins = settled and validation.high < 0
     verdict = "Better than the champion" if wins else "Not better than the champion beyond chance"
-    against = test.low > 0 if wins else test.high < 0
+    against = can_tell and (test.low > 0 if wins else test.high < 0)
     return Contest(wins, f"{verdict} {chosen}. {'But' if against else 'Also'} {judged}.")
 
 
