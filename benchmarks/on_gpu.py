@@ -12,6 +12,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -46,6 +47,9 @@ def _write_png(job: tuple[np.ndarray, Path]) -> None:
 
 def prepare(folder: Path) -> None:
     """Write for each of COUNTS what preprocess leaves, by rows of the same images, and PNG files for plain Keras."""
+    from frostline.common.files import write_csv
+    from frostline.data.dataset import MANIFEST_COLUMNS
+
     most = sum(COUNTS["25000"])
     with multiprocessing.get_context("spawn").Pool() as pool:
         images = np.concatenate(pool.map(_draw, range(-(-most // 100)), chunksize=1))
@@ -58,7 +62,7 @@ def prepare(folder: Path) -> None:
                 labels = (np.arange(start, start + count) % 2).astype(np.uint8)
                 np.save(processed / f"{split}.npy", part)
                 np.save(processed / f"{split}_labels.npy", labels)
-                rows += [f"{start + row},{split}" for row in range(count)]
+                rows += [{"path": f"{start + row}", "split": split, "verdict": "ok"} for row in range(count)]
                 start += count
                 if name != "small":
                     for kind in ("cat", "dog"):
@@ -67,7 +71,7 @@ def prepare(folder: Path) -> None:
                     paths = [png / ("cat", "dog")[label] / f"{row:06}.png" for row, label in enumerate(labels)]
                     pool.map(_write_png, zip(part, paths, strict=True), chunksize=64)
             (processed / "classes.json").write_text('["cat", "dog"]')
-            (processed / "manifest.csv").write_text("path,split\n" + "\n".join(rows) + "\n")
+            write_csv(processed / "manifest.csv", MANIFEST_COLUMNS, rows)
     (folder / "ready").touch()
 
 
@@ -127,11 +131,19 @@ def extraction(folder: Path, deterministic: str) -> dict[str, Any]:
         np.save(folder / f"first-{device}-{name}-{deterministic}.npy", first)
         if device == "cpu":
             continue
+        tf.config.experimental.reset_memory_stats("GPU:0")
         started = time.perf_counter()
         extractor(images, "all")
         found[f"{name} images/s, into the cache"] = len(images) / (time.perf_counter() - started)
         found[f"{name} peak MiB"] = tf.config.experimental.get_memory_info("GPU:0")["peak"] / 2**20
     return found
+
+
+def compare(folder: Path) -> dict[str, Any]:
+    """How far the first images' features are from the CPU's at most, as a share of the largest of these."""
+    cpu = np.load(folder / "first-cpu-fp32-1.npy").astype(np.float32)
+    gpu = {kind: np.load(folder / f"first-gpu-{kind}-1.npy").astype(np.float32) for kind in ("fp32", "tf32", "bf16")}
+    return {kind: float(np.abs(features - cpu).max() / np.abs(cpu).max()) for kind, features in gpu.items()}
 
 
 def phases(folder: Path, name: str, tag: str, *overrides: str) -> dict[str, Any]:
@@ -197,14 +209,22 @@ def stage(folder: Path, name: str, tag: str, phase: str, *overrides: str) -> dic
 
 def plain(folder: Path, name: str, precision: str) -> dict[str, Any]:
     script, files = ROOT / "benchmarks/plain_keras.py", [folder / name / "png", folder / "backbone.h5"]
-    output = subprocess.run(
-        [sys.executable, script, *files, "--precision", precision], check=True, stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-c", PRELOADED, script, *files, "--precision", precision]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return dict(json.loads(output.stdout.splitlines()[-1]))
 
 
+PRELOADED = """
+import runpy, sys
+from frostline.runtime import hardware
+hardware.preload_cusolver()
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Runs a script that knows nothing of the library without which TensorFlow takes no GPU (see `preload_cusolver`)."""
+
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
-    function.__name__: function for function in (hardware, weights, extraction, phases, stage, plain)
+    function.__name__: function for function in (hardware, weights, extraction, compare, phases, stage, plain)
 }
 F32, BATCHES = "precision=float32", "feeding=batches"
 JOBS: list[tuple[str, str]] = [
@@ -220,10 +240,10 @@ JOBS: list[tuple[str, str]] = [
     ("& phases", f"small batches_a {BATCHES}"),
     ("& phases", f"small batches_b {BATCHES}"),
     # speed: alone
+    ("compare", ""),
     ("extraction", "0"),
     ("stage", "25000 device transfer"),
     ("stage", "25000 device finetune"),
-    ("plain", "25000 mixed_bfloat16"),
     ("stage", "2048 device transfer"),
     ("stage", "2048 device finetune"),
     ("stage", f"2048 batches transfer {BATCHES}"),
@@ -231,6 +251,7 @@ JOBS: list[tuple[str, str]] = [
     ("plain", "2048 mixed_bfloat16"),
     ("stage", "2048 fast transfer deterministic=false"),
     ("stage", "2048 fast finetune deterministic=false"),
+    ("plain", "25000 mixed_bfloat16"),  # last, as it takes longest
 ]
 """A part and its arguments; "&": beside the ones around it, "cpu": without a GPU."""
 
@@ -242,7 +263,13 @@ def start(folder: Path, job: str, arguments: str) -> tuple[str, subprocess.Popen
         environment["CUDA_VISIBLE_DEVICES"] = "-1"
     command = [sys.executable, __file__, "--folder", str(folder), name, *arguments.split()]
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
     )
     return f"{job.removeprefix('& ')} {arguments}", process, time.perf_counter()
 
@@ -273,7 +300,7 @@ def main() -> None:
         try:
             out, err = process.communicate(timeout=left)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)  # with its child, which has its pipes
             out, err = process.communicate()
             err += "\nended: the time is over"
         try:

@@ -87,4 +87,5 @@ for layer in base.layers:
     above = above or layer.name == "mixed6"
 train_and_test("finetune", 1e-5)
 
-print(json.dumps({"seconds": seconds, "cpu": cpu, "test": test}))
+gpus = len(tf.config.list_physical_devices("GPU"))
+print(json.dumps({"seconds": seconds, "cpu": cpu, "test": test, "gpus": gpus}))

@@ -26,6 +26,10 @@ def node(tmp_path):
     return tmp_path / "nvidia0"
 
 
+def test_the_gpu_that_windows_lends_to_linux_is_one():
+    assert Path("/usr/lib/wsl/lib/libcuda.so.1") in hardware.GPU_NODES
+
+
 @pytest.fixture
 def packages(tmp_path):
     """A folder of packages with wheels of NVIDIA's: libcudnn.so.9 is a library, libcufft.so.11 is damaged."""

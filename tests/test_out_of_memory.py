@@ -4,7 +4,15 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+from frostline.config.load import compose_conf
+from frostline.models.inference import within_memory
+from frostline.runtime.quiet_tensorflow import memory_errors, tf
+from frostline.stages._phase import _trained
+from frostline.training.loop import BatchTooLargeError, Session
+from tracked import tracked_conf
 
 pytestmark = pytest.mark.slow
 
@@ -69,6 +77,39 @@ def test_a_batch_is_trained_in_parts_and_that_is_said():
     assert "memory" not in silent
     assert "finetune: the memory does not hold a batch of 1024 images; their gradients are added up" in said
     assert found == pytest.approx(whole, abs=1e-4)
+
+
+def test_features_leave_the_device_before_a_batch_is_trained_in_parts(capsys):
+    """A model of parts is another one; that of features read batch by batch is the same within rounding."""
+    tried = []
+
+    def train(model, data, config, session):
+        tried.append((config.feeding, session.parts))
+        if len(tried) < 4:
+            raise BatchTooLargeError("finetune", 8, beside_features=config.feeding == "auto")
+        return []
+
+    _trained("finetune", compose_conf([], tracked_conf()), lambda: None, None, train, Session())
+    assert tried == [("auto", 1), ("batches", 1), ("batches", 2), ("batches", 4)]
+    assert "finetune: the memory does not hold a step beside all features" in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("error", ["InternalError", "NotFoundError"])
+def test_whatever_a_gpu_says_of_its_memory_images_are_predicted_in_parts(error):
+    said = {
+        "InternalError": "Dst tensor is not initialized.",
+        "NotFoundError": "No algorithm worked! RESOURCE_EXHAUSTED: x",
+    }
+
+    def forward(arrays):
+        if len(arrays[0]) > 2:
+            raise getattr(tf.errors, error)(None, None, said[error])
+        return [2 * arrays[0]]
+
+    rows = np.arange(5)
+    np.testing.assert_array_equal(within_memory(forward)([rows])[0], 2 * rows)
+    with pytest.raises(tf.errors.NotFoundError, match="no such file"), memory_errors():
+        raise tf.errors.NotFoundError(None, None, "no such file")
 
 
 @pytest.mark.long

@@ -127,6 +127,11 @@ def test_what_is_missing_is_told_in_two_lines(monkeypatch):
         next(ray_pool.mapped(abs, [1]))
 
 
+def test_who_asks_for_no_gpu_sees_none():
+    """Else what it computes there would be called a processor's."""
+    assert list(ray_pool.mapped(os.environ.get, ["CUDA_VISIBLE_DEVICES"])) == ["-1"]
+
+
 @pytest.mark.long
 def test_the_setting_reaches_what_it_is_for(project, archive, prepared, monkeypatch):
     with pytest.raises(FrostlineError, match=r"workers is 'dask'; valid: local, ray\."):

@@ -329,8 +329,8 @@ def test_the_page_loads_nothing_names_all_and_is_the_same_twice(answered):
     assert "고양이" in page
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
     assert "<svg" in page
-    for row in answer.rows:
-        assert row[0].replace("'", "&#39;") in page
+    for cells in answer.rows:
+        assert cells[0].replace("'", "&#39;") in page
     figures = json.loads(next(path for path in files if path.suffix == ".json").read_text())
     assert figures["title"] == answer.title
     assert figures["difference"]["high"] < 0

@@ -55,8 +55,8 @@ def test_seeds_are_taken_together_and_must_be_the_same(ran):
 
 def test_luck_that_is_the_same_for_all_images_is_luck(ran):
     """By each seed alone one is far better than the other; the two seeds disagree which."""
-    of_seeds = {1: (0.3, 0.6), 2: (0.4, 0.3)}
-    trials = [ran(loss, cut=name, seed=seed) for seed, both in of_seeds.items() for name, loss in zip("ab", both)]
+    of_seeds = {1: {"a": 0.3, "b": 0.6}, 2: {"a": 0.4, "b": 0.3}}
+    trials = [ran(loss, cut=name, seed=seed) for seed, both in of_seeds.items() for name, loss in both.items()]
     assert close_to_best(rank(trials)).startswith("2 of 2 are within chance of the best")
 
 

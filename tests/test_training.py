@@ -1,4 +1,5 @@
 import gc
+import weakref
 from itertools import pairwise
 
 import numpy as np
@@ -473,13 +474,48 @@ def test_an_epoch_in_one_call_of_several_inputs_and_three_classes(examples_of_th
         assert run(model_of_two(), split, mixup=mixup, on_device=True)[-1] == pytest.approx(expected, rel=1e-5)
 
 
-def test_features_that_do_not_fit_the_device_are_read_batch_by_batch_and_that_is_said(examples, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "error",
+    [
+        tf.errors.ResourceExhaustedError(None, None, "failed to allocate memory"),
+        pytest.param(
+            tf.errors.InternalError(None, None, "Failed copying input tensor: Dst tensor is not initialized."),
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            tf.errors.NotFoundError(None, None, "No algorithm worked! Error: RESOURCE_EXHAUSTED: Out of memory"),
+            marks=pytest.mark.long,
+        ),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_features_that_do_not_fit_the_device_are_read_batch_by_batch_and_that_is_said(
+    examples, monkeypatch, capsys, error
+):
     def full(*arguments):
-        raise tf.errors.ResourceExhaustedError(None, None, "failed to allocate memory")
+        raise error
 
     monkeypatch.setattr(loop, "whole_epoch", full)
     assert run(make_model(), examples, on_device=True) == run(make_model(), examples)
     assert "do not fit the device's memory: they are read batch by batch" in "".join(capsys.readouterr())
+
+
+def test_no_features_stay_on_the_device_where_graphs_stay(examples, monkeypatch):
+    """Keras' own optimizer, that of a GPU, keeps every graph that it is traced in for as long as the process lives."""
+    made, constant = [], tf.constant
+
+    def watched(value, *rest, **more):
+        tensor = constant(value, *rest, **more)
+        if isinstance(value, np.ndarray) and value.shape == examples[0].features[0].shape:
+            made.append(weakref.ref(tensor))
+        return tensor
+
+    monkeypatch.setattr(tf, "constant", watched)
+    monkeypatch.setattr(loop, "on_gpu", lambda: True)
+    run(make_model(), examples, on_device=True)
+    gc.collect()
+    assert made
+    assert not [tensor for tensor in made if tensor() is not None]
 
 
 @pytest.mark.long

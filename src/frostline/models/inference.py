@@ -10,7 +10,7 @@ import numpy as np
 from frostline.common.files import release
 from frostline.models.graph import as_model_inputs, children_count, parents
 from frostline.runtime.errors import FrostlineError
-from frostline.runtime.quiet_tensorflow import keras, tf
+from frostline.runtime.quiet_tensorflow import keras, memory_errors, tf
 
 _log = logging.getLogger(__name__)
 
@@ -125,7 +125,8 @@ def within_memory(forward: Forward) -> Forward:
         rows, start, parts = len(arrays[0]), 0, []
         while start < rows:
             try:
-                parts.append(forward([array[start : start + most] for array in arrays]))
+                with memory_errors():
+                    parts.append(forward([array[start : start + most] for array in arrays]))
                 start += most
             except tf.errors.ResourceExhaustedError as error:
                 most = min(most, rows) // 2

@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
-GPU_NODES = (Path("/dev/nvidia0"), Path("/proc/driver/nvidia/gpus"))
-"""One of these is there where NVIDIA's driver runs a GPU."""
+GPU_NODES = (Path("/dev/nvidia0"), Path("/proc/driver/nvidia/gpus"), Path("/usr/lib/wsl/lib/libcuda.so.1"))
+"""One of these is there where NVIDIA's driver runs a GPU; the last is what Windows lends to Linux in WSL2."""
 
 DRIVER = "libcuda.so.1"
 """Comes with NVIDIA's driver, and into a container with its GPUs."""

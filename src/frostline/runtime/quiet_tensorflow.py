@@ -18,7 +18,7 @@ from pathlib import Path
 from frostline.runtime import hardware
 from frostline.runtime.stderr import stderr_into
 
-__all__ = ["keras", "on_gpu", "tf", "warn_of_unused_gpu"]
+__all__ = ["keras", "memory_errors", "on_gpu", "tf", "warn_of_unused_gpu"]
 
 _log = logging.getLogger(__name__)
 
@@ -74,6 +74,22 @@ keras.config.disable_interactive_logging()  # progress is Frostline's own (see p
 def on_gpu() -> bool:
     """Whether this process computes on a GPU: it does if TensorFlow sees any."""
     return bool(tf.config.list_physical_devices("GPU"))
+
+
+_SHORT_OF_MEMORY = (("Dst tensor is not initialized",), ("No algorithm worked", "RESOURCE_EXHAUSTED"))
+"""What errors of other kinds say where a GPU's memory is short: of a copy from the host, and of a convolution that
+finds no room for its work (TensorFlow 2.21, common_runtime/gpu/gpu_util.cc and kernels/gpu_utils.cc)."""
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Raise a ResourceExhaustedError, within, for whatever TensorFlow raises where a GPU's memory is short."""
+    try:
+        yield
+    except (tf.errors.InternalError, tf.errors.NotFoundError) as error:
+        if not any(all(sign in str(error) for sign in signs) for signs in _SHORT_OF_MEMORY):
+            raise
+        raise tf.errors.ResourceExhaustedError(None, None, str(error)) from error
 
 
 def warn_of_unused_gpu(nodes: Sequence[Path] = hardware.GPU_NODES) -> None:

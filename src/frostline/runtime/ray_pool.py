@@ -49,8 +49,9 @@ def mapped(
     """
     with _joined() as ray:
         room = _room(cpus, gpus)
-        # Processes of their own, as TensorFlow reads its variables once.
-        options = {"num_cpus": cpus, "num_gpus": gpus, "runtime_env": {"env_vars": limited_to(cpus)}}
+        # Processes of their own, as TensorFlow reads its variables once. Ray hides no GPU from who asks for none.
+        variables = limited_to(cpus) | ({} if gpus else {"CUDA_VISIBLE_DEVICES": "-1"})
+        options = {"num_cpus": cpus, "num_gpus": gpus, "runtime_env": {"env_vars": variables}}
         pool: _Pool[Item, Result] = _Pool(ray.remote(**options)(_Process), function, room)
         waiting: deque[_Call[Item, Result]] = deque()
         try:

@@ -84,7 +84,8 @@ def _train_and_log(
 def _trained(
     phase: PhaseName, config: Config, build: Callable[[], keras.Model], data: Dataset, train: Train, session: Session
 ) -> tuple[keras.Model, list[Epoch]]:
-    """The trained model and its epochs. Where the memory does not hold a batch, it is trained in more and more parts.
+    """The trained model and its epochs. Where the memory does not hold a batch beside all features, these are read
+    batch by batch; where it does not hold one at all, it is trained in more and more parts.
 
     Each time from a model built anew, or the checkpoint of so many parts: what the failed step has left is of no use.
     But what auto was found to be holds for all, and is told once.
@@ -97,19 +98,25 @@ def _trained(
             session.on_found(what)
         told = what
 
-    def attempt(parts: int) -> tuple[keras.Model, list[Epoch]]:
+    def attempt(parts: int, settings: Config) -> tuple[keras.Model, list[Epoch]]:
         gc.collect()  # the model of the last one
         model = build()
-        return model, train(model, data, config, replace(session, parts=parts, on_found=on_found))
+        return model, train(model, data, settings, replace(session, parts=parts, on_found=on_found))
 
-    parts = 1
+    parts, settings = 1, config
     while True:
         try:
-            return attempt(parts)
+            return attempt(parts, settings)
         except BatchTooLargeError as error:
-            batch_size = error.batch_size
-            if session.strategy or parts >= batch_size:
+            batch_size, beside_features = error.batch_size, error.beside_features
+            if session.strategy or (parts >= batch_size and not beside_features):
                 raise
+        if beside_features:
+            _log.warning(
+                "%s: the memory does not hold a step beside all features; they are read batch by batch.", phase
+            )
+            settings = replace(config, feeding="batches")
+            continue
         parts = min(2 * parts, batch_size)
         _log.warning(
             "%s: the memory does not hold a batch of %d images; their gradients are added up from %d parts.",

@@ -35,9 +35,11 @@ def whole_epoch(
     Raises tf.errors.ResourceExhaustedError where the device's memory does not hold them.
     """
     views = [[tf.constant(array) for array in arrays] for arrays in (features, mirrored) if len(arrays)]
-    targets = tf.constant(labels.astype(np.float32)[:, None])
+    # An argument of each call: what a graph has captured stays as long as TensorFlow keeps the graph.
+    held = views, tf.constant(labels.astype(np.float32)[:, None])
 
-    def batch(rows: tf.Tensor, mirror: tf.Tensor | None) -> tuple[Any, tf.Tensor]:
+    def batch(held: Any, rows: tf.Tensor, mirror: tf.Tensor | None) -> tuple[Any, tf.Tensor]:
+        views, targets = held
         taken = [[tf.gather(array, rows) for array in arrays] for arrays in views]
         chosen = taken[0]
         if mirror is not None:
@@ -47,11 +49,11 @@ def whole_epoch(
             ]
         return as_model_inputs([tf.cast(array, tf.float32) for array in chosen]), tf.gather(targets, rows)
 
-    def train_on(orders: tf.Tensor, mirror: tf.Tensor | None, mixing: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    def train_on(held: Any, orders: tf.Tensor, mirror: tf.Tensor | None, mixing: Any) -> tuple[tf.Tensor, tf.Tensor]:
         count = tf.cast(orders.shape[1], tf.float32)
 
         def batch_of(rows: tf.Tensor) -> tuple[Any, tf.Tensor]:
-            return batch(rows, None if mirror is None else tf.gather(mirror, rows))
+            return batch(held, rows, None if mirror is None else tf.gather(mirror, rows))
 
         def one(number: tf.Tensor, loss_sum: tf.Tensor, hits: tf.Tensor) -> tuple[tf.Tensor, ...]:
             inputs, wanted = batch_of(orders[number])
@@ -71,7 +73,7 @@ def whole_epoch(
     def epoch(order: np.ndarray, mirror: np.ndarray | None, partners: Partners | None) -> tuple[float, float]:
         loss_sum = hits = 0.0
         for rows, mixing in _batches(order, partners, batch_size):
-            results = run(rows, None if mirror is None else tf.constant(mirror), mixing)
+            results = run(held, rows, None if mirror is None else tf.constant(mirror), mixing)
             loss_sum, hits = loss_sum + float(results[0]), hits + float(results[1])
         return loss_sum, hits
 
@@ -79,15 +81,16 @@ def whole_epoch(
 
 
 def _batches(order: np.ndarray, partners: Partners | None, batch_size: int) -> Iterator[tuple[tf.Tensor, Any]]:
-    """The rows of all whole batches, (batches, batch_size) int32, then those of the rest, (1, rows), each with what is
+    """The rows of all whole batches, (batches, batch_size) int64, then those of the rest, (1, rows), each with what is
     mixed into them: rows and shares of the same shape, or None."""
     whole = len(order) // batch_size * batch_size
     for place, size in ((slice(0, whole), batch_size), (slice(whole, None), len(order) - whole)):
         if not len(order[place]):
             continue
-        rows = np.sort(order[place].reshape(-1, size), axis=1).astype(np.int32)
+        # int64: on a GPU the places of features overflow int32 from 34 GB on, and int32 rows lie in the host's memory.
+        rows = np.sort(order[place].reshape(-1, size), axis=1).astype(np.int64)
         mixing = None
         if partners:
-            others = partners.rows[place].reshape(-1, size).astype(np.int32)
+            others = partners.rows[place].reshape(-1, size).astype(np.int64)
             mixing = tf.constant(others), tf.constant(partners.shares[place].reshape(-1, size))
         yield tf.constant(rows), mixing

@@ -18,7 +18,7 @@ from frostline.models.inference import as_floats, input_signature, predictor, re
 from frostline.runtime.durations import in_words
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.progress import track
-from frostline.runtime.quiet_tensorflow import keras, on_gpu, tf
+from frostline.runtime.quiet_tensorflow import keras, memory_errors, on_gpu, tf
 from frostline.training import checkpoints, distribution
 from frostline.training.adam import Adam, decays
 from frostline.training.class_weights import SAMPLED, drawn, weighted
@@ -114,14 +114,17 @@ ALONE = Session()
 
 
 class BatchTooLargeError(FrostlineError):
-    """The device's memory does not hold a step over one batch; the model is left somewhere in the middle of it."""
+    """The device's memory does not hold a step over one batch; the model is left somewhere in the middle of it.
 
-    def __init__(self, phase: PhaseName, batch_size: int) -> None:
+    `beside_features`: nor would it have to, were all training features not held there, too (see `train`, `on_device`).
+    """
+
+    def __init__(self, phase: PhaseName, batch_size: int, beside_features: bool = False) -> None:
         super().__init__(
             f"{phase}: the memory does not hold a training step of {batch_size} images.\n"
             f"Lower {phase}.batch_size or preprocess.image_size."
         )
-        self.batch_size = batch_size
+        self.batch_size, self.beside_features = batch_size, beside_features
 
 
 def _check_numbers(figures: Sequence[float], phase: PhaseName, epoch: int) -> None:
@@ -278,12 +281,13 @@ def train(
 
 
 @contextmanager
-def told_if_too_large(phase: PhaseName, batch_size: int) -> Iterator[None]:
+def told_if_too_large(phase: PhaseName, batch_size: int, beside_features: bool = False) -> Iterator[None]:
     """Raise BatchTooLargeError, within, where the memory does not hold a step."""
     try:
-        yield
+        with memory_errors():
+            yield
     except tf.errors.ResourceExhaustedError as error:
-        raise BatchTooLargeError(phase, batch_size) from error
+        raise BatchTooLargeError(phase, batch_size, beside_features) from error
 
 
 def _left(each: float, done: int, options: Resolved) -> str:
@@ -304,14 +308,15 @@ def _epochs(
     whole = None
     if on_device and not task.prepare:
         try:
-            examples = task.training
-            whole = whole_epoch(trainer.step, examples.features, examples.mirrored, examples.labels, options.batch_size)
+            of = task.training
+            with memory_errors():
+                whole = whole_epoch(trainer.step, of.features, of.mirrored, of.labels, options.batch_size)
         except tf.errors.ResourceExhaustedError:
             _log.info("the features do not fit the device's memory: they are read batch by batch")
 
     def run(number: int, validated: str) -> tuple[float, float]:
         with (
-            told_if_too_large(task.phase, options.batch_size),
+            told_if_too_large(task.phase, options.batch_size, beside_features=whole is not None),
             track(f"{task.phase} {number}/{options.epochs}", total=count, unit="images") as advance,
         ):
             if whole:
