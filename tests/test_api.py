@@ -131,6 +131,24 @@ def test_the_side_that_is_up_is_exifs_in_a_pil_image_too(model):
 
 
 @pytest.mark.slow
+def test_odd_metadata_of_a_pil_image_change_as_little_as_those_of_a_file(model):
+    image = Image.open(io.BytesIO(ball()))
+    unknown, other = Image.Exif(), Image.Exif()
+    unknown[0x0128] = "inches"  # a unit that cannot be written again as what it is
+    xmp = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    for kind, block in (("PNG", b"MM\0*"), ("PNG", b"no EXIF"), ("PNG", other.tobytes()), ("WEBP", b"MM\0*")):
+        file = io.BytesIO()
+        image.save(file, kind, exif=block)
+        (of_file,), (of_image,) = model.predict(file.getvalue()), model.predict(Image.open(file))
+        assert of_image.probabilities == of_file.probabilities, (kind, block)
+    given = Image.open(io.BytesIO(ball()))
+    given.info["exif"] = unknown.tobytes()
+    given.info["xmp"] = xmp.encode()
+    assert model.predict(given)[0].probabilities == model.predict(image)[0].probabilities
+    assert model.explain(given).where == "mostly at the left"
+
+
+@pytest.mark.slow
 def test_nothing_gives_nothing(model, tmp_path):
     assert model.predict([]) == []
     assert model.predict(()) == []
@@ -234,6 +252,19 @@ def test_it_judges_a_folder_of_class_folders(path, tmp_path):
     for name, interval in found.intervals.items():
         assert interval.low <= found.figures[name] <= interval.high
     assert found.intervals["accuracy"].low < 38 / 39
+
+
+@pytest.mark.slow
+def test_it_judges_no_masks_and_names_what_cannot_be_read(path, tmp_path):
+    for name, content in (("ball", ball()), ("field", field())):
+        (tmp_path / "own" / name).mkdir(parents=True)
+        for number in range(3):
+            (tmp_path / f"own/{name}/{number}.png").write_bytes(content)
+            (tmp_path / f"own/{name}/{number}_mask.png").write_bytes(content)
+    (tmp_path / "own/ball/gone.png").symlink_to(tmp_path / "nowhere.png")
+    found = frostline.evaluate(path, tmp_path / "own")
+    assert (found.images, found.counts) == (6, {"field": 3, "ball": 3})
+    assert list(found.unreadable) == [f"{tmp_path}/own/ball/gone.png"]
 
 
 @pytest.mark.slow

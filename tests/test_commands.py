@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from frostline import cli
-from frostline.project.train import _choices
+from frostline.project.train import _choices, _warn_of_what_was_said_of_others
 
 SAYS_WHAT_IS_IMPORTED = """
 import runpy, sys
@@ -148,8 +148,23 @@ def test_a_full_disk_is_an_error_also_where_little_is_written(project):
         ({"weights": "imagenet"}, "hub", "hub"),
         ({"weights": "hub"}, "resnet50", "imagenet"),
         ({"weights": "random"}, "resnet50", None),
+        ({"weights": "random"}, "hub", "hub"),
         ({"weights": "file", "weights.path": "w.h5"}, "hub", None),
     ],
 )
 def test_weights_that_nobody_has_named_are_those_of_the_model(kept, model, taken):
     assert _choices(Path("pictures"), None, None, kept, model).get("weights") == taken
+
+
+def test_what_was_said_of_other_images_is_named(project, capsys):
+    kept = {"data.path": "/a", "preprocess.top_folders": "classes", "preprocess.splits": "given", "seed": 1}
+    _warn_of_what_was_said_of_others(kept, {"preprocess.splits": "random"})
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "preprocess.top_folders=classes: made for /a, and in use for these images, too" in said
+    (project / "corrections.csv").write_text("path,class\ncats/1.jpg,dogs\n")
+    _warn_of_what_was_said_of_others({"data.path": "/a"}, {})
+    assert "corrections.csv: made for /a" in capsys.readouterr().err
+    (project / "corrections.csv").write_text("path,class\n")
+    _warn_of_what_was_said_of_others({"data.path": "/a"}, {})
+    _warn_of_what_was_said_of_others({}, {})
+    assert capsys.readouterr().err == ""

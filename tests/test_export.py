@@ -173,6 +173,14 @@ def test_a_name_with_the_ending_of_another_format_is_refused(tmp_path):
     assert not list(tmp_path.glob("*.ONNX*"))
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_no_export_takes_the_place_of_a_model(tmp_path, name):
+    (tmp_path / "classifier.keras").write_bytes(b"model")
+    with pytest.raises(FrostlineError, match=r"classifier\.keras is called as a model that is exported"):
+        export(model_of(tmp_path), METADATA, name, tmp_path / "classifier.keras", images())
+    assert (tmp_path / "classifier.keras").read_bytes() == b"model"
+
+
 def test_an_export_replaces_an_earlier_one(tmp_path):
     for _ in range(2):
         export(model_of(tmp_path), METADATA, "saved_model", tmp_path / "exported", images())

@@ -39,6 +39,10 @@ LAYOUTS: dict[str, tuple[dict[str, str | None], str]] = {
     ),
     "splits": (within("train", "val"), "classes cats and dogs, pooled from train and val"),
     "splits in a folder": (within("images/train", "images/test"), "classes cats and dogs, pooled from train and test"),
+    "the same folders in two of which one is called as a split": (
+        within("control", "test", classes=("plate1", "plate2")),
+        "classes plate1 and plate2, pooled from control and test" + or_classes("control and test"),
+    ),
     "a training set only": (within("images/train"), "classes cats and dogs, one folder each"),
     "capitals": (
         within("Train", "Validation", "Test"),
@@ -674,4 +678,6 @@ def test_zips_within_count_as_folders(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "a") as archive:  # the zips lie beside what was unpacked from them
         archive.writestr("cats/1.jpg", b"cat")
         archive.writestr("dogs/1.jpg", b"dog")
-    assert [member.name for member in listed(tmp_path / "a.zip").members] == ["cats/1.jpg", "dogs/1.jpg"]
+    found = listed(tmp_path / "a.zip")
+    assert [member.name for member in found.members] == ["cats/1.jpg", "dogs/1.jpg"]
+    assert "left out, archives that are not unpacked: cats.zip, dogs.zip" in found.notes

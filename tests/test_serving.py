@@ -1,5 +1,6 @@
 """What MLflow serves: its own loader and its own server, on what `log_model` logs."""
 
+import ast
 import base64
 import io
 import os
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import mlflow
@@ -17,10 +19,13 @@ import pandas as pd
 import pytest
 import requests
 from mlflow.pyfunc import scoring_server
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from PIL import Image
 
 from frostline.config.load import compose_conf
 from frostline.data.images import decode_image
+from frostline.runtime.code_digest import PACKAGE, code_of
 from frostline.serving.pyfunc import InvalidInputError, as_pixels
 from frostline.tracking import runs
 from frostline.tracking.logged_model import log_model
@@ -51,6 +56,29 @@ def test_it_carries_its_card(logged):
     card = (logged / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "field, ball" in card
     assert "None are known" in card, "nothing has judged it"
+
+
+def test_its_requirements_bring_every_package_that_it_imports(logged):
+    """Where nothing else is installed, as in the environment that MLflow makes of them."""
+    named = [Requirement(line).name for line in (logged / "requirements.txt").read_text().splitlines()]
+    brought, waiting = set(), named
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name not in brought:
+            brought.add(name)
+            wanted = map(Requirement, requires(name) or ())
+            waiting += [one.name for one in wanted if not one.marker or one.marker.evaluate({"extra": ""})]
+    imported = set()
+    for file in code_of("frostline.serving.pyfunc", neutral=()):
+        for node in ast.parse((PACKAGE / file).read_text(encoding="utf-8")).body:  # what is imported at once
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(str(node.module).partition(".")[0])
+    foreign = imported - sys.stdlib_module_names - {"frostline"}
+    packages = packages_distributions()
+    assert {"psutil", "filelock", "PIL", "mlflow"} <= foreign
+    assert {name for name in foreign if not {canonicalize_name(each) for each in packages[name]} & brought} == set()
 
 
 @pytest.fixture(scope="module")

@@ -87,6 +87,20 @@ def test_all_classes_with_too_few_images_are_named_at_once():
     assert f" set in 12 classes: {few}, 'class5' (2) and 4 more.\n" in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("images", "given", "shares"),
+    [
+        (4, "train", {"train": 0.2, "validation": 0.4, "test": 0.4}),
+        (3, "train", {"train": 0.2, "validation": 0.6, "test": 0.2}),
+    ],
+)
+def test_cutting_what_is_missing_leaves_each_class_an_image_to_train_on(images, given, shares):
+    names = [name for name in ("cat", "dog") for _ in range(images)]
+    splits = complete_splits(names, digests_of("x", len(names)), [""] * len(names), [given] * len(names), 1, shares)
+    for name in ("cat", "dog"):
+        assert {split for split, of in zip(splits, names, strict=True) if of == name} == set(shares)
+
+
 def test_all_that_given_splits_lack_is_named_at_once():
     """The validation set is cut from the training set, where birds are too few for that and fish have none."""
     places = {"cat": "train train test", "dog": "train train", "bird": "train test", "fish": "test", "owl": "train"}

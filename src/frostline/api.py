@@ -19,10 +19,11 @@ from frostline.common.fit_names import Fit
 from frostline.common.layout import images_below, is_clutter
 from frostline.common.thresholds import Threshold
 from frostline.config.paths import CLASSIFIER, DATA_SUMMARY, FIGURES, REPORT
+from frostline.data.folder_names import marks_among
 from frostline.runtime.errors import FrostlineError
 from frostline.serving.given import Given, decoded, given_in, named
 from frostline.serving.model_card import key_figures
-from frostline.serving.predict import BATCH
+from frostline.serving.predict import BATCH, shown
 
 if TYPE_CHECKING:
     from frostline.metrics.bootstrap import Interval
@@ -300,7 +301,9 @@ def _labelled(folder: Path, classes: Sequence[str]) -> tuple[list[Given], list[i
         name = unicodedata.normalize("NFC", place.name)  # as training reads names
         if name not in classes:
             raise FrostlineError(f"{place} is no class of this model; valid: {', '.join(classes)}.")
-        found = [one for path in images_below(place) for one in given_in(path)]
+        files = images_below(place)
+        marks = marks_among([file.relative_to(place).parts for file in files])  # training leaves them out, too
+        found = [Given(shown(file), file) for number, file in enumerate(files) if number not in marks]
         given += found
         labels += [classes.index(name)] * len(found)
     if beside := [path for path in images_below(folder) if path.parent == folder]:

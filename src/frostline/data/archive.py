@@ -37,6 +37,7 @@ _SLACK, _TOTAL_RATIO = 1024 * MIB, 100
 # what zipfile raises on damage, apart from its own error: bad UTF-8, short headers, impossible offsets
 _DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, ValueError, OSError)
 _JOINERS = "\u200c\u200d"  # with which Persian, Indian scripts and emoji are spelt
+_ARCHIVES = frozenset({"zip", "tar", "gz", "tgz", "bz2", "xz", "7z", "rar"})
 _FETCH_AGAIN = "Delete it and run `dvc repro fetch-data`."
 _OF_THE_USER = "Replace it by a whole one, or by the folder of what is in it."
 
@@ -145,8 +146,16 @@ def _listing(
             members.append(Member(name, "", entry.source, entry.index, "unsafe name in the archive"))
             names.append(entry.name)
     files = sum(not entry.is_folder for entry in entries)
-    notes = [*notes, *layout.notes, *_empty_folders(entries, images)]
+    notes = [*notes, *layout.notes, *_empty_folders(entries, images), *_packed(entries)]
     return Listing(_without_repeats(members, names), files - len(members), layout.understood, notes)
+
+
+def _packed(entries: Sequence[_Entry]) -> list[str]:
+    """What to say of archives in the archive that are not looked into."""
+    files = [entry for entry in entries if not (entry.is_folder or entry.is_unsafe)]
+    packed = sorted("/".join(each.parts) for each in files if each.parts[-1].rpartition(".")[2].lower() in _ARCHIVES)
+    more = " …" * (len(packed) > 3)
+    return [f"left out, archives that are not unpacked: {', '.join(packed[:3])}{more}"] if packed else []
 
 
 def _check_readable(entries: Sequence[_Entry], images: Sequence[_Entry], where: str) -> None:

@@ -465,7 +465,8 @@ def _in_words(places: Sequence[Place], tops: Sequence[_Top], meaning: TopFolders
 
 def _other_reading(tops: Sequence[_Top]) -> str:
     """Where topmost folders were taken for splits by the same subfolders alone, how to say that they are classes."""
-    if len(tops) < 2 or not any(top.subs for top in tops) or any(_is_split_name(top.name) for top in tops):
+    words = sum(_is_split_name(top.name) for top in tops)
+    if len(tops) < 2 or not any(top.subs for top in tops) or 2 * words > len(tops):
         return ""
     return f"; if {_listed([top.name for top in tops])} are the classes: preprocess.top_folders=classes"
 

@@ -182,8 +182,8 @@ def _cut_images(
     moved: dict[tuple[str, str], Split] = {}
     for name, distinct in _in_train(classes, digests, given).items():
         ranked = sorted(distinct, key=lambda digest: (_rank(seed, digest), digest))
-        for split in missing:
-            count = max(_nearest(wanted[split] * len(distinct)), 1)
+        for left, split in zip(range(len(missing), 0, -1), missing, strict=True):  # one each for these and for training
+            count = min(max(_nearest(wanted[split] * len(distinct)), 1), len(ranked) - left)
             moved |= {(name, digest): split for digest in ranked[:count]}
             ranked = ranked[count:]
     return [

@@ -3,6 +3,7 @@
 What is chosen stays (see `config.local`): the same command, `dvc repro` and sweeps go on from it.
 """
 
+import logging
 import shutil
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import yaml
 from frostline.common.files import read_json
 from frostline.config.kept import read_local
 from frostline.config.local import set_local, write_recipe
-from frostline.config.paths import CLASSIFIER, REPORT, VERDICT, WINNER
+from frostline.config.paths import CLASSIFIER, CORRECTIONS, REPORT, VERDICT, WINNER
 from frostline.config.project import check_repository
 from frostline.project.alone import alone, beside_no_dvc
 from frostline.runtime.durations import seconds_of
@@ -25,7 +26,11 @@ from frostline.runtime.errors import FrostlineError
 AUTO, _BASE = "auto", "best"
 """A recipe that is searched for, and the one that it goes out from."""
 _TIME = "10m"
+_OF_ITS_IMAGES = tuple(f"preprocess.{name}" for name in ("top_folders", "splits", "group", "name_encoding"))
+"""Settings that one folder of images needs, and another one rarely."""
 _RACE, _STUDY = Path("multirun/auto"), Path("conf/study/auto.yaml")
+
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -65,12 +70,26 @@ def train(
         names = [key for key in ("name", "data.name") if moved and key in kept]  # other images have another name
         with beside_no_dvc():
             set_local({**choices, **settings}, unset=names)
+        if moved:
+            _warn_of_what_was_said_of_others(kept, settings)
         status = _search(ends) if searching else 0
         if status == 0:
             status = _run("dvc", "repro")
     if status == 0:
         print(_summary())  # noqa: T201 - what the command says
     return status
+
+
+def _warn_of_what_was_said_of_others(kept: Mapping[str, Any], settings: Mapping[str, str]) -> None:
+    """Other images are trained on than before: name what was chosen for those, and holds for these, too."""
+    stays = [f"{key}={kept[key]}" for key in _OF_ITS_IMAGES if key in kept and key not in settings]
+    if CORRECTIONS.is_file() and CORRECTIONS.read_bytes().strip().count(b"\n"):  # more than its header
+        stays.append(str(CORRECTIONS))
+    if stays and "data.path" in kept:
+        _log.warning(
+            f"{', '.join(stays)}: made for {kept['data.path']}, and in use for these images, too; "
+            "`frostline set --unset KEY` lets go of a setting."
+        )
 
 
 def _search(ends: float) -> int:
@@ -121,11 +140,9 @@ def _choices(
         choices |= {"data": "folder", "data.path": str(place)}
     elif "data" not in kept:
         raise FrostlineError("Which pictures?\nfrostline train FOLDER, with one folder per class in it.")
-    usual = "hub" if model == "hub" else "imagenet"  # also where the other one of the two was kept, for another model
-    if weights in ("imagenet", "random", "hub") or (
-        weights is None and kept.get("weights", usual) in ("imagenet", "hub")
-    ):
-        choices["weights"] = weights or usual
+    unfit = (None, "imagenet", "random") if model == "hub" else (None, "hub")  # kept for another model, if at all
+    if weights in ("imagenet", "random", "hub") or (weights is None and kept.get("weights") in unfit):
+        choices["weights"] = weights or ("hub" if model == "hub" else "imagenet")
     elif weights is not None:
         file = Path(weights).expanduser()
         if not file.exists():  # a folder is for an ensemble or a preset

@@ -80,10 +80,12 @@ def export(
 
     Raises:
         FrostlineError: that difference is above TOLERANCE, packages are not installed, or `path` ends as another format
-            does, or is a folder with something else in it, or what lies in the card's place is none.
+            or a model to export does, or is a folder with something else in it, or in the card's place lies none.
     """
     form = FORMATS[name]
     others = [other for other, one in FORMATS.items() if one.suffix and one.suffix == path.suffix.lower()]
+    if path.suffix.lower() == ".keras":
+        raise FrostlineError(f"{path} is called as a model that is exported, and may be one.\nGive another --output.")
     if others and name not in others:
         raise FrostlineError(
             f"{path} is called as what --to {others[0]} writes, and --to is {name}.\nChange one of them."

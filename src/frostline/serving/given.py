@@ -4,6 +4,7 @@ import io
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from frostline.serving.predict import find_images, shown
 _AS_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 _DEEP = ("I;16B", "I;16L", "I;16N")  # I;16, with their bytes in another order
 _TO_RGB = ("RGBX", "CMYK", "YCbCr")
+_ORIENTATION = 0x0112
 _TAKEN = (
     "a path, the bytes of an image file, a PIL image, or uint8 pixels from 0 to 255: "
     "(H, W), (H, W, 1), (H, W, 3), (H, W, 4), or a batch of those with three axes behind N"
@@ -137,12 +139,24 @@ def decoded(images: Sequence[Given], size: int, fit: Fit) -> list[np.ndarray | U
         return list(pool.map(read, images))
 
 
+def _upright(image: Image.Image) -> Image.Exif:
+    """What side of it is up, by its EXIF alone, as in a file: what else that holds may be damaged; XMP has no say."""
+    found, kept = Image.Exif(), Image.Exif()
+    with suppress(Exception):  # a broken EXIF block does not spoil the image
+        found.load(image.info.get("exif", b""))
+        side = found.get(_ORIENTATION, 1)
+        side = side[0] if isinstance(side, bytes) else side
+        if side in range(1, 9):
+            kept[_ORIENTATION] = side
+    return kept
+
+
 def _file(content: bytes | np.ndarray | Image.Image) -> bytes:
     if isinstance(content, bytes):
         return content
     if isinstance(content, np.ndarray):
         content = Image.fromarray(np.ascontiguousarray(content[..., 0] if content.shape[2:] == (1,) else content))
-    image, exif = content, content.getexif()  # which says what side is up
+    image, exif = content, _upright(content)
     if image.mode in _TO_RGB:
         image = image.convert("RGB")
     elif image.mode in _DEEP:

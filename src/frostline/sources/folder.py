@@ -61,9 +61,13 @@ def check_folder(folder: Path) -> Found | None:
     pipes and the like in an image's place.
     """
     if folder.is_file():
-        if not zipfile.is_zipfile(folder):
-            raise FrostlineError(f"{folder} is neither a folder nor a zip file.\nUnpack it, and give the folder.")
-        return None
+        with folder.open("rb") as file:  # by its name, is_zipfile takes one that may not be read for none
+            start = file.read(4)
+            if zipfile.is_zipfile(file):
+                return None
+        if start == b"PK\3\4":
+            raise FrostlineError(f"{folder} is no whole zip file: its end is missing.\nGet it again.")
+        raise FrostlineError(f"{folder} is neither a folder nor a zip file.\nUnpack it, and give the folder.")
     if not folder.is_dir():
         raise FrostlineError(f"{folder}: no such folder.\nGive the folder of your images, or a zip file of it.")
     found = _find(folder)

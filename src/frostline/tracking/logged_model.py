@@ -41,7 +41,9 @@ def send_model(path: Path, example: np.ndarray, run_id: str, evaluated: bool = F
         ]
     )
     request = np.array([base64.b64encode(as_png(example)).decode("ascii")], object)
-    needed = ["tensorflow", "keras", "numpy", "pillow", "rich", *["keras-hub"] * needs_keras_hub(path)]
+    # With what these and MLflow bring, all that frostline.serving.pyfunc imports.
+    needed = ["tensorflow", "keras", "numpy", "pillow", "rich", "psutil", "filelock"]
+    needed += ["keras-hub"] * needs_keras_hub(path)
     for logged in logged_models(run_id):
         if logged.status == mlflow.entities.LoggedModelStatus.READY:
             return logged
