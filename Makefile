@@ -15,6 +15,7 @@ demo: repository install   ## the whole pipeline on drawn images, then the two p
 
 train: repository install  ## your own pictures: make train PICTURES=FOLDER; ARGS="--weights random" adds options
 	@$(RUN) frostline train $(if $(PICTURES),"$(PICTURES)") $(ARGS)
+	@[ "$$VIRTUAL_ENV" = "$(CURDIR)/$(VENV)" ] || echo "before these, once per terminal:  source $(VENV)/bin/activate"
 
 # Before anything is installed, and without git: DVC would say it after that.
 repository:
@@ -33,14 +34,18 @@ install: $(VENV)/.installed-$(if $(filter-out 0,$(GPU)),gpu,core)    ## what `ma
 $(EXTRAS:%=install-%): install-%: $(VENV)/.installed-%    ## what an extra of pyproject.toml needs, too
 
 $(VENV)/.installed-%: uv.lock pyproject.toml | $(PYTHON)
-	@command -v uv >/dev/null || $(PYTHON) -m pip install --quiet --disable-pip-version-check 'uv>=0.9'
-	UV_PROJECT_ENVIRONMENT=$(VENV) $(UV) sync --quiet --frozen --inexact --python $(PYTHON) $(if $(filter-out core,$*),--extra $*)
+	@command -v uv >/dev/null || $(PYTHON) -m pip install --quiet --disable-pip-version-check 'uv>=0.9' || { \
+	    echo "error: uv cannot be fetched. Is there a network? Behind a proxy: export HTTPS_PROXY=http://HOST:PORT"; exit 1; }
+	@echo "fetching and installing packages into $(VENV): 2.7 GB at first, which takes minutes"
+	@UV_PROJECT_ENVIRONMENT=$(VENV) $(UV) sync $$([ -t 2 ] || echo --quiet) --frozen --inexact --python $(PYTHON) $(if $(filter-out core,$*),--extra $*)
 	@touch $@
 
 $(PYTHON):
 	@[ "$(PYTHON3)" ] || { echo "error: TensorFlow 2.21 needs Python 3.11, 3.12 or 3.13; python3 here is" \
-	    "$$(python3 --version 2>&1). Install one of these, or name it: make PYTHON3=/path/to/python3.12 install"; exit 1; }
-	$(PYTHON3) -m venv $(VENV)
+	    "$$(python3 --version 2>&1). Install one of these, or name it: make PYTHON3=/path/to/python3.12 install." \
+	    "Without rights to install, uv (docs.astral.sh/uv) has them: uv python install 3.12"; exit 1; }
+	@$(PYTHON3) -m venv $(VENV) || { rm -f $(PYTHON); echo "error: no environment could be made. On Debian, Ubuntu, WSL2:" \
+	    "sudo apt install python3-venv; then the same command again"; exit 1; }
 
 # Each collects its own files only: to import all of them takes a quarter of a minute.
 KINDS := ray postgresql browser chaos slow long
@@ -103,9 +108,10 @@ params: install          ## write conf/'s composition to params.yaml; ARGS="data
 study: install           ## answers from many trainings: make study STUDY=worth_it, depth, more_data or recipes
 	$(RUN) python -m frostline.sweep -m study=$(or $(STUDY),worth_it) $(ARGS)
 
-ui: install              ## browse the runs at http://127.0.0.1:5000
+ui: PORT := 5000
+ui: install              ## browse the runs at http://127.0.0.1:5000; PORT=number overrides
 	$(RUN) MLFLOW_BACKEND_STORE_URI="$$(python -m frostline.tracking.places)" && export MLFLOW_BACKEND_STORE_URI && \
-	    MLFLOW_DISABLE_TELEMETRY=true mlflow ui --host 127.0.0.1
+	    MLFLOW_DISABLE_TELEMETRY=true mlflow ui --host 127.0.0.1 --port $(PORT)
 
 server: HOST := 127.0.0.1
 server: PORT := 5000

@@ -221,7 +221,7 @@ def is_healthy(uri):
         return False
 
 
-def wait_until(holds, seconds=20):
+def wait_until(holds, seconds=60):
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline, "waited in vain"

@@ -1,5 +1,6 @@
 """What changes a project's settings refuses beside real DVC commands, and goes on after killed ones."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -56,6 +57,15 @@ def start(repository, *arguments):
     process = subprocess.Popen([sys.executable, "-m", "dvc", *arguments], start_new_session=True)
     wait_until((repository / "running").exists, seconds=60)
     return process
+
+
+def test_a_disk_without_locks_is_named(tmp_path, monkeypatch):
+    def no_locks(*_, **__):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("frostline.common.files.lock_descriptor", no_locks)
+    with pytest.raises(FrostlineError, match=f"{tmp_path}: this disk knows no file locks"), alone.alone():
+        pass
 
 
 @pytest.mark.parametrize("command", [["repro"], pytest.param(["exp", "run", "-S", "rate=2"], marks=pytest.mark.long)])

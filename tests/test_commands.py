@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from frostline import cli
+from frostline.project import train
 from frostline.project.train import _choices, _warn_of_what_was_said_of_others
 
 SAYS_WHAT_IS_IMPORTED = """
@@ -111,6 +112,7 @@ def test_a_folder_without_a_path(project):
         (["train", " "], "the name is empty"),
         (["predict", "https://example.com/dog.jpg"], "https://example.com/dog.jpg is an address, of which nothing is"),
         (["train", "file:///pictures"], "file:///pictures is an address"),
+        (["train", r"C:\Users\kim\pictures"], "is a path of Windows; in WSL2, C:\\Users is /mnt/c/Users"),
         (["serve", "--model", ""], "the name is empty"),
         (["cache", "prune", "--keep-gib", "nan"], "nan is not a number of GiB, 0 or more"),
         (["cache", "prune", "--keep-gib", "-1"], "-1 is not a number of GiB, 0 or more"),
@@ -129,6 +131,24 @@ def test_what_is_typed_in_two_ways_or_in_none_is_refused(project, arguments, wor
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert words in capsys.readouterr().err + str(ended.value)
+
+
+def test_a_training_that_stops_says_how_to_go_on(monkeypatch, capsys):
+    monkeypatch.setattr("frostline.project.train.train", lambda *_: 255)
+    monkeypatch.setattr("sys.argv", ["frostline", "train", "pictures"])
+    with pytest.raises(SystemExit) as raised:
+        cli.main()
+    assert raised.value.code == 255
+    assert "`exited with -9` or 137 is for want of memory" in capsys.readouterr().err
+
+
+def test_stages_are_run_by_this_python_whatever_the_path_is(monkeypatch):
+    seen = []
+    ended = subprocess.CompletedProcess([], 3)
+    monkeypatch.setattr("subprocess.run", lambda command, env: seen.append(env) or ended)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    assert train._run("dvc", "repro") == 3
+    assert seen[0]["PATH"] == f"{Path(sys.executable).parent}:/usr/bin:/bin"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has /dev/full")

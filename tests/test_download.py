@@ -6,6 +6,8 @@ import hashlib
 import signal
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -65,8 +67,27 @@ def test_goes_on_after_one_drop(arrived):
     assert server.ranges == [None, f"bytes={resumed}-" if resumed else None]
 
 
+class WantsCredentials(BaseHTTPRequestHandler):
+    def do_CONNECT(self):
+        self.send_error(407)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_proxy_that_wants_credentials_is_said_at_once(monkeypatch):
+    with ThreadingHTTPServer(("127.0.0.1", 0), WantsCredentials) as proxy:
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.server_port}")
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.delenv("no_proxy", raising=False)
+        with pytest.raises(FrostlineError, match=r"the proxy wants credentials \(407\)\.\nPut them into HTTPS_PROXY"):
+            download("https://weights.example/file.bin", Path("file.bin"), size=len(BODY), md5=MD5)
+        proxy.shutdown()
+
+
 def test_a_server_that_falls_silent_is_asked_again(monkeypatch):
-    monkeypatch.setattr(module, "_TIMEOUT", (10, 0.3))
+    monkeypatch.setattr(module, "_TIMEOUT", (10, 2))
     with running(FileServer(BODY, Answer(hang_after=QUARTER))) as server:
         download(server.url, Path("file.bin"), size=len(BODY), md5=MD5)
     assert server.ranges == [None, f"bytes={QUARTER}-"]

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from frostline.config.paths import FEATURES
 from frostline.features import cache as feature_cache
 
 
@@ -41,3 +42,22 @@ def test_a_second_process_says_that_it_waits(cache):
         assert process.poll() is None
     assert process.wait(timeout=60) == 0
     assert [path.name for path in cache.iterdir()] == ["lock"]
+
+
+@pytest.mark.slow
+def test_the_commands_list_and_delete(project):
+    (project / "dvc.yaml").touch()
+    for age, name in enumerate(("new", "old")):
+        folder = FEATURES / name
+        folder.mkdir(parents=True)
+        (folder / feature_cache.ARRAY).write_bytes(bytes(1 << 20))
+        feature_cache.complete(folder, "mixed7", 10)
+        os.utime(folder, (1000 - age, 1000 - age))
+
+    def said(*words):
+        command = [sys.executable, "-m", "frostline.cli", "cache", *words]
+        return subprocess.run(command, capture_output=True, text=True).stdout
+
+    assert said("ls").endswith("2 entries, 2.0 MiB\n")
+    assert said("prune", "--keep-gib", "0.0015") == "deleted 1 entries, 1.0 MiB\n"
+    assert [entry.folder.name for entry in feature_cache.entries()] == ["new"]

@@ -53,6 +53,20 @@ def make(target, folder, programs):
     return subprocess.run(command, capture_output=True, text=True, env=env)
 
 
+def test_where_no_environment_can_be_made_the_same_command_tries_again(tmp_path):
+    """Debian's Python without its package venv makes half of one, without pip."""
+    folder, programs = write_tracked(tmp_path / "frostline", "uv.lock", "pyproject.toml"), tmp_path / "bin"
+    programs.mkdir()
+    half = f'echo again >> "{tmp_path}/tried"; mkdir -p .venv/bin; touch .venv/bin/python; exit 1'
+    (programs / "python3").write_text(f'#!/bin/sh\n[ "$1" = -c ] && exit 0\n{half}\n')
+    (programs / "python3").chmod(0o755)
+    for _ in range(2):
+        made = make("install", folder, programs)
+        assert made.returncode != 0
+        assert "sudo apt install python3-venv; then the same command again" in made.stdout
+    assert (tmp_path / "tried").read_text() == "again\nagain\n"
+
+
 @pytest.mark.parametrize("target", ["demo", "train"])
 def test_a_folder_from_a_zip_file_is_refused_before_anything_is_installed_and_without_git(target, tmp_path):
     folder, programs = write_tracked(tmp_path / "frostline", "uv.lock", "pyproject.toml"), tmp_path / "bin"

@@ -26,6 +26,22 @@ def make_params(project):
     return run
 
 
+@pytest.mark.slow
+def test_make_train_gives_the_folder_and_the_options_on(tmp_path):
+    write_tracked(tmp_path, "Makefile")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/.installed-core").touch()
+    (tmp_path / ".venv/bin/activate").write_text(f"PATH='{tmp_path}/.venv/bin':$PATH\n")
+    (tmp_path / ".venv/bin/frostline").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / ".venv/bin/frostline").chmod(0o755)
+    command = ["make", "-o", ".venv/.installed-core", "train", "PICTURES=../내 사진 (1)", "ARGS=--recipe quick"]
+    done = subprocess.run(command, env=os.environ | {"VIRTUAL_ENV": ""}, capture_output=True, text=True, check=True)
+    *given, hint = done.stdout.splitlines()
+    assert given == ["train", "../내 사진 (1)", "--recipe", "quick"]
+    assert hint == "before these, once per terminal:  source .venv/bin/activate"
+
+
 def edit(old, new):
     path = Path("params.yaml")
     path.write_text(path.read_text().replace(old, new, 1))

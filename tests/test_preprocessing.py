@@ -112,7 +112,7 @@ def test_bad_images_are_listed_and_copies_kept_together(tmp_path):
         "cats/truncated.jpg": "truncated",
         "cats/empty.jpg": "empty file",
         "dogs/page.jpg": "not a JPEG, PNG, GIF, WebP, BMP or TIFF image",
-        "dogs/phone.jpg": "HEIC is not supported",
+        "dogs/phone.jpg": "HEIC is not supported: save it as JPEG",
         "cats/both.jpg": "same image in classes cats and dogs",
         "dogs/both too.jpg": "same image in classes cats and dogs",
         "../dogs/climbing.jpg": "unsafe name in the archive",

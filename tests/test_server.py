@@ -27,6 +27,7 @@ from frostline.serving.classifier import load_classifier
 from frostline.serving.sent import BODY_LIMIT, IMAGES_LIMIT
 from frostline.serving.server import application
 from served import SIZE, ball, field, serving, write_model
+from servers import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -273,15 +274,26 @@ def test_what_comes_while_many_are_answered_is_refused(model):
             yield ball()[999:]
 
         answers = [pool.submit(requests.post, f"{address}/invocations", half(), headers=JPEG) for _ in range(64)]
-        for _ in answers:
-            many.acquire()
-        # The server has the head of each before the first part of its body, but perhaps not yet read it.
-        while (response := requests.get(f"{address}/health")).ok:
-            time.sleep(0.01)
-        assert reason(response)[0] == 503
-        wait.set()
+        try:
+            for _ in answers:
+                assert many.acquire(timeout=60)
+            # The server has the head of each before the first part of its body, but perhaps not yet read it.
+            wait_until(lambda: not requests.get(f"{address}/health").ok, seconds=60)
+            assert reason(requests.get(f"{address}/health"))[0] == 503
+        finally:
+            wait.set()
         assert [classes(answer.result()) for answer in answers] == [["ball"]] * 64
         assert requests.get(f"{address}/health").ok
+
+
+def test_no_other_sites_page_may_read_an_answer(address):
+    other = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
+    for response in (
+        requests.get(address, headers=other),
+        requests.options(f"{address}/invocations", headers=other),
+        requests.post(f"{address}/invocations", data=ball(), headers=other | JPEG),
+    ):
+        assert not [name for name in response.headers if name.lower().startswith("access-control-")]
 
 
 def test_grad_cam_is_asked_for_by_true(address):

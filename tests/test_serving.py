@@ -30,6 +30,7 @@ from frostline.serving.pyfunc import InvalidInputError, as_pixels
 from frostline.tracking import runs
 from frostline.tracking.logged_model import log_model
 from served import SIZE, ball, field, serving, write_model
+from tracked import write_tracked
 
 pytestmark = pytest.mark.slow
 
@@ -37,9 +38,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory):
     """A model, logged to a store and taken from there."""
-    folder, project = tmp_path_factory.mktemp("logged"), Path(__file__).parents[1]
-    shutil.copytree(project / "conf", folder / "conf")
-    shutil.copy(project / "params.yaml", folder)
+    folder = write_tracked(tmp_path_factory.mktemp("logged"), "conf", "params.yaml")
     write_model(folder / "model.keras")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -49,7 +49,7 @@ with watching(folder, total=2):
     with track("transfer 1/1", total=2, unit="images") as advance:
         advance(1)
         finish(folder, 0, 0.25)
-        time.sleep(1.2)
+        time.sleep(3)
         print("said meanwhile")
     raise KeyboardInterrupt
 """

@@ -4,7 +4,6 @@ import csv
 import importlib.util
 import io
 import json
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -34,6 +33,7 @@ from frostline.tracking import runs
 from frostline.tracking.logged_model import log_model
 from results import chosen, judged
 from served import SIZE, serving, write_model
+from tracked import write_tracked
 
 pytestmark = pytest.mark.slow
 
@@ -55,15 +55,13 @@ def png(colour):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """models/classifier.keras with threshold and temperature, the phase's model, an image, and the settings."""
-    folder, project = tmp_path_factory.mktemp("threshold"), Path(__file__).parents[1]
+    folder = write_tracked(tmp_path_factory.mktemp("threshold"), "conf", "params.yaml")
     (folder / "models").mkdir()
     write_model(folder / "models" / "finetune.keras", CLASSES)
     save_for_use(
         folder / "models" / "finetune.keras", folder / "models" / "classifier.keras", threshold=0.4, temperature=2.0
     )
     (folder / "doubtful.png").write_bytes(png(BLUE))
-    shutil.copytree(project / "conf", folder / "conf")
-    shutil.copy(project / "params.yaml", folder)
     return folder
 
 
@@ -136,6 +134,12 @@ def test_a_phases_own_model_has_one_half_and_is_not_calibrated_and_a_given_thres
     ball = 0.4415 if name == "classifier" else 0.3845
     probability = ball if predicted == "ball" else 1 - ball
     assert (row.label, row.probability) == (predicted, pytest.approx(probability, abs=1e-3))
+
+
+@pytest.mark.long
+def test_the_option_threshold_wins_over_the_models(model):
+    done = frostline("predict", "--json", "--threshold", "0.5", "doubtful.png")
+    assert json.loads(done.stdout)["class"] == "a field", "the model's own is 0.4"
 
 
 @pytest.fixture

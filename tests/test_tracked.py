@@ -29,6 +29,7 @@ def test_what_a_user_has_made_or_edited_is_not_seen(tmp_path, monkeypatch):
 
 def test_no_test_composes_the_checkouts_own_conf():
     for path in (tracked.ROOT / "tests").rglob("*.py"):
-        assert not re.search(r"(ROOT|parents\[\d\]) / \"conf", path.read_text(encoding="utf-8")), path
+        own = r"(ROOT|parents\[\d\]) / \"conf|copy(tree)?\(\w+ / \"(conf|params)"
+        assert not re.search(own, path.read_text(encoding="utf-8")), path
     assert compose_conf(folder=tracked.tracked_conf()).seed == 42
     assert not tracked.ROOT.samefile(tracked.tracked_conf().parent)

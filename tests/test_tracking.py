@@ -293,10 +293,10 @@ def test_a_lost_server_gets_all_once_it_is_back_and_a_run_that_it_lacks_is_resto
     assert tracking.find_or_restore("transfer", pipeline, model, EPOCHS)() == first.id
     assert "warning" not in capfd.readouterr().err
 
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     with ExitStack() as stack:
         with tracking.phase_run("finetune", pipeline) as second:
             second.log_epoch(EPOCHS[0])
+            monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
             stack.enter_context(server.hanging())
             second.log_epoch(EPOCHS[1])
             second.tag_model(model)

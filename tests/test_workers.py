@@ -51,7 +51,7 @@ def test_workers_end_with_a_killed_parent(tmp_path):
     )
     # the workers inherit the pipe: it ends when the last of them has ended
     with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE) as process:
-        assert process.communicate(timeout=25)[0] == b""
+        assert process.communicate(timeout=60)[0] == b""
     assert process.returncode == -signal.SIGKILL
 
 

@@ -4,6 +4,7 @@ import argparse
 import csv
 import json
 import math
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -139,6 +140,8 @@ def _add_threshold(command: argparse.ArgumentParser) -> None:
 def _place(text: str) -> Path:
     if not text.strip():
         raise argparse.ArgumentTypeError("the name is empty; is a variable of your shell not set?")
+    if re.match("[A-Za-z]:", text) and not Path(text).exists():  # the shell may have taken its backslashes
+        raise argparse.ArgumentTypeError(rf"{text} is a path of Windows; in WSL2, C:\Users is /mnt/c/Users")
     if "://" in text:
         raise argparse.ArgumentTypeError(f"{text} is an address, of which nothing is fetched; give a file or folder")
     return Path(text)
@@ -168,7 +171,14 @@ def _train(arguments: argparse.Namespace) -> int:
     from frostline.project.train import train
 
     settings = _settings(arguments.set + ([f"data.name={arguments.name}"] if arguments.name else []))
-    return train(arguments.folder, arguments.weights, arguments.recipe, settings, arguments.time_limit)
+    status = train(arguments.folder, arguments.weights, arguments.recipe, settings, arguments.time_limit)
+    if status:
+        print(
+            "Training has stopped; what stands above says why, and `frostline train` goes on from there. "
+            "`exited with -9` or 137 is for want of memory: docs/troubleshooting.md",
+            file=sys.stderr,
+        )
+    return status
 
 
 def _set(arguments: argparse.Namespace) -> int:

@@ -21,8 +21,11 @@ def project(tmp_path_factory):
     [("transfer", 0.8, True), ("finetune", 0.7, False), ("evaluate", 0.8, False)],
 )
 def test_a_killed_stage_run_again_leaves_the_same_bytes(project, stage, moment, alone):
-    outcome = kill(project, stage, moment, alone=alone, cold=True)
-    assert (outcome.wrong, outcome.differing) == ("", 0)
+    for share in (moment, 0.8 * moment, 0.6 * moment):  # of the first run, which took longest
+        outcome = kill(project, stage, share, alone=alone, cold=True)
+        if outcome.hit:
+            break
+    assert (outcome.wrong, outcome.differing, outcome.hit) == ("", 0, True)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The folder that commands are run in: whether it is a project, told without importing anything that takes time."""
 
+import os
 from pathlib import Path
 
 from frostline.runtime.errors import FrostlineError
@@ -16,6 +17,10 @@ def check_project() -> None:
 def check_repository() -> None:
     """Raise FrostlineError where the current folder is no project that DVC can work in."""
     check_project()
+    if os.name == "nt":
+        raise FrostlineError(
+            "Windows itself does not work.\nUse its Linux, WSL2: clone Frostline there, in ~, not below /mnt/c."
+        )
     here = Path.cwd()
     if not any((place / ".git").exists() for place in (here, *here.parents)):
         raise FrostlineError(

@@ -78,7 +78,7 @@ def decode_image(data: bytes, size: int, fit: Fit = SQUASH) -> NDArray[np.uint8]
     if not data:
         raise UnreadableImageError("empty file")
     if data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS:
-        raise NotAImageError(f"{_HEIF_BRANDS[data[8:12]]} is not supported")
+        raise NotAImageError(f"{_HEIF_BRANDS[data[8:12]]} is not supported: save it as JPEG")
     if data.startswith(_LFS_POINTER):
         raise NotAImageError("a pointer of Git LFS, the image itself was not fetched (`git lfs pull`)")
     with warnings.catch_warnings():

@@ -30,7 +30,8 @@ def cautions(counts: Mapping[str, Mapping[str, int]], threshold: Threshold, grou
     if few := sorted((name for name in test if test[name] < FEW_IMAGES), key=lambda name: test[name]):
         found.append(
             f"Few test images: {_listed([f'{test[name]:,} of {name}' for name in few])}. "
-            f"Under {FEW_IMAGES} of a class, figures are rough and their intervals too narrow: do not rely on them."
+            f"Under {FEW_IMAGES} of a class, figures are rough and their intervals too narrow: do not rely on them. "
+            "`python -m frostline.sweep -m study=worth_it` judges every image, by models that never saw it."
         )
     if are_unequal(train):
         most, least = max(train, key=lambda name: train[name]), min(train, key=lambda name: train[name])

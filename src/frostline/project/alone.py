@@ -1,10 +1,11 @@
 """One command at a time in a project: DVC's locks, and one of our own for what changes its settings."""
 
+import errno
 import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,17 @@ def alone() -> Iterator[None]:
     """Within, no other `frostline train`, `set` or `make params` runs in this project: where one does, say so, and wait
     for its end."""
     _OURS.parent.mkdir(parents=True, exist_ok=True)
-    with locked(_OURS, "another `frostline` command runs in this project; waiting for it to end."):
+    with ExitStack() as held:
+        try:
+            held.enter_context(
+                locked(_OURS, "another `frostline` command runs in this project; waiting for it to end.")
+            )
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                raise
+            raise FrostlineError(
+                f"{Path.cwd()}: this disk knows no file locks.\nMove the project to another one."
+            ) from error
         yield
 
 

@@ -127,6 +127,8 @@ def _carefully(look: Callable[[], Finding]) -> Finding:
 def python() -> Finding:
     number, fits = platform.python_version(), _PYTHONS[0] <= sys.version_info[:2] <= _PYTHONS[1]
     text = f"{number} on {platform.system()} {platform.release()} ({platform.machine()})"
+    if platform.system() == "Darwin":
+        text += "; macOS is not tested"
     if not fits:
         text += "; TensorFlow 2.21 needs 3.11, 3.12 or 3.13"
     return Finding(text, {"version": number, "platform": platform.platform()}, missing=not fits)
@@ -139,7 +141,8 @@ def processor(cpuinfo: Path = hardware.CPUINFO) -> Finding:
     memory = psutil.virtual_memory().total
     there, lacking = ([name for name in has if has[name] == wanted] for wanted in (True, False))
     said = [", ".join(there)] * bool(there) + [f"no {', '.join(lacking)}"] * bool(lacking)
-    text = f"{count} core{'s' * (count != 1)}, {memory / 2**30:.1f} GiB of memory; {'; '.join(said)}"
+    known = said if flags else []  # not every system has such a file
+    text = "; ".join([f"{count} core{'s' * (count != 1)}, {memory / 2**30:.1f} GiB of memory", *known])
     return Finding(text, {"cores": count, "memory_bytes": memory, "instructions": has})
 
 

@@ -4,6 +4,7 @@ What is chosen stays (see `config.local`): the same command, `dvc repro` and swe
 """
 
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -116,7 +117,9 @@ def _search(ends: float) -> int:
 
 
 def _run(*module: str) -> int:
-    return subprocess.run([sys.executable, "-m", *module]).returncode  # noqa: S603 - our own words
+    # Stages are called as `python`, which is to be this one where the environment is not activated, too.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return subprocess.run([sys.executable, "-m", *module], env=os.environ | {"PATH": path}).returncode  # noqa: S603 - our own words
 
 
 def keep(changes: Mapping[str, str], unset: Sequence[str] = (), drop_edits: bool = False) -> dict[str, Any]:

@@ -121,7 +121,8 @@ def _fetch(url: str, partial: Path, size: int | None) -> _Remote:
                 if wait is None or error.wait > _MAX_RETRY_AFTER:
                     raise FrostlineError(
                         f"{hide_credentials(url)}: {error}.\n"
-                        "Run the same command again later: what has arrived is kept."
+                        "Run the same command again later: what has arrived is kept. Behind a proxy, name it in "
+                        "HTTPS_PROXY; without a network, give the file itself."
                     ) from error
                 wait = max(wait, error.wait)
                 bar.console.out(f"{error}; trying again in {wait:g} s", highlight=False)
@@ -157,6 +158,11 @@ def _attempt(session: Session, url: str, partial: Path, size: int | None, bar: P
                         _forget(partial)
                         raise _wrong_size(url, file.tell(), total, or_more=True)
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+        if isinstance(error, requests.exceptions.ProxyError) and "407" in str(error):
+            raise FrostlineError(
+                f"{hide_credentials(url)}: the proxy wants credentials (407).\n"
+                "Put them into HTTPS_PROXY: http://USER:PASSWORD@HOST:PORT"
+            ) from error
         if "CERTIFICATE_VERIFY_FAILED" in str(error):  # other TLS errors are dropped connections
             raise FrostlineError(
                 f"{hide_credentials(url)}: the server's certificate is not trusted.\n"
