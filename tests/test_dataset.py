@@ -45,6 +45,18 @@ def test_load(folder):
     assert dataset.labels("test").dtype == np.uint8
 
 
+def test_what_is_prepared_there_later_is_another_data_set(folder):
+    """Labels of the new one do not stand beside images, or features, of the old one."""
+    dataset = load_dataset(folder)
+    before = np.array(dataset.images("train")), dataset.labels("train")
+    for name, content in zip(("train.npy", "train_labels.npy"), before, strict=True):
+        np.save(folder / "new.npy", content[::-1])
+        (folder / "new.npy").rename(folder / name)
+    np.testing.assert_array_equal(dataset.images("train"), before[0])
+    np.testing.assert_array_equal(dataset.labels("train"), before[1])
+    assert load_dataset(folder).labels("train").tolist() == before[1][::-1].tolist()
+
+
 def test_data_of_another_release_are_to_be_prepared_anew(folder):
     lines = (folder / "manifest.csv").read_text().splitlines()
     (folder / "manifest.csv").write_text("".join(f"{line.rpartition(',')[0]}\n" for line in lines))

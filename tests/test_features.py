@@ -11,7 +11,7 @@ import pytest
 
 from frostline.features import cache as feature_cache
 from frostline.features import extract as features
-from frostline.models import backbone
+from frostline.models import backbone, graph
 from frostline.runtime.quiet_tensorflow import keras
 from small import SIZE
 
@@ -65,6 +65,15 @@ def test_a_layers_bytes_do_not_depend_on_what_is_computed_beside_it(base, prepar
     beside = extract(base, images, [convolution, "mixed1"], tmp_path / "beside")
     assert alone.tobytes() == beside[1].tobytes()
     assert beside[0].tobytes() == extract(base, images, [convolution], tmp_path / "it")[0].tobytes()
+
+
+def test_nor_on_the_parts_that_were_made_of_the_model(base, prepared, tmp_path):
+    """As training above a frost line makes one: each layer then stands in two graphs."""
+    images = prepared.images("test")[:4]
+    (alone,) = extract(base, images, ["mixed1"], tmp_path / "alone")
+    graph.part(base, ["mixed0"])
+    (again,) = extract(base, images, ["mixed1"], tmp_path / "again")
+    assert alone.tobytes() == again.tobytes()
 
 
 @pytest.fixture

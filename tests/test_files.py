@@ -44,17 +44,19 @@ with replacing(Path({str(path)!r})) as temporary:
     killed = subprocess.Popen([sys.executable, "-c", code])
     os.waitid(os.P_PID, killed.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie, as where nobody asks for its end
     assert len(list(tmp_path.iterdir())) == 1
+    (tmp_path / f".folder.{killed.pid}.weights.h5").touch()  # as `save_model` leaves it
+    (tmp_path / ".folder.notes").touch()  # of the user's own
     alive = tmp_path / f".folder.{os.getppid()}.part"  # a process that still writes keeps its own
     alive.touch()
     with files.replacing(path) as temporary:
         temporary.mkdir()
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted([alive.name, "folder"])
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted([alive.name, ".folder.notes", "folder"])
     assert killed.wait() == -signal.SIGKILL
 
     os.utime(alive, (0, 0))  # older than the process of this number, which is another one
     with files.replacing(path) as temporary:
         temporary.mkdir()
-    assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".folder.notes", "folder"]
 
 
 def test_json_and_csv_have_one_form(tmp_path):

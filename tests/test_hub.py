@@ -2,6 +2,7 @@
 
 import shutil
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -139,6 +140,16 @@ def settings(family, preset):
         ],
         tracked_conf(),
     )
+
+
+@pytest.mark.long
+def test_a_first_token_that_is_a_place_is_no_class_token(family, settings, prepared, weights):
+    asked = replace(settings, model=replace(settings.model, pooling="token"))
+    if family == "siglip":
+        with pytest.raises(FrostlineError, match="this preset has no class token"):
+            phases.build_classifier(prepared, weights, asked)
+    elif family in ("dinov2", "clip"):
+        assert phases.build_classifier(prepared, weights, asked).output_shape[1] == 1
 
 
 @pytest.mark.long

@@ -81,7 +81,8 @@ class Project:
     def half_written(self):
         folders = [self.root / name for name in ("data", "models", "reports", ".frostline")]
         files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-        return [str(path.relative_to(self.root)) for path in files if path.suffix == ".part"]
+        half = [path for path in files if path.suffix == ".part" or path.name.endswith(".weights.h5")]
+        return [str(path.relative_to(self.root)) for path in half]
 
 
 def differing(ours, theirs):

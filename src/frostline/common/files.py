@@ -48,9 +48,10 @@ def check_writable(path: Path) -> None:
 
 def _remove_left_behind(path: Path) -> None:
     """Remove the temporary files for `path` of processes that are gone (or that had this one's number)."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
-        owner = left.name.removesuffix(".part").rpartition(".")[2]
-        if owner.isdigit() and (int(owner) == os.getpid() or not _is_writing(int(owner), left)):
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        owner, _, kind = left.name.removeprefix(f".{path.name}.").partition(".")
+        ours = owner.isdigit() and kind in ("part", "weights.h5")  # the latter by `save_model`, as Keras asks for it
+        if ours and (int(owner) == os.getpid() or not _is_writing(int(owner), left)):
             _remove(left)
 
 

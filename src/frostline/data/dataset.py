@@ -54,6 +54,9 @@ class Dataset:
     stored ones, (N,) int, counted through the stored splits in the order of SPLITS."""
     fit: Fit = SQUASH
     """How pictures that are not square became images: models that learn of these must see all others likewise."""
+    opened: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
+    """Arrays by the name of their file, as they were when first used: what preprocess leaves there later is another
+    data set."""
 
     def has(self, split: str) -> bool:
         return split in self.paths
@@ -82,13 +85,16 @@ class Dataset:
 
     def stored_images(self, split: str) -> NDArray[np.uint8]:
         """As `images`, of a split as it is stored."""
-        array: NDArray[np.uint8] = np.load(self.folder / images_file(split), mmap_mode="r", allow_pickle=False)
-        return array
+        return self._array(images_file(split), "r")
 
     def labels(self, split: str) -> NDArray[np.unsignedinteger]:
         """Return the class indices as (N,) uint8, or wider past 256 classes; there are none for the unlabelled."""
-        stored = [np.load(self.folder / labels_file(part), allow_pickle=False) for part in self.stored_in(split)]
-        return np.asarray(self.pick(split, stored))
+        return np.array(self.pick(split, [self._array(labels_file(part)) for part in self.stored_in(split)]))
+
+    def _array(self, name: str, mode: Literal["r"] | None = None) -> np.ndarray:
+        if name not in self.opened:
+            self.opened[name] = np.load(self.folder / name, mmap_mode=mode, allow_pickle=False)
+        return self.opened[name]
 
 
 def load_dataset(folder: Path) -> Dataset:

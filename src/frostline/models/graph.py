@@ -68,8 +68,8 @@ def parents(layer: keras.layers.Layer) -> list[Any]:
 
 
 def children_count(layer: keras.layers.Layer) -> int:
-    """How many layers take what `layer` gives."""
-    return len(layer._outbound_nodes)
+    """How many layers take what `layer` gives; each counts once, however many models (see `part`) call it."""
+    return len({id(node.operation) for node in layer._outbound_nodes})
 
 
 def part(model: keras.Model, start: Sequence[str]) -> keras.Model:

@@ -112,6 +112,19 @@ def place_in(network: keras.Model, images: Any, recipe: Recipe) -> keras.Model:
             return whole
 
 
+def check_first_token(network: keras.Model) -> None:
+    """Raise FrostlineError where the first of a network's tokens is a place of the image, as SigLIP's is, and no class
+    token; see `_embedded` for the names of layers."""
+    names = [layer.name for layer in network.layers]
+    if any(name.endswith("_positions") for name in names) and not any(n.endswith("_further_tokens") for n in names):
+        raise FrostlineError("model.pooling is token, but this preset has no class token.\nChoose average or flatten.")
+
+
+def release_for(backbone: str) -> list[str]:
+    """KerasHub's release, on which what it builds depends; nothing for other backbones."""
+    return [keras_hub().__version__] if backbone == HUB else []
+
+
 def features_of(network: keras.Model) -> keras.Model:
     """`network` up to its highest layer with places (N, h, w, channels) or tokens (N, tokens, channels), called LAST.
 

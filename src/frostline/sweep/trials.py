@@ -25,7 +25,7 @@ from frostline.features import extract
 from frostline.metrics.calibration import fit_temperature
 from frostline.metrics.log_loss import score
 from frostline.metrics.temperature import with_temperature
-from frostline.models import backbone, frost_line
+from frostline.models import backbone, frost_line, hub
 from frostline.models.saving import load_model, save_model
 from frostline.runtime.code_digest import code_digest
 from frostline.runtime.errors import FrostlineError
@@ -121,7 +121,8 @@ def several_go_on_from(trials: Sequence[Config], shared: Shared) -> frozenset[st
 
 def _transfer_key(settings: Config, shared: Shared) -> str:
     """As trial_key, of the transfer phase."""
-    return digest_of([phases.settings_that_matter("transfer", settings), shared.digest])
+    release = hub.release_for(settings.model.backbone)
+    return digest_of([phases.settings_that_matter("transfer", settings), shared.digest, *release])
 
 
 def trial_key(settings: Config, shared: Shared) -> str:

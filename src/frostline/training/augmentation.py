@@ -18,7 +18,8 @@ def build_augmentation(seed: int) -> keras.Sequential:
             keras.layers.RandomTranslation(0.1, 0.1, fill_mode="reflect", seed=stream("shift")),
             keras.layers.RandomBrightness(0.15, value_range=(0, 255), seed=stream("brightness")),
             keras.layers.RandomContrast(0.2, value_range=(0, 255), seed=stream("contrast")),
-            keras.layers.RandomSaturation((0.4, 0.6), value_range=(0, 255), seed=stream("saturation")),
+            # To this range Keras clips the saturation, which goes from 0 to 1, and not the pixels.
+            keras.layers.RandomSaturation((0.4, 0.6), value_range=(0, 1), seed=stream("saturation")),
         ],
         name="augmentation",
     )

@@ -16,7 +16,7 @@ from frostline.config.paths import CHECKPOINTS, PROCESSED
 from frostline.config.settings import AUTO, Config, Phase, settings_of
 from frostline.data.dataset import Dataset, load_dataset
 from frostline.features.extract import Extractor
-from frostline.models import backbone, frost_line, graph
+from frostline.models import backbone, frost_line, graph, hub
 from frostline.models.head import add_head
 from frostline.models.inference import inference_copy, predictor
 from frostline.runtime.code_digest import code_digest
@@ -43,6 +43,8 @@ def build_classifier(data: Dataset, weights: Path, settings: Config) -> keras.Mo
     used, or a class weight no class.
     """
     base = backbone.build_backbone(settings.preprocess.image_size, weights, settings.model.backbone)
+    if settings.model.pooling == "token":
+        hub.check_first_token(base)
     _frost_line(base, settings)  # what is wrong there is said at once, and names layers above the cut, too
     _class_weights(data, "finetune", settings)  # likewise
     model = _with_head(base, data, settings)
@@ -115,6 +117,7 @@ def checkpoint_path(
     nor for one of other devices: how what is trained lies in its variables depends on them.
     """
     facts = [
+        *hub.release_for(settings.model.backbone),
         settings_that_matter(phase, settings),
         data.digest,
         start,
