@@ -209,7 +209,7 @@ def stage(folder: Path, name: str, tag: str, phase: str, *overrides: str) -> dic
 
 def plain(folder: Path, name: str, precision: str) -> dict[str, Any]:
     script, files = ROOT / "benchmarks/plain_keras.py", [folder / name / "png", folder / "backbone.h5"]
-    command = [sys.executable, "-c", PRELOADED, script, *files, "--precision", precision]
+    command = [sys.executable, "-c", PRELOADED, *map(str, (script, *files)), "--precision", precision]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return dict(json.loads(output.stdout.splitlines()[-1]))
 
@@ -274,6 +274,51 @@ def start(folder: Path, job: str, arguments: str) -> tuple[str, subprocess.Popen
     return f"{job.removeprefix('& ')} {arguments}", process, time.perf_counter()
 
 
+def run(arguments: argparse.Namespace) -> None:
+    """Prepare the images, if they are not there, and run the jobs until the time is over."""
+    began = time.perf_counter()
+    if not (arguments.folder / "ready").exists():
+        prepare(arguments.folder)
+    found: dict[str, Any] = {}
+    beside: list[tuple[str, subprocess.Popen[str], float]] = []
+
+    def finish(name: str, process: subprocess.Popen[str], started: float) -> None:
+        left = max(1.0, arguments.seconds - (time.perf_counter() - began))
+        try:
+            out, err = process.communicate(timeout=left)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # with its child, which has its pipes
+            out, err = process.communicate()
+            err += "\nended: the time is over"
+        except BaseException:  # Ctrl-C does not reach a session of its own
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+        try:
+            result = json.loads(out.splitlines()[-1])
+        except (IndexError, ValueError):
+            result = {"failed": err[-1500:]}
+        result["wall"] = time.perf_counter() - started
+        found[name] = result
+        arguments.json.write_text(json.dumps(found, indent=1))
+        print(f"{time.perf_counter() - began:6.1f} {name}: {str(result)[-700:]}", flush=True)
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as `timeout` ends it
+    try:
+        for job, options in JOBS[arguments.first :]:
+            if time.perf_counter() - began > arguments.seconds - 5:
+                print(f"no time left for: {job} {options}", flush=True)
+                continue
+            if job.startswith("& "):
+                beside.append(start(arguments.folder, job, options))
+                continue
+            while beside:
+                finish(*beside.pop(0))
+            finish(*start(arguments.folder, job, options))
+    finally:
+        for _, process, _ in beside:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("/tmp/frostline-gpu"))
@@ -289,39 +334,7 @@ def main() -> None:
     if arguments.part:
         print(json.dumps(PARTS[arguments.part](arguments.folder, *arguments.arguments)))
         return
-    began = time.perf_counter()
-    if not (arguments.folder / "ready").exists():
-        prepare(arguments.folder)
-    found: dict[str, Any] = {}
-    beside: list[tuple[str, subprocess.Popen[str], float]] = []
-
-    def finish(name: str, process: subprocess.Popen[str], started: float) -> None:
-        left = max(1.0, arguments.seconds - (time.perf_counter() - began))
-        try:
-            out, err = process.communicate(timeout=left)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # with its child, which has its pipes
-            out, err = process.communicate()
-            err += "\nended: the time is over"
-        try:
-            result = json.loads(out.splitlines()[-1])
-        except (IndexError, ValueError):
-            result = {"failed": err[-1500:]}
-        result["wall"] = time.perf_counter() - started
-        found[name] = result
-        arguments.json.write_text(json.dumps(found, indent=1))
-        print(f"{time.perf_counter() - began:6.1f} {name}: {str(result)[-700:]}", flush=True)
-
-    for job, options in JOBS[arguments.first :]:
-        if time.perf_counter() - began > arguments.seconds - 5:
-            print(f"no time left for: {job} {options}", flush=True)
-            continue
-        if job.startswith("& "):
-            beside.append(start(arguments.folder, job, options))
-            continue
-        while beside:
-            finish(*beside.pop(0))
-        finish(*start(arguments.folder, job, options))
+    run(arguments)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     python benchmarks/plain_keras.py FOLDER WEIGHTS.h5 --epochs 2
 
 FOLDER holds train/, validation/ and test/, each with one subfolder of images per class. The last line printed is
-JSON: each part's seconds (and its CPU time), and the loss and accuracy on the test set after each phase.
+JSON: each part's seconds (and its CPU time), the loss and accuracy on the test set after each phase, and how many GPUs
+TensorFlow saw.
 """
 
 import argparse

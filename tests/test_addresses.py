@@ -1,6 +1,6 @@
 import pytest
 
-from frostline.runtime.urls import hide_credentials
+from frostline.common.urls import hide_credentials
 
 
 @pytest.mark.parametrize(

@@ -144,11 +144,16 @@ def test_an_ensembles_weights_are_named_one_by_one():
 
 @pytest.mark.parametrize("source", ["imagenet", "file", "random"])
 def test_it_says_whose_the_weights_are(source):
-    weights = {"source": source, "url": "https://example.org/weights.h5", "path": "/home/someone/weights.h5"}
+    weights = {
+        "source": source,
+        "url": "https://me:s3cret@example.org/weights.h5?token=s3cret",
+        "path": "/home/someone/weights.h5",
+    }
     text = card(Origin({"weights": weights, "data": {"source": "folder", "path": "/home/someone/pictures"}}))
     words = {"imagenet": "(https://example.org/weights.h5)", "file": "its licence holds", "random": "nobody else"}
     assert words[source] in text
     assert "someone" not in text
+    assert "s3cret" not in text
 
 
 def test_names_are_shown_as_they_are():

@@ -1,5 +1,6 @@
 """Versions and aliases in a real SQLite store."""
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -148,6 +149,18 @@ def test_where_the_champion_cannot_be_judged_a_new_line_begins_and_says_so(pipel
     assert aliases == {"champion": "3"}
     assert reasons["3"].startswith("A new line of versions begins: version 2, ")
     assert reasons["3"].endswith(" (its model cannot be had).")
+
+
+@pytest.mark.long
+def test_a_disk_that_is_full_moves_no_champion(pipeline, monkeypatch):
+    evaluate(pipeline, b"of brightness", GOOD, as_used=model_of_brightness(3.0))
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", full)
+    evaluate(pipeline, b"others", BAD, names=[f"other{row}.jpg" for row in range(200)])
+    assert state()[0]["champion"] == "1"
 
 
 @pytest.mark.long

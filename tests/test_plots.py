@@ -100,6 +100,13 @@ def test_dvc_confusion_has_one_row_per_image(tmp_path):
     assert rows(tmp_path / "reliability.csv")[0] == {"predicted": "0.3", "observed": "0.5", "count": "2"}
 
 
+def test_a_class_whose_name_begins_with_an_underscore_is_in_the_legend(tmp_path):
+    pair, curves = predictions_of_many(60, 3), {"transfer": epochs(2), "finetune": epochs(2)}
+    classes = ("_other_", "no", "yes")
+    charts.write_figures(tmp_path, pair, curves=curves, choice=chosen(), bins=15, classes=classes)
+    assert "_other_" in (tmp_path / "roc.svg").read_text(encoding="utf-8")
+
+
 @pytest.mark.long
 def test_one_class_only_leaves_out_the_undefined_curves(tmp_path):
     labels, probabilities = np.zeros(2, np.uint8), of([0.0, 1.0])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from frostline.config.load import composition
-from frostline.config.paths import BACKBONE_WEIGHTS
+from frostline.config.paths import BACKBONE_WEIGHTS, WORK
 from frostline.runtime.errors import FrostlineError
 from frostline.sweep import run as sweep_run
 from frostline.sweep.run import run
@@ -128,6 +128,15 @@ def test_two_sweeps_are_not_in_one_folder_at_once(refused):
         first, second = refused("seed=1,2", "hydra.sweep.dir=multirun/one")
     assert first == "another sweep runs in multirun/one."
     assert "hydra.sweep.dir" in second
+
+
+def test_nor_is_the_same_search_in_two(refused, monkeypatch):
+    """Both would try the trials that the other one is at."""
+    monkeypatch.setattr(sweep_run, "digest_of", lambda facts: "0" * 32)
+    with sweep_run._alone_in(WORK / "searches" / ("0" * 16)):
+        first, second = refused("hydra/sweeper=optuna", "model.dropout=0.2,0.5", "hydra.sweep.dir=multirun/two")
+    assert first == "the same search runs already."
+    assert "n_jobs" in second
 
 
 CHANGED = """

@@ -55,6 +55,12 @@ with watching(folder, total=2):
 """
 
 
+def test_what_stands_in_brackets_is_no_markup(capsys):
+    record = {"trial": "a", "overrides": ["data.name=cats [old]"], "error": "cats [/old] :dog: failed"}
+    print_trials([record])
+    assert "[/old] :dog: failed" in capsys.readouterr().out
+
+
 @pytest.mark.long
 @pytest.mark.slow
 def test_a_live_table_on_a_terminal_above_the_bars_and_gone_after_an_interrupt(tmp_path):

@@ -284,7 +284,7 @@ def test_only_the_last_training_of_each_phase_is_kept(shared):
 
     def alive():
         gc.collect()
-        return sum(isinstance(item, Trainer) for item in gc.get_objects())
+        return sum(type(item) is Trainer for item in gc.get_objects())
 
     memory, before = Memory(), alive()
     for rate in (1e-4, 1e-3, 1e-2):

@@ -1,6 +1,8 @@
 """Runs in a real SQLite store."""
 
 import ast
+import errno
+import fcntl
 import os
 import signal
 import sqlite3
@@ -20,6 +22,7 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from frostline.config.load import compose_conf
 from frostline.runtime.errors import FrostlineError
 from frostline.tracking import runs as tracking
+from frostline.tracking import unfinished
 from frostline.tracking.store import make_tables
 from frostline.training.resolved import Found
 from mlflow_server import MlflowServer
@@ -176,6 +179,26 @@ def test_a_second_run_of_the_same_settings_is_a_new_pipeline(settings):
     assert parents[0] != parents[2]
 
 
+def test_a_trial_that_is_tried_again_stays_in_its_sweep(settings):
+    """As a search does with one that was given up, which has no result."""
+    pipeline = tracking.open_pipeline(settings, "data", group="sweep")
+    parents = []
+    for _ in range(2):
+        with tracking.phase_run("model.dropout=0.2", pipeline, of_sweep=True) as run:
+            parents.append(mlflow.get_run(run.id).data.tags["mlflow.parentRunId"])
+    assert parents[0] == parents[1]
+
+
+def test_a_name_may_have_quotes_and_be_long(settings):
+    """As class weights in a sweep; databases other than SQLite take 250 characters of a name."""
+    pipeline = tracking.open_pipeline(settings, "data", group="sweep")
+    name = "transfer.class_weight='{cat: 1, dog: 20}' " + "x" * 300
+    for _ in range(2):
+        tracking.restore_phase(name, pipeline, EPOCHS)
+    (found,) = [run for run in all_runs(pipeline) if run.data.tags["frostline.phase"] == name]
+    assert len(found.info.run_name) == 250
+
+
 @pytest.mark.long
 def test_other_settings_or_data_are_another_pipeline(settings, project):
     one = tracking.open_pipeline(settings, "data")
@@ -228,6 +251,23 @@ def test_marks_that_a_power_loss_left_empty_or_half_are_deleted(settings):
         (folder / f"{number}.json").write_text(text, encoding="latin-1")
     tracking.open_pipeline(settings, "data")
     assert [path.read_text() for path in folder.iterdir()] == [whole], "of another store, which is left alone"
+
+
+def test_marks_are_locked_as_nfs_asks_for(settings, monkeypatch):
+    """It locks only what is open for writing."""
+    real = unfinished.lock_descriptor
+
+    def on_nfs(descriptor, **options):
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        return real(descriptor, **options)
+
+    monkeypatch.setattr(unfinished, "lock_descriptor", on_nfs)
+    folder = Path(".frostline/runs")
+    folder.mkdir(parents=True)
+    (folder / "1.json").write_text("half")
+    tracking.open_pipeline(settings, "data")
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.long

@@ -8,6 +8,7 @@ from frostline.metrics.predicted import costs_in
 
 FEW_IMAGES = 30
 """Images of a class below which bootstrap percentiles are known to be too narrow (Efron & Tibshirani 1993, ch. 13)."""
+FEW = "Few test images:"
 ALIKE = (
     "those of one group (preprocess.group) are alike, but intervals, and what is called beyond chance, take each for a "
     "fact of its own. They are too narrow, the more so the fewer groups there are."
@@ -29,9 +30,8 @@ def cautions(counts: Mapping[str, Mapping[str, int]], threshold: Threshold, grou
     test, train = counts["test"], counts["train"]
     if few := sorted((name for name in test if test[name] < FEW_IMAGES), key=lambda name: test[name]):
         found.append(
-            f"Few test images: {_listed([f'{test[name]:,} of {name}' for name in few])}. "
-            f"Under {FEW_IMAGES} of a class, figures are rough and their intervals too narrow: do not rely on them. "
-            "`python -m frostline.sweep -m study=worth_it` judges every image, by models that never saw it."
+            f"{FEW} {_listed([f'{test[name]:,} of {name}' for name in few])}. "
+            f"Under {FEW_IMAGES} of a class, figures are rough and their intervals too narrow: do not rely on them."
         )
     if are_unequal(train):
         most, least = max(train, key=lambda name: train[name]), min(train, key=lambda name: train[name])

@@ -44,7 +44,7 @@ def side_by_side() -> str:
     for part, what in (("in_use", f"In use, {metrics['verdict']['chosen']}"), ("guessing", "Guessing by class shares")):
         told.append(f"{what}: log_loss {metrics[part]['log_loss']:.3f}, accuracy {metrics[part]['accuracy']:.3f}")
     told += ["", verdict(), "", f"Report: {REPORT}   Predictions: {EVALUATION}/predictions.csv", "Runs:   make ui"]
-    console = Console()
+    console = Console(markup=False, emoji=False)  # a class may be called [old]
     with console.capture() as shown:  # Rich itself would call `frostline compare | head` a failure
         console.print(table, *told, sep="\n", highlight=False)
     return shown.get()

@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import psutil  # type: ignore[import-untyped]  # comes without types
 
+from frostline.common.urls import hide_credentials
 from frostline.config.kept import read_local
 from frostline.config.load import load_params
 from frostline.config.paths import PARAMS
@@ -29,7 +30,6 @@ from frostline.features.cache import entries
 from frostline.runtime import hardware
 from frostline.runtime.errors import FrostlineError, brief
 from frostline.runtime.process_pool import cores
-from frostline.runtime.urls import hide_credentials
 from frostline.sources.kaggle import place_of_credentials
 from frostline.tracking.places import store_address
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import yaml
 
 from frostline.common.files import write_text
+from frostline.common.urls import hide_credentials
 from frostline.config.flat import flatten
 from frostline.config.load import composition
 from frostline.config.paths import PARAMS
@@ -18,7 +19,6 @@ from frostline.config.project import check_project
 from frostline.project.alone import alone, beside_no_dvc
 from frostline.runtime.errors import FrostlineError, in_one_line
 from frostline.runtime.logs import show_as_asked
-from frostline.runtime.urls import hide_credentials
 
 _log = logging.getLogger("frostline.project.params")  # also where it is run as a program
 

@@ -143,6 +143,7 @@ def class_curves(path: Path, pair: Pair, *, curve: Curve, classes: Sequence[str]
         drawn = sorted(ranked, key=lambda number: areas["transfer"][number] + areas["finetune"][number])[:WORST_CURVES]
     with drawing(path, 3.1 + 0.1 * len(drawn)) as figure:  # 0.1: half a line of the legend
         panels = figure.subplots(1, 2, sharey=True)
+        named = []  # given outright: matplotlib leaves labels out that begin with "_"
         for axes, (phase, probabilities) in zip(panels, both.items(), strict=True):
             if curve is ROC:
                 axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=":")  # chance
@@ -152,12 +153,14 @@ def class_curves(path: Path, pair: Pair, *, curve: Curve, classes: Sequence[str]
                 style = {"color": CLASS_COLOURS[colour], "linestyle": ("-", "--")[dashes], "linewidth": 1.2}
                 numbers = " → ".join(f"{areas[each][number]:.3f}" for each in both)
                 label = f"{plain(classes[number], 8)} ({numbers})"
-                axes.plot(_thinned(x), _thinned(y), drawstyle=curve.style, label=label, **style)
+                (line,) = axes.plot(_thinned(x), _thinned(y), drawstyle=curve.style, **style)
+                named.append((line, label))
             axes.plot(*_curve(curve, labels, probabilities), color=COLOURS[phase], linewidth=2.5)
             axes.set_title(f"{NAMES[phase]} (mean {np.mean(list(areas[phase].values())):.3f})")
             axes.set(xlabel=curve.x, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
         panels[0].set_ylabel(curve.y)
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        lines, texts = zip(*named[: len(drawn)], strict=True)  # of the first panel
+        figure.legend(lines, texts, loc="outside lower center", ncols=2)
 
 
 def _mark_unit_square(axes: Axes) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from frostline.common.data_urls import data_url
 from frostline.common.files import write_text
+from frostline.common.urls import hide_credentials
 from frostline.config.flat import flatten
 from frostline.config.settings import Config, settings_of
 from frostline.data.dataset import SPLITS
@@ -318,6 +319,12 @@ def _alt(chart: str, evaluation: Evaluation, classes: Sequence[str]) -> str:
         return f"Precision–recall curves of both phases; {mean}average precision is {both('average_precision')}."
     if chart == "reliability":
         return f"Reliability diagram of both phases; the expected calibration error is {both('ece')}."
+    if len(classes) > _FEW_CLASSES:  # each stands in the table of classes
+        whole = [
+            f"{phase}: {np.trace(counts):,} of {counts.sum():,} images predicted correctly"
+            for phase, counts in evaluation.confusion.items()
+        ]
+        return f"Confusion matrices of {len(classes)} classes. {'; '.join(whole)}."
     parts = [
         f"{phase}: {counts[label, label]} of {counts[label].sum()} {name} predicted correctly"
         for phase, counts in evaluation.confusion.items()
@@ -475,7 +482,10 @@ def _reproduction(report: Report) -> dict[str, Any]:
     return {
         "digests": {"Prepared data": report.data["digest"], **report.digests},
         "software": {name: version(package) for package, name in _SOFTWARE.items()},
-        "settings": [(key, _shown(value, report.found.get(key))) for key, value in settings.items()],
+        "settings": [
+            (key, value if key == "preprocess.group" and value else _shown(value, report.found.get(key)))  # no path
+            for key, value in settings.items()
+        ],
     }
 
 
@@ -485,7 +495,8 @@ def _shown(value: Any, found: float | None) -> str:
     for kind in (PurePosixPath, PureWindowsPath):
         if isinstance(value, str) and kind(value).is_absolute():
             return f"…/{kind(value).name}"
-    return str(value) if found is None else f"{value}: {found:g}"
+    text = hide_credentials(value) if isinstance(value, str) else str(value)
+    return text if found is None else f"{text}: {found:g}"
 
 
 def _svg(path: Path, alt: str) -> Markup:

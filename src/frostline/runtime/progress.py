@@ -17,7 +17,7 @@ from rich.progress import (
 
 _log = logging.getLogger(__name__)
 
-CONSOLE = Console(stderr=True)
+CONSOLE = Console(stderr=True, markup=False, emoji=False)
 """One for all, so that the bars of the work at hand appear below a table that is live on it."""
 _WIDE = 140  # columns
 

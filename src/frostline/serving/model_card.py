@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader
 
 from frostline.common.files import md5_of, read_json
 from frostline.common.fit_names import Fit
+from frostline.common.urls import hide_credentials
 from frostline.config.dvc_lock import recorded
 from frostline.config.paths import CLASSIFIER, DATA_SUMMARY, FIGURES, MODELS, PARAMS
 from frostline.metrics.cautions import cautions
@@ -117,6 +118,7 @@ def model_card(metadata: "Metadata", size: int, origin: Origin, form: str, file:
         loader=PackageLoader("frostline.serving", "card_page"), trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["plain"] = _plain
+    environment.filters["shown"] = hide_credentials
     counts, figures = origin.data.get("counts", {}), origin.figures
     grouped = origin.settings.get("preprocess", {}).get("group") is not None
     classes = [_plain(name) for name in metadata.classes]

@@ -30,9 +30,9 @@ from rich.progress import (
 )
 
 from frostline.common.files import md5_of, read_json, replacing, write_json
+from frostline.common.urls import hide_credentials
 from frostline.config import paths
 from frostline.runtime.errors import FrostlineError
-from frostline.runtime.urls import hide_credentials
 
 BACKOFF = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Seconds before each further attempt; after the last one the download fails, and a rerun resumes it."""

@@ -16,7 +16,7 @@ _OWN_NOISE = 0.05  # of the level: noise of one run as assumed before any was se
 _OWN_DEGREES = 2
 _LEAST = 0.02  # of the measured loss at the largest size: where the grid's levels begin
 HARDLY = 0.98
-"""What is left of a loss that has hardly changed: more than so much of it."""
+"""What is left of a loss that has hardly changed: so much of it, or more."""
 _NEGLIGIBLE = 1e-5  # of the highest weight: curves below it are dropped
 
 
@@ -99,9 +99,9 @@ def fit_learning_curve(sizes: np.ndarray, losses: np.ndarray) -> LearningCurve:
 
 
 def what_more_images_give(curve: LearningCurve, now: int, more: int) -> str:
-    """Say what `more` training images beside the `now` of today would give, as one clause without a full stop."""
+    """Say what `more` training images beside `now` would give, as one clause without a full stop."""
     (before, *_), (after, low, high) = curve.forecast(now), curve.forecast(now + more)
-    hardly = after > HARDLY * before
+    hardly = after >= HARDLY * before
     digits = 2 if after >= 0.1 else 3
     while not hardly and f"{before:.{digits}f}" == f"{after:.{digits}f}":
         digits += 1

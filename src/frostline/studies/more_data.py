@@ -34,7 +34,7 @@ def more_data(found: Collected) -> Answer:
         title, tone = "More images would help", "better"
     elif twice < 0.95 * today:
         title = "More images would probably help"
-    elif twice > HARDLY * today:
+    elif twice >= HARDLY * today:
         title = "More images would hardly help"
     else:
         title = "More images would probably help a little"
@@ -42,8 +42,8 @@ def more_data(found: Collected) -> Answer:
     return Answer(
         title,
         tone,
-        f"{clauses[0]}; {clauses[1]} (80% intervals; {PHASE_NAMES[phase].lower()}; more than the {now:,} images of the "
-        "largest trainings here, which leave out the folds held out).",
+        f"{clauses[0]}; {clauses[1]} (80% intervals; {PHASE_NAMES[phase].lower()}; beside the {now:,} images of the "
+        "largest trainings here, each of which leaves two folds out).",
         columns=[
             "Training images",
             *(f"{PHASE_NAMES[each]}, log loss ↓" for each in PHASES),

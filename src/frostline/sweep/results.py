@@ -162,7 +162,8 @@ def short(value: str) -> str:
 def rank(trials: Sequence[Record]) -> list[Setting]:
     """The settings with a finished trial, best first: by mean validation loss of the better phase, then as they came.
 
-    Settings of which a seed failed come last: a mean over the lucky ones would flatter them.
+    Settings of which a seed failed, or that were trained less often than others, come last: a mean over the lucky ones,
+    or over easy folds, would flatter them. What was tried twice counts once.
     """
     keys = [key for key in swept_keys(trials) if key not in LUCK]
     groups: dict[tuple[str, ...], list[Record]] = {}

@@ -16,7 +16,7 @@ import math
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -29,7 +29,7 @@ from omegaconf import DictConfig
 from frostline.common.files import digest_of, write_json, write_text
 from frostline.config.load import parse
 from frostline.config.overrides import text_of
-from frostline.config.paths import FEATURES
+from frostline.config.paths import FEATURES, WORK
 from frostline.config.settings import Config
 from frostline.features.cache import prune
 from frostline.runtime.errors import FrostlineError
@@ -120,7 +120,7 @@ def run_trial(
     else:
         total = config.transfer.epochs + config.finetune.epochs
 
-        with runs.phase_run(name, pipeline) as tracked:
+        with runs.phase_run(name, pipeline, of_sweep=True) as tracked:
 
             def on_epoch(epoch: "Epoch") -> None:
                 tracked.log_epoch(epoch)
@@ -182,7 +182,9 @@ def run(arguments: list[str]) -> None:
     keys = sorted(sweep_trials.trial_key(config, shared) for config in configs)
     group = digest_of([asked.text, keys])[:16]
     folder = Path(asked.hydra.sweep.dir)
-    with _alone_in(folder):
+    same = "the same search runs already.\nWait for its end; hydra.sweeper.n_jobs=2 tries two at once."
+    search = _alone_in(WORK / "searches" / group, same) if is_search(asked.hydra) else nullcontext()
+    with _alone_in(folder), search:
         if force:
             _forget(asked, configs, shared, group)
         begin(folder, group, shared.inputs)
@@ -201,12 +203,13 @@ def run(arguments: list[str]) -> None:
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Meanwhile no other sweep runs in `folder`, whose trials would be taken for this one's."""
+def _alone_in(folder: Path, said: str = "") -> Iterator[None]:
+    """Meanwhile no other sweep runs in `folder`, whose trials would be taken for this one's; `said`: where one does."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
         if not lock_descriptor(file.fileno(), blocking=False):
-            raise FrostlineError(f"another sweep runs in {folder}.\nName another folder: hydra.sweep.dir=multirun/...")
+            name = f"another sweep runs in {folder}.\nName another folder: hydra.sweep.dir=multirun/..."
+            raise FrostlineError(said or name)
         yield
 
 

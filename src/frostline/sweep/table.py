@@ -110,9 +110,9 @@ def print_trials(trials: Sequence[Record]) -> None:
     """Print the ranking to stdout, best validation loss first, then the trials that did not finish and why."""
     lost = unfinished(trials)
     title = f"{len(trials)} trial{'s' * (len(trials) != 1)} by validation loss of the better phase"
-    console = Console()
+    console = Console(markup=False, emoji=False)  # a class or an error may have brackets
     if not console.is_terminal:  # a log file has room for long names
-        console = Console(width=200)
+        console = Console(width=200, markup=False, emoji=False)
     console.print(_table(title, rank(trials), lost, trials))
 
 

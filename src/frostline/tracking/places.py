@@ -14,11 +14,11 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from frostline.common.urls import hide_credentials
 from frostline.config.load import load_params
 from frostline.config.paths import PARAMS, ROOT
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.logs import show
-from frostline.runtime.urls import hide_credentials
 from frostline.tracking.tags import VIEW
 
 _DEFAULT = "sqlite:///mlruns/mlflow.db"

@@ -6,6 +6,7 @@ the `challenger`. Its description says what the test images say of that. A champ
 answers for these anew; where it cannot, a new line of versions begins.
 """
 
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from frostline.common.files import digest_of, sha256_of
+from frostline.common.urls import hide_credentials
 from frostline.config.paths import EVALUATION
 from frostline.data.dataset import Dataset
 from frostline.metrics.choice import Choice
 from frostline.runtime.errors import FrostlineError
-from frostline.runtime.urls import hide_credentials
 from frostline.tracking.champion import FILES, Contest, NotComparableError, answer_anew, challenge
 from frostline.tracking.logged_model import send_model
 from frostline.tracking.quiet_mlflow import mlflow
@@ -32,6 +33,8 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 _EVALUATION_RUN, _THRESHOLD = "frostline.evaluation_run", "frostline.threshold"
 _TEMPERATURE = "frostline.temperature"
 _DESCRIPTION = "Classifiers of "
+_LONGEST = 5000
+"""Characters of a description that databases take which, unlike SQLite, mind."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ def register(run: Run, pipeline: Pipeline, new: Candidate, data: Dataset, *, res
 
 def _describe(name: str, text: str) -> None:
     """Make the registered model `name`, and describe it by `text`, unless somebody has described it."""
-    client = mlflow.MlflowClient()
+    client, text = mlflow.MlflowClient(), text[:_LONGEST]
     found = client.search_registered_models(f"name = '{name}'")
     if not found:
         client.create_registered_model(name, description=text)
@@ -106,10 +109,15 @@ def _give_alias(name: str, entry: "ModelVersion", new: Candidate, contest: Calla
             outcome = Contest(True, "The champion's weights, used with another threshold or temperature.")
         else:
             outcome = contest(champion)
-    client.update_model_version(name, entry.version, f"{new.note}\n\n{outcome.reason}")
+    client.update_model_version(name, entry.version, f"{new.note}\n\n{outcome.reason}"[:_LONGEST])
     client.set_registered_model_alias(name, CHAMPION if outcome.wins else CHALLENGER, entry.version)
     if outcome.wins and str(aliases.get(CHALLENGER)) == str(entry.version):
         client.delete_registered_model_alias(name, CHALLENGER)
+
+
+def _is_gone(error: Exception) -> bool:
+    """Whether the artifacts that could not be had are there no more; else a disk or a connection has failed."""
+    return bool(re.search("(?i)no such|not found|does not exist|404", f"{error} {error.__cause__}"))
 
 
 def _contest(champion: "ModelVersion", pipeline: Pipeline, data: Dataset, resamples: int, seed: int) -> Contest:
@@ -136,6 +144,8 @@ def _contest(champion: "ModelVersion", pipeline: Pipeline, data: Dataset, resamp
             answer_anew(classifier, data, folder)
         except (mlflow.exceptions.MlflowException, OSError, ValueError, FrostlineError, NotComparableError) as error:
             client.get_model_version(champion.name, champion.version)  # raises where the store is away, not the model
+            if isinstance(error, mlflow.exceptions.MlflowException | OSError) and not _is_gone(error):
+                raise
             why = str(error) if isinstance(error, NotComparableError) else "its model cannot be had"
             told = f"version {champion.version}, the champion before, cannot be judged on these images"
             return Contest(True, f"A new line of versions begins: {told} ({why}).")

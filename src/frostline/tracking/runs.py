@@ -24,10 +24,10 @@ from types import MappingProxyType
 from typing import Any
 
 from frostline.common.files import sha256_of
+from frostline.common.urls import hide_credentials
 from frostline.config.flat import flatten
 from frostline.config.settings import Config
 from frostline.runtime.process_pool import threads
-from frostline.runtime.urls import hide_credentials
 from frostline.tracking.outbox import Outbox
 from frostline.tracking.places import store_address
 from frostline.tracking.quiet_mlflow import mlflow
@@ -38,6 +38,8 @@ from frostline.training.resolved import Found
 
 _PARENT, _NOTE = mlflow.utils.mlflow_tags.MLFLOW_PARENT_RUN_ID, mlflow.utils.mlflow_tags.MLFLOW_RUN_NOTE
 _SYSTEM_METRICS_EVERY, _SYSTEM_METRICS_END = 5, 2  # seconds
+_LONGEST_NAME = 250
+"""Characters of a run's name that databases take which, unlike SQLite, mind."""
 
 
 @dataclass(frozen=True)
@@ -162,17 +164,17 @@ class Run:
         self.outbox.put("description", send)
 
 
-def phase_run(name: str, pipeline: Pipeline) -> AbstractContextManager[Run]:
+def phase_run(name: str, pipeline: Pipeline, of_sweep: bool = False) -> AbstractContextManager[Run]:
     """A child run below its pipeline's parent run; it ends FINISHED, FAILED or, if interrupted, KILLED.
 
-    `name`: a phase, "evaluate" or a trial. Where its process is killed, or the store is away at its end, the next one
-    that opens a pipeline in this folder closes it as KILLED.
+    `name`: a phase, "evaluate" or, `of_sweep`, a trial, which a search may try again. Where its process is killed, or
+    the store is away at its end, the next one that opens a pipeline in this folder closes it as KILLED.
 
     Raises FrostlineError, before anything is trained, where the store cannot be used.
     """
 
     def begin(tags: Mapping[str, str]) -> list[str]:
-        parent = _parent(name, pipeline, tags)
+        parent = _newest_parent(pipeline, tags) if of_sweep else _parent(name, pipeline, tags)
         return [_create(name, pipeline, parent, tags), parent]
 
     return _running(pipeline, begin)
@@ -329,7 +331,7 @@ def _create(name: str, pipeline: Pipeline, parent: str | None, tags: Mapping[str
         **tags,
     }
     shown = pipeline.name if parent is None else f"{_with_short_numbers(name)} {pipeline.name}"
-    run = client.create_run(pipeline.experiment_id, tags=all_tags, run_name=shown)
+    run = client.create_run(pipeline.experiment_id, tags=all_tags, run_name=shown[:_LONGEST_NAME])
     params = [mlflow.entities.Param(key, str(value)) for key, value in pipeline.settings.items()]
     client.log_batch(run.info.run_id, params=params)
     if parent is None:  # people see it first, and MLflow has a column for its data set
@@ -382,13 +384,14 @@ def _search(
     pipeline: Pipeline, tags: Mapping[str, str], *conditions: str, experiments: Sequence[str] = ()
 ) -> list[mlflow.entities.Run]:
     """Runs with these tags of the pipeline's experiment, or of `experiments`, newest first."""
-    clauses = [f"tags.`{key}` = '{value}'" for key, value in tags.items()]
+    # A filter knows no way to write a quote: a tag with one is compared here.
+    clauses = [f"tags.`{key}` = '{value}'" for key, value in tags.items() if not re.search(r"['\\]", value)]
     found = mlflow.MlflowClient().search_runs(
         list(experiments) or [pipeline.experiment_id],
         " and ".join([*clauses, *conditions]),
         order_by=["attributes.start_time DESC"],
     )
-    return list(found)
+    return [run for run in found if all(run.data.tags.get(key) == value for key, value in tags.items())]
 
 
 def _git_commit() -> str:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import requests
 
+from frostline.common.urls import hide_credentials
 from frostline.config.paths import ROOT
 from frostline.runtime.errors import FrostlineError
-from frostline.runtime.urls import hide_credentials
 from frostline.tracking.places import ARTIFACTS, SQLITE_WAIT, follow_project, is_of_another_program, sqlite_file
 from frostline.tracking.quiet_mlflow import mlflow
 from frostline.tracking.store_errors import NOT_MLFLOW, OTHER, cause_and_advice, check_address, unusable

@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 import requests
 
+from frostline.common.urls import hide_credentials
 from frostline.runtime.errors import FrostlineError, in_one_line
-from frostline.runtime.urls import hide_credentials
 from frostline.tracking.places import sqlite_file
 from frostline.tracking.quiet_mlflow import mlflow
 

@@ -39,7 +39,8 @@ def close_what_was_killed() -> None:
     """Close as KILLED what processes that are gone left running in the store in use."""
     client, here = mlflow.MlflowClient(), store_in_project()
     for path in _MARKERS.glob("*.json"):
-        with suppress(FileNotFoundError), path.open() as file:  # its process may end just now
+        # Its process may end just now; it may be another user's. NFS locks only what is open for writing.
+        with suppress(FileNotFoundError, PermissionError), path.open("r+") as file:
             if not lock_descriptor(file.fileno(), blocking=False):
                 continue
             left = _content(path)

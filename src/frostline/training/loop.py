@@ -116,13 +116,14 @@ ALONE = Session()
 class BatchTooLargeError(FrostlineError):
     """The device's memory does not hold a step over one batch; the model is left somewhere in the middle of it.
 
-    `beside_features`: nor would it have to, were all training features not held there, too (see `train`, `on_device`).
+    `beside_features`: all training features are held there, too (see `train`, `on_device`); without them it may do.
     """
 
     def __init__(self, phase: PhaseName, batch_size: int, beside_features: bool = False) -> None:
+        instead = "Set feeding=batches, or lower" if beside_features else "Lower"
         super().__init__(
             f"{phase}: the memory does not hold a training step of {batch_size} images.\n"
-            f"Lower {phase}.batch_size or preprocess.image_size."
+            f"{instead} {phase}.batch_size or preprocess.image_size."
         )
         self.batch_size, self.beside_features = batch_size, beside_features
 

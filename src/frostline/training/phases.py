@@ -40,7 +40,7 @@ def build_classifier(data: Dataset, weights: Path, settings: Config) -> keras.Mo
     `weights`: the backbone's pretrained ones. It takes images (N, size, size, 3) from 0 to 255; see `add_head`.
 
     Raises FrostlineError where `weights` do not fit, model.cut_layer or finetune.thaw_from names no layer that can be
-    used, or a class weight no class.
+    used, model.pooling is token and there is no class token, or a class weight is for no class.
     """
     base = backbone.build_backbone(settings.preprocess.image_size, weights, settings.model.backbone)
     if settings.model.pooling == "token":
