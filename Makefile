@@ -36,7 +36,7 @@ $(EXTRAS:%=install-%): install-%: $(VENV)/.installed-%    ## what an extra of py
 $(VENV)/.installed-%: uv.lock pyproject.toml | $(PYTHON)
 	@command -v uv >/dev/null || $(PYTHON) -m pip install --quiet --disable-pip-version-check 'uv>=0.9' || { \
 	    echo "error: uv cannot be fetched. Is there a network? Behind a proxy: export HTTPS_PROXY=http://HOST:PORT"; exit 1; }
-	@echo "fetching and installing packages into $(VENV): 2.7 GB at first, which takes minutes"
+	@echo "fetching and installing packages into $(VENV)$(if $(filter core,$*),: 2.7 GB at first), which takes minutes"
 	@UV_PROJECT_ENVIRONMENT=$(VENV) $(UV) sync $$([ -t 2 ] || echo --quiet) --frozen --inexact --python $(PYTHON) $(if $(filter-out core,$*),--extra $*)
 	@touch $@
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import struct
 import subprocess
 import sys
 import tempfile
@@ -133,16 +134,24 @@ def test_the_side_that_is_up_is_exifs_in_a_pil_image_too(model):
 @pytest.mark.slow
 def test_odd_metadata_of_a_pil_image_change_as_little_as_those_of_a_file(model):
     image = Image.open(io.BytesIO(ball()))
-    unknown, other = Image.Exif(), Image.Exif()
-    unknown[0x0128] = "inches"  # a unit that cannot be written again as what it is
+    other = Image.Exif()
+    # A unit as text, which Pillow reads and cannot write again; and the side as a fraction, which is none.
+    unknown = b"Exif\0\0MM\0*" + struct.pack(">LHHHL4sL", 8, 1, 0x0128, 2, 4, b"dpi\0", 0)
+    fraction = b"MM\0*" + struct.pack(">LHHHLLLLL", 8, 1, 0x0112, 5, 1, 26, 0, 6, 1)
     xmp = '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
-    for kind, block in (("PNG", b"MM\0*"), ("PNG", b"no EXIF"), ("PNG", other.tobytes()), ("WEBP", b"MM\0*")):
+    for kind, block in (
+        ("PNG", b"MM\0*"),
+        ("PNG", b"no EXIF"),
+        ("PNG", fraction),
+        ("PNG", other.tobytes()),
+        ("WEBP", b"MM\0*"),
+    ):
         file = io.BytesIO()
         image.save(file, kind, exif=block)
         (of_file,), (of_image,) = model.predict(file.getvalue()), model.predict(Image.open(file))
         assert of_image.probabilities == of_file.probabilities, (kind, block)
     given = Image.open(io.BytesIO(ball()))
-    given.info["exif"] = unknown.tobytes()
+    given.info["exif"] = unknown
     given.info["xmp"] = xmp.encode()
     assert model.predict(given)[0].probabilities == model.predict(image)[0].probabilities
     assert model.explain(given).where == "mostly at the left"

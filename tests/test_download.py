@@ -79,8 +79,8 @@ def test_a_proxy_that_wants_credentials_is_said_at_once(monkeypatch):
     with ThreadingHTTPServer(("127.0.0.1", 0), WantsCredentials) as proxy:
         threading.Thread(target=proxy.serve_forever, daemon=True).start()
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.server_port}")
-        monkeypatch.delenv("NO_PROXY", raising=False)
-        monkeypatch.delenv("no_proxy", raising=False)
+        for other in ("https_proxy", "NO_PROXY", "no_proxy"):  # which would win
+            monkeypatch.delenv(other, raising=False)
         with pytest.raises(FrostlineError, match=r"the proxy wants credentials \(407\)\.\nPut them into HTTPS_PROXY"):
             download("https://weights.example/file.bin", Path("file.bin"), size=len(BODY), md5=MD5)
         proxy.shutdown()

@@ -10,7 +10,7 @@ from frostline.runtime.code_digest import NEUTRAL, code_of
 from tracked import ROOT, tracked_names, tracked_text
 
 CODE = "src/frostline/"
-FOR_FEW = {f"common/{name}.py" for name in ("data_urls", "fit_names", "layout", "phase_names", "thresholds")}
+FOR_FEW = {f"common/{name}.py" for name in ("data_urls", "fit_names", "layout", "phase_names", "thresholds", "urls")}
 """Files of the folder common/, which every stage watches whole, that only some depend on: short and seldom changed."""
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 

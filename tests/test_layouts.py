@@ -41,7 +41,7 @@ LAYOUTS: dict[str, tuple[dict[str, str | None], str]] = {
     "splits in a folder": (within("images/train", "images/test"), "classes cats and dogs, pooled from train and test"),
     "the same folders in two of which one is called as a split": (
         within("control", "test", classes=("plate1", "plate2")),
-        "classes plate1 and plate2, pooled from control and test" + or_classes("control and test"),
+        "classes plate1 and plate2, pooled from test and control" + or_classes("control and test"),
     ),
     "a training set only": (within("images/train"), "classes cats and dogs, one folder each"),
     "capitals": (

@@ -129,7 +129,7 @@ def test_what_is_missing_is_told_in_two_lines(monkeypatch):
 
 def test_who_asks_for_no_gpu_sees_none():
     """Else what it computes there would be called a processor's."""
-    assert list(ray_pool.mapped(os.environ.get, ["CUDA_VISIBLE_DEVICES"])) == ["-1"]
+    assert list(ray_pool.mapped(os.getenv, ["CUDA_VISIBLE_DEVICES"])) == ["-1"]  # os.environ would be sent along
 
 
 @pytest.mark.long

@@ -158,11 +158,11 @@ def test_the_browser_of_runs_opens_the_store_that_stages_use(tmp_path):
         done = subprocess.run(command, cwd=tmp_path, env=os.environ | variables, capture_output=True, text=True)
         return done.returncode, done.stdout.splitlines()[-1], done.stdout + done.stderr
 
-    assert ui()[1] == "ui --host 127.0.0.1 opens sqlite:///mlruns/mlflow.db"
+    assert ui()[1] == "ui --host 127.0.0.1 --port 5000 opens sqlite:///mlruns/mlflow.db"
     params = tmp_path / "params.yaml"
     params.write_text(params.read_text().replace("sqlite:///mlruns/mlflow.db", "sqlite:////srv/shared's $HOME.db"))
-    assert ui()[1] == "ui --host 127.0.0.1 opens sqlite:////srv/shared's $HOME.db"
-    assert ui(MLFLOW_TRACKING_URI="sqlite:///other.db")[1] == "ui --host 127.0.0.1 opens sqlite:///other.db"
+    assert ui()[1] == "ui --host 127.0.0.1 --port 5000 opens sqlite:////srv/shared's $HOME.db"
+    assert ui(MLFLOW_TRACKING_URI="sqlite:///other.db")[1] == "ui --host 127.0.0.1 --port 5000 opens sqlite:///other.db"
     status, _, said = ui(MLFLOW_TRACKING_URI="http://me:s3cret@127.0.0.1:9")
     assert "which has its own pages; open http://127.0.0.1:9 in a browser." in said
     assert (status, "opens" in said, "s3cret" in said) == (2, False, False)

@@ -95,7 +95,9 @@ def test_numbers_are_never_broken_over_lines(tmp_path, monkeypatch):
     for number, trial in enumerate(trials):
         trial["overrides"] = [f"seed={number % 2}", f"{long}_{number // 2}"]
     written = StringIO()
-    monkeypatch.setattr("frostline.sweep.table.Console", lambda: Console(file=written, width=60, force_terminal=True))
+    monkeypatch.setattr(
+        "frostline.sweep.table.Console", lambda **_: Console(file=written, width=60, force_terminal=True)
+    )
     print_trials(trials)
     assert "0.3117 ± 0.2663" in written.getvalue()
     assert "0.5000 ± 0.3536" in written.getvalue()

@@ -99,7 +99,7 @@ class Classifier:
             images: one of these, or an iterable of them, which may be empty:
                 a path (str or Path) of an image file, or of a folder, which stands for the images below it, sorted;
                 bytes, the content of an image file;
-                a PIL image;
+                a PIL image, of which the EXIF that it was opened with (``info["exif"]``) says which side is up;
                 a NumPy array of uint8, 0 to 255: (H, W) or (H, W, 1) grey, (H, W, 3) RGB, (H, W, 4) RGBA, or a batch
                 (N, H, W, 1), (N, H, W, 3), (N, H, W, 4).
 

@@ -118,7 +118,7 @@ def _search(ends: float) -> int:
 
 def _run(*module: str) -> int:
     # Stages are called as `python`, which is to be this one where the environment is not activated, too.
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     return subprocess.run([sys.executable, "-m", *module], env=os.environ | {"PATH": path}).returncode  # noqa: S603 - our own words
 
 

@@ -79,8 +79,8 @@ def export(
         the original.
 
     Raises:
-        FrostlineError: that difference is above TOLERANCE, packages are not installed, or `path` ends as another format
-            or a model to export does, or is a folder with something else in it, or in the card's place lies none.
+        FrostlineError: that difference is above TOLERANCE, packages are not installed, `path` ends as another format
+            does or in .keras, or is a folder with something else in it, or what lies in the card's place is no card.
     """
     form = FORMATS[name]
     others = [other for other, one in FORMATS.items() if one.suffix and one.suffix == path.suffix.lower()]

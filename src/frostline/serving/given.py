@@ -146,7 +146,7 @@ def _upright(image: Image.Image) -> Image.Exif:
         found.load(image.info.get("exif", b""))
         side = found.get(_ORIENTATION, 1)
         side = side[0] if isinstance(side, bytes) else side
-        if side in range(1, 9):
+        if isinstance(side, int) and side in range(1, 9):
             kept[_ORIENTATION] = side
     return kept
 

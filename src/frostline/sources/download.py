@@ -158,7 +158,7 @@ def _attempt(session: Session, url: str, partial: Path, size: int | None, bar: P
                         _forget(partial)
                         raise _wrong_size(url, file.tell(), total, or_more=True)
     except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-        if isinstance(error, requests.exceptions.ProxyError) and "407" in str(error):
+        if isinstance(error, requests.exceptions.ProxyError) and "connection failed: 407" in str(error):
             raise FrostlineError(
                 f"{hide_credentials(url)}: the proxy wants credentials (407).\n"
                 "Put them into HTTPS_PROXY: http://USER:PASSWORD@HOST:PORT"

@@ -61,9 +61,9 @@ def check_folder(folder: Path) -> Found | None:
     pipes and the like in an image's place.
     """
     if folder.is_file():
-        with folder.open("rb") as file:  # by its name, is_zipfile takes one that may not be read for none
-            start = file.read(4)
-            if zipfile.is_zipfile(file):
+        with folder.open("rb") as opened:  # by its name, is_zipfile takes one that may not be read for none
+            start = opened.read(4)
+            if zipfile.is_zipfile(opened):
                 return None
         if start == b"PK\3\4":
             raise FrostlineError(f"{folder} is no whole zip file: its end is missing.\nGet it again.")
