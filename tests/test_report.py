@@ -105,7 +105,7 @@ def test_the_page_names_its_inputs_but_no_machine_and_no_password(tmp_path):
     assert html.index("not a &lt;image&gt;") < html.index("empty file")  # the most frequent reason first
     for text in ("/home/someone", "secret", "postgresql", str(tmp_path)):
         assert text not in html
-    given = (r"preprocess.group='/([^/]+)_\\d+'", "weights.url='https://me:secret@example.org/w.h5?token=secret'")
+    given = (r"preprocess.group='/([^/]+)_\d+'", "weights.url='https://me:secret@example.org/w.h5?token=secret'")
     html = write_example_report(tmp_path, weights="imagenet", given=given)
     assert "secret" not in html
     assert "https://example.org/w.h5" in html
