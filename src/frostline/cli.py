@@ -107,14 +107,13 @@ def _add_cache(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def _add_train(command: argparse.ArgumentParser) -> None:
     command.add_argument("folder", nargs="?", type=_place, help="one folder per class; left out: the one of last time")
-    helps = {
-        "--weights": ("imagenet|random|hub|FILE", "of the backbone (default: as last time; at first imagenet)"),
-        "--recipe": ("NAME", "quick, good, best, auto, one of conf/experiment (default: as last time; at first best)"),
-        "--time-limit": ("10m", "of --recipe auto, with all before and after its search: 90s, 10m, 2h (default: 10m)"),
-        "--name": (None, "of the data set in MLflow (default: the folder's)"),
-    }
-    for option, (metavar, text) in helps.items():
-        command.add_argument(option, metavar=metavar, help=text)
+    weights = "of the backbone (default: as last time; at first imagenet)"
+    command.add_argument("--weights", metavar="imagenet|random|hub|FILE", help=weights)
+    recipe = "quick, good, best, auto, one of conf/experiment (default: as last time; at first best)"
+    command.add_argument("--recipe", metavar="NAME", help=recipe)
+    limit = "of --recipe auto, with all before and after its search: 90s, 10m, 2h (default: 10m)"
+    command.add_argument("--time-limit", metavar="10m", help=limit)
+    command.add_argument("--name", help="of the data set in MLflow (default: the folder's)")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any setting of params.yaml")
     command.set_defaults(run=_train)
 

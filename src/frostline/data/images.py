@@ -39,7 +39,7 @@ _HEIF_BRANDS = {  # ISO/IEC 23008-12, after the "ftyp" that opens the file; phon
     **dict.fromkeys((b"avif", b"avis"), "AVIF"),
 }
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
-_ORIENTATION = 0x0112  # the EXIF tag; its values and what undoes them: CIPA DC-008, section 4.6.5.1
+ORIENTATION = 0x0112  # the EXIF tag; its values and what undoes them: CIPA DC-008, section 4.6.5.1
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -130,12 +130,15 @@ def _open(data: bytes, size: int, fit: Fit) -> Picture:
 
 
 def _orientation(picture: Picture) -> int:
-    if not picture.exif:
-        return picture.orientation
+    return orientation_in(picture.exif) if picture.exif else picture.orientation
+
+
+def orientation_in(block: bytes) -> int:
+    """What the EXIF `block` says of the side that is up; 1, as it lies, where it says nothing or is damaged."""
     exif = Image.Exif()
     with contextlib.suppress(Exception):  # a broken EXIF block does not spoil the image
-        exif.load(picture.exif)
-        value = exif.get(_ORIENTATION, 1)
+        exif.load(block)
+        value = exif.get(ORIENTATION, 1)
         value = value[0] if isinstance(value, bytes) else value
         return value if isinstance(value, int) else 1
     return 1

@@ -22,7 +22,7 @@ from frostline.data.dataset import SPLITS, UNLABELLED, Dataset
 from frostline.evaluation.predictions import write_predictions, write_submission
 from frostline.metrics.bootstrap import Pair, by_phase
 from frostline.metrics.calibration import CalibrationEffect, Views, calibration_effects, fit_temperature
-from frostline.metrics.cautions import FEW, cautions
+from frostline.metrics.cautions import cautions
 from frostline.metrics.choice import Choice
 from frostline.metrics.comparison import CALLED, Evaluation, evaluate
 from frostline.metrics.predicted import costs_in
@@ -40,6 +40,8 @@ Predict = Callable[..., np.ndarray]
 """As `phases.predictor_of` returns."""
 _SHOWN = 8
 """Images per gallery of the report."""
+_FEW = "A study judges every image, by models that never saw it: python -m frostline.sweep -m study=worth_it"
+"""What to do about few test images."""
 
 
 @dataclass(frozen=True)
@@ -114,12 +116,7 @@ def assess(trained: Trained) -> Assessment:
     )
     submission = {**asdict(settings.submission), "temperature": settings.calibrate == "temperature"}
     effects = calibration_effects(validation, test, submission=submission, threshold=choice.threshold, **drawing)
-    said = [
-        f"{each} A study judges every image, by models that never saw it: python -m frostline.sweep -m study=worth_it"
-        if each.startswith(FEW)
-        else each
-        for each in cautions(_counts(data), choice.threshold, config.preprocess.group is not None)
-    ]
+    said = cautions(_counts(data), choice.threshold, config.preprocess.group is not None, _FEW)
     return Assessment(pairs, evaluation, said, effects, predict)
 
 

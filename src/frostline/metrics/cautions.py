@@ -8,7 +8,6 @@ from frostline.metrics.predicted import costs_in
 
 FEW_IMAGES = 30
 """Images of a class below which bootstrap percentiles are known to be too narrow (Efron & Tibshirani 1993, ch. 13)."""
-FEW = "Few test images:"
 ALIKE = (
     "those of one group (preprocess.group) are alike, but intervals, and what is called beyond chance, take each for a "
     "fact of its own. They are too narrow, the more so the fewer groups there are."
@@ -18,20 +17,24 @@ _NAMED = 3
 """Classes named at most."""
 
 
-def cautions(counts: Mapping[str, Mapping[str, int]], threshold: Threshold, grouped: bool = False) -> list[str]:
+def cautions(
+    counts: Mapping[str, Mapping[str, int]], threshold: Threshold, grouped: bool = False, advice: str = ""
+) -> list[str]:
     """Return what is to be said of the data, a sentence or two each; nothing where there is nothing to say.
 
     Args:
         counts: by split ("train" and "test" are read) and name of a class, its labelled images.
         threshold: by which classes are predicted; where it is costs, no other one is advised.
         grouped: whether images belong to groups (preprocess.group).
+        advice: what to do about few images, where it is read by who can do it.
     """
     found = []
     test, train = counts["test"], counts["train"]
     if few := sorted((name for name in test if test[name] < FEW_IMAGES), key=lambda name: test[name]):
         found.append(
-            f"{FEW} {_listed([f'{test[name]:,} of {name}' for name in few])}. "
+            f"Few test images: {_listed([f'{test[name]:,} of {name}' for name in few])}. "
             f"Under {FEW_IMAGES} of a class, figures are rough and their intervals too narrow: do not rely on them."
+            + (f" {advice}" if advice else "")
         )
     if are_unequal(train):
         most, least = max(train, key=lambda name: train[name]), min(train, key=lambda name: train[name])

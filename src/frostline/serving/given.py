@@ -4,7 +4,6 @@ import io
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from frostline.common.fit_names import Fit
-from frostline.data.images import UnreadableImageError, decode_image, read_image
+from frostline.data.images import ORIENTATION, UnreadableImageError, decode_image, orientation_in, read_image
 from frostline.runtime.errors import FrostlineError
 from frostline.runtime.process_pool import cores
 from frostline.serving.predict import find_images, shown
@@ -21,7 +20,6 @@ from frostline.serving.predict import find_images, shown
 _AS_PNG = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 _DEEP = ("I;16B", "I;16L", "I;16N")  # I;16, with their bytes in another order
 _TO_RGB = ("RGBX", "CMYK", "YCbCr")
-_ORIENTATION = 0x0112
 _TAKEN = (
     "a path, the bytes of an image file, a PIL image, or uint8 pixels from 0 to 255: "
     "(H, W), (H, W, 1), (H, W, 3), (H, W, 4), or a batch of those with three axes behind N"
@@ -141,13 +139,9 @@ def decoded(images: Sequence[Given], size: int, fit: Fit) -> list[np.ndarray | U
 
 def _upright(image: Image.Image) -> Image.Exif:
     """What side of it is up, by its EXIF alone, as in a file: what else that holds may be damaged; XMP has no say."""
-    found, kept = Image.Exif(), Image.Exif()
-    with suppress(Exception):  # a broken EXIF block does not spoil the image
-        found.load(image.info.get("exif", b""))
-        side = found.get(_ORIENTATION, 1)
-        side = side[0] if isinstance(side, bytes) else side
-        if isinstance(side, int) and side in range(1, 9):
-            kept[_ORIENTATION] = side
+    side, kept = orientation_in(image.info.get("exif", b"")), Image.Exif()
+    if side in range(1, 9):
+        kept[ORIENTATION] = side
     return kept
 
 
